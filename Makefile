@@ -1,0 +1,89 @@
+# Every target sets up what it needs: Python 3.11 or newer, make and a C++ compiler are enough to start.
+
+PYTHON ?= python3
+COMPILER := $(if $(filter default,$(origin CXX)),c++,$(CXX))
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+BENCHES ?= $(wildcard bench/test_*.py)
+
+NATIVE := $(shell find csrc -type f)
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# Without the build tools' warnings, which only speak to packagers; errors are shown.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help grid test lint format bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make grid      train the study on the built-in pictures and write its page   (ARGS="--dry-run" adds arguments)'
+	@echo 'make test      run the tests                                                 (ARGS="-k dropout" adds arguments)'
+	@echo 'make lint      check style and types of Python and C++'
+	@echo 'make format    put Python and C++ into shape'
+	@echo 'make bench     measure; results go to bench/results/                         (BENCHES=bench/test_dropout.py picks)'
+	@echo 'make clean     remove what was built, the environment included; studies in runs/ stay'
+	@echo ''
+	@echo 'The environment in $(VENV)/ is made on first use; PYTHON=python3.12 chooses the Python for it.'
+
+grid: $(VENV)/.installed
+	@$(BIN)/fasttransfer grid --split natural-manmade $(ARGS)
+
+test: $(VENV)/.installed
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(call typed,build/typed)
+	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+
+format: $(VENV)/.installed
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i $(SOURCES)
+
+# One JSON a suite, the machine described inside: commit it with the change that it speaks for.
+bench: $(VENV)/.installed
+	@mkdir -p bench/results
+	@for suite in $(BENCHES); do \
+		name=$$(basename $$suite .py); \
+		$(BIN)/python -m pytest $$suite --benchmark-json=bench/results/$${name#test_}.json $(ARGS) || exit; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find fasttransfer pipelines tests bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -f fasttransfer/_native_*.so fasttransfer/_native_*.dylib fasttransfer/_native_*.pyd
+
+# mypy knows no packages that are mapped from elsewhere: it is shown a folder of links that looks like what gets
+# installed. Standing there, the paths it prints are those of the tree but for pipelines/.
+define typed
+rm -rf $(1) && mkdir -p $(1)/fasttransfer && \
+ln -s ../../setup.py $(1)/ && \
+for entry in fasttransfer/* pipelines; do ln -s ../../../$$entry $(1)/fasttransfer/; done && \
+( cd $(1) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
+	fasttransfer setup.py > ../typed.txt; status=$$?; \
+  sed 's|^fasttransfer/pipelines/|pipelines/|' ../typed.txt; exit $$status )
+endef
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) > /dev/null || \
+		{ echo "There is no $(PYTHON): install Python 3.11 or newer, or name one with make PYTHON=python3.12." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), 3.11 or newer is needed: name one with make PYTHON=python3.12." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo "$(PYTHON) lacks the venv module: install it (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 2; }
+	@command -v $(COMPILER) > /dev/null || \
+		{ echo "There is no C++ compiler ($(COMPILER)): install one (on Debian and Ubuntu: apt install g++) or name one with make CXX=clang++." >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+
+# What the build of the native library imports comes first, so that PyTorch is downloaded once.
+$(VENV)/.tools: constraints.txt | $(VENV)/bin/python
+	@echo 'Setting up $(VENV): the first time this downloads PyTorch, on Linux several GB, and takes minutes.'
+	@$(PIP) pip setuptools ninja torch
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml setup.py $(NATIVE) $(VENV)/.tools
+	@echo 'Building and installing fasttransfer into $(VENV).'
+	@CXX=$(COMPILER) $(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
