@@ -1,0 +1,111 @@
+// y = x * keep / (1 - p): word i of a Philox stream decides about element i, so that nothing has to be stored
+// for the backward pass, which is this same operator on the gradient.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/clones.h"
+#include "math/bf16.h"
+#include "math/philox.h"
+
+namespace fasttransfer {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+struct Draws {
+  uint64_t key, at;
+  uint32_t threshold;  // kept are words of at least this
+};
+
+constexpr int64_t kBlocks = 128;           // of four words, drawn at a time: the words stay in the L1 cache
+constexpr int64_t kChunk = 4 * kBlocks;    // elements
+constexpr int64_t kChunksPerThread = 128;  // at least: less is done before a second thread has woken up
+
+FT_INLINE float widen(float x) { return x; }
+FT_INLINE double widen(double x) { return x; }
+FT_INLINE float widen(uint16_t x) { return bf16_to_float(x); }
+FT_INLINE void narrow(float x, float* y) { *y = x; }
+FT_INLINE void narrow(double x, double* y) { *y = x; }
+FT_INLINE void narrow(float x, uint16_t* y) { *y = float_to_bf16(x); }
+
+// Chunks `begin` to `end` of n elements. T: what is stored, Wide: what is computed with.
+template <typename T, typename Wide>
+FT_INLINE void drop(const T* x, T* y, int64_t n, int64_t begin, int64_t end, Draws draws, Wide scale) {
+  uint32_t planes[4][kBlocks];
+  uint32_t words[kChunk];
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      const PhiloxBlock block = philox(draws.key, static_cast<uint64_t>(chunk * kBlocks + b), draws.at);
+      for (int lane = 0; lane < 4; ++lane) planes[lane][b] = block.word[lane];
+    }
+    for (int64_t b = 0; b < kBlocks; ++b) {
+      for (int lane = 0; lane < 4; ++lane) words[4 * b + lane] = planes[lane][b];
+    }
+    const int64_t first = chunk * kChunk;
+    const int64_t count = std::min(kChunk, n - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const Wide kept = widen(x[first + i]) * scale;
+      narrow(words[i] >= draws.threshold ? kept : Wide(0), y + first + i);
+    }
+  }
+}
+
+FT_CLONES void drop_float(const float* x, float* y, int64_t n, int64_t begin, int64_t end, Draws draws, double scale) {
+  drop(x, y, n, begin, end, draws, static_cast<float>(scale));
+}
+
+FT_CLONES void drop_double(const double* x, double* y, int64_t n, int64_t begin, int64_t end, Draws draws,
+                           double scale) {
+  drop(x, y, n, begin, end, draws, scale);
+}
+
+FT_CLONES void drop_bf16(const uint16_t* x, uint16_t* y, int64_t n, int64_t begin, int64_t end, Draws draws,
+                         double scale) {
+  drop(x, y, n, begin, end, draws, static_cast<float>(scale));
+}
+
+template <typename T, typename Drop>
+void run(const Tensor& x, Tensor& y, Draws draws, double scale, Drop drop_chunks) {
+  const T* from = static_cast<const T*>(x.const_data_ptr());
+  T* to = static_cast<T*>(y.mutable_data_ptr());
+  const int64_t n = x.numel();
+  const int64_t chunks = (n + kChunk - 1) / kChunk;
+  torch::stable::parallel_for(0, chunks, kChunksPerThread,
+                              [&](int64_t begin, int64_t end) { drop_chunks(from, to, n, begin, end, draws, scale); });
+}
+
+Tensor dropout(const Tensor& x, int64_t key, int64_t at, double p) {
+  const double threshold = std::nearbyint(p * 4294967296.0);
+  STD_TORCH_CHECK(p >= 0.0 && threshold < 4294967296.0, "dropout: p must be at least 0 and below 1, not ", p);
+  STD_TORCH_CHECK(x.is_contiguous(), "dropout: x must be contiguous, its elements are numbered in memory order");
+  const Draws draws{static_cast<uint64_t>(key), static_cast<uint64_t>(at), static_cast<uint32_t>(threshold)};
+  const double scale = 1.0 / (1.0 - p);
+  Tensor y = torch::stable::empty_like(x);
+  switch (x.scalar_type()) {
+    case ScalarType::Float:
+      run<float>(x, y, draws, scale, drop_float);
+      break;
+    case ScalarType::Double:
+      run<double>(x, y, draws, scale, drop_double);
+      break;
+    case ScalarType::BFloat16:
+      run<uint16_t>(x, y, draws, scale, drop_bf16);
+      break;
+    default:
+      STD_TORCH_CHECK(false, "dropout: x must be float32, bfloat16 or float64, not ",
+                      torch::headeronly::toString(x.scalar_type()));
+  }
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fasttransfer, CPU, m) { m.impl("dropout", TORCH_BOX(&dropout)); }
+
+}  // namespace fasttransfer
