@@ -1,0 +1,137 @@
+"""What a person wants to know of pictures before a study: `fasttransfer data inspect`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from fasttransfer.pipelines.decode import PictureError, decode, open_picture
+from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
+from fasttransfer.pipelines.store import MANIFEST, PARTS, Store
+
+SAMPLE = 200
+_PROBE = 8  # pixels; a picture is decoded whole whatever it is resized to
+
+
+class Spread(NamedTuple):
+    """Of some numbers the least, the median and the most."""
+
+    least: int
+    median: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A source or a store, described. What is said of files was found in `sampled` of them."""
+
+    path: Path
+    kind: str  # "source" | "store"
+    layout: str
+    classes: tuple[str, ...]
+    words: Mapping[str, str]
+    pictures: Mapping[str, int]  # "train", "val" -> how many
+    per_class: Mapping[str, Spread]  # "train", "val" -> pictures a class
+    held_out: bool
+    notes: tuple[str, ...]
+    sampled: int
+    widths: Spread | None  # pixels; None where no sampled picture could be opened
+    heights: Spread | None
+    modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> pictures
+    formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> pictures
+    bad: tuple[tuple[str, str], ...]  # path and reason
+
+
+def inspect(what: Path | Listing | Store) -> Inspection:
+    """Describes a folder, a tar or a prepared store.
+
+    Files are looked at in a sample of `SAMPLE`, the same each time: those with the smallest digests of
+    their paths.
+
+    Raises:
+        InputError: no pictures there, or a damaged store.
+    """
+    if isinstance(what, Path):
+        what = Store.open(what) if (what / MANIFEST).is_file() else find_pictures(what)
+    return _of_store(what) if isinstance(what, Store) else _of_listing(what)
+
+
+def _of_listing(listing: Listing) -> Inspection:
+    counts = {part: [each.label for each in getattr(listing, part)] for part in PARTS}
+    sample = _sample([*listing.train, *listing.val])
+    sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd notes in files that decode well
+        for picture in sample:
+            try:
+                data = listing.read(picture)
+                with open_picture(data) as image:
+                    sizes.append(image.size)
+                    modes[image.mode] += 1
+                    formats[image.format or "unknown"] += 1
+                decode(data, _PROBE)
+            except (OSError, PictureError) as error:
+                bad.append((picture.path, str(error)))
+    return Inspection(
+        path=listing.source,
+        kind="source",
+        layout=listing.layout,
+        classes=listing.classes,
+        words=listing.words,
+        pictures={part: len(labels) for part, labels in counts.items()},
+        per_class={part: _per_class(labels, len(listing.classes)) for part, labels in counts.items()},
+        held_out=listing.held_out,
+        notes=listing.notes,
+        sampled=len(sample),
+        widths=_spread([width for width, _ in sizes]) if sizes else None,
+        heights=_spread([height for _, height in sizes]) if sizes else None,
+        modes=dict(modes.most_common()),
+        formats=dict(formats.most_common()),
+        bad=tuple(bad),
+    )
+
+
+def _of_store(store: Store) -> Inspection:
+    labels = {"train": store.train.labels, "val": store.val.labels}
+    total = len(store.train) + len(store.val)
+    side = Spread(store.size, store.size, store.size)
+    return Inspection(
+        path=store.folder,
+        kind="store",
+        layout=str(store.manifest["layout"]),
+        classes=store.classes,
+        words=store.words,
+        pictures={part: len(each) for part, each in labels.items()},
+        per_class={part: _per_class(each.tolist(), len(store.classes)) for part, each in labels.items()},
+        held_out=bool(store.manifest["held_out"]),
+        notes=tuple(store.manifest["notes"]),
+        sampled=total,
+        widths=side,
+        heights=side,
+        modes={"RGB": total},
+        formats={"raw": total},
+        bad=tuple((each["path"], each["reason"]) for each in store.manifest["refused"]),
+    )
+
+
+def _sample(pictures: Sequence[Picture]) -> list[Picture]:
+    def digest(picture: Picture) -> int:
+        return int(xxhash.xxh3_64_intdigest(os.fsencode(picture.path)))
+
+    return sorted(sorted(pictures, key=digest)[:SAMPLE], key=lambda picture: (picture.label, picture.path))
+
+
+def _per_class(labels: Sequence[int], classes: int) -> Spread:
+    return _spread(np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist())
+
+
+def _spread(numbers: Sequence[int]) -> Spread:
+    return Spread(min(numbers), float(np.median(numbers)), max(numbers))

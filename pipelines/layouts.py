@@ -1,0 +1,292 @@
+"""What classes a source holds and which pictures each has: ImageFolder, Tiny-ImageNet or ILSVRC12.
+
+Nothing is decoded here and nothing is unpacked. Everything is sorted by the bytes of its name, so that
+labels and order never depend on the file system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import xxhash
+
+from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
+from fasttransfer.errors import InputError
+from fasttransfer.pipelines.tree import EXTENSIONS, Tree, read_tree
+
+_VAL = ("val", "valid", "validation")
+_HELD_OUT = 10  # one picture in so many
+
+ByClass = dict[str, list[str]]  # class -> paths of its pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture; `path` is relative to the source, `label` indexes `Listing.classes`."""
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a source; both parts are sorted by label, then by the bytes of the path."""
+
+    source: Path
+    layout: str  # "image-folder" | "tiny-imagenet" | "ilsvrc12"
+    classes: tuple[str, ...]
+    words: dict[str, str]  # class -> words people read; may lack classes
+    train: tuple[Picture, ...]
+    val: tuple[Picture, ...]
+    held_out: bool  # val was cut from train because the source has none
+    notes: tuple[str, ...] = ()  # what a person should know: what was left out, and by which rule
+    tree: Tree = field(default_factory=lambda: Tree(Path()), repr=False, compare=False)
+
+    def read(self, picture: Picture) -> bytes:
+        """The bytes of the picture's file; safe to call from any number of threads.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return self.tree.read(picture.path, self.tree.pictures[picture.path])
+
+
+def find_pictures(source: Path) -> Listing:
+    """Lists the pictures of a folder or of an uncompressed tar that has one of these layouts.
+
+    * ImageFolder: `train/<class>/…` and `val/<class>/…`, or `<class>/…` directly.
+    * Tiny-ImageNet: `train/<wnid>/images/…`, `val/images/…` with `val/val_annotations.txt`, `words.txt`.
+    * ILSVRC12: `train/<wnid>/…`, and `val/<wnid>/…` or `val/ILSVRC2012_val_00000001.JPEG`, `_00000002` …
+    in the
+      published order.
+
+    All of it may lie in one top folder. Without `val` a tenth of each class's pictures, at least one, is
+    held out of training: those whose paths from the class on have the smallest XXH3 digests. A class with
+    a single picture keeps it for training and has none in validation, which `Store.need_both_parts`
+    refuses where it matters.
+
+    Raises:
+        InputError: no such source, no or one class, an empty class, parts that do not fit each other.
+    """
+    tree = read_tree(Path(source))
+    base = _base(tree)
+    # A folder called "train" that has no folders inside is a class like any other.
+    in_parts = bool(tree.subfolders(f"{base}train/"))
+    prefix = f"{base}train/" if in_parts else base
+    train, strays = _by_class(tree, prefix)
+    _check_train(tree, prefix, train, strays)
+    classes = tuple(sorted(train, key=os.fsencode))
+    layout = _layout(tree, base, classes) if in_parts else "image-folder"
+    notes = []
+    if strays:
+        notes.append(f"{_count(strays)} outside the class folders left out ({_few(strays)})")
+    if tree.unread:
+        kinds = ", ".join(f"{count} .{name}" for name, count in sorted(tree.unread.items()))
+        notes.append(f"files of kinds that cannot be read left out: {kinds}")
+
+    val_name = next((name for name in _VAL if in_parts and name in tree.subfolders(base)), None)
+    if val_name is None:
+        train, val = _hold_out(prefix, train)
+        notes.append(_held_out_note(val))
+    else:
+        val, more = _validation(tree, f"{base}{val_name}/", layout, classes)
+        notes += more
+        _check_val(tree, f"{base}{val_name}/", val, classes)
+    return Listing(
+        source=tree.root,
+        layout=layout,
+        classes=classes,
+        words=_words(tree, base, classes),
+        train=_part(classes, train),
+        val=_part(classes, val),
+        held_out=val_name is None,
+        notes=tuple(notes),
+        tree=tree,
+    )
+
+
+def _base(tree: Tree) -> str:
+    """The prefix of the one top folder that holds all the others, "" where there is none."""
+    tops = tree.subfolders("")
+    if not tree.pictures and tree.archives:
+        raise InputError(
+            f"{tree.root}: holds no pictures but archives ({_few(sorted(tree.archives))}): "
+            "unpack each into a folder named after its class"
+        )
+    top = next(iter(tops), "")
+    nested = len(tops) == 1 and top not in ("train", *_VAL) and bool(tree.subfolders(f"{top}/"))
+    return f"{top}/" if nested and all("/" in path for path in tree.pictures) else ""
+
+
+def _by_class(tree: Tree, prefix: str) -> tuple[ByClass, list[str]]:
+    """Class folder -> its pictures at any depth, and the pictures that lie in none."""
+    found: ByClass = {name: [] for name in tree.subfolders(prefix)}
+    strays: list[str] = []
+    for path in tree.pictures:
+        if path.startswith(prefix):
+            name, inside, _ = path[len(prefix) :].partition("/")
+            (found[name] if inside else strays).append(path)
+    return found, sorted(strays, key=os.fsencode)
+
+
+def _check_train(tree: Tree, prefix: str, train: ByClass, strays: Sequence[str]) -> None:
+    where = f"{tree.root}: {prefix}" if prefix else f"{tree.root}:"
+    if not train:
+        outside = f" but {_count(strays)} outside any" if strays else ""
+        raise InputError(f"{where} holds no class folders{outside}: lay the pictures out as <class>/<picture>")
+    parts = {"train", *_VAL} & train.keys()
+    if any(tree.subfolders(f"{prefix}{name}/") for name in parts):
+        raise InputError(
+            f"{where} {min(parts)} has class folders but train has none: lay the pictures out as "
+            "train/<class>/<picture> and val/<class>/<picture>"
+        )
+    if empty := sorted((name for name, paths in train.items() if not paths), key=os.fsencode):
+        kinds = " ".join(sorted(EXTENSIONS))
+        raise InputError(f"{where} no picture ({kinds}) in class {_few(empty)}: add some or remove the folder")
+    if len(train) == 1:
+        raise InputError(f"{where} holds one class only ({min(train)}): a study needs at least four, two a task")
+
+
+def _layout(tree: Tree, base: str, classes: Sequence[str]) -> str:
+    annotated = any(f"{base}{name}/val_annotations.txt" in tree.texts for name in _VAL)
+    if annotated or f"{base}wnids.txt" in tree.texts:
+        return "tiny-imagenet"
+    known = {synset.wnid for synset in ilsvrc12()}
+    return "ilsvrc12" if known.issuperset(classes) else "image-folder"
+
+
+def _words(tree: Tree, base: str, classes: Sequence[str]) -> dict[str, str]:
+    """What the source calls its classes (Tiny-ImageNet's `words.txt`), else what ILSVRC12 does."""
+    words = {synset.wnid: synset.words for synset in ilsvrc12()}
+    path = f"{base}words.txt"
+    if path in tree.texts:
+        pairs = (line.split("\t", 1) for line in _text(tree, path).splitlines())
+        words |= {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
+    return {name: words[name] for name in classes if name in words}
+
+
+def _text(tree: Tree, path: str) -> str:
+    try:
+        return tree.read(path, tree.texts[path]).decode("utf-8-sig")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{tree.root}: {path} cannot be read ({reason}): put it right") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{tree.root}: {path} is not UTF-8 text ({error}): save it as UTF-8") from error
+
+
+def _validation(tree: Tree, prefix: str, layout: str, classes: Sequence[str]) -> tuple[ByClass, list[str]]:
+    """The validation part by class, and what to note about it."""
+    val, flat = _by_class(tree, prefix)
+    # Some sort Tiny-ImageNet's validation part into class folders and leave the annotations where they were.
+    sorted_already = any(paths for name, paths in val.items() if name != "images")
+    if f"{prefix}val_annotations.txt" in tree.texts and not sorted_already:
+        return _annotated(tree, prefix), []
+    val = {name: paths for name, paths in val.items() if paths}
+    if not flat:
+        return val, []
+    if layout == "ilsvrc12" and not val:
+        return _published(tree, flat, classes)
+    where = "beside its class folders" if val else "but has no class folders"
+    raise InputError(
+        f"{tree.root}: {prefix} holds {_count(flat)} ({_few(flat)}) {where}: sort them into {prefix}<class>/"
+    )
+
+
+def _annotated(tree: Tree, prefix: str) -> ByClass:
+    """Tiny-ImageNet's validation part: lines "<file> tab <wnid> tab <box>" name the files of `val/images`."""
+    annotations = f"{prefix}val_annotations.txt"
+    val: ByClass = {}
+    named = set()
+    for number, line in enumerate(_text(tree, annotations).splitlines(), 1):
+        if not line.strip():
+            continue
+        file, name = [*line.split("\t"), ""][:2]
+        path = f"{prefix}images/{file}"
+        line_of = f"{tree.root}: line {number} of {annotations}"
+        if not name.strip():
+            raise InputError(f"{line_of} is not <file> tab <class>: correct it")
+        if path not in tree.pictures:
+            raise InputError(f"{line_of} names {file}, which {prefix}images does not have: unpack it again")
+        if path in named:
+            raise InputError(f"{line_of} names {file} for the second time: remove one of the lines")
+        named.add(path)
+        val.setdefault(name.strip(), []).append(path)
+    if extra := sorted(path for path in tree.pictures if path.startswith(prefix) and path not in named):
+        raise InputError(
+            f"{tree.root}: {annotations} does not name {_count(extra)} that {prefix} has ({_few(extra)}): "
+            "add the lines or remove the pictures"
+        )
+    return val
+
+
+def _published(tree: Tree, flat: Sequence[str], classes: Sequence[str]) -> tuple[ByClass, list[str]]:
+    """ILSVRC12's flat validation part: a picture's number says its class.
+
+    Pictures of classes that train does not have are left out: that is what a subset of the classes looks
+    like.
+    """
+    labels, synsets = ilsvrc12_val_labels(), ilsvrc12()
+    val: ByClass = {name: [] for name in classes}
+    others = 0
+    for path in flat:
+        match = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.jpe?g", path.rpartition("/")[2], re.IGNORECASE)
+        if match is None or not 1 <= int(match[1]) <= len(labels):
+            raise InputError(
+                f"{tree.root}: {path} is not one of ILSVRC2012_val_00000001.JPEG to _{len(labels):08d}.JPEG: "
+                "remove it, or sort val into class folders"
+            )
+        name = synsets[labels[int(match[1]) - 1]].wnid
+        if name in val:
+            val[name].append(path)
+        else:
+            others += 1
+    return val, [f"{others:,} validation pictures of classes that train does not have left out"] if others else []
+
+
+def _check_val(tree: Tree, prefix: str, val: ByClass, classes: Sequence[str]) -> None:
+    if not any(val.values()):
+        raise InputError(f"{tree.root}: {prefix} holds no pictures: fill it, or remove it to hold out a tenth of train")
+    if extra := sorted(val.keys() - set(classes), key=os.fsencode):
+        raise InputError(f"{tree.root}: {prefix} has class {_few(extra)}, which train has not: add or remove it")
+    if lacking := [name for name in classes if not val.get(name)]:
+        raise InputError(f"{tree.root}: {prefix} has no picture of class {_few(lacking)}: add some or remove the class")
+
+
+def _hold_out(prefix: str, pictures: ByClass) -> tuple[ByClass, ByClass]:
+    """Training and validation pictures; the rule looks at nothing but names from the class on."""
+    train, val = {}, {}
+    for name, paths in pictures.items():
+        digests = {path: xxhash.xxh3_64_intdigest(os.fsencode(path[len(prefix) :])) for path in paths}
+        order = sorted(paths, key=lambda path: (digests[path], path))
+        count = max(1, len(paths) // _HELD_OUT) if len(paths) > 1 else 0
+        val[name], train[name] = order[:count], order[count:]
+    return train, val
+
+
+def _held_out_note(val: ByClass) -> str:
+    pictures = sum(map(len, val.values()))
+    note = f"no validation part: {pictures:,} pictures held out for it, a tenth of each class, by file name"
+    alone = sum(1 for paths in val.values() if not paths)
+    return f"{note}; {alone} of {len(val)} classes have one picture, none to hold out" if alone else note
+
+
+def _part(classes: Iterable[str], pictures: ByClass) -> tuple[Picture, ...]:
+    return tuple(
+        Picture(path, label)
+        for label, name in enumerate(classes)
+        for path in sorted(pictures.get(name, ()), key=os.fsencode)
+    )
+
+
+def _count(paths: Sequence[str]) -> str:
+    return f"{len(paths):,} picture{'' if len(paths) == 1 else 's'}"
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,136 @@
+"""The built-in pictures: rendered, not photographed, so that all can be tried before any data is at hand.
+
+Sixteen natural and sixteen man-made classes. Each picture is a function of its class, its part ("train" or
+"val"), its number and its size: picture 7 of a class is the same however many are asked for, and the two
+parts share none. Within a class nearly everything varies; `sketch.DIFFICULTY` says by how much.
+
+The same machine and the same library versions give the same bytes. Elsewhere they may differ: NumPy promises
+neither its distributions nor the last bits of sin and exp between versions and processors, Pillow neither its
+JPEG encoder nor its resizing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image
+
+from fasttransfer.errors import InputError
+from fasttransfer.files import disk_trouble, make_folder
+from fasttransfer.pipelines.synthetic import manmade, natural
+from fasttransfer.pipelines.synthetic.sketch import Sketch
+
+JPEG_QUALITY = 92
+SMALLEST = 32  # pixels; below that a class no longer looks like its name
+
+_PAINTERS = {**natural.CLASSES, **manmade.CLASSES}
+SIDES: dict[str, str] = {
+    **dict.fromkeys(natural.CLASSES, "natural"),
+    **dict.fromkeys(manmade.CLASSES, "man-made"),
+}
+
+# Below this many pictures a second process costs more than it brings.
+_WORTH_A_PROCESS = 300
+
+
+def picture(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]:
+    """Picture `index` of one class, (size, size, 3) uint8 RGB, before any encoding.
+
+    Raises:
+        KeyError: no class has this name.
+    """
+    digest = hashlib.blake2b(f"fasttransfer picture/{name}/{part}/{index}".encode(), digest_size=16).digest()
+    rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    paint, usual = _PAINTERS[name]
+    sketch = Sketch(rng, size, SIDES[name], usual)
+    return sketch.finish(paint(sketch))
+
+
+def fingerprint() -> str:
+    """A digest of what the bytes of the pictures depend on: these sources and the two libraries' versions."""
+    digest = hashlib.blake2b(f"numpy {np.__version__} pillow {PIL.__version__}".encode(), digest_size=8)
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def render(folder: Path, *, train: int, val: int, size: int, say: Callable[[str], None] | None = None) -> None:
+    """Writes JPEGs of every class: `folder`/train/<class>/0000.jpeg … and `folder`/val/<class>/0000.jpeg ….
+
+    Uses every core this process may use. The files are written in place: a caller who must never meet half a
+    folder renders into a temporary one and renames it.
+
+    Args:
+        train, val: pictures of each class.
+        size: side of a picture in pixels, at least 32; what is drawn scales with it.
+        say: told about progress, a line now and then.
+
+    Raises:
+        InputError: a count below zero, no picture at all, a size below 32, or a disk that takes no more.
+    """
+    if size < SMALLEST:
+        raise InputError(
+            f"built-in pictures of {size} pixels are too small to show anything: ask for {SMALLEST} or more"
+        )
+    if train < 0 or val < 0 or train + val == 0:
+        raise InputError(
+            f"{train} training and {val} validation pictures a class cannot be rendered: ask for at least one"
+        )
+    for part, count in (("train", train), ("val", val)):
+        for name in SIDES if count else ():
+            make_folder(folder / part / name)
+    say = say or (lambda text: None)
+    total = (train + val) * len(SIDES)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, max(total * size * size // (_WORTH_A_PROCESS * 64 * 64), 1))
+    say(f"rendering {total} synthetic pictures of {len(SIDES)} classes at {size} x {size}")
+    if workers == 1:
+        for name in SIDES:
+            render_share(folder, name, train=train, val=val, size=size)
+        return
+    # Plain processes, not multiprocessing: that imports the caller's main module again in each of them.
+    numbers = [str(number) for number in (train, val, size, workers)]
+    command = [sys.executable, "-P", "-m", __name__, str(folder), *numbers]
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    environment = {**os.environ, "PYTHONPATH": path}
+    running = [
+        subprocess.Popen([*command, str(k)], env=environment, stderr=subprocess.PIPE, text=True) for k in range(workers)
+    ]
+    try:
+        for process in running:
+            _, errors = process.communicate()
+            if process.returncode == 2:
+                raise InputError(errors.strip())
+            if process.returncode:
+                raise RuntimeError(f"a process that renders pictures failed:\n{errors}")
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def render_share(
+    folder: Path, name: str, *, train: int, val: int, size: int, worker: int = 0, workers: int = 1
+) -> None:
+    """The pictures of one class whose number leaves `worker` when divided by `workers`."""
+    for part, count in (("train", train), ("val", val)):
+        for index in range(worker, count, workers):
+            target = folder / part / name / f"{index:04d}.jpeg"
+            encoded = _encode(picture(name, part, index, size=size))
+            with disk_trouble(target):
+                target.write_bytes(encoded)
+
+
+def _encode(pixels: NDArray[np.uint8]) -> bytes:
+    memory = io.BytesIO()
+    Image.fromarray(pixels).save(memory, "JPEG", quality=JPEG_QUALITY)
+    return memory.getvalue()

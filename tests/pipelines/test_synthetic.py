@@ -1,0 +1,162 @@
+"""The built-in pictures: the same every time, all different, told apart by what they show, not by colour."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fasttransfer.errors import InputError
+from fasttransfer.pipelines import synthetic
+from fasttransfer.pipelines.synthetic import SIDES, picture, render
+
+# No guard round the call: starting processes by importing the main module again would never get to the end.
+UNGUARDED = """
+import os, sys
+from pathlib import Path
+from fasttransfer.pipelines import synthetic
+synthetic._WORTH_A_PROCESS = 1
+os.sched_getaffinity = lambda pid: {0, 1}
+synthetic.render(Path(sys.argv[1]), train=2, val=1, size=32)
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, np.ndarray]:
+    """name -> (36, 48, 48, 3): 24 training pictures, then 12 for validation."""
+    numbers = [("train", k) for k in range(24)] + [("val", k) for k in range(12)]
+    return {name: np.stack([picture(name, part, k, size=48) for part, k in numbers]) for name in SIDES}
+
+
+def nearest_mean(sample: dict[str, np.ndarray], side: str, describe: object) -> float:
+    """Top-1 on one side's validation pictures of the class whose mean description is nearest, in [0, 1]."""
+    assert callable(describe)
+    described = np.stack([describe(sample[name]) for name in SIDES if SIDES[name] == side])  # class, picture, d
+    train, val = described[:, :24], described[:, 24:]
+    scale = train.std(axis=(0, 1)) + 1e-6
+    far = np.square((val[:, :, None] - train.mean(axis=1)) / scale).sum(axis=-1)  # class, picture, candidate
+    return float((far.argmin(axis=-1) == np.arange(len(val))[:, None]).mean())
+
+
+def test_there_are_sixteen_classes_of_each_side_with_plain_names() -> None:
+    assert sorted(SIDES.values()) == ["man-made"] * 16 + ["natural"] * 16
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)?", name) for name in SIDES)
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_a_picture_is_a_function_of_class_part_and_number(name: str) -> None:
+    first = picture(name, "train", 3, size=32)
+    picture(name, "val", 0, size=32)
+    np.random.seed(1)  # nor does anything global matter
+    assert np.array_equal(picture(name, "train", 3, size=32), first)
+    assert not np.array_equal(picture(name, "val", 3, size=32), first)
+    assert not np.array_equal(picture(name, "train", 4, size=32), first)
+
+
+@pytest.mark.parametrize("size", [32, 33, 100])
+def test_any_size_from_32_works(size: int) -> None:
+    for name in SIDES:
+        pixels = picture(name, "train", 0, size=size)
+        assert pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
+
+
+def test_folders_are_an_image_folder(tmp_path: Path) -> None:
+    told: list[str] = []
+    render(tmp_path, train=2, val=1, size=40, say=told.append)
+    wanted = {f"{part}/{name}/{k:04d}.jpeg" for name in SIDES for part, k in (("train", 0), ("train", 1), ("val", 0))}
+    assert contents(tmp_path).keys() == wanted
+    for path in wanted:
+        with Image.open(tmp_path / path) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (40, 40))
+    assert told and "synthetic" in told[0]
+
+
+def test_more_pictures_and_more_processes_change_none(tmp_path: Path, two_processes: None) -> None:
+    render(tmp_path / "many", train=3, val=2, size=32)
+    many = contents(tmp_path / "many")
+    for name in SIDES:  # in this process, and fewer
+        for part in ("train", "val"):
+            (tmp_path / "few" / part / name).mkdir(parents=True)
+        synthetic.render_share(tmp_path / "few", name, train=2, val=1, size=32)
+    few = contents(tmp_path / "few")
+    assert len(many) == 5 * 32 and len(few) == 3 * 32
+    assert all(many[path] == data for path, data in few.items())
+
+
+def test_a_script_without_a_main_guard_can_render(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    subprocess.run([sys.executable, str(script), str(tmp_path / "out")], check=True, timeout=120)
+    assert len(contents(tmp_path / "out")) == 3 * 32
+
+
+def test_no_two_pictures_are_alike_and_none_is_blank(sample: dict[str, np.ndarray]) -> None:
+    everything = np.concatenate(list(sample.values()))
+    assert len({pixels.tobytes() for pixels in everything}) == len(everything)
+    for name, pictures in sample.items():
+        spread = pictures.mean(axis=3).std(axis=(1, 2))
+        assert spread.min() > 4, f"{name} {spread.argmin()} shows nothing"
+
+
+@pytest.mark.parametrize("side", ["natural", "man-made"])
+def test_colour_does_not_tell_classes_apart(sample: dict[str, np.ndarray], side: str) -> None:
+    assert nearest_mean(sample, side, lambda pictures: pictures.mean(axis=(1, 2))) < 0.25
+
+
+@pytest.mark.parametrize("side", ["natural", "man-made"])
+def test_what_is_drawn_does(sample: dict[str, np.ndarray], side: str) -> None:
+    def spectrum(pictures: np.ndarray) -> np.ndarray:
+        grey = pictures.mean(axis=3)
+        power = np.abs(np.fft.rfft2(grey - grey.mean(axis=(1, 2), keepdims=True)))[:, :24, :24]
+        blocks = np.log(power + 1).reshape(len(grey), 8, 3, 8, 3).mean(axis=(2, 4)).reshape(len(grey), -1)
+        return blocks - blocks.mean(axis=1, keepdims=True)
+
+    assert nearest_mean(sample, side, spectrum) > 0.3
+
+
+def test_the_fingerprint_follows_the_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = synthetic.fingerprint()
+    assert synthetic.fingerprint() == before
+    monkeypatch.setattr(synthetic, "__file__", str(tmp_path / "__init__.py"))
+    (tmp_path / "sketch.py").write_text("DIFFICULTY = 9\n")
+    assert synthetic.fingerprint() != before
+
+
+@pytest.mark.parametrize(("train", "val", "size"), [(1, 1, 31), (-1, 1, 64), (0, 0, 64)])
+def test_what_cannot_be_rendered_is_said(tmp_path: Path, train: int, val: int, size: int) -> None:
+    with pytest.raises(InputError, match="ask for"):
+        render(tmp_path / "out", train=train, val=val, size=size)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_takes_no_more_is_the_users_to_put_right(tmp_path: Path, two_processes: None) -> None:
+    (tmp_path / "train" / "clouds" / "0001.jpeg").mkdir(parents=True)  # a folder where a picture must go
+    with pytest.raises(InputError, match=r"clouds/0001\.jpeg"):
+        render(tmp_path, train=2, val=0, size=32)
+
+
+def test_rendering_is_quick() -> None:
+    start = time.process_time()
+    for name in SIDES:
+        for k in range(2):
+            picture(name, "train", k, size=64)
+    each = (time.process_time() - start) / (2 * len(SIDES))
+    assert each < 0.03  # seconds; ten times what it takes, for slow machines
