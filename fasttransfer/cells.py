@@ -1,0 +1,96 @@
+"""What one network of the study is, which networks there are, and what depends on what.
+
+The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, 1..7.
+`baseB` is trained on B from scratch; `BnB` is the selffer (first n layers from baseB, frozen), `BnB+` the same
+fine-tuned; `AnB` and `AnB+` are the transfer networks (first n layers from baseA); `RnB` has n random, frozen layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+TASKS = ("A", "B")
+TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")
+LAYERS = (1, 2, 3, 4, 5, 6, 7)
+RANDOM = "R"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One network: `treatment` ("base" or one of TREATMENTS) on `target`, with `n` layers copied (0 for a base)."""
+
+    seed: int
+    target: str
+    treatment: str
+    n: int
+
+    @property
+    def source(self) -> str | None:
+        """Where the first n layers come from: task "A" or "B", "R" (random values), None for a base."""
+        if self.treatment == "base":
+            return None
+        if self.treatment == "random":
+            return RANDOM
+        if self.treatment.startswith("selffer"):
+            return self.target
+        return other_task(self.target)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the copied layers stay as they are."""
+        return self.treatment in ("selffer", "transfer", "random")
+
+    @property
+    def mean_of(self) -> str:
+        """The task whose mean picture is subtracted: that of the first layer's training set, else its own."""
+        return self.source if self.source in TASKS else self.target
+
+    @property
+    def name(self) -> str:
+        """The paper's name, e.g. baseA, B3B, A3B+, R3B."""
+        if self.treatment == "base":
+            return f"base{self.target}"
+        return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"
+
+    @property
+    def label(self) -> str:
+        """The name with its seed, unique within a study and fit for a file name, e.g. A3B+.s0."""
+        return f"{self.name}.s{self.seed}"
+
+    @property
+    def needs(self) -> Cell | None:
+        """The base network its first layers are copied from."""
+        return base(self.source, self.seed) if self.source in TASKS else None
+
+
+def other_task(task: str) -> str:
+    """B for A, A for B."""
+    return "B" if task == "A" else "A"
+
+
+def base(task: str, seed: int) -> Cell:
+    """The base network of `task`."""
+    return Cell(seed, task, "base", 0)
+
+
+def study_cells(
+    targets: Iterable[str], treatments: Iterable[str], layers: Iterable[int], seeds: Iterable[int]
+) -> tuple[Cell, ...]:
+    """Every network of a study, each base before what is copied from it.
+
+    The base of every target is included even where nothing copies it: all else is compared with it.
+    """
+    treatments, layers = tuple(treatments), tuple(layers)
+    bases: dict[Cell, None] = {}
+    copies: list[Cell] = []
+    for seed in seeds:
+        for target in targets:
+            bases[base(target, seed)] = None
+            for treatment in treatments:
+                for n in layers:
+                    cell = Cell(seed, target, treatment, n)
+                    copies.append(cell)
+                    if cell.needs is not None:
+                        bases[cell.needs] = None
+    return (*sorted(bases), *copies)

@@ -1,0 +1,425 @@
+"""Cells of one target and seed, trained on one stream of batches.
+
+Each batch is made once. Each source's frozen prefix runs once and hands every cut to the cells that start there;
+fine-tuned cells and bases start from the pictures. What a cell computes never depends on what else is in its cohort:
+its draws are functions of study, target and step, and no operation mixes cells.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasttransfer import cost, ops, randomness, weights
+from fasttransfer.cells import RANDOM, Cell
+from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
+from fasttransfer.pipelines.feed import Feed, Stream
+from fasttransfer.records import Evaluation
+from fasttransfer.study import Study
+
+# A cell that ends this close to the loss of an even guess has learned nothing (the study lost seven networks so).
+STUCK = 0.01
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cohort begins or resumes: its shape, for the progress display."""
+
+    cells: tuple[Cell, ...]
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """`macs` multiply-adds have been done since the last such message; the cohort is at `step`."""
+
+    step: int
+    steps: int
+    macs: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Validation checks of one cell, the latest last."""
+
+    cell: Cell
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell is "done" (its weights are on disk) or "diverged"."""
+
+    cell: Cell
+    state: str
+    steps: int
+    reason: str = ""
+
+
+Message = Started | Advanced | Checked | Ended
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a cohort is trained on: a task, its numbers of classes and pictures, its networks' outputs, its feed."""
+
+    task: str
+    classes: int
+    outputs: int
+    train_pictures: int
+    val_pictures: int
+    feed: Feed
+
+
+def stream_of(study: Study, cell: Cell, pictures: int) -> Stream:
+    """Order and views of the training pictures of `cell`: those of its target and seed.
+
+    Bases have draws of their own, so that a selffer's new layers do not start where its base's did.
+    """
+    purpose = _purpose(cell)
+    geometry = study.recipe.geometry
+    return Stream(
+        order_key=randomness.key(cell.seed, f"{purpose}-order", cell.target),
+        view_key=randomness.key(cell.seed, f"{purpose}-views", cell.target),
+        pictures=pictures,
+        batch=study.recipe.batch,
+        margin=geometry.store - geometry.crop,
+    )
+
+
+def _purpose(cell: Cell) -> str:
+    return "base" if cell.treatment == "base" else "cell"
+
+
+def start_weights(study: Study, purpose: str, seed: int, task: str, outputs: int) -> dict[str, Tensor]:
+    """Initial values of all stages on `task`; `purpose` is "base", "cell" or "random"."""
+    return initial_weights(
+        study.recipe.geometry,
+        outputs,
+        study.recipe.init,
+        lambda stage: randomness.key(seed, f"{purpose}-weights", task, stage),
+    )
+
+
+@dataclass
+class _Member:
+    """A cell in training. `step` counts the steps it has done; sums run since its last check."""
+
+    cell: Cell
+    net: CaffeNet
+    start: int  # first trained stage, counted from 0
+    velocities: list[Tensor]
+    loss_sum: Tensor
+    step: int = 0
+    since: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+    @property
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        return self.net.named_weights(self.start)
+
+
+class Cohort:
+    """Trains `cells` to the end of the recipe, or until told to stop.
+
+    Args:
+        study: the study.
+        cells: bases or copies of one target and seed, not yet ended.
+        target: what they are trained on.
+        sources: base task -> its weights, for every task that a cell copies from.
+        folder: the study's folder; `weights/` and `checkpoints/` in it exist.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        cells: Sequence[Cell],
+        target: Target,
+        sources: Mapping[str, Mapping[str, Tensor]],
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        assert len({(c.seed, c.target, _purpose(c)) for c in cells}) == 1, "one stream, one cohort"
+        self._study, self._target, self._folder, self._device = study, target, folder, device
+        self._recipe = study.recipe
+        self._steps = self._recipe.steps_for(target.train_pictures)
+        self._checks = frozenset(self._recipe.check_steps(self._steps))
+        first = cells[0]
+        self._drop_keys = {
+            stage: randomness.key(first.seed, f"{_purpose(first)}-dropout", first.target, stage)
+            for stage in DROPOUT_STAGES
+        }
+        self._sources = self._build_sources(cells, sources)
+        fresh = start_weights(study, _purpose(first), first.seed, first.target, target.outputs)
+        self._members = [self._build_member(cell, fresh) for cell in cells]
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, CaffeNet]:
+        """One network a source, without gradients; the random one is drawn."""
+        nets = {}
+        for source in sorted({c.source for c in cells if c.source is not None}):
+            if source == RANDOM:
+                given: Mapping[str, Tensor] = start_weights(
+                    self._study, "random", cells[0].seed, cells[0].target, self._target.outputs
+                )
+            else:
+                given = sources[source]
+            net = CaffeNet(self._recipe.geometry, len(given["fc8.bias"]))
+            net.load(given)
+            nets[source] = net.to(self._device).requires_grad_(False)
+        return nets
+
+    def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> _Member:
+        net = CaffeNet(self._recipe.geometry, self._target.outputs)
+        net.load(fresh, start=cell.n)
+        net = net.to(self._device)
+        start = cell.n if cell.frozen else 0
+        if cell.source is not None:
+            source = self._sources[cell.source]
+            if cell.frozen:  # the very same stages: frozen weights are held once a source
+                for i in range(cell.n):
+                    net.stages[i] = source.stages[i]
+            else:
+                net.load(source.named_weights(0, cell.n), 0, cell.n)
+        member = _Member(
+            cell,
+            net,
+            start,
+            [torch.zeros_like(p) for p in net.named_weights(start).values()],
+            torch.zeros((), dtype=torch.float64, device=self._device),
+        )
+        self._restore(member)
+        return member
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def run(self, emit: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float = 30.0) -> bool:
+        """Trains to the end; returns False when `stop` said so before, with everything in checkpoints.
+
+        Checkpoints are written after `checkpoint_seconds` at the earliest, and never so often that writing takes
+        more than a twentieth of the time. When they are written changes no result.
+        """
+        members = self._members
+        step = min(m.step for m in members)
+        emit(Started(tuple(m.cell for m in members), step, self._steps))
+        for m in members:
+            if m.evaluations:
+                emit(Checked(m.cell, tuple(m.evaluations)))
+        saved = told = time.monotonic()
+        wait, macs = checkpoint_seconds, 0.0
+        while members:
+            if stop():
+                self._save(members)
+                return False
+            if step == self._steps:
+                for m in members:
+                    self._finish(m, emit)
+                break
+            active = [m for m in members if m.step == step]
+            self._train_step(step, active)
+            step += 1
+            cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
+            macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
+            if step in self._checks:
+                macs += self._target.val_pictures * cost.validation_macs(*sizes, cells)
+                diverged = self._check(step, active, emit)
+                members = [m for m in members if m not in diverged]
+            now = time.monotonic()
+            if now - told > 0.3:
+                emit(Advanced(step, self._steps, macs))
+                told, macs = now, 0.0
+            if now - saved >= wait and step < self._steps:
+                self._save(members)
+                saved = time.monotonic()
+                wait = max(checkpoint_seconds, 20 * (saved - now))
+        emit(Advanced(self._steps, self._steps, macs))
+        return True
+
+    def _train_step(self, step: int, active: Sequence[_Member]) -> None:
+        recipe = self._recipe
+        batch = self._target.feed.train(step)
+        drop = Drop(self._drop_keys, step, recipe.dropout)
+        lr = recipe.lr_at(step, self._steps)
+        with self._precision():
+            cuts = self._cuts(batch.pictures, active, drop)
+        for m in active:
+            trained = m.trained
+            with self._precision():
+                logits = m.net(self._entrance(m, batch.pictures, cuts), start=m.start, drop=drop)
+                loss = F.cross_entropy(logits.float(), batch.labels)
+            gradients = torch.autograd.grad(loss, list(trained.values()))
+            biases = [name.endswith("bias") for name in trained]
+            ops.sgd_step(
+                list(trained.values()),
+                m.velocities,
+                gradients,
+                lr=[lr * (recipe.bias_lr if b else 1.0) for b in biases],
+                momentum=recipe.momentum,
+                decay=[recipe.weight_decay * (recipe.bias_decay if b else 1.0) for b in biases],
+            )
+            m.loss_sum += loss.detach()
+            m.since += 1
+            m.step = step + 1
+
+    @torch.no_grad()
+    def _cuts(
+        self, pictures: Mapping[str, Tensor], active: Sequence[_Member], drop: Drop | None
+    ) -> dict[tuple[str, int], Tensor]:
+        """(source, n) -> cut n of every source's prefix that a frozen cell starts from."""
+        cuts: dict[tuple[str, int], Tensor] = {}
+        wanted: dict[str, list[_Member]] = {}
+        for m in active:
+            if m.cell.frozen and m.cell.source is not None:
+                wanted.setdefault(m.cell.source, []).append(m)
+        for source, members in wanted.items():
+            x = pictures[members[0].cell.mean_of]
+            stops = sorted({m.cell.n for m in members})
+            for start, stop in zip([0, *stops], stops, strict=False):
+                x = self._sources[source](x, start=start, stop=stop, drop=drop)
+                cuts[source, stop] = x
+        return cuts
+
+    @staticmethod
+    def _entrance(m: _Member, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+        if m.start:
+            assert m.cell.source is not None
+            return cuts[m.cell.source, m.start]
+        return pictures[m.cell.mean_of]
+
+    def _precision(self) -> Any:
+        if self._study.precision == "bf16":
+            return torch.autocast(self._device.type, torch.bfloat16)
+        return nullcontext()
+
+    # -- validation ---------------------------------------------------------------------------------------------
+
+    def _check(self, step: int, active: Sequence[_Member], emit: Callable[[Message], None]) -> list[_Member]:
+        """Validates and reports `active`; returns those that diverged, which are reported as ended."""
+        diverged = []
+        for m, (val_loss, val_top1) in zip(active, self._validate(active), strict=True):
+            found = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
+            m.evaluations.append(found)
+            m.loss_sum.zero_()
+            m.since = 0
+            emit(Checked(m.cell, (found,)))
+            if found.train_loss is None or found.val_loss is None:
+                self._checkpoint_path(m.cell).unlink(missing_ok=True)
+                emit(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
+                diverged.append(m)
+        return diverged
+
+    @torch.no_grad()
+    def _validate(self, active: Sequence[_Member]) -> list[tuple[float, float]]:
+        """(mean loss, top-1) of each cell over the validation pictures, without dropout."""
+        losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
+        hits = torch.zeros(len(active), dtype=torch.int64, device=self._device)
+        count = 0
+        for batch in self._target.feed.val():
+            with self._precision():
+                cuts = self._cuts(batch.pictures, active, None)
+                for i, m in enumerate(active):
+                    logits = m.net(self._entrance(m, batch.pictures, cuts), start=m.start).float()
+                    losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
+                    hits[i] += (logits.argmax(dim=1) == batch.labels).sum()
+            count += len(batch.labels)
+        return list(zip((losses / count).tolist(), (hits / count).tolist(), strict=True))
+
+    # -- on disk ------------------------------------------------------------------------------------------------
+
+    def _checkpoint_path(self, cell: Cell) -> Path:
+        return self._folder / "checkpoints" / f"{cell.label}.safetensors"
+
+    def _save(self, members: Sequence[_Member]) -> None:
+        for m in members:
+            tensors: dict[str, Tensor] = {"loss_sum": m.loss_sum}
+            for (name, parameter), velocity in zip(m.trained.items(), m.velocities, strict=True):
+                tensors[name], tensors[f"velocity/{name}"] = parameter, velocity
+            about = {
+                "cell": m.cell.label,
+                "study": self._study.digest(),
+                "step": m.step,
+                "since": m.since,
+                "evaluations": [asdict(e) for e in m.evaluations],
+            }
+            weights.save(self._checkpoint_path(m.cell), tensors, about)
+
+    @torch.no_grad()
+    def _restore(self, m: _Member) -> None:
+        """Goes on from the cell's checkpoint where there is a sound one; a damaged one is put aside."""
+        path = self._checkpoint_path(m.cell)
+        try:
+            tensors, about = weights.load(path)
+        except FileNotFoundError:
+            return
+        except weights.CorruptFileError:
+            weights.quarantine(path)
+            return
+        if about["study"] != self._study.digest() or about["cell"] != m.cell.label:
+            weights.quarantine(path)
+            return
+        m.net.load(tensors, start=m.start)
+        for name, velocity in zip(m.trained, m.velocities, strict=True):
+            velocity.copy_(tensors[f"velocity/{name}"])
+        m.loss_sum.copy_(tensors["loss_sum"])
+        m.step, m.since = about["step"], about["since"]
+        m.evaluations = [Evaluation(**e) for e in about["evaluations"]]
+
+    def _finish(self, m: _Member, emit: Callable[[Message], None]) -> None:
+        loss, even = m.evaluations[-1].val_loss, math.log(self._target.classes)
+        assert loss is not None, "a cell whose loss is not finite has ended before"
+        stuck = f"no better than chance: loss {loss:.3f}, an even guess has {even:.3f}" if loss > even - STUCK else ""
+        about = {
+            "cell": m.cell.label,
+            "study": self._study.digest(),
+            "step": m.step,
+            "reason": stuck,
+            "evaluations": [asdict(e) for e in m.evaluations],
+            "geometry": asdict(self._recipe.geometry),
+            "mean": f"means/{m.cell.mean_of}.npy",
+            "scale": self._recipe.scale,
+        }
+        weights.save(weights_path(self._folder, m.cell), m.net.named_weights(), about)
+        self._checkpoint_path(m.cell).unlink(missing_ok=True)
+        emit(Checked(m.cell, tuple(m.evaluations)))
+        emit(Ended(m.cell, "done", m.step, stuck))
+
+
+def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ended] | None:
+    """What `cell` reported when it was done, from its weights file; None where there is none of this study.
+
+    A damaged file is put aside.
+    """
+    path = weights_path(folder, cell)
+    try:
+        _, about = weights.load(path)
+    except FileNotFoundError:
+        return None
+    except weights.CorruptFileError:
+        weights.quarantine(path)
+        return None
+    if about["study"] != study.digest() or about["cell"] != cell.label:
+        weights.quarantine(path)
+        return None
+    evaluations = tuple(Evaluation(**e) for e in about["evaluations"])
+    return Checked(cell, evaluations), Ended(cell, "done", about["step"], about["reason"])
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def weights_path(folder: Path, cell: Cell) -> Path:
+    """Where the trained network of `cell` lies in the study's folder."""
+    return folder / "weights" / f"{cell.label}.safetensors"

@@ -1,0 +1,295 @@
+"""Runs jobs in worker processes: which start when, what they report, how they are stopped.
+
+A job is some cells of one target and seed. Bases go first; the cells that copy from them follow as soon as the bases
+they need have ended. The driver (this process) alone writes records; workers write weights and checkpoints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fasttransfer import cost, weights
+from fasttransfer.cells import Cell
+from fasttransfer.cohort import Cohort, Ended, Message, Target, stream_of, weights_path
+from fasttransfer.errors import InputError
+from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.pipelines.store import Store
+from fasttransfer.study import Recipe, Study
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every job of a study needs to know; `classes` are those of tasks A and B, in label order."""
+
+    study: Study
+    folder: Path
+    store: Path
+    classes: dict[str, tuple[str, ...]]
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells that are trained together; `needs` are the bases that must have ended before."""
+
+    cells: tuple[Cell, ...]
+    macs: float
+
+    @property
+    def needs(self) -> frozenset[Cell]:
+        return frozenset(c.needs for c in self.cells if c.needs is not None)
+
+
+def plan_jobs(
+    recipe: Recipe,
+    cells: Sequence[Cell],
+    classes: Mapping[str, Sequence[str]],
+    train: Mapping[str, int],
+    val: Mapping[str, int],
+    workers: int,
+) -> list[Job]:
+    """Cuts `cells` into jobs, dearest first within bases and copies.
+
+    One cohort a target and seed shares most; where that leaves workers idle, cohorts are cut into parts of about
+    equal cost. How they are cut changes no result.
+
+    Args:
+        classes: those of each task; train, val: how many pictures each task has.
+    """
+    cohorts: dict[tuple[bool, int, str], list[Cell]] = {}
+    for cell in cells:
+        cohorts.setdefault((cell.treatment != "base", cell.seed, cell.target), []).append(cell)
+    copies = sum(is_copy for is_copy, _, _ in cohorts)
+    parts = -(-2 * workers // copies) if workers > 1 and copies else 1
+    jobs = []
+    for (is_copy, _, task), members in cohorts.items():
+        geometry, outputs = recipe.geometry, recipe.outputs_for(task, classes)
+        steps = recipe.steps_for(train[task])
+        trained, validated = steps * recipe.batch, len(recipe.check_steps(steps)) * val[task]
+        costs = [cost.trained_macs(geometry, outputs, cell) for cell in members]
+        for share in _shares(members, costs, parts if is_copy else 1):
+            training = trained * cost.cohort_macs(geometry, outputs, share)
+            validation = validated * cost.validation_macs(geometry, outputs, share)
+            jobs.append(Job(tuple(share), training + validation))
+    return sorted(jobs, key=lambda job: (bool(job.cells[0].n), -job.macs))
+
+
+def _shares(cells: Sequence[Cell], costs: Sequence[int], parts: int) -> list[list[Cell]]:
+    """Deals cells to `parts` lists of about equal cost: dearest first, each to the list that has least."""
+    shares: list[list[Cell]] = [[] for _ in range(min(parts, len(cells)))]
+    sums = [0] * len(shares)
+    for price, cell in sorted(zip(costs, cells, strict=True), reverse=True):
+        least = sums.index(min(sums))
+        shares[least].append(cell)
+        sums[least] += price
+    return [sorted(share) for share in shares]
+
+
+class WorkerError(RuntimeError):
+    """A worker process failed: its stack trace, or how it ended."""
+
+
+def run_jobs(
+    setting: Setting,
+    jobs: Sequence[Job],
+    workers: int,
+    hear: Callable[[Message], None],
+    *,
+    ended: Callable[[Cell], str | None],
+) -> bool:
+    """Runs `jobs` on `workers` processes; False when interrupted, with every cell's progress in checkpoints.
+
+    Args:
+        hear: called with everything that cohorts report, in this process.
+        ended: a cell's state where it has ended ("done", "diverged"), else None.
+
+    Raises:
+        InputError: what a worker was refused, e.g. a full disk.
+        WorkerError: a worker failed otherwise.
+    """
+    context = mp.get_context("spawn")
+    stop = context.Event()
+    waiting = list(jobs)
+    idle: list[_Worker] = []
+    busy: dict[Connection, _Worker] = {}
+    count = min(workers, len(waiting))
+    interrupted = _Interrupts(stop.set)
+    try:
+        idle = [_Worker(context, setting, index, stop) for index in range(count)]
+        while waiting or busy:
+            _drop_orphans(waiting, ended, hear)
+            while idle and not stop.is_set():
+                ready = next((j for j in waiting if all(ended(base) for base in j.needs)), None)
+                if ready is None:
+                    break
+                waiting.remove(ready)
+                worker = idle.pop()
+                worker.pipe.send(ready)
+                busy[worker.pipe] = worker
+            if not busy:
+                break
+            for pipe in wait(list(busy), timeout=1.0):
+                assert isinstance(pipe, Connection)
+                worker = busy[pipe]
+                try:
+                    heard = pipe.recv()
+                except EOFError:
+                    worker.process.join()
+                    raise WorkerError(f"a worker ended with exit code {worker.process.exitcode}") from None
+                if isinstance(heard, _Failed):
+                    raise InputError(heard.text) if heard.spoken else WorkerError(heard.text)
+                if isinstance(heard, _Free):
+                    idle.append(busy.pop(pipe))
+                else:
+                    hear(heard)
+    finally:
+        for worker in (*idle, *busy.values()):
+            worker.end()
+        interrupted.restore()
+    return not stop.is_set()
+
+
+def _drop_orphans(waiting: list[Job], ended: Callable[[Cell], str | None], hear: Callable[[Message], None]) -> None:
+    """Cells whose base diverged cannot be trained: they are reported so, and the rest of their job stays."""
+    for job in list(waiting):
+        lost = [c for c in job.cells if c.needs is not None and ended(c.needs) == "diverged"]
+        if not lost:
+            continue
+        for cell in lost:
+            assert cell.needs is not None
+            hear(Ended(cell, "diverged", 0, f"its source {cell.needs.name} diverged"))
+        kept = tuple(c for c in job.cells if c not in lost)
+        waiting[waiting.index(job) : waiting.index(job) + 1] = [Job(kept, job.macs)] if kept else []
+
+
+class _Interrupts:
+    """The first Ctrl-C or SIGTERM asks for a clean stop; a second one is an ordinary KeyboardInterrupt."""
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        self._ask = ask
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _handle(self, number: int, frame: object) -> None:
+        self._ask()
+        signal.signal(number, signal.default_int_handler)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+# -- the worker's side ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Free:
+    """A worker has ended its job, or left it in checkpoints."""
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What went wrong in a worker: a sentence for the user (`spoken`), or a stack trace."""
+
+    text: str
+    spoken: bool
+
+
+class _Worker:
+    """The driver's handle on one worker process."""
+
+    def __init__(self, context: mp.context.SpawnContext, setting: Setting, index: int, stop: object) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(setting, index, theirs, stop), name=f"fasttransfer-{index}", daemon=True
+        )
+        self.process.start()
+        theirs.close()
+
+    def end(self) -> None:
+        """Ends the process: by itself when it waits for a job, else by force (its files are whole at any time)."""
+        self.pipe.close()
+        self.process.join(timeout=2.0)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _work(setting: Setting, index: int, pipe: Connection, stop: threading.Event) -> None:
+    """Main function of a worker process: jobs in, messages out, until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears of it and asks us to stop
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _die_with_parent()
+    torch.set_num_threads(setting.study.threads)
+    torch.backends.cudnn.deterministic = True
+    if setting.study.device == "cuda":
+        device = torch.device("cuda", index % torch.cuda.device_count())
+    else:
+        device = torch.device("cpu")
+    try:
+        while True:
+            try:
+                job: Job = pipe.recv()
+            except EOFError:
+                return
+            build_cohort(setting, job.cells, device).run(pipe.send, stop.is_set, setting.checkpoint_seconds)
+            pipe.send(_Free())
+    except BrokenPipeError:
+        return
+    except InputError as error:
+        pipe.send(_Failed(str(error), spoken=True))
+    except Exception:
+        pipe.send(_Failed(traceback.format_exc(), spoken=False))
+
+
+def _die_with_parent() -> None:
+    """Ends this process at once when the driver is gone, however it went."""
+    parent = mp.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def build_cohort(setting: Setting, cells: Sequence[Cell], device: torch.device) -> Cohort:
+    """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder."""
+    study, first = setting.study, cells[0]
+    store = Store.open(setting.store)
+    classes = setting.classes[first.target]
+    train, val = task_pictures(store, store.train, classes, study.per_class), task_pictures(store, store.val, classes)
+    geometry = study.recipe.geometry
+    feed = MemoryFeed(
+        train,
+        val,
+        stream_of(study, first, len(train)),
+        {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})},
+        crop=geometry.crop,
+        scale=study.recipe.scale,
+        device=device,
+    )
+    bases = {c.needs for c in cells if c.needs is not None}
+    sources = {base.target: weights.load(weights_path(setting.folder, base))[0] for base in bases}
+    outputs = study.recipe.outputs_for(first.target, setting.classes)
+    target = Target(first.target, len(classes), outputs, len(train), len(val), feed)
+    return Cohort(study, cells, target, sources, setting.folder, device)
+
+
+def mean_path(folder: Path, task: str) -> Path:
+    """Where the mean picture of a task lies in the study's folder."""
+    return folder / "means" / f"{task}.npy"

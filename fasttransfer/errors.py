@@ -1,0 +1,8 @@
+"""What the user can put right is told in one sentence; everything else is a bug and keeps its stack trace."""
+
+
+class InputError(Exception):
+    """Bad input: the message is one sentence that names the thing, what is wrong with it and what to do.
+
+    The command line prints it and exits with status 2.
+    """

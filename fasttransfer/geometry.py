@@ -1,0 +1,69 @@
+"""The sizes of a network: what its stages see, hold and cost. Plain numbers, no tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+STAGES = 8
+
+# Stage -> (kernel, padding, groups, what follows) of the convolutions after the first.
+CONVOLUTIONS = {2: (5, 2, 2, "pool+lrn"), 3: (3, 1, 1, "relu"), 4: (3, 1, 2, "relu"), 5: (3, 1, 2, "pool")}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of a network.
+
+    `store` and `crop` are sides in pixels: pictures are kept at store x store, the network sees crop x crop.
+    `kernel` and `stride` are those of the first convolution; `channels` those of stages 1 to 5, `hidden` the widths
+    of stages 6 and 7.
+    """
+
+    name: str
+    store: int
+    crop: int
+    kernel: int
+    stride: int
+    channels: tuple[int, int, int, int, int]
+    hidden: tuple[int, int]
+
+    @property
+    def sides(self) -> tuple[int, int, int, int, int]:
+        """Sides of the convolutions' outputs, before pooling."""
+        first = (self.crop - self.kernel) // self.stride + 1
+        second = _pooled(first)
+        third = _pooled(second)
+        return first, second, third, third, third
+
+    def cut_shape(self, n: int) -> tuple[int, ...]:
+        """Shape of one picture at cut n: (3, crop, crop) at 0, (C, H, W) to 5, (width,) at 6 and 7."""
+        if n == 0:
+            return 3, self.crop, self.crop
+        if n >= 6:
+            return (self.hidden[n - 6],)
+        side = self.sides[n - 1] if n in (3, 4) else _pooled(self.sides[n - 1])
+        return self.channels[n - 1], side, side
+
+    def weight_shapes(self, outputs: int) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the weights of stages 1 to 8 in Caffe's order: (out, in / groups, k, k) and (out, in)."""
+        shapes: list[tuple[int, ...]] = [(self.channels[0], 3, self.kernel, self.kernel)]
+        for stage, (kernel, _, groups, _) in CONVOLUTIONS.items():
+            shapes.append((self.channels[stage - 1], self.channels[stage - 2] // groups, kernel, kernel))
+        widths = (math.prod(self.cut_shape(5)), *self.hidden, outputs)
+        return (*shapes, *((widths[i + 1], widths[i]) for i in range(3)))
+
+    def macs(self, outputs: int) -> tuple[int, ...]:
+        """Multiply-adds of stages 1 to 8 for one picture, forward."""
+        areas = (*(side * side for side in self.sides), 1, 1, 1)
+        return tuple(math.prod(shape) * area for shape, area in zip(self.weight_shapes(outputs), areas, strict=True))
+
+
+def _pooled(side: int) -> int:
+    return -(-(side - 3) // 2) + 1
+
+
+# The paper's network, and a small one for 64-pixel pictures: same stages, a first layer that suits the size.
+CAFFENET = Geometry("caffenet", 256, 227, 11, 4, (96, 256, 384, 384, 256), (4096, 4096))
+CAFFENET_MINI = Geometry("caffenet-mini", 64, 58, 7, 3, (32, 64, 96, 96, 64), (256, 256))
+GEOMETRIES = {g.name: g for g in (CAFFENET, CAFFENET_MINI)}

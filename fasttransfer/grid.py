@@ -1,0 +1,455 @@
+"""The transfer grid: bases, then the cells that copy from them; what is done already stays done.
+
+`settle` turns what was asked for into a study, checking all that can be checked before anything is written; `run`
+trains it in its folder, or goes on where an earlier run stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import xxhash
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fasttransfer import cost, info, machine, records, splits
+from fasttransfer.cells import TASKS, Cell, base, study_cells
+from fasttransfer.cohort import Advanced, Checked, Ended, Message, Started, found_on_disk
+from fasttransfer.engine import Job, Setting, mean_path, plan_jobs, run_jobs
+from fasttransfer.errors import InputError
+from fasttransfer.files import cache_folder, locked, make_folder, replace_file
+from fasttransfer.net import CaffeNet
+from fasttransfer.pipelines import prepare
+from fasttransfer.pipelines.feed import mean_picture, task_pictures
+from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.synthetic import SIDES
+from fasttransfer.progress import Display, duration, size
+from fasttransfer.records import Records
+from fasttransfer.report import table, write_report
+from fasttransfer.study import BUILTIN, Choices, Recipe, Study
+
+# Pictures a class of the built-in set.
+BUILTIN_TRAIN, BUILTIN_VAL = 80, 40
+
+_CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
+_STUDY = "study.toml"
+_FOLDERS = ("weights", "checkpoints", "means")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as far as it can be known without decoding pictures.
+
+    `classes` are those of each task in label order; `train`, `val` count pictures a task. `listing` is None for the
+    built-in pictures.
+    """
+
+    choices: Choices
+    recipe: Recipe
+    listing: Listing | None
+    classes: dict[str, tuple[str, ...]]
+    train: dict[str, int]
+    val: dict[str, int]
+    device: str
+    precision: str
+    threads: int
+
+    @property
+    def out(self) -> Path:
+        """Where the study goes when nobody says."""
+        source = BUILTIN if self.listing is None else self.listing.source.stem
+        split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
+        return Path("runs") / f"{source}-{split.replace(':', '-')}"
+
+
+def settle(choices: Choices) -> Plan:
+    """Checks what was asked for and decides what was left open; reads the list of pictures, decodes none.
+
+    Raises:
+        InputError: bad pictures, split, recipe, device, or a task without enough classes.
+    """
+    device = machine.device_for(choices.device)
+    if choices.data == BUILTIN:
+        listing = None
+        names: tuple[str, ...] = tuple(sorted(SIDES))
+        fallback = "mini"
+    else:
+        listing = find_pictures(Path(choices.data))
+        names = listing.classes
+        fallback = "caffe" if listing.layout == "ilsvrc12" else "mini"
+    recipe = choices.settled_recipe(fallback)
+    split = splits.make_split(choices.split, names)
+    if choices.classes is not None:
+        split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
+    classes = {"A": split.a, "B": split.b}
+    train, val = {}, {}
+    for task, members in classes.items():
+        train[task] = _count(listing, "train", members, choices.per_class)
+        val[task] = _count(listing, "val", members, None)
+        if not val[task]:
+            raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
+    precision = machine.precision_for(choices.precision, device, recipe.geometry)
+    return Plan(choices, recipe, listing, classes, train, val, device, precision, machine.threads_for(device))
+
+
+def _count(listing: Listing | None, part: str, classes: Sequence[str], per_class: int | None) -> int:
+    limit = per_class or sys.maxsize
+    if listing is None:
+        return len(classes) * min(limit, BUILTIN_TRAIN if part == "train" else BUILTIN_VAL)
+    counts = [0] * len(listing.classes)
+    for picture in listing.train if part == "train" else listing.val:
+        counts[picture.label] += 1
+    return sum(min(limit, counts[listing.classes.index(name)]) for name in classes)
+
+
+# -- running --------------------------------------------------------------------------------------------------------
+
+
+def run(
+    choices: Choices,
+    out: Path | None = None,
+    *,
+    console: Console | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> bool:
+    """Trains the study that `choices` come to in folder `out`, or goes on with it; writes the report.
+
+    Running the same study again resumes it, or does nothing when it is done.
+
+    Returns:
+        False when it was interrupted; everything done so far is on disk.
+
+    Raises:
+        InputError: bad input; another study is in `out`; the disk is full.
+    """
+    console = console or Console()
+    plan = settle(choices)
+    out = out or plan.out
+    made = not out.exists()
+    make_folder(out)
+    try:
+        with _alone(out):
+            started = time.monotonic()
+            there = _study_in(out)
+            if there:  # before pictures are prepared for nothing
+                _must_be_same(there, _study(plan, there.pictures, there), out)
+            store = _store(plan, console)
+            store.need_both_parts([name for task in TASKS for name in plan.classes[task]])
+            study = _study(plan, store.digest, there)
+            if there:
+                _must_be_same(there, study, out)
+            else:
+                for name in _FOLDERS:
+                    make_folder(out / name)
+                study.write(out / _STUDY)
+            finished = _train(study, plan, store, out, console, checkpoint_seconds)
+            if finished:
+                console.print(Text(f"{out}: complete after {duration(time.monotonic() - started)}"))
+    except InputError:
+        if made and not (out / _STUDY).exists():  # nothing half-written
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    return finished
+
+
+def _store(plan: Plan, console: Console) -> Store:
+    side = plan.recipe.geometry.store
+
+    def say(text: str) -> None:
+        console.print(Text(text), soft_wrap=True)
+
+    if plan.listing is None:
+        return builtin_store(side, say)
+    return prepare.prepare(
+        plan.listing.source, size=side, cache=cache_folder(), bad_pictures=plan.choices.bad_pictures, say=say
+    )
+
+
+def builtin_store(side: int, say: Callable[[str], None]) -> Store:
+    """The built-in pictures at `side` x `side`, prepared."""
+    return prepare.builtin(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, say=say)
+
+
+def _study_in(out: Path) -> Study | None:
+    """The study that is in folder `out`; None where it is empty."""
+    path = out / _STUDY
+    if path.exists():
+        return Study.read(path)
+    strangers = [p.name for p in out.iterdir() if p.name not in (".lock", *_FOLDERS)]
+    if strangers:
+        raise InputError(f"{out}: holds {strangers[0]} but no study: choose another --out or empty it")
+    return None
+
+
+def _must_be_same(there: Study, study: Study, out: Path) -> None:
+    if differences := there.differences(study):
+        raise InputError(
+            f"{out}: another study is here ({'; '.join(differences)}): choose another --out or drop what differs"
+        )
+
+
+def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
+    """The study that `plan` comes to on pictures of this digest.
+
+    What the machine decided because nobody asked (device, precision, threads) is taken from the study that is
+    `there`, so that it can be resumed on another.
+    """
+    choices = plan.choices
+    return Study(
+        data=BUILTIN if plan.listing is None else str(plan.listing.source.resolve()),
+        pictures=pictures,
+        split=choices.split,
+        tasks=xxhash.xxh3_128_hexdigest(json.dumps(plan.classes).encode()),
+        layers=choices.layers,
+        treatments=choices.treatments,
+        targets=choices.targets,
+        seeds=choices.seeds,
+        bad_pictures=choices.bad_pictures,
+        precision=there.precision if there and not choices.precision else plan.precision,
+        device=machine.device_for(there.device) if there and not choices.device else plan.device,
+        threads=there.threads if there else plan.threads,
+        recipe=plan.recipe,
+        classes=choices.classes,
+        per_class=choices.per_class,
+    )
+
+
+def _train(study: Study, plan: Plan, store: Store, out: Path, console: Console, checkpoint_seconds: float) -> bool:
+    setting = Setting(study, out, store.folder, plan.classes, checkpoint_seconds)
+    cells = study.cells()
+    with Records(out / "study.db") as book:
+        book.plan(cells)
+        train, val = _describe(book, plan, store, study, out)
+        _recover(book, study, out, cells)
+        ended = book.ended()
+        left = [c for c in cells if (c.seed, c.name) not in ended]
+        workers = machine.workers_for(study.device, study.threads)
+        jobs = plan_jobs(study.recipe, left, plan.classes, train, val, workers)
+        if left:
+            _means(setting, store)
+            book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
+            console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
+            finished = _run_jobs(setting, jobs, workers, book, ended, console, sum(j.macs for j in jobs))
+            if not finished:
+                book.event("interrupted")
+                console.print(
+                    Text(f"stopped; everything so far is in {out}. The same command goes on from here."),
+                    soft_wrap=True,
+                )
+        else:
+            console.print(Text(f"{out}: all {len(cells)} networks are trained, nothing to do"))
+            finished = True
+    recorded = records.read(out)
+    index = write_report(recorded, out)
+    if finished:
+        console.print(table(recorded))
+    console.print(Text(f"report: {index}"), soft_wrap=True)
+    return finished
+
+
+def _run_jobs(
+    setting: Setting,
+    jobs: Sequence[Job],
+    workers: int,
+    book: Records,
+    ended: dict[tuple[int, str], str],
+    console: Console,
+    total: float,
+) -> bool:
+    with Display(console, total) as display:
+
+        def hear(message: Message) -> None:
+            if isinstance(message, Started):
+                names = ", ".join(c.name for c in message.cells[:4])
+                more = f" and {len(message.cells) - 4} more" if len(message.cells) > 4 else ""
+                display.doing(f"training {names}{more}")
+                # A resumed cohort's share is behind it.
+                display.skip(_macs(setting, message.cells) * message.step)
+            elif isinstance(message, Advanced):
+                display.advance(message.macs)
+            elif isinstance(message, Checked):
+                book.checked((message.cell, e) for e in message.evaluations)
+            elif isinstance(message, Ended):
+                book.finished(message.cell, message.state, message.steps, message.reason)
+                ended[message.cell.seed, message.cell.name] = message.state
+                if message.reason:
+                    book.event(message.reason, message.cell.label)
+                    display.note(f"{message.cell.name}: {message.reason}")
+
+        return run_jobs(setting, jobs, workers, hear, ended=lambda c: ended.get((c.seed, c.name)))
+
+
+def _macs(setting: Setting, cells: Sequence[Cell]) -> float:
+    recipe = setting.study.recipe
+    outputs = recipe.outputs_for(cells[0].target, setting.classes)
+    return recipe.batch * cost.cohort_macs(recipe.geometry, outputs, cells)
+
+
+def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> None:
+    """Brings records and weights on disk together: the weights of a cell decide whether it is done."""
+    ended = book.ended()
+    for cell in cells:
+        state = ended.get((cell.seed, cell.name))
+        if state == "diverged":
+            continue
+        found = found_on_disk(study, out, cell)
+        if found is None:
+            if state == "done":
+                book.event("its weights are missing or damaged: trained again", cell.label)
+                book.reopen(cell)
+        elif state is None:
+            checked, end = found
+            book.checked((cell, e) for e in checked.evaluations)
+            book.finished(cell, end.state, end.steps, end.reason)
+
+
+def _describe(
+    book: Records, plan: Plan, store: Store, study: Study, out: Path
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Writes what the pictures are into the records; returns how many each task has to train and to validate on."""
+    train, val = {}, {}
+    for task, classes in plan.classes.items():
+        train[task] = len(task_pictures(store, store.train, classes, study.per_class))
+        val[task] = len(task_pictures(store, store.val, classes))
+    words = {c: w for task in TASKS for c in plan.classes[task] if (w := store.words.get(c))}
+    facts = {
+        "command": _command(plan.choices, out),
+        "classes": {task: list(classes) for task, classes in plan.classes.items()},
+        "train_pictures": train,
+        "val_pictures": val,
+        "synthetic": plan.listing is None,
+        "held_out": bool(store.manifest["held_out"]),
+        "refused": len(store.manifest["refused"]),
+        "words": words,
+    }
+    book.describe(facts, info.collect())
+    return train, val
+
+
+def _command(choices: Choices, out: Path) -> str:
+    """The command that asks for `choices`: every option that is not at its default."""
+    words = ["fasttransfer", "grid"]
+    for option in fields(Choices):
+        value = getattr(choices, option.name)
+        if value != option.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join([*words, "--out", str(out)])
+
+
+def _means(setting: Setting, store: Store) -> None:
+    """The mean picture of each task's training pictures, in the study's folder: networks are useless without."""
+    for task, classes in setting.classes.items():
+        path = mean_path(setting.folder, task)
+        if not path.exists():
+            mean = mean_picture(task_pictures(store, store.train, classes, setting.study.per_class))
+            with replace_file(path) as file:
+                np.save(file, mean.numpy(), allow_pickle=False)
+
+
+def _alone(out: Path) -> AbstractContextManager[None]:
+    """Holds the folder: two runs at once would train the same networks twice."""
+
+    def busy() -> None:
+        raise InputError(f"{out}: another run is working here: wait for it, or choose another --out")
+
+    return locked(out / ".lock", busy)
+
+
+def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cell], out: Path) -> str:
+    networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"
+    tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} pictures" for t in TASKS)
+    recipe = study.recipe
+    return (
+        f"{networks} ({tasks}), recipe {recipe.name} ({recipe.geometry.name}, {study.precision} on {study.device}), "
+        f"in {out}"
+    )
+
+
+# -- planning only --------------------------------------------------------------------------------------------------
+
+
+def dry_run(choices: Choices, out: Path | None = None, *, console: Console | None = None) -> None:
+    """Prints the networks, what depends on what, and the time and disk the study will take; writes nothing.
+
+    Raises:
+        InputError: as `run`, as far as it can be known without decoding pictures.
+    """
+    console = console or Console()
+    plan = settle(choices)
+    cells = study_cells(choices.targets, choices.treatments, choices.layers, choices.seeds)
+    recipe, workers = plan.recipe, machine.workers_for(plan.device, plan.threads)
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("network", "treatment", "trained on", "copies", "steps", "needs"):
+        rows.add_column(heading)
+    for cell in cells:
+        copies = (
+            "" if cell.source is None else f"1-{cell.n} of {cell.source}, {'frozen' if cell.frozen else 'fine-tuned'}"
+        )
+        steps = recipe.steps_for(plan.train[cell.target])
+        seed = f" (seed {cell.seed})" if len(choices.seeds) > 1 else ""
+        rows.add_row(
+            cell.name + seed,
+            cell.treatment,
+            cell.target,
+            copies,
+            f"{steps:,}",
+            cell.needs.name if cell.needs else "",
+        )
+    console.print(rows)
+    for task in TASKS:
+        console.print(
+            Text(
+                f"task {task}: {len(plan.classes[task])} classes, {plan.train[task]:,} training and {plan.val[task]:,} "
+                "validation pictures"
+            )
+        )
+    jobs = plan_jobs(recipe, cells, plan.classes, plan.train, plan.val, workers)
+    seconds = sum(job.macs for job in jobs) / (_measured_rate(plan) * min(workers, len(jobs)))
+    disk = len(cells) * 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
+    pictures = sum(plan.train.values()) + sum(plan.val.values())
+    console.print(
+        Text(
+            f"{len(cells)} networks, recipe {recipe.name}, {plan.precision} on {plan.device}, {workers} at a time: "
+            f"about {duration(seconds)}, from a timed step; disk: {size(disk)} of weights, up to {size(2 * disk)} of "
+            f"checkpoints while training, {size(pictures * 3 * recipe.geometry.store**2)} of prepared pictures; in "
+            f"{out or plan.out}"
+        ),
+        soft_wrap=True,
+    )
+
+
+def _measured_rate(plan: Plan) -> float:
+    """Multiply-adds a second of one worker, from a step of the whole network on random pictures."""
+    recipe, device = plan.recipe, torch.device(plan.device)
+    geometry, batch = recipe.geometry, min(recipe.batch, 64)
+    outputs = recipe.outputs_for("A", plan.classes)
+    net = CaffeNet(geometry, outputs).to(device)
+    pictures = torch.rand(batch, *geometry.cut_shape(0), device=device)
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    try:
+        for _ in range(2):  # the first one warms up
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+                loss = net(pictures).float().sum()
+            torch.autograd.grad(loss, list(net.parameters()))
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+    finally:
+        torch.set_num_threads(threads)
+    return batch * cost.trained_macs(geometry, outputs, base("A", 0)) / seconds

@@ -1,0 +1,92 @@
+"""Figures as bytes: the same results give the same SVG, byte for byte, whatever day it is."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+INK = "#24292f"  # text and axes
+FAINT = "#8c959f"  # grid, chance, notes
+PAPER = "#ffffff"  # what lies behind the figure
+
+_SETTINGS: dict[str, Any] = {
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.unicode_minus": True,
+    "figure.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # letters stay letters: small files, and a screen reader can read them
+    "svg.hashsalt": "fasttransfer",
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+}
+_LOCK = threading.RLock()  # matplotlib's settings belong to the process
+_NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+@contextmanager
+def settings() -> Iterator[None]:
+    """The look of all figures, whatever the user's matplotlibrc says; also serves as a decorator."""
+    with _LOCK, matplotlib.style.context(["default", _SETTINGS]):
+        yield
+
+
+@settings()
+def svg(figure: Figure) -> bytes:
+    """`figure` as an SVG file, coordinates rounded to a hundredth of a point."""
+    out = io.BytesIO()
+    FigureCanvasSVG(figure).print_svg(out, metadata=_NO_METADATA)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", out.getvalue().decode())
+    return text.encode()
+
+
+@settings()
+def png(figure: Figure, *, dpi: int = 160) -> bytes:
+    """`figure` as a PNG file."""
+    figure.set_dpi(dpi)
+    out = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(out)
+    return out.getvalue()
+
+
+def inline(figure: Figure, name: str, label: str) -> str:
+    """`figure` as an `<svg>` element to stand inside a page.
+
+    `name` keeps its ids apart from those of the page's other figures, `label` is read to who cannot see it.
+    The colours of ink and background become the page's, so that the figure follows it into the dark.
+    """
+    text = svg(figure).decode()
+    text = text[text.index("<svg ") :]
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _head(label), text, count=1)
+    for colour, variable in ((INK, "--ink"), (FAINT, "--faint"), (PAPER, "--card")):
+        text = text.replace(colour, f"var({variable})")
+    return text
+
+
+def _head(label: str) -> str:
+    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("\\", "")
+    return (
+        r'<svg viewBox="\1" role="img" aria-label="' + escaped + '" '
+        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )

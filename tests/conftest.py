@@ -1,0 +1,24 @@
+"""What several test files need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache; all of one session share one of their own."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("FASTTRANSFER_CACHE", str(folder))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real pictures beside the checkout; tests that need it are skipped where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("real pictures (../shared/data) are not on this machine")
+    return SHARED

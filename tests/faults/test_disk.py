@@ -1,0 +1,95 @@
+"""Disks that are full, read-only or forbidden: one sentence, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from studies import tiny_choices
+from test_grid import quiet, same_study
+
+from fasttransfer import grid
+from fasttransfer.errors import InputError
+from fasttransfer.files import replace_file
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 400 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("file systems cannot be mounted here (it takes root)")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up_stops_the_study_with_a_sentence_and_it_can_go_on(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    choices = tiny_choices(tmp_path, layers=(2, 7))
+    grid.run(choices, tmp_path / "undisturbed", console=quiet())
+    out = small_disk / "run"
+    with pytest.raises(InputError, match=r"no space left on device|disk is full|database or disk is full"):
+        grid.run(choices, out, console=quiet())
+    assert not list(out.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    assert grid.run(choices, out, console=quiet())
+    same_study(tmp_path / "undisturbed", out)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write here"):
+        grid.run(tiny_choices(tmp_path), tmp_path / "file" / "run", console=quiet())
+    with pytest.raises(InputError, match="a file has this name"):
+        grid.run(tiny_choices(tmp_path), tmp_path / "file", console=quiet())
+
+
+def test_a_read_only_disk_is_told(small_disk: Path, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(InputError, match="read-only file system"):
+        grid.run(tiny_choices(tmp_path), small_disk / "run", console=quiet())
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "thesis"
+    out.mkdir()
+    (out / "chapter1.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"chapter1\.tex but no study"):
+        grid.run(tiny_choices(tmp_path), out, console=quiet())
+    assert [p.name for p in out.iterdir() if p.name != ".lock"] == ["chapter1.tex"]
+
+
+def test_bad_pictures_leave_no_folder_behind(tmp_path: Path) -> None:
+    choices = tiny_choices(tmp_path)
+    (Path(choices.data) / "train" / "n01440764" / "broken.jpg").write_text("this is no picture")
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        grid.run(choices, tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(InputError, match="cannot write here"), replace_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_bug_while_writing_keeps_its_own_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), replace_file(tmp_path / "x") as file:
+        file.write(str(1 // 0).encode())
+    assert not list(tmp_path.iterdir())

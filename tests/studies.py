@@ -1,0 +1,69 @@
+"""A study small enough for tests: real JPEG files, a network of a few thousand weights, a second of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fasttransfer.study import Choices
+
+NATURAL = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark
+MANMADE = ("n02672831", "n02687172", "n02690373")  # accordion, aircraft carrier, airliner
+
+RECIPE = """
+name = "tiny"
+batch = 8
+steps = 12
+checks = 3
+lr = 0.005
+lr_drops = [0.5]
+lr_factor = 0.1
+momentum = 0.9
+weight_decay = 0.0005
+bias_lr = 2.0
+bias_decay = 0.0
+dropout = 0.5
+init = "he"
+scale = 0.015625
+outputs = "task"
+
+[geometry]
+name = "tiny"
+store = 32
+crop = 29
+kernel = 5
+stride = 2
+channels = [8, 12, 8, 8, 8]
+hidden = [16, 16]
+"""
+
+
+def draw_pictures(folder: Path, classes: tuple[str, ...], *, train: int = 10, val: int = 5, side: int = 32) -> Path:
+    """An ImageFolder of noise around a colour of each class, so that there is something to learn."""
+    random = np.random.default_rng(0)
+    for number, name in enumerate(classes):
+        colour = np.array([(number * 67) % 200, (number * 131) % 200, (number * 29) % 200])
+        for part, count in (("train", train), ("val", val)):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = (colour + random.integers(0, 56, (side, side, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.jpg", quality=90)
+    return folder
+
+
+def tiny_recipe(folder: Path) -> str:
+    """Path of the recipe file, written into `folder`."""
+    path = folder / "tiny.toml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+def tiny_choices(folder: Path, **changes: object) -> Choices:
+    """The study of six classes in `folder`/pictures (drawn unless there) with the tiny recipe."""
+    pictures = folder / "pictures"
+    if not pictures.exists():
+        draw_pictures(pictures, NATURAL + MANMADE)
+    values: dict[str, object] = {"data": str(pictures), "recipe": tiny_recipe(folder), "device": "cpu"}
+    return Choices(**{**values, **changes})  # type: ignore[arg-type]

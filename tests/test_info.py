@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import fasttransfer
+from fasttransfer import info
+
+
+def test_what_a_bug_report_needs() -> None:
+    facts = info.collect()
+    assert list(facts)[:2] == ["fasttransfer", "commit"]
+    assert facts["fasttransfer"] == fasttransfer.__version__
+    assert facts["python"].startswith(platform.python_version())
+    assert facts["torch"] == torch.__version__.split("+")[0]
+    assert facts["native library"] == "loaded"
+    assert "dropout: native on the CPU" in facts["operators"]
+    assert facts["cache"] == os.environ["FASTTRANSFER_CACHE"]  # need not be there yet
+    assert facts["free disk"].endswith(" GiB")
+    assert all(isinstance(fact, str) and fact for fact in facts.values())
+
+
+def test_what_is_not_installed() -> None:
+    assert info._version("no-such-package-fasttransfer") == "not installed"
+
+
+def test_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = {"model name": "A Processor", "flags": "fpu avx2 avx512f avx512_bf16 ht"}
+    monkeypatch.setattr(info, "_cpuinfo", lambda: cpuinfo)
+    assert "avx512_bf16" in info.instructions()
+    assert info.collect()["processor"] == "A Processor"
+    assert info.collect()["instructions"] == "avx2 avx512f avx512_bf16"
+    monkeypatch.setattr(info, "_cpuinfo", dict)
+    assert not info.instructions()
+    assert info.collect()["instructions"] == "unknown"
+
+
+def test_commit(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    assert info._commit(tmp_path) == "not a checkout"
+    git("init", "--quiet")
+    assert info._commit(tmp_path) == "unknown"  # nothing committed
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "--quiet", "--message", "first", "--no-verify")
+    assert info._commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "file").write_text("two")
+    assert info._commit(tmp_path) == f"{git('rev-parse', 'HEAD')} with changes"

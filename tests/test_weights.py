@@ -1,0 +1,71 @@
+"""Weights come back as they went or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fasttransfer import weights
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    tensors = {
+        "conv1.weight": torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last),
+        "loss_sum": torch.tensor(3.5, dtype=torch.float64),
+        "half": torch.randn(3).bfloat16(),
+        "none": torch.empty(0),
+    }
+    path = tmp_path / "w.safetensors"
+    weights.save(path, tensors, {"cell": "A3B.s0", "step": 7, "list": [1.5, None]})
+    found, about = weights.load(path)
+    assert about == {"cell": "A3B.s0", "step": 7, "list": [1.5, None]}
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {"a": torch.arange(12.0)}, {"cell": "baseA.s0"})
+    content = path.read_bytes()
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
+        try:
+            found, about = weights.load(path)
+        except weights.CorruptFileError:
+            continue
+        # What is left: blanks that pad the header.
+        assert content[at] == 0x20
+        assert about == {"cell": "baseA.s0"}
+        assert torch.equal(found["a"], torch.arange(12.0))
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_file_that_was_cut_short_is_noticed(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {"a": torch.arange(12.0)}, {})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(weights.CorruptFileError):
+        weights.load(path)
+
+
+def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(2)}, path)
+    with pytest.raises(weights.CorruptFileError):
+        weights.load(path)
+    with pytest.raises(FileNotFoundError):
+        weights.load(tmp_path / "none.safetensors")
+
+
+def test_loaded_tensors_do_not_follow_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    weights.save(path, {"a": torch.ones(1000)}, {})
+    found, _ = weights.load(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert (found["a"] == 1).all()
