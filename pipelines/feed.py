@@ -21,8 +21,9 @@ from fasttransfer.pipelines.store import Part, Store
 class Batch(NamedTuple):
     """N pictures ready for stage 1.
 
-    `pictures` maps the task whose mean was subtracted to (N, 3, crop, crop) float32 in channels-last memory: the same
-    pictures and views under each mean. `labels` and `ids` (rows of the task's list) are (N,) int64.
+    `pictures` maps the task whose mean was subtracted to (N, 3 * block^2, side, side) in channels-last memory, of the
+    dtype asked for: the same pictures and views under each mean. `labels` and `ids` (rows of the task's list) are (N,)
+    int64.
     """
 
     pictures: Mapping[str, Tensor]

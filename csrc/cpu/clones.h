@@ -15,3 +15,25 @@
 #else
 #define FT_INLINE inline __attribute__((always_inline))
 #endif
+
+// The same after the parameters of a lambda.
+#if defined(_MSC_VER)
+#define FT_INLINED [[msvc::forceinline]]
+#else
+#define FT_INLINED __attribute__((always_inline))
+#endif
+
+// Before a loop whose steps do not write what others read: spares it the test of whether they do.
+#if defined(__GNUC__) && !defined(__clang__)
+#define FT_NO_ALIAS _Pragma("GCC ivdep")
+#elif defined(__clang__)
+#define FT_NO_ALIAS _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FT_NO_ALIAS
+#endif
+
+#if defined(__GNUC__)
+#define FT_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define FT_PREFETCH(address) static_cast<void>(address)
+#endif

@@ -9,7 +9,7 @@
 #include <cmath>
 
 #include "cpu/clones.h"
-#include "math/bf16.h"
+#include "cpu/element.h"
 #include "math/philox.h"
 
 namespace fasttransfer {
@@ -27,16 +27,9 @@ constexpr int64_t kBlocks = 128;           // of four words, drawn at a time: th
 constexpr int64_t kChunk = 4 * kBlocks;    // elements
 constexpr int64_t kChunksPerThread = 128;  // at least: less is done before a second thread has woken up
 
-FT_INLINE float widen(float x) { return x; }
-FT_INLINE double widen(double x) { return x; }
-FT_INLINE float widen(uint16_t x) { return bf16_to_float(x); }
-FT_INLINE void narrow(float x, float* y) { *y = x; }
-FT_INLINE void narrow(double x, double* y) { *y = x; }
-FT_INLINE void narrow(float x, uint16_t* y) { *y = float_to_bf16(x); }
-
-// Chunks `begin` to `end` of n elements. T: what is stored, Wide: what is computed with.
-template <typename T, typename Wide>
-FT_INLINE void drop(const T* x, T* y, int64_t n, int64_t begin, int64_t end, Draws draws, Wide scale) {
+// Chunks `begin` to `end` of n elements.
+template <typename T>
+FT_INLINE void drop(const T* x, T* y, int64_t n, int64_t begin, int64_t end, Draws draws, Wide<T> scale) {
   uint32_t planes[4][kBlocks];
   uint32_t words[kChunk];
   for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -50,8 +43,8 @@ FT_INLINE void drop(const T* x, T* y, int64_t n, int64_t begin, int64_t end, Dra
     const int64_t first = chunk * kChunk;
     const int64_t count = std::min(kChunk, n - first);
     for (int64_t i = 0; i < count; ++i) {
-      const Wide kept = widen(x[first + i]) * scale;
-      narrow(words[i] >= draws.threshold ? kept : Wide(0), y + first + i);
+      const Wide<T> kept = widen(x[first + i]) * scale;
+      narrow(words[i] >= draws.threshold ? kept : Wide<T>(0), y + first + i);
     }
   }
 }
@@ -80,11 +73,14 @@ void run(const Tensor& x, Tensor& y, Draws draws, double scale, Drop drop_chunks
                               [&](int64_t begin, int64_t end) { drop_chunks(from, to, n, begin, end, draws, scale); });
 }
 
-Tensor dropout(const Tensor& x, int64_t key, int64_t at, double p) {
+Tensor dropout(const Tensor& x, int64_t key, const Tensor& at, double p) {
   const double threshold = std::nearbyint(p * 4294967296.0);
   STD_TORCH_CHECK(p >= 0.0 && threshold < 4294967296.0, "dropout: p must be at least 0 and below 1, not ", p);
   STD_TORCH_CHECK(x.is_contiguous(), "dropout: x must be contiguous, its elements are numbered in memory order");
-  const Draws draws{static_cast<uint64_t>(key), static_cast<uint64_t>(at), static_cast<uint32_t>(threshold)};
+  STD_TORCH_CHECK(at.is_cpu() && at.numel() == 1 && at.scalar_type() == ScalarType::Long,
+                  "dropout: at must be one int64 on cpu");
+  const uint64_t step = *static_cast<const uint64_t*>(at.const_data_ptr());
+  const Draws draws{static_cast<uint64_t>(key), step, static_cast<uint32_t>(threshold)};
   const double scale = 1.0 / (1.0 - p);
   Tensor y = torch::stable::empty_like(x);
   switch (x.scalar_type()) {

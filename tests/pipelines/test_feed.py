@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from studies import MANMADE, NATURAL, draw_pictures
 
+from fasttransfer import ops
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines.feed import Stream, mean_picture, task_pictures
 from fasttransfer.pipelines.memory import MemoryFeed
@@ -110,3 +112,31 @@ def test_validation_is_every_picture_once_from_the_centre(store: Store) -> None:
     plain = torch.from_numpy(store.val.gather(val.rows)[:, 1:30, 1:30].astype(np.float32)).permute(0, 3, 1, 2)
     assert torch.equal(found, plain)
     assert torch.cat([b.labels for b in batches]).tolist() == val.labels.tolist()
+
+
+@pytest.mark.filterwarnings("error")
+def test_shards_are_read_where_they_lie(store: Store) -> None:
+    (whole,) = store.train.shards
+    assert not whole.flags.writeable
+    cut = replace(store.train, shards=(whole[:9], whole[9:10], whole[10:]), starts=np.array([0, 9, 10]))
+    batches = []
+    for part in (store.train, cut):
+        train, val = task_pictures(store, part, NATURAL + MANMADE), task_pictures(store, store.val, NATURAL)
+        stream, means = Stream(1, 2, len(train), 30, 3), {"A": mean_picture(train)}
+        feed = MemoryFeed(train, val, stream, means, crop=29, scale=0.5, device=torch.device("cpu"))
+        batches.append(feed.train(1))
+    assert len(set(batches[0].ids.tolist()) & set(range(9))) > 3
+    assert torch.equal(batches[0].pictures["A"], batches[1].pictures["A"])
+
+
+def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
+    train, val = (task_pictures(store, part, NATURAL) for part in (store.train, store.val))
+    stream, mean = Stream(1, 2, len(train), 8, 3), mean_picture(train)
+    wanted = {"block": 4, "side": 9, "dtype": torch.bfloat16}
+    feed = MemoryFeed(train, val, stream, {"A": mean}, crop=29, scale=0.5, device=torch.device("cpu"), **wanted)
+    batch, views = feed.train(3), stream.views(3)
+    pixels = torch.from_numpy(store.train.gather(train.rows[views.ids.numpy()]))
+    expected = ops.augment([pixels], torch.arange(8), mean, *views[1:], crop=29, scale=0.5, **wanted)
+    assert expected.shape == (8, 48, 9, 9)
+    assert torch.equal(batch.pictures["A"], expected)
+    assert {b.pictures["A"].shape[1:] for b in feed.val()} == {(48, 9, 9)}

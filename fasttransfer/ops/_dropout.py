@@ -15,7 +15,7 @@ _WORDS = 2**32  # how many values a word of the stream can have
 native.load()
 
 
-def dropout(x: Tensor, key: int, at: int, p: float) -> Tensor:
+def dropout(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
     """x * keep / (1 - p); element i is kept where word i of `randomness.words(key, n, at=at)` >= p * 2**32.
 
     The gradient draws the same mask again. The same bits on every device and for any number of threads.
@@ -23,17 +23,17 @@ def dropout(x: Tensor, key: int, at: int, p: float) -> Tensor:
     Args:
         x: any shape, contiguous; float32, bfloat16 or float64. Elements are numbered in memory order.
         key: 64 bits, from `randomness.key`.
-        at: the step.
+        at: the step, int64 without dimensions, on x's device: a recorded CUDA graph reads it anew each time.
         p: the share of elements set to zero, 0 <= p < 1 once rounded to a multiple of 2**-32.
 
     Raises:
-        RuntimeError: another type, not contiguous, or p out of its range.
+        RuntimeError: another type, not contiguous, or p out of its range; `at` elsewhere or not one int64.
     """
     # Operators take signed numbers of 64 bits.
     return torch.ops.fasttransfer.dropout(x, key - 2**64 if key >= 2**63 else key, at, p)
 
 
-def dropout_reference(x: Tensor, key: int, at: int, p: float) -> Tensor:
+def dropout_reference(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
     """What `dropout` computes, in plain PyTorch; it runs where there is no native kernel."""
     if not 0.0 <= p < 1.0 - 0.5 / _WORDS:
         raise RuntimeError(f"dropout: p must be at least 0 and below 1, not {p}")
@@ -41,21 +41,25 @@ def dropout_reference(x: Tensor, key: int, at: int, p: float) -> Tensor:
         raise RuntimeError("dropout: x must be contiguous, its elements are numbered in memory order")
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise RuntimeError(f"dropout: x must be float32, bfloat16 or float64, not {x.dtype}")
-    keep = words(key, x.numel(), at=at, device=x.device).view(x.shape) >= round(p * _WORDS)
+    if at.dtype != torch.int64 or at.numel() != 1 or at.device != x.device:
+        raise RuntimeError(f"dropout: at must be one int64 on {x.device}")
+    keep = words(key, x.numel(), at=int(at), device=x.device).view(x.shape) >= round(p * _WORDS)
     wide = x.float() if x.dtype == torch.bfloat16 else x
     return torch.where(keep, wide * (1.0 / (1.0 - p)), 0.0).to(x.dtype)
 
 
-def _fake(x: Tensor, key: int, at: int, p: float) -> Tensor:
+def _fake(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, int, int, float], output: Tensor) -> None:
-    _, ctx.key, ctx.at, ctx.p = inputs
+def _remember(ctx: Any, inputs: tuple[Tensor, int, Tensor, float], output: Tensor) -> None:
+    _, ctx.key, at, ctx.p = inputs
+    ctx.save_for_backward(at)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-    return torch.ops.fasttransfer.dropout(gradient.contiguous(), ctx.key, ctx.at, ctx.p), None, None, None
+    (at,) = ctx.saved_tensors
+    return torch.ops.fasttransfer.dropout(gradient.contiguous(), ctx.key, at, ctx.p), None, None, None
 
 
 # A native kernel is of one device and goes before this one, which is of all. Autocast needs no rule: x keeps

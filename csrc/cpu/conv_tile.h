@@ -1,0 +1,210 @@
+// A tile of a convolution's row in registers: a few neighbouring pixels times a few vectors of output channels, every
+// sum complete before it is stored. One function for each size of tile and each kind of processor; the kind is chosen
+// when the program runs, not with FT_CLONES, because how large a tile may be depends on how many registers there are.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "cpu/clones.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FT_X86_TILES
+#include <immintrin.h>
+#endif
+
+namespace fasttransfer {
+
+constexpr int kLanes = 16;  // output channels in a vector, whatever the processor
+
+// Packed: float, or uint16_t for bfloat16, of which two neighbours are multiplied at once.
+// The window of a pixel covers, in each row of the kernel, `length` elements that are contiguous: channels-last.
+template <typename Packed>
+struct Tile {
+  const Packed* const* rows;  // a row of the picture for each row of the kernel, from the first pixel's window on
+  int64_t kernel_rows;
+  int64_t length;
+  int64_t step;           // elements from one pixel's window to the next
+  const Packed* weights;  // [kernel row][element, or pair of them][output channel][within the pair]
+  float* sums;            // [pixel][output channel]
+  int64_t sums_step;
+};
+
+template <typename Packed>
+using TileFunction = void (*)(const Tile<Packed>&);
+
+constexpr int kMostVectors = 4;
+constexpr int kMostPixels = 12;
+
+// How one kind of processor does it.
+template <typename Packed>
+struct TileFunctions {
+  int unit;                              // elements multiplied at once: a row of the kernel is padded to a multiple
+  int vectors;                           // of a tile, at most
+  std::array<int, kMostVectors> pixels;  // of a tile of 1, 2, ... vectors, at most
+  TileFunction<Packed> of[kMostVectors][kMostPixels];  // [vectors - 1][pixels - 1]
+};
+
+// What fits a register.
+#if defined(__GNUC__)
+template <int width>
+struct Registers;
+#define FT_REGISTER(width)                                                                         \
+  template <>                                                                                      \
+  struct Registers<width> {                                                                        \
+    typedef float Type __attribute__((vector_size(width * sizeof(float)), aligned(4), may_alias)); \
+  };
+FT_REGISTER(4)
+FT_REGISTER(8)
+FT_REGISTER(16)
+#undef FT_REGISTER
+template <int width>
+using Register = typename Registers<width>::Type;
+#else
+template <int width>
+struct Register {
+  float lane[width];
+  void operator+=(const Register& other) {
+    for (int i = 0; i < width; ++i) lane[i] += other.lane[i];
+  }
+  Register operator*(float factor) const {
+    Register product;
+    for (int i = 0; i < width; ++i) product.lane[i] = lane[i] * factor;
+    return product;
+  }
+};
+#endif
+
+template <int width, int kPixels, int kVectors>
+FT_INLINE void multiply_tile(const Tile<float>& tile) {
+  constexpr int kRegisters = kVectors * kLanes / width;
+  Register<width> sums[kPixels][kRegisters];
+  for (int p = 0; p < kPixels; ++p) {
+    for (int r = 0; r < kRegisters; ++r) sums[p][r] = Register<width>{};
+  }
+  const float* weights = tile.weights;
+  for (int64_t row = 0; row < tile.kernel_rows; ++row) {
+    const float* x = tile.rows[row];
+    for (int64_t i = 0; i < tile.length; ++i, ++x, weights += kVectors * kLanes) {
+      Register<width> w[kRegisters];
+      for (int r = 0; r < kRegisters; ++r) w[r] = reinterpret_cast<const Register<width>*>(weights)[r];
+      for (int p = 0; p < kPixels; ++p) {
+        for (int r = 0; r < kRegisters; ++r) sums[p][r] += w[r] * x[p * tile.step];
+      }
+    }
+  }
+  for (int p = 0; p < kPixels; ++p) {
+    Register<width>* to = reinterpret_cast<Register<width>*>(tile.sums + p * tile.sums_step);
+    for (int r = 0; r < kRegisters; ++r) to[r] = sums[p][r];
+  }
+}
+
+// Kinds of processors. `kPixels`: of a tile of 1, 2, ... vectors, as many as leave registers for the other factors.
+struct Portable {
+  using Packed = float;
+  static constexpr int kUnit = 1;
+#if defined(__aarch64__)
+  static constexpr std::array<int, kMostVectors> kPixels = {6};  // 4 registers of 32 a vector
+#else
+  static constexpr std::array<int, kMostVectors> kPixels = {2};  // 4 of 16
+#endif
+  template <int kPixels, int kVectors>
+  static void multiply(const Tile<float>& tile) {
+    multiply_tile<4, kPixels, kVectors>(tile);
+  }
+};
+
+#if defined(FT_X86_TILES)
+struct Avx2 {
+  using Packed = float;
+  static constexpr int kUnit = 1;
+  static constexpr std::array<int, kMostVectors> kPixels = {6};  // 2 of 16
+  static bool here() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+  template <int kPixels, int kVectors>
+  __attribute__((target("avx2,fma"))) static void multiply(const Tile<float>& tile) {
+    multiply_tile<8, kPixels, kVectors>(tile);
+  }
+};
+
+struct Avx512 {
+  using Packed = float;
+  static constexpr int kUnit = 1;
+  static constexpr std::array<int, kMostVectors> kPixels = {12, 12, 8, 6};  // 1 of 32
+  static bool here() { return __builtin_cpu_supports("avx512f") && Avx2::here(); }
+  template <int kPixels, int kVectors>
+  __attribute__((target("avx512f,avx2,fma"))) static void multiply(const Tile<float>& tile) {
+    multiply_tile<16, kPixels, kVectors>(tile);
+  }
+};
+
+struct Avx512Bf16 {
+  using Packed = uint16_t;
+  static constexpr int kUnit = 2;
+  static constexpr std::array<int, kMostVectors> kPixels = {12, 12, 8, 6};
+  static bool here() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f"); }
+  template <int kPixels, int kVectors>
+  __attribute__((target("avx512f,avx512bf16"))) static void multiply(const Tile<uint16_t>& tile);
+};
+
+// Sums of pairs of products: an odd window's last element is paired with nothing, not with what comes after it, which
+// may be a NaN of another window.
+template <int kPixels, int kVectors>
+__attribute__((target("avx512f,avx512bf16"))) void Avx512Bf16::multiply(const Tile<uint16_t>& tile) {
+  __m512 sums[kPixels][kVectors];
+  for (int p = 0; p < kPixels; ++p) {
+    for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_ps();
+  }
+  const uint16_t* weights = tile.weights;
+  const int64_t step = tile.step;
+  for (int64_t row = 0; row < tile.kernel_rows; ++row) {
+    const uint16_t* x = tile.rows[row];
+    int64_t i = 0;
+    for (; i + 1 < tile.length; i += 2, x += 2, weights += kVectors * kLanes * 2) {
+      __m512bh w[kVectors];
+      for (int v = 0; v < kVectors; ++v) w[v] = (__m512bh)_mm512_loadu_si512(weights + v * kLanes * 2);
+      for (int p = 0; p < kPixels; ++p) {
+        int pair;
+        std::memcpy(&pair, x + p * step, sizeof pair);
+        const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+        for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_dpbf16_ps(sums[p][v], both, w[v]);
+      }
+    }
+    if (i < tile.length) {
+      for (int p = 0; p < kPixels; ++p) {
+        const __m512bh one = (__m512bh)_mm512_set1_epi32(x[p * step]);
+        for (int v = 0; v < kVectors; ++v) {
+          const __m512bh w = (__m512bh)_mm512_loadu_si512(weights + v * kLanes * 2);
+          sums[p][v] = _mm512_dpbf16_ps(sums[p][v], one, w);
+        }
+      }
+      weights += kVectors * kLanes * 2;
+    }
+  }
+  for (int p = 0; p < kPixels; ++p) {
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(tile.sums + p * tile.sums_step + v * kLanes, sums[p][v]);
+  }
+}
+#endif
+
+template <typename Kind, int kVectors, size_t... kIndex>
+void list_tiles([[maybe_unused]] TileFunction<typename Kind::Packed>* tiles, std::index_sequence<kIndex...>) {
+  ((tiles[kIndex] = &Kind::template multiply<static_cast<int>(kIndex) + 1, kVectors>), ...);
+}
+
+template <typename Kind, size_t... kIndex>
+TileFunctions<typename Kind::Packed> list_vectors(std::index_sequence<kIndex...>) {
+  TileFunctions<typename Kind::Packed> found{Kind::kUnit, 0, Kind::kPixels, {}};
+  ((found.vectors += Kind::kPixels[kIndex] > 0), ...);
+  (list_tiles<Kind, kIndex + 1>(found.of[kIndex], std::make_index_sequence<Kind::kPixels[kIndex]>()), ...);
+  return found;
+}
+
+template <typename Kind>
+const TileFunctions<typename Kind::Packed>& tile_functions() {
+  static const auto found = list_vectors<Kind>(std::make_index_sequence<kMostVectors>());
+  return found;
+}
+
+}  // namespace fasttransfer

@@ -1,0 +1,137 @@
+// Caffe's SGD over all parameters in one pass: each array is read once and written once, and the copy for the next
+// forward pass is rounded while its weight is still in a register. The parameters are cut into chunks and laid end to
+// end, so that one call is one parallel loop: large ones are shared between threads, small ones cost what they weigh.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/clones.h"
+#include "cpu/element.h"
+#include "layout.h"
+#include "math/sgd.h"
+
+namespace fasttransfer {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kChunk = 16384;        // elements
+constexpr int64_t kChunksPerThread = 4;  // at least: less is done before a second thread has woken up
+
+struct Parameter {
+  float* weight;
+  float* velocity;
+  const void* gradient;
+  void* copy;  // or null
+  int64_t size;
+  SgdRule rule;
+  void (*update)(const Parameter&, int64_t begin, int64_t end);  // elements in memory order
+};
+
+// Gradient, Copy: what is stored; a Copy of void is none.
+template <typename Gradient, typename Copy>
+FT_INLINE void update(const Parameter& parameter, int64_t begin, int64_t end) {
+  const SgdRule rule = parameter.rule;
+  float* __restrict weight = parameter.weight;
+  float* __restrict velocity = parameter.velocity;
+  const Gradient* __restrict gradient = static_cast<const Gradient*>(parameter.gradient);
+  Copy* __restrict copy = static_cast<Copy*>(parameter.copy);
+  for (int64_t i = begin; i < end; ++i) {
+    float w = weight[i], v = velocity[i];
+    sgd(rule, widen(gradient[i]), w, v);
+    weight[i] = w;
+    velocity[i] = v;
+    if constexpr (!std::is_void_v<Copy>) narrow(w, copy + i);
+  }
+}
+
+FT_CLONES void from_float(const Parameter& parameter, int64_t begin, int64_t end) {
+  update<float, void>(parameter, begin, end);
+}
+
+FT_CLONES void from_float_to_float(const Parameter& parameter, int64_t begin, int64_t end) {
+  update<float, float>(parameter, begin, end);
+}
+
+FT_CLONES void from_float_to_bf16(const Parameter& parameter, int64_t begin, int64_t end) {
+  update<float, uint16_t>(parameter, begin, end);
+}
+
+FT_CLONES void from_bf16(const Parameter& parameter, int64_t begin, int64_t end) {
+  update<uint16_t, void>(parameter, begin, end);
+}
+
+FT_CLONES void from_bf16_to_float(const Parameter& parameter, int64_t begin, int64_t end) {
+  update<uint16_t, float>(parameter, begin, end);
+}
+
+FT_CLONES void from_bf16_to_bf16(const Parameter& parameter, int64_t begin, int64_t end) {
+  update<uint16_t, uint16_t>(parameter, begin, end);
+}
+
+void check_tensor(const char* what, size_t i, const Tensor& x, const Tensor& weight, bool or_bf16) {
+  STD_TORCH_CHECK(x.is_cpu(), "sgd_step: ", what, " ", i, " must be on cpu");
+  const ScalarType type = x.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || (or_bf16 && type == ScalarType::BFloat16), "sgd_step: ", what, " ", i,
+                  " must be float32", or_bf16 ? " or bfloat16" : "", ", not ", torch::headeronly::toString(type));
+  STD_TORCH_CHECK(lie_alike(x, weight), "sgd_step: ", what, " ", i, " must have the shape and strides of weight ", i);
+}
+
+void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& velocities,
+              const std::vector<Tensor>& gradients, const std::vector<Tensor>& copies, const Tensor& lr,
+              double momentum, const std::vector<double>& lr_scale, const std::vector<double>& decay) {
+  const size_t count = weights.size();
+  STD_TORCH_CHECK(velocities.size() == count && gradients.size() == count && lr_scale.size() == count &&
+                      decay.size() == count && (copies.empty() || copies.size() == count),
+                  "sgd_step: every list must have one entry for each of the ", count, " weights");
+  STD_TORCH_CHECK(lr.is_cpu() && lr.numel() == 1 && lr.scalar_type() == ScalarType::Float,
+                  "sgd_step: lr must be one float32 on cpu");
+  const float rate = *static_cast<const float*>(lr.const_data_ptr());
+
+  // Indexed by whether the gradient is bfloat16, and by what the copy is: none, float32, bfloat16.
+  constexpr decltype(Parameter::update) updates[2][3] = {{from_float, from_float_to_float, from_float_to_bf16},
+                                                         {from_bf16, from_bf16_to_float, from_bf16_to_bf16}};
+  std::vector<Parameter> parameters;
+  std::vector<int64_t> starts{0};  // the first chunk of each parameter, then how many there are
+  for (size_t i = 0; i < count; ++i) {
+    check_tensor("weight", i, weights[i], weights[i], false);
+    STD_TORCH_CHECK(is_dense(weights[i]), "sgd_step: weight ", i, " must fill its memory without gaps or overlaps");
+    check_tensor("velocity", i, velocities[i], weights[i], false);
+    check_tensor("gradient", i, gradients[i], weights[i], true);
+    if (!copies.empty()) check_tensor("copy", i, copies[i], weights[i], true);
+    const bool rounded = gradients[i].scalar_type() == ScalarType::BFloat16;
+    const int kind = copies.empty() ? 0 : copies[i].scalar_type() == ScalarType::Float ? 1 : 2;
+    const SgdRule rule{rate * static_cast<float>(lr_scale[i]), static_cast<float>(momentum),
+                       static_cast<float>(decay[i])};
+    const int64_t size = weights[i].numel();
+    parameters.push_back({static_cast<float*>(weights[i].mutable_data_ptr()),
+                          static_cast<float*>(velocities[i].mutable_data_ptr()), gradients[i].const_data_ptr(),
+                          copies.empty() ? nullptr : copies[i].mutable_data_ptr(), size, rule, updates[rounded][kind]});
+    starts.push_back(starts.back() + (size + kChunk - 1) / kChunk);
+  }
+
+  torch::stable::parallel_for(0, starts.back(), kChunksPerThread, [&](int64_t begin, int64_t end) {
+    // The parameter that chunk `begin` belongs to.
+    size_t i = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
+    for (; begin < end; ++i) {
+      const Parameter& parameter = parameters[i];
+      const int64_t stop = std::min(end, starts[i + 1]);
+      parameter.update(parameter, (begin - starts[i]) * kChunk, std::min(parameter.size, (stop - starts[i]) * kChunk));
+      begin = stop;
+    }
+  });
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fasttransfer, CPU, m) { m.impl("sgd_step", TORCH_BOX(&sgd_step)); }
+
+}  // namespace fasttransfer

@@ -1,0 +1,51 @@
+// How tensors lie in memory: what the host sides of the operators ask on every device.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace fasttransfer {
+
+// Whether a 4-d tensor's channels lie next to each other, then columns, rows and pictures. A side of 1 may have any
+// stride: nothing is a stride away from it.
+inline bool is_channels_last(const torch::stable::Tensor& x) {
+  if (x.dim() != 4) return false;
+  if (x.numel() == 0) return true;
+  int64_t expected = 1;
+  for (const int d : {1, 3, 2, 0}) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+  }
+  return true;
+}
+
+// Whether every element of memory from the first to the last is one of x's, each once.
+inline bool is_dense(const torch::stable::Tensor& x) {
+  if (x.numel() == 0) return true;
+  std::vector<std::pair<int64_t, int64_t>> sides;  // stride, size
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (x.size(d) != 1) sides.emplace_back(x.stride(d), x.size(d));
+  }
+  std::sort(sides.begin(), sides.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : sides) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+// Whether element i in the memory of one is element i in the memory of the other. A side of 1 may have any stride.
+inline bool lie_alike(const torch::stable::Tensor& a, const torch::stable::Tensor& b) {
+  if (a.dim() != b.dim()) return false;
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) != b.size(d) || (a.size(d) != 1 && a.stride(d) != b.stride(d))) return false;
+  }
+  return true;
+}
+
+}  // namespace fasttransfer

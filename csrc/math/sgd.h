@@ -1,0 +1,17 @@
+// Caffe's SGD, of one weight. The rate is inside the velocity.
+#pragma once
+
+#include "math/host_device.h"
+
+namespace fasttransfer {
+
+struct SgdRule {
+  float lr, momentum, decay;
+};
+
+FT_HOST_DEVICE inline void sgd(SgdRule rule, float gradient, float& weight, float& velocity) {
+  velocity = rule.momentum * velocity + rule.lr * (gradient + rule.decay * weight);
+  weight -= velocity;
+}
+
+}  // namespace fasttransfer

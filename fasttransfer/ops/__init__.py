@@ -1,0 +1,25 @@
+"""The operators: what the network spends its time on outside of its matrix products, natively where there is a kernel.
+
+Shapes: N pictures, C channels, H x W pixels, S the side of a stored picture. Activations are NCHW tensors in
+channels-last memory. One module an operator: what it computes, its reference in plain PyTorch, which runs where the
+native libraries have no kernel (see `fasttransfer.native`), what a compiler must know of it, and its gradient.
+"""
+
+from __future__ import annotations
+
+from fasttransfer.ops._augment import augment
+from fasttransfer.ops._conv_relu_pool_lrn import conv_relu_pool_lrn, conv_relu_pool_lrn_pays
+from fasttransfer.ops._dropout import dropout
+from fasttransfer.ops._relu_pool import relu_pool
+from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
+from fasttransfer.ops._sgd_step import sgd_step
+
+__all__ = [
+    "augment",
+    "conv_relu_pool_lrn",
+    "conv_relu_pool_lrn_pays",
+    "dropout",
+    "relu_pool",
+    "relu_pool_lrn",
+    "sgd_step",
+]

@@ -1,0 +1,134 @@
+"""Stored bytes to what stage 1 reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fasttransfer import native
+
+native.load()
+
+
+def augment(
+    shards: Sequence[Tensor],
+    rows: Tensor,
+    mean_ssc: Tensor,
+    top: Tensor,
+    left: Tensor,
+    mirror: Tensor,
+    *,
+    crop: int,
+    scale: float,
+    block: int = 1,
+    side: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Gathers pictures of a store; crops, subtracts the mean picture, scales, mirrors; space to depth.
+
+    Caffe's order: the mean is taken at the pixels that were cropped, then the difference is mirrored. Computed in
+    float32: with a scale of 1 exactly pixel - mean.
+
+    Channel (dy * block + dx) * 3 + c of pixel (y, x) of the result is channel c of pixel (y * block + dy,
+    x * block + dx) of the crop, and zero where that lies outside of it.
+
+    Args:
+        shards: the store's pictures in order, each (R_i, S, S, 3) uint8, contiguous.
+        rows: (N,) int64, which pictures, numbered through all shards.
+        mean_ssc: (S, S, 3) float32.
+        top, left: (N,) int64 in [0, S - crop].
+        mirror: (N,) bool.
+        crop: side of the crop in pixels.
+        block: side in pixels of what becomes one pixel of the result.
+        side: side of the result; by default all that `crop` fills, ceil(crop / block).
+        dtype: float32 or bfloat16.
+
+    Returns:
+        (N, 3 * block^2, side, side), channels-last.
+
+    Raises:
+        RuntimeError: another type, shape or device; a row, a top or a left outside of the store, where the pictures
+            lie on the CPU.
+    """
+    return torch.ops.fasttransfer.augment(
+        list(shards),
+        rows.contiguous(),
+        mean_ssc.contiguous(),
+        top.contiguous(),
+        left.contiguous(),
+        mirror.contiguous(),
+        crop,
+        block,
+        -(-crop // block) if side is None else side,
+        scale,
+        dtype,
+    )
+
+
+def augment_reference(
+    shards: Sequence[Tensor],
+    rows: Tensor,
+    mean_ssc: Tensor,
+    top: Tensor,
+    left: Tensor,
+    mirror: Tensor,
+    crop: int,
+    block: int,
+    side: int,
+    scale: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """What `augment` computes, in plain PyTorch; it runs where there is no native kernel."""
+    pictures = _gather(shards, rows)
+    steps = torch.arange(crop, device=pictures.device)
+    at_row = (top[:, None] + steps)[:, :, None]
+    at_column = torch.where(mirror[:, None], left[:, None] + (crop - 1) - steps, left[:, None] + steps)[:, None, :]
+    which = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+    x = pictures[which, at_row, at_column].to(torch.float32)
+    x -= mean_ssc[at_row, at_column]
+    x *= scale
+    if side * block != crop:
+        n, kept = len(x), min(crop, side * block)
+        padded = x.new_zeros((n, side * block, side * block, 3))
+        padded[:, :kept, :kept] = x[:, :kept, :kept]
+        x = padded
+    if block > 1:
+        blocks = x.view(len(x), side, block, side, block, 3).transpose(2, 3)
+        x = blocks.reshape(len(x), side, side, 3 * block * block)
+    return x.to(dtype).permute(0, 3, 1, 2)
+
+
+def _gather(shards: Sequence[Tensor], rows: Tensor) -> Tensor:
+    if len(shards) == 1:
+        return shards[0][rows]
+    starts = torch.tensor([0, *map(len, shards)], device=rows.device).cumsum(0)
+    shard_of = torch.searchsorted(starts, rows, right=True) - 1
+    pictures = shards[0].new_empty((len(rows), *shards[0].shape[1:]))
+    for i, shard in enumerate(shards):
+        mine = torch.nonzero(shard_of == i).flatten()
+        pictures[mine] = shard[rows[mine] - starts[i]]
+    return pictures
+
+
+def _fake(
+    shards: Sequence[Tensor],
+    rows: Tensor,
+    mean: Tensor,
+    top: Tensor,
+    left: Tensor,
+    mirror: Tensor,
+    crop: int,
+    block: int,
+    side: int,
+    scale: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    shape = (len(rows), 3 * block * block, side, side)
+    return torch.empty(shape, dtype=dtype, device=rows.device, memory_format=torch.channels_last)
+
+
+# The pixels have no gradient.
+torch.library.impl("fasttransfer::augment", "CompositeExplicitAutograd", augment_reference)
+torch.library.register_fake("fasttransfer::augment", _fake)

@@ -1,0 +1,100 @@
+"""A frozen stage 1 or 2 in one operator: nothing is kept for a backward pass, not even the convolution's output."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasttransfer import info, native
+from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
+
+# Where PyTorch's own convolution, made for many channels, leaves something to gain.
+_FEW_CHANNELS = 4
+
+native.load()
+
+
+def conv_relu_pool_lrn(
+    x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1
+) -> Tensor:
+    """Convolution, then `relu_pool_lrn`; has no gradient.
+
+    Natively the convolution's sums stay float32 until the result is rounded, and bfloat16 numbers too small to be
+    normalised (below 2**-126) may count as zero. On a GPU that is so in bfloat16; in float32, and where a row is too
+    long for its shared memory, two operators run. Under autocast x and weight are cast as for a convolution.
+
+    Args:
+        x: (N, C, H, W), float32 or bfloat16.
+        weight: (K, C / groups, kernel, kernel), of x's type.
+        bias: (K,) float32.
+
+    Returns:
+        (N, K, H', W') of x's type, the convolution's output pooled.
+
+    Raises:
+        RuntimeError: a gradient would have to be kept; shapes or types that do not fit; a convolution's output
+            smaller than 3 x 3.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+        raise RuntimeError(
+            "conv_relu_pool_lrn: has no gradient, call it under torch.no_grad() or run a convolution and relu_pool_lrn"
+        )
+    if torch.is_autocast_enabled(x.device.type):
+        narrow = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(narrow), weight.to(narrow)
+    if x.is_cuda and not _runs_on_a_gpu(x, weight, stride, padding):
+        return conv_relu_pool_lrn_reference(x, weight, bias, stride, padding, groups)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return torch.ops.fasttransfer.conv_relu_pool_lrn(x, weight, bias.contiguous(), stride, padding, groups)
+
+
+@torch.compiler.assume_constant_result
+def conv_relu_pool_lrn_pays(dtype: torch.dtype, device_type: str, channels: int) -> bool:
+    """Whether `conv_relu_pool_lrn` was measured to be faster than a convolution and `relu_pool_lrn`.
+
+    Args:
+        dtype: of x and weight.
+        device_type: "cpu" or "cuda".
+        channels: C / groups. The numbers are in docs/decisions/frozen-stages.md.
+    """
+    if device_type != "cpu" or channels > _FEW_CHANNELS or not native.available():
+        return False
+    instructions = info.instructions()
+    if dtype == torch.bfloat16:
+        return "avx512_bf16" in instructions and "amx_bf16" not in instructions
+    return dtype == torch.float32 and "avx512f" in instructions
+
+
+def conv_relu_pool_lrn_reference(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int
+) -> Tensor:
+    """What `conv_relu_pool_lrn` computes, in two operators; it runs where there is no native kernel."""
+    return relu_pool_lrn(F.conv2d(x, weight, None, stride, padding, groups=groups), bias)
+
+
+def _runs_on_a_gpu(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
+    """The type and the shared memory that csrc/cuda/conv.cuh needs, which has the sums of three rows there."""
+    columns = (x.shape[3] + 2 * padding - weight.shape[3]) // stride + 1
+    channels = weight.shape[0]
+    needed = 3 * columns * (channels + 11) * 4 + max(30 * 1024, 32 * (channels + 4))
+    return x.dtype == torch.bfloat16 and needed <= _shared_memory(x.device.index or 0)
+
+
+@torch.compiler.assume_constant_result
+def _shared_memory(device: int) -> int:
+    """Bytes that a block can have on a GPU."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int) -> Tensor:
+    sides = []
+    for side, kernel in zip(x.shape[2:], weight.shape[2:], strict=True):
+        convolved = (side + 2 * padding - kernel) // stride + 1
+        sides.append((convolved - 2) // 2 + 1)
+    return x.new_empty((x.shape[0], weight.shape[0], *sides)).contiguous(memory_format=torch.channels_last)
+
+
+torch.library.impl("fasttransfer::conv_relu_pool_lrn", "CompositeExplicitAutograd", conv_relu_pool_lrn_reference)
+torch.library.register_fake("fasttransfer::conv_relu_pool_lrn", _fake)
