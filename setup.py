@@ -1,15 +1,44 @@
-"""Builds the native library and says which packages there are; everything else stands in pyproject.toml."""
+"""Builds the native libraries and says which packages there are; everything else stands in pyproject.toml.
+
+The library for CPUs is always built. The one for GPUs is built where there are nvcc and a PyTorch for CUDA, whether or
+not there is a GPU; FASTTRANSFER_CUDA=0 in the environment leaves it out.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 import sys
 from glob import glob
 from pathlib import Path
 
+import torch
 from setuptools import find_packages, setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 ROOT = Path(__file__).resolve().parent
+
+
+def cuda_toolkit() -> Path | None:
+    """The toolkit that nvcc is part of; None where there is none, or no use for it."""
+    if os.environ.get("FASTTRANSFER_CUDA") == "0" or torch.version.cuda is None or sys.platform != "linux":
+        return None
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = shutil.which("nvcc", path=f"{named}/bin" if named else None)
+    if nvcc is None:
+        return None
+    # What is found may be a link or a script; nvcc itself knows where it lies.
+    steps = subprocess.run([nvcc, "--dryrun", "-c", "any.cu"], capture_output=True, text=True).stderr
+    found = re.search(r"^#\$ _HERE_=(.+)$", steps, re.MULTILINE)
+    return (Path(found[1]) if found else Path(nvcc).resolve().parent).parent
+
+
+TOOLKIT = cuda_toolkit()
+if TOOLKIT is not None:
+    os.environ["CUDA_HOME"] = str(TOOLKIT)  # read by the next import
+
+from torch.utils.cpp_extension import BuildExtension, CppExtension  # noqa: E402
 
 # One build serves every PyTorch from 2.11 on: only the stable ABI is used, and only what it had in 2.10.
 STABLE_ABI = [("TORCH_STABLE_ONLY", None), ("TORCH_TARGET_VERSION", "0x020a000000000000")]
@@ -24,24 +53,61 @@ else:
 cpu = CppExtension(
     "fasttransfer._native_cpu",
     sources=sorted(["csrc/schemas.cpp", *glob("csrc/cpu/*.cpp")]),
-    depends=sorted(glob("csrc/math/*.h")),
+    depends=sorted([*glob("csrc/*.h"), *glob("csrc/cpu/*.h"), *glob("csrc/math/*.h")]),
     include_dirs=[str(ROOT / "csrc")],  # ninja runs elsewhere
     define_macros=STABLE_ABI,
     extra_compile_args=FLAGS,
     py_limited_api=True,
 )
 
+extensions = [cpu]
+
+# Machine code for the A100 and the H100 and H200, and PTX, which the driver translates for what comes after them.
+GPUS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
+
+if TOOLKIT is not None:
+    # CUDA's runtime is linked in: nothing of the toolkit is needed where the library runs.
+    runtime = next(TOOLKIT.glob("**/libcudart_static.a"), "-lcudart_static")
+    cuda = CppExtension(
+        "fasttransfer._native_cuda",
+        sources=sorted(glob("csrc/cuda/*.cu")),
+        depends=sorted([*glob("csrc/*.h"), *glob("csrc/cuda/*.cuh"), *glob("csrc/cuda/*.h"), *glob("csrc/math/*.h")]),
+        include_dirs=[str(ROOT / "csrc")],
+        define_macros=[*STABLE_ABI, ("USE_CUDA", None)],
+        extra_compile_args={"nvcc": ["-O3", *(f"-gencode={gpu}" for gpu in GPUS), "-Xcompiler", ",".join(FLAGS)]},
+        libraries=["torch_cuda"],
+        extra_link_args=[str(runtime), "-ldl", "-lpthread", "-lrt", "-Wl,--exclude-libs,ALL"],
+        py_limited_api=True,
+    )
+    extensions.append(cuda)
+
+
+class Build(BuildExtension.with_options(no_python_abi_suffix=True)):  # type: ignore[misc]
+    """The library holds no Python at all: neither its name nor the wheel's needs to say which Python."""
+
+    def build_extensions(self) -> None:
+        try:
+            super().build_extensions()
+        except RuntimeError as error:
+            if TOOLKIT is None:
+                raise
+            print(
+                f"nvcc of {TOOLKIT} was used for the library for GPUs: FASTTRANSFER_CUDA=0 in the environment leaves "
+                "it out, CUDA_HOME chooses another toolkit.",
+                file=sys.stderr,
+            )
+            raise SystemExit(1) from error
+
+
 packages = find_packages(include=["fasttransfer", "fasttransfer.*"])
-packages += [
-    "fasttransfer.pipelines",
-    *(f"fasttransfer.pipelines.{name}" for name in find_packages("pipelines")),
-]
+# These stand beside fasttransfer/ and are imported from inside it.
+for folder in ("pipelines", "bench"):
+    packages += [f"fasttransfer.{folder}", *(f"fasttransfer.{folder}.{name}" for name in find_packages(folder))]
 
 setup(
     packages=packages,
-    package_dir={"fasttransfer.pipelines": "pipelines"},
-    ext_modules=[cpu],
-    # The library holds no Python at all: neither its name nor the wheel's needs to say which Python.
-    cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=True)},
+    package_dir={"fasttransfer.pipelines": "pipelines", "fasttransfer.bench": "bench"},
+    ext_modules=extensions,
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
