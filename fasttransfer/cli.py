@@ -226,6 +226,39 @@ class DataBuiltin:
 
 
 @dataclass(frozen=True)
+class Bench:
+    """Measure the operators or the training step on this machine against plain PyTorch, in one run.
+
+    kernels: every native operator at the sizes of the paper's network, its bytes a second as a share of a plain copy's,
+    and how many times as long PyTorch takes, eager and compiled. step: a training step of both networks against
+    PyTorch's usual forms and against its convolutions and matrix products alone, and where its time goes.
+
+    For example:
+
+        fasttransfer bench kernels --only relu_pool_lrn
+    """
+
+    part: Annotated[Literal["kernels", "step"], tyro.conf.Positional]
+    """What to measure."""
+    quick: bool = False
+    """Fewer samples and a smaller batch."""
+    only: str = ""
+    """Measure only the cases whose names contain this."""
+    device: Literal["cpu", "cuda"] | None = None
+    """By default a GPU where there is one."""
+    out: Path | None = None
+    """Write the numbers to this JSON file as well."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import machine
+        from fasttransfer.bench import command
+
+        device = machine.device_for(self.device)
+        command.run(self.part, quick=self.quick, only=self.only, device=device, out=self.out, console=console)
+        return 0
+
+
+@dataclass(frozen=True)
 class Info:
     """Print versions, device, and what is built and loaded: for bug reports.
 
@@ -277,6 +310,7 @@ _Commands = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Splits, tyro.conf.subcommand("splits")]
     | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 

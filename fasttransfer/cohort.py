@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import cost, ops, randomness, weights
+from fasttransfer import cost, graphs, machine, randomness, weights
 from fasttransfer.cells import RANDOM, Cell
 from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.feed import Feed, Stream
 from fasttransfer.records import Evaluation
+from fasttransfer.step import Trainee
 from fasttransfer.study import Study
 
 # A cell that ends this close to the loss of an even guess has learned nothing (the study lost seven networks so).
@@ -111,22 +110,24 @@ def start_weights(study: Study, purpose: str, seed: int, task: str, outputs: int
     )
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What frozen cells read and fine-tuned ones start from: a network without gradients, its weights in float32."""
+
+    net: CaffeNet
+    weights: Mapping[str, Tensor]
+
+
 @dataclass
 class _Member:
     """A cell in training. `step` counts the steps it has done; sums run since its last check."""
 
     cell: Cell
-    net: CaffeNet
-    start: int  # first trained stage, counted from 0
-    velocities: list[Tensor]
+    trainee: Trainee
     loss_sum: Tensor
     step: int = 0
     since: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
-
-    @property
-    def trained(self) -> dict[str, torch.nn.Parameter]:
-        return self.net.named_weights(self.start)
 
 
 class Cohort:
@@ -160,15 +161,20 @@ class Cohort:
             stage: randomness.key(first.seed, f"{_purpose(first)}-dropout", first.target, stage)
             for stage in DROPOUT_STAGES
         }
+        self._dtype = machine.dtype_of(study.precision)
+        self._computed: tuple[Cell, ...] = ()
+        self._step_of: Callable[[Mapping[str, Tensor]], None]
+        self._at = torch.zeros((), dtype=torch.int64, device=device)
+        self._lr = torch.zeros((), device=device)
         self._sources = self._build_sources(cells, sources)
         fresh = start_weights(study, _purpose(first), first.seed, first.target, target.outputs)
         self._members = [self._build_member(cell, fresh) for cell in cells]
 
     # -- building -----------------------------------------------------------------------------------------------
 
-    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, CaffeNet]:
-        """One network a source, without gradients; the random one is drawn."""
-        nets = {}
+    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, _Source]:
+        """Every source of the cells; the random one is drawn."""
+        found = {}
         for source in sorted({c.source for c in cells if c.source is not None}):
             if source == RANDOM:
                 given: Mapping[str, Tensor] = start_weights(
@@ -176,30 +182,22 @@ class Cohort:
                 )
             else:
                 given = sources[source]
-            net = CaffeNet(self._recipe.geometry, len(given["fc8.bias"]))
+            net = CaffeNet(self._recipe.geometry, len(given["fc8.bias"]), self._dtype)
             net.load(given)
-            nets[source] = net.to(self._device).requires_grad_(False)
-        return nets
+            found[source] = _Source(net.to(self._device).requires_grad_(False), given)
+        return found
 
     def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> _Member:
-        net = CaffeNet(self._recipe.geometry, self._target.outputs)
-        net.load(fresh, start=cell.n)
-        net = net.to(self._device)
+        net = CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype).to(self._device)
         start = cell.n if cell.frozen else 0
+        begin = dict(fresh)
         if cell.source is not None:
             source = self._sources[cell.source]
-            if cell.frozen:  # the very same stages: frozen weights are held once a source
-                for i in range(cell.n):
-                    net.stages[i] = source.stages[i]
-            else:
-                net.load(source.named_weights(0, cell.n), 0, cell.n)
-        member = _Member(
-            cell,
-            net,
-            start,
-            [torch.zeros_like(p) for p in net.named_weights(start).values()],
-            torch.zeros((), dtype=torch.float64, device=self._device),
-        )
+            begin |= {name: source.weights[name] for name in net.named_weights(0, cell.n)}
+            for i in range(start):  # the very same stages: frozen weights are held once a source
+                net.stages[i] = source.net.stages[i]
+        trainee = Trainee(net, start, begin, self._recipe)
+        member = _Member(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
         self._restore(member)
         return member
 
@@ -248,30 +246,29 @@ class Cohort:
         return True
 
     def _train_step(self, step: int, active: Sequence[_Member]) -> None:
-        recipe = self._recipe
         batch = self._target.feed.train(step)
-        drop = Drop(self._drop_keys, step, recipe.dropout)
-        lr = recipe.lr_at(step, self._steps)
-        with self._precision():
-            cuts = self._cuts(batch.pictures, active, drop)
+        self._at.fill_(step)
+        self._lr.fill_(self._recipe.lr_at(step, self._steps))
+        self._compute(active)({"labels": batch.labels, **batch.pictures})
         for m in active:
-            trained = m.trained
-            with self._precision():
-                logits = m.net(self._entrance(m, batch.pictures, cuts), start=m.start, drop=drop)
-                loss = F.cross_entropy(logits.float(), batch.labels)
-            gradients = torch.autograd.grad(loss, list(trained.values()))
-            biases = [name.endswith("bias") for name in trained]
-            ops.sgd_step(
-                list(trained.values()),
-                m.velocities,
-                gradients,
-                lr=[lr * (recipe.bias_lr if b else 1.0) for b in biases],
-                momentum=recipe.momentum,
-                decay=[recipe.weight_decay * (recipe.bias_decay if b else 1.0) for b in biases],
-            )
-            m.loss_sum += loss.detach()
             m.since += 1
             m.step = step + 1
+
+    def _compute(self, active: Sequence[_Member]) -> Callable[[Mapping[str, Tensor]], None]:
+        """One step of the cells `active`, as a function of labels and pictures; on a GPU it is recorded."""
+        cells = tuple(m.cell for m in active)
+        if self._computed != cells:
+            members = tuple(active)
+
+            def compute(batch: Mapping[str, Tensor]) -> None:
+                drop = Drop(self._drop_keys, self._at, self._recipe.dropout)
+                cuts = self._cuts(batch, members, drop)
+                for m in members:
+                    m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
+
+            self._step_of = graphs.Recorded(compute) if self._device.type == "cuda" else compute
+            self._computed = cells
+        return self._step_of
 
     @torch.no_grad()
     def _cuts(
@@ -287,21 +284,16 @@ class Cohort:
             x = pictures[members[0].cell.mean_of]
             stops = sorted({m.cell.n for m in members})
             for start, stop in zip([0, *stops], stops, strict=False):
-                x = self._sources[source](x, start=start, stop=stop, drop=drop)
+                x = self._sources[source].net(x, start=start, stop=stop, drop=drop)
                 cuts[source, stop] = x
         return cuts
 
     @staticmethod
     def _entrance(m: _Member, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
-        if m.start:
+        if m.trainee.start:
             assert m.cell.source is not None
-            return cuts[m.cell.source, m.start]
+            return cuts[m.cell.source, m.trainee.start]
         return pictures[m.cell.mean_of]
-
-    def _precision(self) -> Any:
-        if self._study.precision == "bf16":
-            return torch.autocast(self._device.type, torch.bfloat16)
-        return nullcontext()
 
     # -- validation ---------------------------------------------------------------------------------------------
 
@@ -327,12 +319,11 @@ class Cohort:
         hits = torch.zeros(len(active), dtype=torch.int64, device=self._device)
         count = 0
         for batch in self._target.feed.val():
-            with self._precision():
-                cuts = self._cuts(batch.pictures, active, None)
-                for i, m in enumerate(active):
-                    logits = m.net(self._entrance(m, batch.pictures, cuts), start=m.start).float()
-                    losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
-                    hits[i] += (logits.argmax(dim=1) == batch.labels).sum()
+            cuts = self._cuts(batch.pictures, active, None)
+            for i, m in enumerate(active):
+                logits = m.trainee.net(self._entrance(m, batch.pictures, cuts), start=m.trainee.start).float()
+                losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
+                hits[i] += (logits.argmax(dim=1) == batch.labels).sum()
             count += len(batch.labels)
         return list(zip((losses / count).tolist(), (hits / count).tolist(), strict=True))
 
@@ -343,9 +334,8 @@ class Cohort:
 
     def _save(self, members: Sequence[_Member]) -> None:
         for m in members:
-            tensors: dict[str, Tensor] = {"loss_sum": m.loss_sum}
-            for (name, parameter), velocity in zip(m.trained.items(), m.velocities, strict=True):
-                tensors[name], tensors[f"velocity/{name}"] = parameter, velocity
+            velocities = {f"velocity/{name}": v for name, v in m.trainee.velocities.items()}
+            tensors = {"loss_sum": m.loss_sum, **m.trainee.weights, **velocities}
             about = {
                 "cell": m.cell.label,
                 "study": self._study.digest(),
@@ -369,8 +359,8 @@ class Cohort:
         if about["study"] != self._study.digest() or about["cell"] != m.cell.label:
             weights.quarantine(path)
             return
-        m.net.load(tensors, start=m.start)
-        for name, velocity in zip(m.trained, m.velocities, strict=True):
+        m.trainee.load(tensors)
+        for name, velocity in m.trainee.velocities.items():
             velocity.copy_(tensors[f"velocity/{name}"])
         m.loss_sum.copy_(tensors["loss_sum"])
         m.step, m.since = about["step"], about["since"]
@@ -390,7 +380,9 @@ class Cohort:
             "mean": f"means/{m.cell.mean_of}.npy",
             "scale": self._recipe.scale,
         }
-        weights.save(weights_path(self._folder, m.cell), m.net.named_weights(), about)
+        frozen = m.trainee.net.named_weights(0, m.trainee.start)
+        copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
+        weights.save(weights_path(self._folder, m.cell), {**copied, **m.trainee.weights}, about)
         self._checkpoint_path(m.cell).unlink(missing_ok=True)
         emit(Checked(m.cell, tuple(m.evaluations)))
         emit(Ended(m.cell, "done", m.step, stuck))

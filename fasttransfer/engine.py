@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fasttransfer import cost, weights
+from fasttransfer import cost, machine, weights
 from fasttransfer.cells import Cell
 from fasttransfer.cohort import Cohort, Ended, Message, Target, stream_of, weights_path
 from fasttransfer.errors import InputError
@@ -239,6 +239,7 @@ def _work(setting: Setting, index: int, pipe: Connection, stop: threading.Event)
         device = torch.device("cuda", index % torch.cuda.device_count())
     else:
         device = torch.device("cpu")
+        machine.keep_freed_memory()
     try:
         while True:
             try:
@@ -282,6 +283,7 @@ def build_cohort(setting: Setting, cells: Sequence[Cell], device: torch.device) 
         crop=geometry.crop,
         scale=study.recipe.scale,
         device=device,
+        **machine.entrance(geometry, device.type, study.precision),
     )
     bases = {c.needs for c in cells if c.needs is not None}
     sources = {base.target: weights.load(weights_path(setting.folder, base))[0] for base in bases}

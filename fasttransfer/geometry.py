@@ -36,6 +36,11 @@ class Geometry:
         third = _pooled(second)
         return first, second, third, third, third
 
+    @property
+    def blocks(self) -> int:
+        """Side of a picture in blocks of stride x stride pixels, as far as the first convolution reaches."""
+        return (self.crop - self.kernel) // self.stride + -(-self.kernel // self.stride)
+
     def cut_shape(self, n: int) -> tuple[int, ...]:
         """Shape of one picture at cut n: (3, crop, crop) at 0, (C, H, W) to 5, (width,) at 6 and 7."""
         if n == 0:

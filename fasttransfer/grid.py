@@ -29,7 +29,7 @@ from fasttransfer.cohort import Advanced, Checked, Ended, Message, Started, foun
 from fasttransfer.engine import Job, Setting, mean_path, plan_jobs, run_jobs
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder, locked, make_folder, replace_file
-from fasttransfer.net import CaffeNet
+from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.feed import mean_picture, task_pictures
 from fasttransfer.pipelines.layouts import Listing, find_pictures
@@ -38,6 +38,7 @@ from fasttransfer.pipelines.synthetic import SIDES
 from fasttransfer.progress import Display, duration, size
 from fasttransfer.records import Records
 from fasttransfer.report import table, write_report
+from fasttransfer.step import Trainee
 from fasttransfer.study import BUILTIN, Choices, Recipe, Study
 
 # Pictures a class of the built-in set.
@@ -436,17 +437,20 @@ def _measured_rate(plan: Plan) -> float:
     recipe, device = plan.recipe, torch.device(plan.device)
     geometry, batch = recipe.geometry, min(recipe.batch, 64)
     outputs = recipe.outputs_for("A", plan.classes)
-    net = CaffeNet(geometry, outputs).to(device)
-    pictures = torch.rand(batch, *geometry.cut_shape(0), device=device)
+    dtype = machine.dtype_of(plan.precision)
+    fresh = initial_weights(geometry, outputs, recipe.init, lambda stage: stage)
+    trainee = Trainee(CaffeNet(geometry, outputs, dtype).to(device), 0, fresh, recipe)
+    pictures = torch.rand(batch, *geometry.cut_shape(0), dtype=dtype, device=device)
     pictures = pictures.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, torch.zeros_like(labels[0]), recipe.dropout)
+    lr = torch.tensor(recipe.lr, device=device)
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
         for _ in range(2):  # the first one warms up
             start = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-                loss = net(pictures).float().sum()
-            torch.autograd.grad(loss, list(net.parameters()))
+            trainee.step(pictures, labels, drop, lr)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start

@@ -27,17 +27,24 @@ _CAFFE_INIT = ((0.01, 0), (0.01, 1), (0.01, 0), (0.01, 1), (0.01, 1), (0.005, 1)
 
 @dataclass(frozen=True)
 class Drop:
-    """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask."""
+    """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask.
+
+    `step` is int64 without dimensions, on the network's device.
+    """
 
     keys: Mapping[int, int]
-    step: int
+    step: Tensor
     probability: float
 
 
 class Stage(nn.Module):
-    """One stage: its layer and what follows it. Input and output as in `Geometry.cut_shape`, batch first."""
+    """One stage: its layer and what follows it. Input and output as in `Geometry.cut_shape`, batch first.
 
-    def __init__(self, geometry: Geometry, stage: int, outputs: int) -> None:
+    The first stage reads pictures, or what `ops.augment` makes of them with blocks of the stage's stride: a
+    convolution with stride 1 that sums the same products.
+    """
+
+    def __init__(self, geometry: Geometry, stage: int, outputs: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.stage = stage
         self.stride, self.padding, self.groups = geometry.stride, 0, 1
@@ -45,27 +52,74 @@ class Stage(nn.Module):
         if stage in CONVOLUTIONS:
             self.stride = 1
             _, self.padding, self.groups, self.after = CONVOLUTIONS[stage]
+        self.pools = self.after.startswith("pool")
+        if stage == STAGES:
+            dtype = torch.float32  # logits rounded to 8 bits tie
         shape = geometry.weight_shapes(outputs)[stage - 1]
         format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-        self.weight = nn.Parameter(torch.zeros(shape).contiguous(memory_format=format))
-        self.bias = nn.Parameter(torch.zeros(shape[0]))
+        self.weight = nn.Parameter(torch.zeros(shape, dtype=dtype).contiguous(memory_format=format))
+        # What pools adds the bias too, in float32.
+        self.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.float32 if self.pools else dtype))
 
     def forward(self, x: Tensor, drop: Drop | None = None) -> Tensor:
+        if self.after == "pool+lrn" and self._in_one(x):
+            return ops.conv_relu_pool_lrn(
+                x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
+            )
         if self.stage <= 5:
-            x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+            x = self._convolution(x)
         else:
             x = x.flatten(1)
             if drop is not None and self.stage in drop.keys:
                 x = ops.dropout(x, drop.keys[self.stage], drop.step, drop.probability)
-            x = F.linear(x, self.weight, self.bias)
+            x = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         match self.after:
             case "pool+lrn":
-                return ops.relu_pool_lrn(x)
+                return ops.relu_pool_lrn(x, self.bias)
             case "pool":
-                return ops.relu_pool(x)
+                return ops.relu_pool(x, self.bias)
             case "relu":
                 return F.relu(x)
         return x
+
+    def _in_one(self, x: Tensor) -> bool:
+        """Whether nothing is kept for a gradient, and doing without pays."""
+        if torch.is_grad_enabled() or x.shape[1] != self.weight.shape[1] * self.groups:
+            return False
+        return ops.conv_relu_pool_lrn_pays(x.dtype, x.device.type, self.weight.shape[1])
+
+    def _convolution(self, x: Tensor) -> Tensor:
+        bias = None if self.pools else self.bias
+        if self.stage == 1 and x.shape[1] != 3:
+            return F.conv2d(x, blocks_of(self.weight, self.stride), bias)
+        if self.groups == 2 and x.is_cuda:  # cuDNN is slow at groups in channels-last memory, oneDNN is not
+            return halves(x, self.weight, bias, self.padding)
+        return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
+
+
+def halves(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+    """A convolution in two groups as two dense ones on halves of the channels."""
+    biases = bias.chunk(2) if bias is not None else (None, None)
+    parts = zip(x.chunk(2, 1), weight.chunk(2), biases, strict=True)
+    return torch.cat([F.conv2d(x, w, b, padding=padding) for x, w, b in parts], 1)
+
+
+def blocks_of(weight: Tensor, block: int) -> Tensor:
+    """The weights of a convolution with stride `block`, for stride 1 on blocks of pixels turned into channels.
+
+    Args:
+        weight: (K, C, k, k).
+
+    Returns:
+        (K, block^2 * C, ceil(k / block), ceil(k / block)), channels in the order of `ops.augment`, zero where a block
+        reaches over the kernel's edge.
+    """
+    outputs, channels, kernel, _ = weight.shape
+    side = -(-kernel // block)
+    over = side * block - kernel
+    blocks = F.pad(weight, (0, over, 0, over)).reshape(outputs, channels, side, block, side, block)
+    blocks = blocks.permute(0, 3, 5, 1, 2, 4).reshape(outputs, block * block * channels, side, side)
+    return blocks.contiguous(memory_format=torch.channels_last)
 
 
 class CaffeNet(nn.Module):
@@ -74,13 +128,15 @@ class CaffeNet(nn.Module):
     Args:
         geometry: sizes.
         outputs: width of the last layer.
+        dtype: what it computes in, float32 or bfloat16: the type of its pictures and of its weights, but for the last
+            stage and the biases that are added after pooling, which are float32.
     """
 
-    def __init__(self, geometry: Geometry, outputs: int) -> None:
+    def __init__(self, geometry: Geometry, outputs: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.geometry = geometry
         self.outputs = outputs
-        self.stages = nn.ModuleList(Stage(geometry, stage, outputs) for stage in range(1, STAGES + 1))
+        self.stages = nn.ModuleList(Stage(geometry, stage, outputs, dtype) for stage in range(1, STAGES + 1))
 
     def forward(self, x: Tensor, *, start: int = 0, stop: int = STAGES, drop: Drop | None = None) -> Tensor:
         """From cut `start` (0: pictures) to cut `stop` (8: logits). `drop` is None outside training."""
@@ -98,7 +154,7 @@ class CaffeNet(nn.Module):
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], start: int = 0, stop: int = STAGES) -> None:
-        """Copies tensors named as in `named_weights` into stages `start + 1` to `stop`."""
+        """Copies tensors named as in `named_weights` into stages `start + 1` to `stop`, rounding to their type."""
         for name, parameter in self.named_weights(start, stop).items():
             if parameter.shape != weights[name].shape:
                 raise ValueError(f"{name}: {tuple(weights[name].shape)} given, {tuple(parameter.shape)} needed")

@@ -184,7 +184,7 @@ class Choices:
     lr: float | None = None
     """Learning rate."""
     precision: str | None = None
-    """fp32 or bf16; by default bf16 where the hardware has it and it is faster."""
+    """fp32 or bf16; by default bf16 where the hardware has it, but fp32 for small networks on a CPU."""
     device: str | None = None
     """cpu or cuda; by default a GPU where there is one."""
     bad_pictures: str = "fail"

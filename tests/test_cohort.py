@@ -68,8 +68,9 @@ def all_cells(target: str = "B") -> list[Cell]:
     return [Cell(0, target, treatment, n) for treatment in TREATMENTS for n in LAYERS]
 
 
-def test_a_cell_trained_in_company_is_the_cell_trained_alone(setting: Setting) -> None:
-    cells = all_cells()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_cell_trained_in_company_is_the_cell_trained_alone(tmp_path: Path, precision: str) -> None:
+    setting, cells = make_setting(tmp_path, precision=precision), all_cells()
     heard = train(setting, cells)
     checks = {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
     together = trained(setting, cells)
@@ -79,8 +80,11 @@ def test_a_cell_trained_in_company_is_the_cell_trained_alone(setting: Setting) -
         assert {m.cell: m.evaluations for m in alone if isinstance(m, Checked)}[cell] == checks[cell]
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 11])
-def test_a_stopped_cohort_goes_on_as_if_it_had_not(setting: Setting, stop_after: int) -> None:
+@pytest.mark.parametrize(
+    ("stop_after", "precision"), [(1, "fp32"), (4, "fp32"), (5, "bf16"), (11, "fp32"), (11, "bf16")]
+)
+def test_a_stopped_cohort_goes_on_as_if_it_had_not(tmp_path: Path, stop_after: int, precision: str) -> None:
+    setting = make_setting(tmp_path, precision=precision)
     cells = [Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer+", 7), ("random", 6), ("transfer", 7))]
     undisturbed = [m for m in train(setting, cells) if isinstance(m, Ended | Checked)]
     expected = trained(setting, cells)
@@ -138,10 +142,10 @@ def test_frozen_layers_are_the_sources_to_the_bit(setting: Setting) -> None:
 def test_new_layers_start_alike_in_all_cells_and_not_as_the_base_did(setting: Setting) -> None:
     cells = [Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer", 3), ("transfer+", 2), ("random", 1))]
     members = build_cohort(setting, cells, CPU)._members
-    firsts = [m.net.named_weights()["conv4.weight"] for m in members]
+    firsts = [m.trainee.weights["conv4.weight"] for m in members]
     assert all(torch.equal(firsts[0], w) for w in firsts[1:])
     (of_base,) = build_cohort(setting, [base("B", 0)], CPU)._members
-    assert not torch.equal(firsts[0], of_base.net.named_weights()["conv4.weight"])
+    assert not torch.equal(firsts[0], of_base.trainee.weights["conv4.weight"])
 
 
 def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: Setting) -> None:
@@ -151,7 +155,7 @@ def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: Setting
     stored, about = weights.load(weights_path(setting.folder, cell))
     assert about["mean"] == "means/A.npy"
     cohort = build_cohort(setting, [cell], CPU)
-    net = cohort._members[0].net
+    net = cohort._members[0].trainee.net
     net.load(stored)
     hits = count = 0
     for batch in cohort._target.feed.val():
@@ -173,7 +177,7 @@ def test_a_diverged_cell_is_reported_and_leaves_the_others_as_they_are(
         member = build(self, cell, fresh)
         if cell == sick:
             with torch.no_grad():
-                member.net.stages[7].weight[0, 0] = float("inf")
+                member.trainee.net.stages[7].weight[0, 0] = float("inf")
         return member
 
     monkeypatch.setattr(Cohort, "_build_member", spoil)

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from fasttransfer import randomness
+from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry
 from fasttransfer.net import LAYER_NAMES, CaffeNet, Drop, initial_weights
 
@@ -25,40 +25,19 @@ PAPER = {
 }
 
 
-def plain_caffenet(g: Geometry, outputs: int) -> nn.Sequential:
-    """The network as anybody would write it, modules in order, no dropout."""
-    c, h = g.channels, g.hidden
-    pool = lambda: nn.MaxPool2d(3, 2, ceil_mode=True)  # noqa: E731
-    lrn = lambda: nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)  # noqa: E731
-    return nn.Sequential(
-        nn.Conv2d(3, c[0], g.kernel, g.stride), nn.ReLU(), pool(), lrn(),
-        nn.Conv2d(c[0], c[1], 5, padding=2, groups=2), nn.ReLU(), pool(), lrn(),
-        nn.Conv2d(c[1], c[2], 3, padding=1), nn.ReLU(),
-        nn.Conv2d(c[2], c[3], 3, padding=1, groups=2), nn.ReLU(),
-        nn.Conv2d(c[3], c[4], 3, padding=1, groups=2), nn.ReLU(), pool(), nn.Flatten(),
-        nn.Linear(math.prod(g.cut_shape(5)), h[0]), nn.ReLU(),
-        nn.Linear(h[0], h[1]), nn.ReLU(),
-        nn.Linear(h[1], outputs),
-    )  # fmt: skip
-
-
-def layers(net: nn.Sequential) -> list[nn.Module]:
-    return [m for m in net if isinstance(m, nn.Conv2d | nn.Linear)]
-
-
 @pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
 def test_forward_and_gradients_are_those_of_plain_pytorch(geometry: Geometry, batch: int) -> None:
     weights = initial_weights(geometry, 10, "he", lambda stage: randomness.key(0, "test", stage))
-    ours, plain = CaffeNet(geometry, 10).double(), plain_caffenet(geometry, 10).double()
+    ours, net = CaffeNet(geometry, 10).double(), plain.caffenet(geometry, 10, dropout=0.0).double()
     ours.load(weights)
-    for name, layer in zip(LAYER_NAMES, layers(plain), strict=True):
+    for name, layer in zip(LAYER_NAMES, plain.layers(net), strict=True):
         layer.weight.data.copy_(weights[f"{name}.weight"])
         layer.bias.data.copy_(weights[f"{name}.bias"])
     x = torch.randn(batch, *geometry.cut_shape(0), dtype=torch.float64)
-    logits, expected = ours(x), plain(x)
+    logits, expected = ours(x), net(x)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
     found = torch.autograd.grad(logits.square().sum(), list(ours.named_weights().values()))
-    wanted = torch.autograd.grad(expected.square().sum(), [p for m in layers(plain) for p in (m.weight, m.bias)])
+    wanted = torch.autograd.grad(expected.square().sum(), [p for m in plain.layers(net) for p in (m.weight, m.bias)])
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
@@ -91,16 +70,34 @@ def test_cuts_have_the_shapes_the_geometry_says(geometry: Geometry) -> None:
 def test_a_network_can_be_entered_at_any_cut() -> None:
     net = CaffeNet(CAFFENET_MINI, 5)
     net.load(initial_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
-    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), Drop({7: 11, 8: 12}, 3, 0.5)
+    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), Drop({7: 11, 8: 12}, torch.tensor(3), 0.5)
     whole = net(x, drop=drop)
     for n in range(1, 8):
         assert torch.equal(net(net(x, stop=n, drop=drop), start=n, drop=drop), whole)
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_in_one_piece(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = CaffeNet(CAFFENET_MINI, 5, dtype)
+    net.load(initial_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
+    x = torch.randn(4, *CAFFENET_MINI.cut_shape(0)).to(dtype, memory_format=torch.channels_last)
+    drop, weights = Drop({7: 11, 8: 12}, torch.tensor(3), 0.5), list(net.named_weights().values())
+    logits = net(x, drop=drop).float()
+    gradients = torch.autograd.grad(logits.square().mean(), weights)
+    net.compile(fullgraph=True)
+    compiled = net(x, drop=drop).float()
+    close = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(compiled, logits, rtol=close, atol=close)
+    for found, wanted in zip(torch.autograd.grad(compiled.square().mean(), weights), gradients, strict=True):
+        assert (found - wanted).norm() <= close * wanted.norm() + 1e-6
+
+
 def test_dropout_sits_at_the_entrance_of_stages_7_and_8() -> None:
     net = CaffeNet(CAFFENET_MINI, 5)
     net.load(initial_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
-    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), Drop({7: 11, 8: 12}, 3, 0.5)
+    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), Drop({7: 11, 8: 12}, torch.tensor(3), 0.5)
     assert torch.equal(net(x, stop=6), net(x, stop=6, drop=drop))  # cuts 1 to 6: functions of the picture
     assert not torch.equal(net(x, stop=7), net(x, stop=7, drop=drop))
     at_7 = net(x, stop=7)
