@@ -12,15 +12,16 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 # Without the build tools' warnings, which only speak to packagers; errors are shown.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help grid test lint format bench clean
+.PHONY: help grid test sanitize lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make grid      train the study on the built-in pictures and write its page   (ARGS="--dry-run" adds arguments)'
 	@echo 'make test      run the tests                                                 (ARGS="-k dropout" adds arguments)'
+	@echo 'make sanitize  run the operators'"'"' tests with every access to memory checked            (ARGS="-k augment" likewise)'
 	@echo 'make lint      check style and types of Python and C++'
 	@echo 'make format    put Python and C++ into shape'
-	@echo 'make bench     measure; results go to bench/results/                         (BENCHES=bench/test_dropout.py picks)'
+	@echo 'make bench     measure; results go to bench/results/                         (BENCHES=bench/test_forms.py picks)  '
 	@echo 'make clean     remove what was built, the environment included; studies in runs/ stay'
 	@echo ''
 	@echo 'The environment in $(VENV)/ is made on first use; PYTHON=python3.12 chooses the Python for it.'
@@ -30,6 +31,25 @@ grid: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	@$(BIN)/python -m pytest $(ARGS)
+
+# A copy of the package, its library for CPUs built with the sanitizers of GCC. They have to be in the process before
+# anything else, and libstdc++ with them, whose exceptions they follow. Python itself never frees all that it holds: no
+# search for leaks.
+SANITIZED := build/sanitize
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(COMPILER) -print-file-name=lib$(name).so))
+
+sanitize: $(VENV)/.installed
+	@[ -e '$(firstword $(RUNTIMES))' ] || \
+		{ echo "make sanitize needs GCC and its libasan: name it with make CXX=g++." >&2; exit 2; }
+	@rm -rf $(SANITIZED)/fasttransfer && mkdir -p $(SANITIZED) && cp -RL fasttransfer $(SANITIZED)/
+	@rm -f $(SANITIZED)/fasttransfer/_native_*
+	@FASTTRANSFER_CUDA=0 CXX=$(COMPILER) CFLAGS='$(SANITIZERS) -g1 -fno-omit-frame-pointer' LDFLAGS='$(SANITIZERS)' \
+		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects \
+		> $(SANITIZED)/build.txt 2>&1 || { cat $(SANITIZED)/build.txt; exit 1; }
+	@PYTHONPATH=$(SANITIZED) LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -P -m pytest --capture=sys -m 'not compiled and not gpu' \
+		tests/test_native.py::test_the_library_is_built_and_loaded tests/ops $(ARGS)
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
@@ -60,10 +80,10 @@ clean:
 define typed
 rm -rf $(1) && mkdir -p $(1)/fasttransfer && \
 ln -s ../../setup.py $(1)/ && \
-for entry in fasttransfer/* pipelines; do ln -s ../../../$$entry $(1)/fasttransfer/; done && \
+for entry in fasttransfer/* pipelines bench; do ln -s ../../../$$entry $(1)/fasttransfer/; done && \
 ( cd $(1) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
 	fasttransfer setup.py > ../typed.txt; status=$$?; \
-  sed 's|^fasttransfer/pipelines/|pipelines/|' ../typed.txt; exit $$status )
+  sed 's|^fasttransfer/\(pipelines\|bench\)/|\1/|' ../typed.txt; exit $$status )
 endef
 
 $(VENV)/bin/python:

@@ -47,7 +47,7 @@ def test_package_data_is_there() -> None:
         assert any(Path(str(package)).glob(pattern)), f"nothing matches {pattern}"
 
 
-@pytest.mark.parametrize("target", ["help", "grid", "test", "lint", "format", "bench"])
+@pytest.mark.parametrize("target", ["help", "grid", "test", "sanitize", "lint", "format", "bench"])
 def test_targets(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", "--always-make", target], cwd=ROOT, capture_output=True, text=True, timeout=60
