@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fasttransfer import info
+from fasttransfer import info, machine
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -16,6 +16,12 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info.clear()
     machine_info.update(info.measured_on())
     machine_info["threads"] = str(torch.get_num_threads())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _memory() -> None:
+    """As in a grid's workers."""
+    machine.keep_freed_memory()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Whole studies, timed: what the README's tables and the default study's time come from.
 
     python bench/studies.py builtin
+    python bench/studies.py builtin-bases-bf16
     python bench/studies.py tiny-natural-manmade --data tiny-imagenet-200
     python bench/studies.py tiny-random-0 --data tiny-imagenet-200
 
@@ -23,11 +24,14 @@ from typing import Any
 
 from fasttransfer import analysis, info, records
 
+# `--treatments` without a word after it: bases only.
 STUDIES = {
     "builtin": ["--split", "natural-manmade"],
     "tiny-natural-manmade": ["--split", "natural-manmade", "--classes", "40", "--epochs", "10"],
     "tiny-random-0": ["--split", "random:0", "--classes", "40", "--epochs", "10"],
-    "tiny-bases-20": ["--split", "natural-manmade", "--classes", "40", "--epochs", "20", "--treatments"],  # no copies
+    "builtin-bases-fp32": ["--treatments", "--seeds", *map(str, range(16)), "--precision", "fp32"],
+    "builtin-bases-bf16": ["--treatments", "--seeds", *map(str, range(16)), "--precision", "bf16"],
+    "tiny-bases-20": ["--split", "natural-manmade", "--classes", "40", "--epochs", "20", "--treatments"],
 }
 
 
@@ -62,10 +66,13 @@ def main() -> None:
 
 
 def table(recorded: records.Recorded) -> dict[str, Any]:
-    """Top-1 at the last check, mean over targets: the bases, then n -> treatment -> top-1."""
+    """Top-1 at the last check: of each seed's bases, then n -> treatment -> the mean over targets and seeds."""
     summary = analysis.summarise(recorded.results)
     return {
-        "base": {r.target: r.last_top1 for r in recorded.results if r.treatment == "base"},
+        "base": {
+            target: [r.last_top1 for r in recorded.results if r.treatment == "base" and r.target == target]
+            for target in sorted({r.target for r in recorded.results})
+        },
         "n": {row.n: {t: round(e.value, 4) for t, e in row.top1.items()} for row in summary.rows},
     }
 

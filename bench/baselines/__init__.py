@@ -1,0 +1,1 @@
+"""The same work as anybody would write it in PyTorch."""

@@ -1,0 +1,251 @@
+"""Every operator at the sizes of the paper's network: natively, as PyTorch users write it, and that compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasttransfer import ops, randomness
+from fasttransfer.bench.timing import CACHES
+from fasttransfer.geometry import CAFFENET
+
+BATCH = 64  # pictures
+
+Call = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator on one size and type.
+
+    `least_bytes` is what has to be read and written at the least; `variants(device)` makes the inputs and returns
+    "native" and what it is held against, each to be called with a running number.
+    """
+
+    operator: str
+    size: str
+    dtype: torch.dtype
+    work: str
+    least_bytes: int
+    variants: Callable[[torch.device], dict[str, Call]]
+
+    @property
+    def label(self) -> str:
+        """The case in one line."""
+        return f"{self.operator} {self.size} {str(self.dtype).removeprefix('torch.')} {self.work}"
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    return [
+        case
+        for dtype in (torch.bfloat16, torch.float32)
+        for case in (
+            *_pooling("relu_pool_lrn", ops.relu_pool_lrn, _plain_relu_pool_lrn, (BATCH, 96, 55, 55), dtype),
+            *_pooling("relu_pool_lrn", ops.relu_pool_lrn, _plain_relu_pool_lrn, (BATCH, 256, 27, 27), dtype),
+            *_pooling("relu_pool", ops.relu_pool, _plain_relu_pool, (BATCH, 256, 13, 13), dtype),
+            _frozen(1, (BATCH, 3, 227, 227), (96, 3, 11, 11), dtype, stride=4),
+            _frozen(2, (BATCH, 96, 27, 27), (256, 48, 5, 5), dtype, padding=2, groups=2),
+            *_dropout((4 * BATCH, 9216), dtype),
+            _augment(dtype),
+            _sgd(dtype),
+        )
+    ]
+
+
+def _rotated(bytes_each: int, make: Callable[[], Sequence[Tensor]]) -> Callable[[int], Sequence[Tensor]]:
+    """Enough equal sets of inputs that by the time one comes round again no cache holds it."""
+    sets = [make() for _ in range(max(1, min(8, -(-CACHES // bytes_each))))]
+    return lambda i: sets[i % len(sets)]
+
+
+def _against(native: Callable[..., object], plain: Callable[..., object]) -> dict[str, Callable[..., object]]:
+    return {"native": native, "eager": plain, "compiled": torch.compile(plain, dynamic=False)}
+
+
+def _channels_last(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(*shape, device=device).to(dtype, memory_format=torch.channels_last)
+
+
+def _plain_relu_pool(x: Tensor, bias: Tensor) -> Tensor:
+    return F.max_pool2d(F.relu(x), 3, 2, ceil_mode=True)  # the bias comes with the convolution
+
+
+def _plain_relu_pool_lrn(x: Tensor, bias: Tensor) -> Tensor:
+    pooled = _plain_relu_pool(x, bias).float()  # as autocast does on a CPU, where the other type is not implemented
+    return F.local_response_norm(pooled, 5, alpha=1e-4, beta=0.75, k=1.0).to(x.dtype)
+
+
+def _pooling(
+    name: str,
+    native: Callable[[Tensor, Tensor], Tensor],
+    plain: Callable[[Tensor, Tensor], Tensor],
+    shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+) -> Iterator[Case]:
+    n, c, h, w = shape
+    before, after = n * c * h * w, n * c * ((h - 2) // 2 + 1) * ((w - 2) // 2 + 1)
+    size, item = "x".join(map(str, shape)), dtype.itemsize
+    kept = after * item if name == "relu_pool_lrn" else 0
+    codes = after // 2
+
+    def forward(device: torch.device) -> dict[str, Call]:
+        inputs = _rotated(before * item, lambda: (_channels_last(shape, dtype, device), torch.randn(c, device=device)))
+        return {k: lambda i, f=f: f(*inputs(i)) for k, f in _against(native, plain).items()}  # type: ignore[misc]
+
+    def both(device: torch.device) -> dict[str, Call]:
+        def make() -> Sequence[Tensor]:
+            x = _channels_last(shape, dtype, device).requires_grad_()
+            bias = torch.randn(c, device=device).requires_grad_()
+            return x, bias, torch.randn_like(plain(x, bias))
+
+        inputs = _rotated(2 * before * item, make)
+
+        def run(f: Callable[..., Any], wanted: int) -> Call:
+            def call(i: int) -> object:
+                x, bias, gradient = inputs(i)
+                return torch.autograd.grad(f(x, bias), (x, bias)[:wanted], gradient)
+
+            return call
+
+        return {k: run(f, 2 if k == "native" else 1) for k, f in _against(native, plain).items()}
+
+    yield Case(name, size, dtype, "forward", (before + after) * item, forward)
+    traffic = (before + after) * item + kept + codes + (after + before) * item + kept + codes
+    yield Case(name, size, dtype, "forward + backward", traffic, both)
+
+
+def _frozen(
+    stage: int,
+    shape: tuple[int, int, int, int],
+    weight_shape: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> Case:
+    def variants(device: torch.device) -> dict[str, Call]:
+        weight = (0.01 * _channels_last(weight_shape, torch.float32, device)).to(dtype)
+        bias = torch.randn(weight_shape[0], device=device)
+        same = {"stride": stride, "padding": padding, "groups": groups}
+        inputs = _rotated(elements * dtype.itemsize, lambda: (_channels_last(shape, dtype, device),))
+
+        def parts(x: Tensor) -> Tensor:
+            return ops.relu_pool_lrn(F.conv2d(x, weight, None, **same), bias)
+
+        def plain(x: Tensor) -> Tensor:
+            return _plain_relu_pool_lrn(F.conv2d(x, weight, bias.to(dtype), **same), bias)
+
+        def fused(x: Tensor) -> Tensor:
+            return ops.conv_relu_pool_lrn(x, weight, bias, **same)
+
+        found = _against(fused, plain) | {"convolution + relu_pool_lrn": parts}
+        return {k: torch.no_grad()(lambda i, f=f: f(*inputs(i))) for k, f in found.items()}
+
+    elements = torch.Size(shape).numel()
+    result = BATCH * torch.Size(CAFFENET.cut_shape(stage)).numel()
+    traffic = (elements + result + torch.Size(weight_shape).numel()) * dtype.itemsize
+    return Case("conv_relu_pool_lrn", f"stage {stage}, batch {BATCH}", dtype, "forward", traffic, variants)
+
+
+def _dropout(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Case]:
+    key = randomness.key(0, "bench-dropout")
+    elements = torch.Size(shape).numel()
+
+    def variants(device: torch.device, backward: bool) -> dict[str, Call]:
+        step = torch.tensor(1, device=device)
+
+        def make() -> Sequence[Tensor]:
+            x = torch.randn(shape, device=device).to(dtype).requires_grad_(backward)
+            return x, torch.randn_like(x)
+
+        inputs = _rotated(elements * dtype.itemsize, make)
+
+        def run(f: Callable[[Tensor], Tensor]) -> Call:
+            def call(i: int) -> object:
+                x, gradient = inputs(i)
+                return torch.autograd.grad(f(x), x, gradient) if backward else f(x)
+
+            return call
+
+        # PyTorch's own draws from a generator and stores its mask.
+        found = _against(lambda x: ops.dropout(x, key, step, 0.5), lambda x: F.dropout(x, 0.5))
+        return {k: run(f) for k, f in found.items()}  # type: ignore[arg-type]
+
+    size = "x".join(map(str, shape))
+    once = 2 * elements * dtype.itemsize
+    yield Case("dropout", size, dtype, "forward", once, lambda device: variants(device, False))
+    yield Case("dropout", size, dtype, "forward + backward", 2 * once, lambda device: variants(device, True))
+
+
+def _augment(dtype: torch.dtype) -> Case:
+    store, crop = CAFFENET.store, CAFFENET.crop
+
+    def variants(device: torch.device) -> dict[str, Call]:
+        pictures = torch.randint(0, 256, (8 * BATCH, store, store, 3), dtype=torch.uint8, device=device)
+        mean = torch.rand(store, store, 3, device=device) * 255
+
+        def make() -> Sequence[Tensor]:
+            rows = torch.randperm(8 * BATCH, device=device)[:BATCH]
+            top, left = (torch.randint(0, store - crop + 1, (BATCH,), device=device) for _ in range(2))
+            return rows, mean, top, left, torch.rand(BATCH, device=device) < 0.5
+
+        inputs = _rotated(BATCH * store * store * 3, make)
+
+        def native(*given: Tensor) -> Tensor:
+            return ops.augment([pictures], *given, crop=crop, scale=1.0, dtype=dtype)
+
+        def plain(rows: Tensor, mean: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
+            views = []
+            for row, y, x, flip in zip(rows.tolist(), top.tolist(), left.tolist(), mirror.tolist(), strict=True):
+                view = pictures[row, y : y + crop, x : x + crop].float() - mean[y : y + crop, x : x + crop]
+                views.append(view.flip(1) if flip else view)
+            return torch.stack(views).to(dtype).permute(0, 3, 1, 2)
+
+        return {k: lambda i, f=f: f(*inputs(i)) for k, f in {"native": native, "eager": plain}.items()}  # type: ignore[misc]
+
+    traffic = BATCH * 3 * crop * crop * (1 + dtype.itemsize)
+    return Case("augment", f"{BATCH} pictures, {store} to {crop}", dtype, "forward", traffic, variants)
+
+
+def _sgd(dtype: torch.dtype) -> Case:
+    """All parameters of the network; `dtype` is that of the gradients and of the copies the next forward reads."""
+    shapes = [shape for weight in CAFFENET.weight_shapes(500) for shape in (weight, weight[:1])]
+    count = sum(torch.Size(shape).numel() for shape in shapes)
+    rounded = dtype != torch.float32
+
+    def variants(device: torch.device) -> dict[str, Call]:
+        weights = [torch.randn(shape, device=device) for shape in shapes]
+        velocities = [torch.zeros_like(w) for w in weights]
+        gradients = [torch.randn_like(w).to(dtype) for w in weights]
+        copies = [w.to(dtype) for w in weights] if rounded else []
+        lr, scales, decay = torch.tensor(1e-4, device=device), [1.0] * len(shapes), [5e-4] * len(shapes)
+        wide = [torch.randn_like(w) for w in weights]
+        for w, g in zip(weights, wide, strict=True):
+            w.grad = g
+        plain = torch.optim.SGD(weights, 1e-4, momentum=0.9, weight_decay=5e-4, foreach=True)
+        fused = torch.optim.SGD(weights, 1e-4, momentum=0.9, weight_decay=5e-4, fused=True)
+
+        def native(i: int) -> None:
+            ops.sgd_step(weights, velocities, gradients, copies, lr=lr, momentum=0.9, lr_scale=scales, decay=decay)
+
+        def with_casts(optimiser: torch.optim.SGD) -> Call:
+            def call(i: int) -> None:
+                if rounded:  # what autocast does with gradients and weights in every step
+                    torch._foreach_copy_(wide, gradients)
+                optimiser.step()
+                if rounded:
+                    torch._foreach_copy_(copies, weights)
+
+            return call
+
+        return {"native": native, "eager": with_casts(plain), "PyTorch's fused": with_casts(fused)}
+
+    traffic = count * (4 * 4 + dtype.itemsize + (dtype.itemsize if rounded else 0))
+    return Case("sgd_step", f"{count / 1e6:.0f} million weights", dtype, "update", traffic, variants)
