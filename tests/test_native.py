@@ -132,7 +132,6 @@ def test_a_gpu_that_is_too_old_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_library_for_gpus_is_loaded() -> None:
     assert set(native.operators().values()) == {"native on the CPU and CUDA"}
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICES
 from torch import Tensor
 
 from fasttransfer import ops, randomness
@@ -17,7 +18,6 @@ from fasttransfer.net import LAYER_NAMES, CaffeNet, Drop, blocks_of, halves, ini
 from fasttransfer.step import Trainee
 from fasttransfer.study import Recipe, load_recipe
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 OUTPUTS = 10
 
 
@@ -170,7 +170,6 @@ def test_products_alone_are_those_of_the_network() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_recorded_step_is_the_step() -> None:
     recipe = load_recipe("mini")
     torch.backends.cudnn.deterministic = True

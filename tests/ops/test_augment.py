@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fasttransfer.ops._augment import augment, augment_reference
 
-DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 TYPES = [torch.float32, torch.bfloat16]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from convolutions import Case, by_the_formula
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,8 +20,6 @@ from fasttransfer.ops._conv_relu_pool_lrn import conv_relu_pool_lrn, conv_relu_p
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = [torch.float32, torch.bfloat16]
-WITHOUT_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, WITHOUT_GPU])]
 
 
 STAGE_1 = Case(2, 3, 227, 227, 96, 11, stride=4)

@@ -7,23 +7,17 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fasttransfer.ops._relu_pool import STOPPED, relu_pool, relu_pool_backward_reference, relu_pool_reference
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 TYPES = [torch.float32, torch.bfloat16, torch.float64]
 SHAPES = [(2, 96, 11, 11), (1, 7, 8, 5), (3, 1, 3, 3), (2, 3, 10, 4), (1, 65, 4, 9), (1, 128, 6, 6), (0, 5, 7, 7)]
 
 Operator = torch.ops.fasttransfer
-
-
-@pytest.fixture(autouse=True)
-def _skip_without_a_gpu(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
 
 
 def composite(x: Tensor, bias: Tensor) -> Tensor:

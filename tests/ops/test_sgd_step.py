@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from fasttransfer.ops._sgd_step import sgd_step, sgd_step_reference
 
-DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 TYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(96, 3, 11, 11), (96,), (1, 2, 1, 3), (), (0, 5), (300, 999)]
 NUMBERS = {"momentum": 0.9, "lr_scale": [1.0, 2.0, 0.5, 1.0, 1.0, 3.0], "decay": [0.1, 0.0, 0.2, 0.3, 0.1, 0.05]}
