@@ -23,7 +23,7 @@ def relu_pool(x: Tensor, bias: Tensor) -> Tensor:
     any number.
 
     Args:
-        x: (N, C, H, W), H and W at least 3; float32, bfloat16 or float64.
+        x: (N, C, H, W), H and W at least 3; float32, bfloat16 or, on the CPU, float64.
         bias: (C,) float32, or float64 if x is.
 
     Returns:

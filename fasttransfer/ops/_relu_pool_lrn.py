@@ -29,7 +29,7 @@ def relu_pool_lrn(x: Tensor, bias: Tensor) -> Tensor:
     """`relu_pool`, then local response normalisation: p / (1 + alpha / 5 * sum of p^2 over 5 channels)^(3/4).
 
     Args:
-        x: (N, C, H, W), H and W at least 3; float32, bfloat16 or float64.
+        x: (N, C, H, W), H and W at least 3; float32, bfloat16 or, on the CPU, float64.
         bias: (C,) float32, or float64 if x is.
 
     Returns:
