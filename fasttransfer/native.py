@@ -49,11 +49,6 @@ def load() -> bool:
     return not _load()
 
 
-def available() -> bool:
-    """Whether the libraries that this machine can use are loaded and have every operator."""
-    return load()
-
-
 def why_not() -> str:
     """Why operators run as plain PyTorch, on the CPU or on a GPU that is there, with what to do; empty if none does."""
     return _load()

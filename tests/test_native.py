@@ -34,7 +34,7 @@ needs_gpu_library = pytest.mark.skipif(not BUILDS_FOR_GPUS, reason="nvcc or a Py
 
 def test_the_library_is_built_and_loaded() -> None:
     assert native.why_not() == ""
-    assert native.available()
+    assert native.load()
     assert set(native.operators()) == set(native.SCHEMAS)
     assert all("native on the CPU" in where for where in native.operators().values())
 
@@ -153,7 +153,7 @@ WITHOUT_LIBRARY = """
 import torch
 from fasttransfer import native
 from fasttransfer.ops._dropout import dropout
-assert not native.available()
+assert not native.load()
 assert "is not built" in native.why_not()
 assert native.operators()["dropout"] == "PyTorch"
 x = torch.arange(1.0, 1002.0, requires_grad=True)

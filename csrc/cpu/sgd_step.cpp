@@ -14,8 +14,8 @@
 
 #include "cpu/clones.h"
 #include "cpu/element.h"
-#include "layout.h"
 #include "math/sgd.h"
+#include "sgd_tensors.h"
 
 namespace fasttransfer {
 namespace {
@@ -77,23 +77,11 @@ FT_CLONES void from_bf16_to_bf16(const Parameter& parameter, int64_t begin, int6
   update<uint16_t, uint16_t>(parameter, begin, end);
 }
 
-void check_tensor(const char* what, size_t i, const Tensor& x, const Tensor& weight, bool or_bf16) {
-  STD_TORCH_CHECK(x.is_cpu(), "sgd_step: ", what, " ", i, " must be on cpu");
-  const ScalarType type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || (or_bf16 && type == ScalarType::BFloat16), "sgd_step: ", what, " ", i,
-                  " must be float32", or_bf16 ? " or bfloat16" : "", ", not ", torch::headeronly::toString(type));
-  STD_TORCH_CHECK(lie_alike(x, weight), "sgd_step: ", what, " ", i, " must have the shape and strides of weight ", i);
-}
-
 void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& velocities,
               const std::vector<Tensor>& gradients, const std::vector<Tensor>& copies, const Tensor& lr,
               double momentum, const std::vector<double>& lr_scale, const std::vector<double>& decay) {
   const size_t count = weights.size();
-  STD_TORCH_CHECK(velocities.size() == count && gradients.size() == count && lr_scale.size() == count &&
-                      decay.size() == count && (copies.empty() || copies.size() == count),
-                  "sgd_step: every list must have one entry for each of the ", count, " weights");
-  STD_TORCH_CHECK(lr.is_cpu() && lr.numel() == 1 && lr.scalar_type() == ScalarType::Float,
-                  "sgd_step: lr must be one float32 on cpu");
+  check_sgd(weights, velocities, gradients, copies, lr, lr_scale, decay);
   const float rate = *static_cast<const float*>(lr.const_data_ptr());
 
   // Indexed by whether the gradient is bfloat16, and by what the copy is: none, float32, bfloat16.
@@ -102,11 +90,6 @@ void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& vel
   std::vector<Parameter> parameters;
   std::vector<int64_t> starts{0};  // the first chunk of each parameter, then how many there are
   for (size_t i = 0; i < count; ++i) {
-    check_tensor("weight", i, weights[i], weights[i], false);
-    STD_TORCH_CHECK(is_dense(weights[i]), "sgd_step: weight ", i, " must fill its memory without gaps or overlaps");
-    check_tensor("velocity", i, velocities[i], weights[i], false);
-    check_tensor("gradient", i, gradients[i], weights[i], true);
-    if (!copies.empty()) check_tensor("copy", i, copies[i], weights[i], true);
     const bool rounded = gradients[i].scalar_type() == ScalarType::BFloat16;
     const int kind = copies.empty() ? 0 : copies[i].scalar_type() == ScalarType::Float ? 1 : 2;
     const SgdRule rule{rate * static_cast<float>(lr_scale[i]), static_cast<float>(momentum),

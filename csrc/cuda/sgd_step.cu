@@ -8,6 +8,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/tensors.h"
 #include "math/sgd.h"
+#include "sgd_tensors.h"
 
 namespace fasttransfer {
 namespace {
@@ -94,29 +95,12 @@ cudaError_t launch_sgd(const std::vector<Parameter>& parameters, const float* lr
   return cudaSuccess;
 }
 
-void check_tensor(const char* what, size_t i, const Tensor& x, const Tensor& weight, bool or_bf16) {
-  const ScalarType type = x.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || (or_bf16 && type == ScalarType::BFloat16), "sgd_step: ", what, " ", i,
-                  " must be float32", or_bf16 ? " or bfloat16" : "", ", not ", torch::headeronly::toString(type));
-  STD_TORCH_CHECK(lie_alike(x, weight), "sgd_step: ", what, " ", i, " must have the shape and strides of weight ", i);
-}
-
 void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& velocities,
               const std::vector<Tensor>& gradients, const std::vector<Tensor>& copies, const Tensor& lr,
               double momentum, const std::vector<double>& lr_scale, const std::vector<double>& decay) {
-  const size_t count = weights.size();
-  STD_TORCH_CHECK(velocities.size() == count && gradients.size() == count && lr_scale.size() == count &&
-                      decay.size() == count && (copies.empty() || copies.size() == count),
-                  "sgd_step: every list must have one entry for each of the ", count, " weights");
-  STD_TORCH_CHECK(lr.numel() == 1 && lr.scalar_type() == ScalarType::Float, "sgd_step: lr must be one float32");
+  check_sgd(weights, velocities, gradients, copies, lr, lr_scale, decay);
   std::vector<Parameter> parameters;
-  for (size_t i = 0; i < count; ++i) {
-    check_tensor("weight", i, weights[i], weights[i], false);
-    STD_TORCH_CHECK(is_dense(weights[i]), "sgd_step: weight ", i, " must fill its memory without gaps or overlaps");
-    check_tensor("velocity", i, velocities[i], weights[i], false);
-    check_tensor("gradient", i, gradients[i], weights[i], true);
-    STD_TORCH_CHECK(same_device(weights[i], lr) && same_device(velocities[i], lr) && same_device(gradients[i], lr),
-                    "sgd_step: weight, velocity and gradient ", i, " must be on lr's device");
+  for (size_t i = 0; i < weights.size(); ++i) {
     Parameter p{static_cast<float*>(weights[i].mutable_data_ptr()),
                 static_cast<float*>(velocities[i].mutable_data_ptr()),
                 gradients[i].const_data_ptr(),
@@ -128,8 +112,6 @@ void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& vel
                 false,
                 Copy::kNone};
     if (!copies.empty()) {
-      check_tensor("copy", i, copies[i], weights[i], true);
-      STD_TORCH_CHECK(same_device(copies[i], lr), "sgd_step: copy ", i, " must be on lr's device");
       p.copy = copies[i].mutable_data_ptr();
       p.copied = copies[i].scalar_type() == ScalarType::Float ? Copy::kFloat : Copy::kBf16;
     }

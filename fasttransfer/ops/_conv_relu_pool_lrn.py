@@ -59,7 +59,7 @@ def conv_relu_pool_lrn_pays(dtype: torch.dtype, device_type: str, channels: int)
         device_type: "cpu" or "cuda".
         channels: C / groups. The numbers are in docs/decisions/frozen-stages.md.
     """
-    if device_type != "cpu" or channels > _FEW_CHANNELS or not native.available():
+    if device_type != "cpu" or channels > _FEW_CHANNELS or not native.load():
         return False
     instructions = info.instructions()
     if dtype == torch.bfloat16:

@@ -98,7 +98,7 @@ def _kept_above(threshold: int, key: int, at: int) -> list[bool]:
 @pytest.mark.parametrize("at", [0, 1, 2**32 - 1, 2**32, 2**62])
 def test_native_words_are_those_of_randomness(key: int, at: int) -> None:
     """The operator shows its words through what it keeps, for thresholds on both sides of each."""
-    assert native.available(), native.why_not()
+    assert native.load(), native.why_not()
     for i, word in enumerate(randomness.words(key, 4, at=at).tolist()):
         assert _kept_above(word, key, at)[i]
         assert not _kept_above(word + 1, key, at)[i]
