@@ -1,4 +1,4 @@
-"""What classes a source holds and which pictures each has: ImageFolder, Tiny-ImageNet or ILSVRC12.
+"""What classes a source holds and which pictures each has: ImageFolder, Tiny-ImageNet, ILSVRC12 or WebDataset.
 
 Nothing is decoded here and nothing is unpacked. Everything is sorted by the bytes of its name, so that
 labels and order never depend on the file system.
@@ -10,15 +10,20 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import xxhash
 
 from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.errors import InputError
+from fasttransfer.pipelines import webdataset
+from fasttransfer.pipelines.store import is_store
 from fasttransfer.pipelines.tree import EXTENSIONS, Tree, read_tree
 
-_VAL = ("val", "valid", "validation")
+# Names of the folders of the two parts. The last are those that ILSVRC12's archives stand for.
+_TRAIN = ("train", "ILSVRC2012_img_train")
+_VAL = ("val", "valid", "validation", "ILSVRC2012_img_val")
 _HELD_OUT = 10  # one picture in so many
 
 ByClass = dict[str, list[str]]  # class -> paths of its pictures
@@ -37,7 +42,7 @@ class Listing:
     """The pictures of a source; both parts are sorted by label, then by the bytes of the path."""
 
     source: Path
-    layout: str  # "image-folder" | "tiny-imagenet" | "ilsvrc12"
+    layout: str  # "image-folder" | "tiny-imagenet" | "ilsvrc12" | "webdataset"
     classes: tuple[str, ...]
     words: dict[str, str]  # class -> words people read; may lack classes
     train: tuple[Picture, ...]
@@ -60,9 +65,10 @@ def find_pictures(source: Path) -> Listing:
 
     * ImageFolder: `train/<class>/…` and `val/<class>/…`, or `<class>/…` directly.
     * Tiny-ImageNet: `train/<wnid>/images/…`, `val/images/…` with `val/val_annotations.txt`, `words.txt`.
-    * ILSVRC12: `train/<wnid>/…`, and `val/<wnid>/…` or `val/ILSVRC2012_val_00000001.JPEG`, `_00000002` …
-    in the
-      published order.
+    * ILSVRC12: `train/<wnid>/…`, and `val/<wnid>/…` or `val/ILSVRC2012_val_00000001.JPEG`, `_00000002` … in the
+      published order. Or as published: `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, or tars
+      `<wnid>.tar` in the place of folders `<wnid>`; they are read in place.
+    * WebDataset: tar shards, or a single one, see `webdataset`.
 
     All of it may lie in one top folder. Without `val` a tenth of each class's pictures, at least one, is
     held out of training: those whose paths from the class on have the smallest XXH3 digests. A class with
@@ -72,30 +78,66 @@ def find_pictures(source: Path) -> Listing:
     Raises:
         InputError: no such source, no or one class, an empty class, parts that do not fit each other.
     """
-    tree = read_tree(Path(source))
+    source = Path(source)
+    if is_store(source):
+        raise InputError(
+            f"{source}: is a prepared store, not a source of pictures: use it as it is, or name its pictures"
+        )
+    if webdataset.is_shard(source):
+        return _of_shards(Tree(source), [""])
+    tree = read_tree(source)
+    mounted, notes = _mount_published(tree)
+    if not mounted and (shards := webdataset.shards(tree)):
+        return _of_shards(tree, shards)
+    return _of_folders(tree, mounted, notes)
+
+
+def _of_shards(tree: Tree, shards: Sequence[str]) -> Listing:
+    train, val, notes = webdataset.read(tree, shards)
+    where = f"{tree.root}:"
+    _check_classes(where, train)
+    if val is not None:
+        _check_val(f"{where} the validation shards", val, train)
+    return _listing(tree, "webdataset", "", "", train, val, [*notes, *_unread(tree)])
+
+
+def _of_folders(tree: Tree, mounted: bool, notes: list[str]) -> Listing:
+    """`mounted`: some of the folders are ILSVRC12's archives."""
     base = _base(tree)
     # A folder called "train" that has no folders inside is a class like any other.
-    in_parts = bool(tree.subfolders(f"{base}train/"))
-    prefix = f"{base}train/" if in_parts else base
+    train_name = next((name for name in _TRAIN if tree.subfolders(f"{base}{name}/")), None)
+    prefix = f"{base}{train_name}/" if train_name else base
     train, strays = _by_class(tree, prefix)
+    beside = set() if train_name else train.keys() & set(_VAL)
+    if beside and train.keys() > beside and _wnids().issuperset(train.keys() - beside):
+        # ILSVRC12's class folders lie beside its validation part.
+        train = {name: paths for name, paths in train.items() if name not in beside}
+    else:
+        beside = set()
     _check_train(tree, prefix, train, strays)
-    classes = tuple(sorted(train, key=os.fsencode))
-    layout = _layout(tree, base, classes) if in_parts else "image-folder"
-    notes = []
+    in_parts = bool(train_name or beside)
+    layout = _layout(tree, base, train) if in_parts or mounted else "image-folder"
     if strays:
         notes.append(f"{_count(strays)} outside the class folders left out ({_few(strays)})")
-    if tree.unread:
-        kinds = ", ".join(f"{count} .{name}" for name, count in sorted(tree.unread.items()))
-        notes.append(f"files of kinds that cannot be read left out: {kinds}")
-
+    notes += _unread(tree)
+    val = None
     val_name = next((name for name in _VAL if in_parts and name in tree.subfolders(base)), None)
-    if val_name is None:
-        train, val = _hold_out(prefix, train)
-        notes.append(_held_out_note(val))
-    else:
-        val, more = _validation(tree, f"{base}{val_name}/", layout, classes)
+    if val_name is not None:
+        val, more = _validation(tree, f"{base}{val_name}/", layout, train)
         notes += more
-        _check_val(tree, f"{base}{val_name}/", val, classes)
+        _check_val(f"{tree.root}: {base}{val_name}/", val, train)
+    return _listing(tree, layout, base, prefix, train, val, notes)
+
+
+def _listing(
+    tree: Tree, layout: str, base: str, prefix: str, train: ByClass, val: ByClass | None, notes: Sequence[str]
+) -> Listing:
+    """What was found; without `val` some of `train`, whose paths from `prefix` on decide, is held out."""
+    held_out = val is None
+    if val is None:
+        train, val = _hold_out(prefix, train)
+        notes = [*notes, _held_out_note(val)]
+    classes = tuple(sorted(train, key=os.fsencode))
     return Listing(
         source=tree.root,
         layout=layout,
@@ -103,23 +145,60 @@ def find_pictures(source: Path) -> Listing:
         words=_words(tree, base, classes),
         train=_part(classes, train),
         val=_part(classes, val),
-        held_out=val_name is None,
+        held_out=held_out,
         notes=tuple(notes),
         tree=tree,
     )
 
 
+def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
+    """Puts ILSVRC12's archives in the place of the folders that they would be unpacked to; whether there are any.
+
+    Those that lie unpacked beside are left out, which is noted.
+    """
+    mounted, unpacked = False, []
+    wholes = {f"{_TRAIN[-1]}.tar": _TRAIN[:-1], f"{_VAL[-1]}.tar": _VAL[:-1]}
+    for path in sorted(tree.archives, key=os.fsencode):
+        folder, slash, name = path.rpartition("/")
+        if name in wholes:
+            known = [path.removesuffix(".tar"), *(folder + slash + other for other in wholes[name])]
+            if any(map(tree.fills, known)):
+                unpacked.append(path)
+            else:
+                tree.mount(path)
+                mounted = True
+    for path in sorted(tree.archives, key=os.fsencode):
+        if path.rpartition("/")[2].removesuffix(".tar") in _wnids():
+            if path.removesuffix(".tar") in tree.folders:
+                unpacked.append(path)
+            else:
+                tree.mount(path)
+                mounted = True
+    return mounted, [f"archives left out because they lie unpacked beside: {_few(unpacked)}"] if unpacked else []
+
+
 def _base(tree: Tree) -> str:
     """The prefix of the one top folder that holds all the others, "" where there is none."""
     tops = tree.subfolders("")
-    if not tree.pictures and tree.archives:
+    if not tree.pictures and (tree.archives or tree.packed):
+        names = sorted([*tree.archives, *tree.packed], key=os.fsencode)
         raise InputError(
-            f"{tree.root}: holds no pictures but archives ({_few(sorted(tree.archives))}): "
-            "unpack each into a folder named after its class"
+            f"{tree.root}: holds no pictures but archives ({_few(names)}): unpack each into a folder named after its "
+            "class"
         )
     top = next(iter(tops), "")
-    nested = len(tops) == 1 and top not in ("train", *_VAL) and bool(tree.subfolders(f"{top}/"))
+    nested = len(tops) == 1 and top not in (*_TRAIN, *_VAL) and bool(tree.subfolders(f"{top}/"))
     return f"{top}/" if nested and all("/" in path for path in tree.pictures) else ""
+
+
+def _unread(tree: Tree) -> list[str]:
+    kinds = ", ".join(f"{count} .{name}" for name, count in sorted(tree.unread.items()))
+    return [f"files of kinds that cannot be read left out: {kinds}"] if kinds else []
+
+
+@cache
+def _wnids() -> frozenset[str]:
+    return frozenset(synset.wnid for synset in ilsvrc12())
 
 
 def _by_class(tree: Tree, prefix: str) -> tuple[ByClass, list[str]]:
@@ -147,16 +226,21 @@ def _check_train(tree: Tree, prefix: str, train: ByClass, strays: Sequence[str])
     if empty := sorted((name for name, paths in train.items() if not paths), key=os.fsencode):
         kinds = " ".join(sorted(EXTENSIONS))
         raise InputError(f"{where} no picture ({kinds}) in class {_few(empty)}: add some or remove the folder")
+    if train.keys() <= set(_VAL):
+        raise InputError(f"{where} {min(train)} is a validation part without a training part: put train beside it")
+    _check_classes(where, train)
+
+
+def _check_classes(where: str, train: ByClass) -> None:
     if len(train) == 1:
         raise InputError(f"{where} holds one class only ({min(train)}): a study needs at least four, two a task")
 
 
-def _layout(tree: Tree, base: str, classes: Sequence[str]) -> str:
+def _layout(tree: Tree, base: str, classes: Iterable[str]) -> str:
     annotated = any(f"{base}{name}/val_annotations.txt" in tree.texts for name in _VAL)
     if annotated or f"{base}wnids.txt" in tree.texts:
         return "tiny-imagenet"
-    known = {synset.wnid for synset in ilsvrc12()}
-    return "ilsvrc12" if known.issuperset(classes) else "image-folder"
+    return "ilsvrc12" if _wnids().issuperset(classes) else "image-folder"
 
 
 def _words(tree: Tree, base: str, classes: Sequence[str]) -> dict[str, str]:
@@ -164,22 +248,12 @@ def _words(tree: Tree, base: str, classes: Sequence[str]) -> dict[str, str]:
     words = {synset.wnid: synset.words for synset in ilsvrc12()}
     path = f"{base}words.txt"
     if path in tree.texts:
-        pairs = (line.split("\t", 1) for line in _text(tree, path).splitlines())
+        pairs = (line.split("\t", 1) for line in tree.read_text(path).splitlines())
         words |= {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
     return {name: words[name] for name in classes if name in words}
 
 
-def _text(tree: Tree, path: str) -> str:
-    try:
-        return tree.read(path, tree.texts[path]).decode("utf-8-sig")
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{tree.root}: {path} cannot be read ({reason}): put it right") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{tree.root}: {path} is not UTF-8 text ({error}): save it as UTF-8") from error
-
-
-def _validation(tree: Tree, prefix: str, layout: str, classes: Sequence[str]) -> tuple[ByClass, list[str]]:
+def _validation(tree: Tree, prefix: str, layout: str, classes: Iterable[str]) -> tuple[ByClass, list[str]]:
     """The validation part by class, and what to note about it."""
     val, flat = _by_class(tree, prefix)
     # Some sort Tiny-ImageNet's validation part into class folders and leave the annotations where they were.
@@ -202,7 +276,7 @@ def _annotated(tree: Tree, prefix: str) -> ByClass:
     annotations = f"{prefix}val_annotations.txt"
     val: ByClass = {}
     named = set()
-    for number, line in enumerate(_text(tree, annotations).splitlines(), 1):
+    for number, line in enumerate(tree.read_text(annotations).splitlines(), 1):
         if not line.strip():
             continue
         file, name = [*line.split("\t"), ""][:2]
@@ -224,7 +298,7 @@ def _annotated(tree: Tree, prefix: str) -> ByClass:
     return val
 
 
-def _published(tree: Tree, flat: Sequence[str], classes: Sequence[str]) -> tuple[ByClass, list[str]]:
+def _published(tree: Tree, flat: Sequence[str], classes: Iterable[str]) -> tuple[ByClass, list[str]]:
     """ILSVRC12's flat validation part: a picture's number says its class.
 
     Pictures of classes that train does not have are left out: that is what a subset of the classes looks
@@ -248,13 +322,13 @@ def _published(tree: Tree, flat: Sequence[str], classes: Sequence[str]) -> tuple
     return val, [f"{others:,} validation pictures of classes that train does not have left out"] if others else []
 
 
-def _check_val(tree: Tree, prefix: str, val: ByClass, classes: Sequence[str]) -> None:
+def _check_val(where: str, val: ByClass, classes: Iterable[str]) -> None:
     if not any(val.values()):
-        raise InputError(f"{tree.root}: {prefix} holds no pictures: fill it, or remove it to hold out a tenth of train")
+        raise InputError(f"{where} holds no pictures: fill it, or remove it to hold out a tenth of train")
     if extra := sorted(val.keys() - set(classes), key=os.fsencode):
-        raise InputError(f"{tree.root}: {prefix} has class {_few(extra)}, which train has not: add or remove it")
-    if lacking := [name for name in classes if not val.get(name)]:
-        raise InputError(f"{tree.root}: {prefix} has no picture of class {_few(lacking)}: add some or remove the class")
+        raise InputError(f"{where} has class {_few(extra)}, which train has not: add or remove it")
+    if lacking := sorted((name for name in classes if not val.get(name)), key=os.fsencode):
+        raise InputError(f"{where} has no picture of class {_few(lacking)}: add some or remove the class")
 
 
 def _hold_out(prefix: str, pictures: ByClass) -> tuple[ByClass, ByClass]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from sources import by_class, encoded, jpeg, noise, pack, write
 from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
+from fasttransfer.pipelines.prepare import prepare_into
 
 ANIMALS = ("cat", "dog", "eel")
 WNIDS = tuple(synset.wnid for synset in ilsvrc12()[:3])
@@ -195,6 +197,142 @@ def test_a_tar_is_read_in_place_like_its_folder(tmp_path: Path, make: object, to
     assert sorted(tmp_path.iterdir()) == before
 
 
+def published(folder: Path, archives: Path) -> Path:
+    """The archives, as they were published, of what `ilsvrc` writes into `folder`; those of the classes in `inner`."""
+    ilsvrc(folder)
+    inner = archives.with_name("inner")
+    inner.mkdir()
+    for name in WNIDS:
+        pack(folder / "train" / name, inner / f"{name}.tar")
+    archives.mkdir()
+    pack(inner, archives / "ILSVRC2012_img_train.tar")
+    pack(folder / "val", archives / "ILSVRC2012_img_val.tar")
+    return archives
+
+
+def same_but_for_the_place(found: Listing, plain: Listing) -> None:
+    fields = ("layout", "classes", "words", "held_out")
+    assert [getattr(found, field) for field in fields] == [getattr(plain, field) for field in fields]
+    for part in ("train", "val"):
+        ours, theirs = getattr(found, part), getattr(plain, part)
+        assert [(each.label, found.read(each)) for each in ours] == [(each.label, plain.read(each)) for each in theirs]
+        assert [each.path.rpartition("/")[2] for each in ours] == [each.path.rpartition("/")[2] for each in theirs]
+
+
+def test_ilsvrc12_s_archives_are_read_in_place(tmp_path: Path) -> None:
+    archives = published(tmp_path / "folder", tmp_path / "archives")
+    found = find_pictures(archives)
+    same_but_for_the_place(found, find_pictures(tmp_path / "folder"))
+    assert found.train[0].path == f"ILSVRC2012_img_train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG"
+    assert sorted(path.name for path in archives.iterdir()) == ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(found.read, found.train * 5)) == list(map(found.read, found.train)) * 5
+
+
+def test_ilsvrc12_s_archives_in_a_tar_and_below_a_folder(tmp_path: Path) -> None:
+    archives = published(tmp_path / "folder", tmp_path / "archives")
+    plain = find_pictures(tmp_path / "folder")
+    same_but_for_the_place(find_pictures(pack(archives, tmp_path / "both.tar", top="download")), plain)
+    (tmp_path / "download").mkdir()
+    archives.rename(tmp_path / "download/ILSVRC2012")
+    same_but_for_the_place(find_pictures(tmp_path / "download"), plain)
+
+
+def test_ilsvrc12_s_training_archive_alone(tmp_path: Path) -> None:
+    archives = published(tmp_path / "folder", tmp_path / "archives")
+    found = find_pictures(archives / "ILSVRC2012_img_train.tar")
+    assert (found.layout, found.classes, found.held_out) == ("ilsvrc12", WNIDS, True)
+    assert (len(found.train), len(found.val)) == (3, 3)
+    (archives / "ILSVRC2012_img_train.tar").unlink()
+    assert "ILSVRC2012_img_val is a validation part without a training part" in refusal(archives)
+
+
+@pytest.mark.parametrize("part", ["train/", "ILSVRC2012_img_train/", ""])
+def test_ilsvrc12_half_unpacked(tmp_path: Path, part: str) -> None:
+    """Of three classes two are still tars, in the folder of the training part or beside that of the other."""
+    published(tmp_path / "folder", tmp_path / "archives")
+    half = tmp_path / "half" / part
+    half.mkdir(parents=True)
+    (tmp_path / "folder/train" / WNIDS[1]).rename(half / WNIDS[1])
+    for name in (WNIDS[0], WNIDS[2]):
+        (tmp_path / "inner" / f"{name}.tar").rename(half / f"{name}.tar")
+    (tmp_path / "folder/val").rename(tmp_path / "half/val")
+    whole = find_pictures(tmp_path / "archives")
+    same_but_for_the_place(find_pictures(tmp_path / "half"), whole)
+    (tmp_path / "half/val").rename(tmp_path / "val")
+    (tmp_path / "archives/ILSVRC2012_img_val.tar").rename(tmp_path / "half/ILSVRC2012_img_val.tar")
+    packed_val = find_pictures(tmp_path / "half")
+    assert [packed_val.read(each) for each in packed_val.val] == [
+        (tmp_path / "val" / each.path.rpartition("/")[2]).read_bytes() for each in whole.val
+    ]
+    assert len(packed_val.train) == len(whole.train)
+
+
+def test_archives_beside_what_they_were_unpacked_to_are_left_out(tmp_path: Path) -> None:
+    archives = published(tmp_path / "folder", tmp_path / "archives")
+    plain = find_pictures(tmp_path / "folder")
+    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
+        (archives / name).rename(tmp_path / "folder" / name)
+    (tmp_path / f"inner/{WNIDS[0]}.tar").rename(tmp_path / f"folder/train/{WNIDS[0]}.tar")
+    found = find_pictures(tmp_path / "folder")
+    assert (found.train, found.val) == (plain.train, plain.val)
+    assert "left out because they lie unpacked beside: ILSVRC2012_img_train.tar" in found.notes[0]
+    assert f"train/{WNIDS[0]}.tar" in found.notes[0]
+
+
+def test_a_damaged_archive_of_a_class_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", {f"train/{name}/0.JPEG": jpeg() for name in WNIDS[:2]})
+    write(source, {f"train/{WNIDS[2]}.tar": b"x" * 600})
+    assert f"train/{WNIDS[2]}.tar: is not a tar archive" in refusal(source)
+    folder = write(tmp_path / "folder", {f"{i}.JPEG": jpeg() for i in range(2)})
+    archive = pack(folder, source / f"train/{WNIDS[2]}.tar")
+    archive.write_bytes(archive.read_bytes()[:3500])
+    assert f"train/{WNIDS[2]}.tar: the archive is damaged after 1 pictures" in refusal(source)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_named_like_a_picture_is_a_folder(tmp_path: Path, packed: bool) -> None:
+    folder = image_folder(tmp_path / "folder")
+    write(folder, {"train/cat/more.jpg/9.png": jpeg(9), "train/cat/empty.jpeg/": b""})
+    for name in ("fox.jpg", "n01440764.tar", "words.txt"):
+        write(folder, {f"{part}/{name}/0.jpg": jpeg(8) for part in ("train", "val")})
+    found = find_pictures(pack(folder, tmp_path / "all.tar") if packed else folder)
+    assert found.classes == ("cat", "dog", "eel", "fox.jpg", "n01440764.tar", "words.txt")
+    assert paths(found.train)[:4] == [*(f"train/cat/{i}.jpg" for i in range(3)), "train/cat/more.jpg/9.png"]
+    assert found.read(found.train[3]) == jpeg(9)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_no_plain_file_is_refused_and_never_opened(
+    tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open a pipe is to wait for somebody who writes into it."""
+    folder = image_folder(tmp_path / "folder")
+    os.mkfifo(folder / "train/cat/pipe.jpg")
+    (folder / "train/cat/zeros.jpg").symlink_to("/dev/zero")
+    names = {"pipe.jpg", "zeros.jpg"}
+    if not packed:  # tars hold no sockets
+        monkeypatch.chdir(folder / "train/cat")  # the paths of sockets are short
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("socket.jpg")
+        names.add("socket.jpg")
+    found = find_pictures(pack(folder, tmp_path / "all.tar") if packed else folder)
+    odd = {picture.path.rpartition("/")[2]: picture for picture in found.train}
+    assert names < odd.keys() and len(found.train) == 9 + len(names)
+    for name in names:
+        with pytest.raises(OSError, match=r"not a plain file|a link to /dev/zero, which the archive does not hold"):
+            found.read(odd[name])
+
+
+@pytest.mark.parametrize("name", ["words.txt", "train/n01440764.tar", "ILSVRC2012_img_train.tar"])
+def test_a_pipe_in_the_place_of_a_text_or_an_archive(tmp_path: Path, name: str) -> None:
+    folder = image_folder(tmp_path)
+    if name.startswith("ILSVRC"):
+        (folder / "train").rename(folder / "training")
+    os.mkfifo(folder / name)
+    assert "(not a plain file)" in refusal(folder)
+
+
 def test_one_top_folder_is_looked_through(tmp_path: Path) -> None:
     image_folder(tmp_path / "download")
     assert paths(find_pictures(tmp_path).train)[0] == "download/train/cat/0.jpg"
@@ -279,11 +417,26 @@ def test_a_truncated_tar(tmp_path: Path) -> None:
     assert "the archive is damaged after" in refusal(archive)
 
 
+def test_a_truncated_archive_of_ilsvrc12_is_not_taken_for_something_else(tmp_path: Path) -> None:
+    for folder in ("tars", "source"):
+        (tmp_path / folder).mkdir()
+    for name in WNIDS:
+        pack(write(tmp_path / name, {"0.JPEG": jpeg()}), tmp_path / f"tars/{name}.tar")
+    archive = pack(tmp_path / "tars", tmp_path / "source/ILSVRC2012_img_train.tar")
+    with tarfile.open(archive) as whole:
+        last = whole.getmembers()[-1]
+    os.truncate(archive, last.offset_data + 700)
+    assert "ILSVRC2012_img_train.tar: the archive is damaged after 2 archives in it" in refusal(tmp_path / "source")
+
+
+def test_a_store_is_no_source(tmp_path: Path) -> None:
+    store = prepare_into(image_folder(tmp_path / "source"), tmp_path / "store", size=8, say=lambda text: None)
+    assert "is a prepared store, not a source of pictures" in refusal(store.folder)
+
+
 def test_a_tar_of_tars_says_so(tmp_path: Path) -> None:
-    write(tmp_path / "folder", {f"{name}.tar": b"x" for name in WNIDS})
-    assert f"holds no pictures but archives ({WNIDS[0]}.tar" in refusal(
-        pack(tmp_path / "folder", tmp_path / "ILSVRC2012_img_train.tar")
-    )
+    write(tmp_path / "folder", {f"{name}.tar": b"x" for name in ANIMALS})
+    assert "holds no pictures but archives (cat.tar" in refusal(pack(tmp_path / "folder", tmp_path / "all.tar"))
 
 
 def test_no_classes(tmp_path: Path) -> None:

@@ -1,0 +1,248 @@
+"""Where the members of an uncompressed tar lie, found from its headers alone: nothing is unpacked.
+
+The headers that pictures come with are read here, because `tarfile` takes minutes over a million of them. From the
+first one that is not understood here (sparse files, global attributes) `tarfile` goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import weakref
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_BLOCK = 512
+_NOTHING = bytes(_BLOCK)
+_LEAST, _MOST = 4096, 1 << 20  # bytes read at a time: a page where headers lie farther apart than that
+_ADLER = 65521
+
+# What a header is of, by its type byte; the last three change the header that follows.
+_KINDS = dict.fromkeys(b"\x0007", "file") | {ord("5"): "folder", ord("1"): "hard link", ord("2"): "link"}
+_KINDS |= dict.fromkeys(b"346", "other")
+_LONG_NAME, _LONG_TARGET, _ATTRIBUTES = b"LKx"
+_UNDERSTOOD = frozenset(("path", "linkpath", "size", "mtime"))
+_IDLE = frozenset(("atime", "ctime", "uid", "gid", "uname", "gname", "comment", "charset", "hdrcharset"))
+
+PACKED = {  # the first bytes of what people take for a plain tar, and how it becomes one
+    b"\x1f\x8b": "unpack it with gunzip",
+    b"BZh": "unpack it with bunzip2",
+    b"\xfd7zXZ\x00": "unpack it with unxz",
+    b"\x28\xb5\x2f\xfd": "unpack it with unzstd",
+    b"PK\x03\x04": "unpack it with unzip and name the folder",
+}
+
+
+class ArchiveError(Exception):
+    """Not a tar, or a damaged one; the message is the reason, without the archive's name."""
+
+
+class _Unusual(Exception):
+    """A header for `tarfile`."""
+
+
+class Member(NamedTuple):
+    """One member of an archive; `offset` is where its bytes start in the file that the archive lies in."""
+
+    name: str
+    kind: str  # "file" | "folder" | "hard link" | "link" | "other"
+    size: int
+    mtime_ns: int
+    offset: int
+    target: str = ""  # of a link
+
+
+class Archive:
+    """An uncompressed tar: the whole of the file `path`, or its bytes from `start` to `end`. For one thread at a time.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, start: int = 0, end: int | None = None) -> None:
+        self._path, self._start = path, start
+        self._handle = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
+        self._end = os.fstat(self._handle).st_size if end is None else end
+        self._window, self._window_at, self._served, self._next = b"", start, 0, _LEAST
+
+    def packed(self) -> str:
+        """How the archive becomes an uncompressed one; "" where it is one."""
+        begin = self._bytes(self._start, 8)
+        return next((remedy for magic, remedy in PACKED.items() if begin.startswith(magic)), "")
+
+    def members(self) -> Iterator[Member]:
+        """All members in order.
+
+        Raises:
+            ArchiveError: not a tar, or damaged from here on.
+            OSError: the file cannot be read.
+        """
+        at: int | None = self._start
+        while at is not None and at < self._end:
+            try:
+                member, after = self._member(at)
+            except _Unusual:
+                yield from self._slowly(at)
+                return
+            except (ValueError, OverflowError) as error:  # what stands for a number is none, or is infinite
+                raise ArchiveError(f"a header has damaged attributes ({error})") from error
+            if member is not None:
+                yield member
+            at = after
+        if at == self._start:
+            raise ArchiveError("it is empty")
+
+    def read(self, member: Member) -> bytes:
+        """The bytes of a small file, best while it is the member that came last."""
+        return self._bytes(member.offset, member.size)
+
+    def _member(self, at: int) -> tuple[Member | None, int | None]:
+        """The member whose headers start at `at`, and where the next one's do: None and None at the end."""
+        given: dict[str, str] = {}
+        while True:
+            header = self._bytes(at, _BLOCK)
+            if header == _NOTHING:
+                return None, None
+            type_byte = _checked(header)
+            size = _number(header[124:136])
+            if type_byte not in (_LONG_NAME, _LONG_TARGET, _ATTRIBUTES):
+                break
+            text = self._bytes(at + _BLOCK, size)
+            if len(text) < size:
+                raise ArchiveError(f"it ends {size - len(text)} bytes too early")
+            if type_byte == _ATTRIBUTES:
+                given |= _attributes(text)
+            else:
+                given["path" if type_byte == _LONG_NAME else "linkpath"] = _text(text)
+            at += _BLOCK + _padded(size)
+        if type_byte not in _KINDS:
+            raise _Unusual
+        kind, name = _KINDS[type_byte], given.get("path") or _name(header)
+        if name.endswith("/") and kind in ("file", "folder"):  # a folder, before there was a type for them
+            kind, name = "folder", name.rstrip("/")
+        if kind != "file":
+            size = 0
+        elif "size" in given:
+            size = int(given["size"])
+        if size < 0:  # would lead back to what was read already
+            raise ArchiveError("a header has a negative size")
+        mtime = int(float(given["mtime"]) * 1e9) if "mtime" in given else _number(header[136:148]) * 10**9
+        target = (given.get("linkpath") or _text(header[157:257])) if kind in ("link", "hard link") else ""
+        after = at + _BLOCK + _padded(size)
+        if after > self._end:
+            raise ArchiveError(f"it ends {after - self._end} bytes too early")
+        return Member(name, kind, size, mtime, at + _BLOCK, target), after
+
+    def _slowly(self, at: int) -> Iterator[Member]:
+        """The members from `at` on as `tarfile` sees them."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(at)
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    while (member := archive.next()) is not None:
+                        archive.members.clear()  # type: ignore[attr-defined]  # else all stay, a kilobyte each
+                        if member.offset_data + member.size > self._end:
+                            raise ArchiveError(f"{member.name} goes on after its end")
+                        yield _from_tarfile(member)
+        except tarfile.TarError as error:
+            raise ArchiveError(str(error)) from error
+
+    def _bytes(self, at: int, count: int) -> bytes:
+        """`count` bytes from `at`, fewer at the end.
+
+        What is read ahead grows as long as it turns out to be used: headers of small pictures lie close together,
+        those of large ones do not.
+        """
+        inside = at - self._window_at
+        if not 0 <= inside <= inside + count <= len(self._window):
+            self._next = min(self._next * 4, _MOST) if self._served > 1 else _LEAST
+            self._window = os.pread(self._handle, max(0, min(max(count, self._next), self._end - at)), at)
+            self._window_at, self._served, inside = at, 0, 0
+        self._served += 1
+        return self._window[inside : inside + count]
+
+
+def read_at(path: Path, start: int, count: int) -> bytes:
+    """`count` bytes of a file from `start` on; safe to call from any number of threads.
+
+    Raises:
+        OSError: the file cannot be read or is too short.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        pieces, left = [], count
+        while left > 0:
+            piece = os.pread(handle, left, start)
+            if not piece:
+                raise OSError(f"the archive ends {left} bytes too early")
+            pieces.append(piece)
+            start, left = start + len(piece), left - len(piece)
+    finally:
+        os.close(handle)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _checked(header: bytes) -> int:
+    """The type byte of a header whose checksum is right."""
+    if len(header) < _BLOCK:
+        raise ArchiveError("it ends within a header")
+    # The checksum is the sum of the bytes with its own eight taken as spaces; half of Adler-32 is such a sum.
+    summed = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 8 * ord(" ")
+    if (summed - _number(header[148:156])) % _ADLER:
+        raise ArchiveError("a header has a wrong checksum")
+    return header[156]
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:  # GNU's form for what octal digits cannot hold
+        return int.from_bytes(field[1:], "big") - (256 ** (len(field) - 1) if field[0] == 0xFF else 0)
+    try:
+        return int(field.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        raise ArchiveError("a header is not that of a tar") from None
+
+
+def _name(header: bytes) -> str:
+    name = _text(header[:100])
+    if header[345] and header[257:263] == b"ustar\0":
+        return f"{_text(header[345:500])}/{name}"
+    return name
+
+
+def _text(field: bytes) -> str:
+    return os.fsdecode(field.partition(b"\0")[0])
+
+
+def _attributes(text: bytes) -> dict[str, str]:
+    """The records "<length> <key>=<value>" of a POSIX header that change what a member is."""
+    found = {}
+    while text.strip(b"\0"):
+        length, _, _ = text.partition(b" ")
+        if not length.isdigit() or not len(length) < int(length) <= len(text):
+            raise ArchiveError("a header has damaged attributes")
+        key, _, value = text[len(length) + 1 : int(length)].removesuffix(b"\n").partition(b"=")
+        name = key.decode("ascii", "replace")
+        if name in _UNDERSTOOD:
+            found[name] = os.fsdecode(value)
+        elif name not in _IDLE and not name.startswith(("SCHILY.xattr.", "LIBARCHIVE.")):
+            raise _Unusual
+        text = text[int(length) :]
+    return found
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _from_tarfile(member: tarfile.TarInfo) -> Member:
+    kind = "other"
+    if member.isdir():
+        kind = "folder"
+    elif member.islnk() or member.issym():
+        kind = "link" if member.issym() else "hard link"
+    elif member.isreg() and not member.issparse():
+        kind = "file"
+    return Member(member.name, kind, member.size, int(member.mtime * 1e9), member.offset_data, member.linkname)

@@ -1,0 +1,212 @@
+"""The layout of tar shards by WebDataset's convention: members `<key>.jpg` (or another kind) and `<key>.cls`.
+
+A key is a member's path up to the first dot of its name. `.cls` holds the number of the class in ASCII, or its name;
+`classes.txt` or `classnames.txt` beside the shards says what the numbers are called, a line each from 0 on. Without it
+the numbers are the names, with zeros before them so that they sort. Other members of a key (`.json`, `.txt`) are
+ignored.
+
+A shard is for training or for validation by the folder it lies in (`train/`, `val/`) or by its name
+(`train-000000.tar`, `birds-val-000000.tar`); where none says so, all are for training.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from fasttransfer.errors import InputError
+from fasttransfer.pipelines.archives import Archive, ArchiveError
+from fasttransfer.pipelines.tree import EXTENSIONS, Tree, in_archive
+
+CLASS_LISTS = ("classes.txt", "classnames.txt")
+
+_PART = re.compile(r"(?:^|[^a-z])(train|val|test)(?:ing|id|idation)?(?=[^a-z]|$)")
+_LOOK = 64  # members of an archive that tell whether it is a shard
+_MOST = 1000  # bytes of a class's name
+
+Label = int | str
+
+
+class Labelled(NamedTuple):
+    """The pictures of some shards by class; `val` is None where no shard is for validation."""
+
+    train: dict[str, list[str]]
+    val: dict[str, list[str]] | None
+    notes: list[str]
+
+
+def is_shard(source: Path) -> bool:
+    """Whether a source is a single shard; a folder, or what is no tar at all, is not."""
+    try:
+        return source.is_file() and _labelled(Archive(source))
+    except OSError:
+        return False
+
+
+def shards(tree: Tree) -> list[str]:
+    """The paths of the shards that a folder consists of; none where pictures lie in folders, or tars have no classes.
+
+    Raises:
+        InputError: some of them are compressed.
+    """
+    beside = {path.rpartition("/")[0] for path in tree.archives}
+    if any(path.rpartition("/")[0] not in beside for path in tree.pictures):
+        return []
+    found = sorted(tree.archives, key=os.fsencode)
+    if not any(_labelled(tree.open_archive(path)) for path in found):
+        return []
+    if tree.packed:
+        raise InputError(
+            f"{tree.root / min(tree.packed)}: is compressed ({len(tree.packed)} such here), but shards are read in "
+            "place: unpack it to a .tar"
+        )
+    return found
+
+
+def read(tree: Tree, paths: Sequence[str]) -> Labelled:
+    """Enters the pictures of the shards `paths` into `tree`, and sorts them into classes.
+
+    Raises:
+        InputError: a damaged shard, a picture without a class, a class that is not what the others are.
+    """
+    part_of = _parts(tree, paths)
+    found: dict[str, dict[Label, list[str]]] = {"train": {}, "val": {}}
+    where: dict[type, str] = {}
+    for path, part in part_of.items():
+        for picture, label in _read_shard(tree, path).items():
+            found[part].setdefault(label, []).append(picture)
+            where.setdefault(type(label), picture)
+    if len(where) > 1:
+        raise InputError(
+            f"{tree.root}: the .cls of {where[int]} is a number, that of {where[str]} is not: "
+            "write numbers everywhere, or names everywhere"
+        )
+    names = _names(tree, {label for labels in found.values() for label in labels})
+    named = {part: {names[label]: pictures for label, pictures in found[part].items()} for part in found}
+    left = sorted(set(paths) - part_of.keys())
+    notes = [f"test shards left out: {', '.join(left[:3])}{' …' if left[3:] else ''}"] if left else []
+    return Labelled(named["train"], named["val"] if "val" in part_of.values() else None, notes)
+
+
+def _labelled(archive: Archive) -> bool:
+    try:
+        return any(_key_of(member.name)[1] == "cls" for member in islice(archive.members(), _LOOK))
+    except ArchiveError:
+        return False
+
+
+def _key_of(name: str) -> tuple[str, str]:
+    folder, slash, base = name.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _parts(tree: Tree, paths: Sequence[str]) -> dict[str, str]:
+    """Shard -> "train" or "val"; without the shards that are for testing."""
+    said = {path: _part_of(path) for path in paths}
+    if not any(said.values()):
+        return dict.fromkeys(paths, "train")
+    if unsaid := sorted(path for path, part in said.items() if not part):
+        raise InputError(
+            f"{tree.root}: {unsaid[0]} says neither train nor val while other shards do: rename it or move it elsewhere"
+        )
+    kept = {path: part for path, part in said.items() if part != "test"}
+    if "train" not in kept.values():
+        raise InputError(f"{tree.root}: none of the {len(paths)} shards is for training: name them train-000000.tar …")
+    return kept
+
+
+def _part_of(path: str) -> str:
+    """What the name says, else the folder that is nearest."""
+    said = [match[1] for step in path.lower().removesuffix(".tar").split("/") for match in _PART.finditer(step)]
+    return said[-1] if said else ""
+
+
+def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
+    """Enters the pictures of one shard into `tree`; returns the label of each by its path."""
+    here = tree.root / shard
+    archive = tree.open_archive(shard)
+    prefix, home = (f"{shard}/" if shard else ""), tree.home(shard)
+    labels: dict[str, Label] = {}
+    pictures: dict[str, str] = {}
+    try:
+        for member in archive.members():
+            key, extension = _key_of(member.name)
+            if member.kind == "folder" or key.rpartition("/")[2] == "":
+                continue
+            if extension == "cls":
+                if key in labels:
+                    raise InputError(f"{here}: {key}.cls is there twice: remove one of them")
+                labels[key] = _label(here, key, archive.read(member) if member.size <= _MOST else b"")
+            elif extension in EXTENSIONS:
+                if key in pictures:
+                    raise InputError(f"{here}: key {key} has two pictures ({member.name} is one): give each a key")
+                path = pictures[key] = prefix + member.name.removeprefix("./")
+                tree.pictures[path] = in_archive(member, home)
+            else:
+                tree.count_unread(extension)
+    except ArchiveError as error:
+        raise InputError(
+            f"{here}: the archive is damaged after {len(pictures)} pictures ({error}): copy or download it again"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{here}: cannot be read ({(error.strerror or str(error)).lower()}): put it right") from error
+    if lacking := sorted(pictures.keys() - labels.keys()):
+        raise InputError(f"{here}: {pictures[lacking[0]].removeprefix(prefix)} has no {lacking[0]}.cls: add it")
+    if alone := sorted(labels.keys() - pictures.keys()):
+        kinds = " ".join(sorted(EXTENSIONS))
+        raise InputError(f"{here}: {alone[0]}.cls has no picture ({kinds}) of its key: add it or remove the key")
+    return {pictures[key]: label for key, label in labels.items()}
+
+
+def _label(shard: Path, key: str, data: bytes) -> Label:
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        raise InputError(f"{shard}: {key}.cls is not UTF-8 text: write the class's number or name") from None
+    if not text or not text.isprintable():
+        raise InputError(f"{shard}: {key}.cls holds no class: write its number or name, on one line")
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
+def _names(tree: Tree, labels: set[Label]) -> Mapping[Label, str]:
+    """What the classes are called."""
+    numbers = [label for label in labels if isinstance(label, int)]
+    if not numbers:
+        return {label: str(label) for label in labels}
+    listed = _listed(tree)
+    if listed is None:
+        width = len(str(max(numbers)))
+        return {number: f"{number:0{width}d}" for number in numbers}
+    path, names = listed
+    if max(numbers) >= len(names):
+        raise InputError(
+            f"{tree.root}: a .cls says {max(numbers)}, but {path} has {len(names)} lines, for 0 to {len(names) - 1}: "
+            "add the names that lack"
+        )
+    return {number: names[number] for number in numbers}
+
+
+def _listed(tree: Tree) -> tuple[str, list[str]] | None:
+    """The list of names that lies beside the shards, nearest to the top: where it is, and the names."""
+    if tree.root.is_file():
+        beside = ((tree.root.parent / name).resolve() for name in CLASS_LISTS)
+        paths = [str(path) for path in beside if path.is_file()]
+    else:
+        paths = [path for path in tree.texts if path.rpartition("/")[2] in CLASS_LISTS]
+    if not paths:
+        return None
+    path = min(paths, key=lambda each: (each.count("/"), each))
+    names = [line.strip() for line in tree.read_text(path).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    name, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    if times != 1:
+        what = f"names {name!r} {times} times" if times else "is empty"
+        raise InputError(f"{tree.root}: {path} {what}: give each class a line of its own")
+    return path, names
