@@ -11,11 +11,12 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from glob import glob
 from pathlib import Path
 
 import torch
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
@@ -38,7 +39,7 @@ TOOLKIT = cuda_toolkit()
 if TOOLKIT is not None:
     os.environ["CUDA_HOME"] = str(TOOLKIT)  # read by the next import
 
-from torch.utils.cpp_extension import BuildExtension, CppExtension  # noqa: E402
+from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths  # noqa: E402
 
 # One build serves every PyTorch from 2.11 on: only the stable ABI is used, and only what it had in 2.10.
 STABLE_ABI = [("TORCH_STABLE_ONLY", None), ("TORCH_TARGET_VERSION", "0x020a000000000000")]
@@ -62,6 +63,21 @@ cpu = CppExtension(
 
 extensions = [cpu]
 
+# A Python module, unlike the others: pybind11 comes with PyTorch, whose libraries it does not use. Shards are mapped
+# into memory as POSIX has it.
+if sys.platform != "win32":
+    extensions.append(
+        Extension(
+            "fasttransfer._shards",
+            sources=sorted(glob("csrc/shards/*.cpp")),
+            depends=sorted([*glob("csrc/shards/*.h"), *glob("csrc/math/*.h"), *glob("csrc/cpu/*.h")]),
+            include_dirs=[str(ROOT / "csrc"), *include_paths("cpu")],
+            extra_compile_args=[*FLAGS, "-pthread"],
+            extra_link_args=["-pthread"],
+            language="c++",
+        )
+    )
+
 # Machine code for the A100 and the H100 and H200, and PTX, which the driver translates for what comes after them.
 GPUS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
 
@@ -83,7 +99,13 @@ if TOOLKIT is not None:
 
 
 class Build(BuildExtension.with_options(no_python_abi_suffix=True)):  # type: ignore[misc]
-    """The library holds no Python at all: neither its name nor the wheel's needs to say which Python."""
+    """The operators' libraries hold no Python at all: their names need not say which. That of the shards does."""
+
+    def get_ext_filename(self, ext_name: str) -> str:
+        name = super().get_ext_filename(ext_name)
+        if not ext_name.endswith("_shards"):
+            return name
+        return str(Path(name).with_suffix("")) + sysconfig.get_config_var("EXT_SUFFIX")
 
     def build_extensions(self) -> None:
         try:
@@ -109,5 +131,4 @@ setup(
     package_dir={"fasttransfer.pipelines": "pipelines", "fasttransfer.bench": "bench"},
     ext_modules=extensions,
     cmdclass={"build_ext": Build},
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from fasttransfer import ops, randomness
@@ -15,6 +16,7 @@ from fasttransfer.bench.timing import CACHES
 from fasttransfer.geometry import CAFFENET
 
 BATCH = 64  # pictures
+KEPT = 0.54  # of the features at cut 5 are not zero, see bench/results/features.json
 
 Call = Callable[[int], object]
 
@@ -42,7 +44,8 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them."""
-    return [
+    on_pictures = [_resize(375, 500), _resize(500, 375)]
+    return on_pictures + [
         case
         for dtype in (torch.bfloat16, torch.float32)
         for case in (
@@ -52,6 +55,7 @@ def cases() -> list[Case]:
             _frozen(1, (BATCH, 3, 227, 227), (96, 3, 11, 11), dtype, stride=4),
             _frozen(2, (BATCH, 96, 27, 27), (256, 48, 5, 5), dtype, padding=2, groups=2),
             *_dropout((4 * BATCH, 9216), dtype),
+            *(_packing() if dtype == torch.bfloat16 else ()),
             _augment(dtype),
             _sgd(dtype),
         )
@@ -184,6 +188,43 @@ def _dropout(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Case]:
     yield Case("dropout", size, dtype, "forward + backward", 2 * once, lambda device: variants(device, True))
 
 
+def _kept_and_values(x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.permute(0, 2, 3, 1)
+    kept = x != 0
+    return kept, x[kept]
+
+
+def _packing() -> Iterator[Case]:
+    """Features at the paper's cut 5. PyTorch has no bits: a plain mask takes a byte an element."""
+    shape = (16 * BATCH, *CAFFENET.cut_shape(5))  # even packed, several sets of them are more than the caches hold
+    elements = torch.Size(shape).numel()
+    size = f"{'x'.join(map(str, shape))}, {KEPT:.0%} not 0"
+    least = int(elements * (2 + 1 / 8 + 2 * KEPT))
+
+    def make(device: torch.device) -> Tensor:
+        x = _channels_last(shape, torch.bfloat16, device)
+        return x.masked_fill_(torch.rand_like(x, dtype=torch.float32) >= KEPT, 0.0)
+
+    def pack(device: torch.device) -> dict[str, Call]:
+        inputs = _rotated(2 * elements, lambda: (make(device),))
+        found = {"native": ops.pack_features, "eager": _kept_and_values}
+        return {k: lambda i, f=f: f(*inputs(i)) for k, f in found.items()}  # type: ignore[misc]
+
+    def unpack(device: torch.device) -> dict[str, Call]:
+        def plain(kept: Tensor, values: Tensor) -> Tensor:
+            return torch.zeros(kept.shape, dtype=values.dtype, device=device).masked_scatter_(kept, values)
+
+        packed = _rotated(elements, lambda: ops.pack_features(make(device)))
+        masks = _rotated(2 * elements, lambda: _kept_and_values(make(device)))
+        return {
+            "native": lambda i: ops.unpack_features(ops.PackedFeatures(*packed(i)), shape[1:]),
+            "eager": lambda i: plain(*masks(i)),
+        }
+
+    yield Case("pack_features", size, torch.bfloat16, "forward", least, pack)
+    yield Case("unpack_features", size, torch.bfloat16, "forward", least, unpack)
+
+
 def _augment(dtype: torch.dtype) -> Case:
     store, crop = CAFFENET.store, CAFFENET.crop
 
@@ -212,6 +253,32 @@ def _augment(dtype: torch.dtype) -> Case:
 
     traffic = BATCH * 3 * crop * crop * (1 + dtype.itemsize)
     return Case("augment", f"{BATCH} pictures, {store} to {crop}", dtype, "forward", traffic, variants)
+
+
+def _resize(height: int, width: int) -> Case:
+    """Decoded pictures, one after another in one thread."""
+    store = CAFFENET.store
+
+    def variants(device: torch.device) -> dict[str, Call]:
+        def make() -> Sequence[Tensor]:
+            return list(torch.randint(0, 256, (BATCH, height, width, 3), dtype=torch.uint8, device=device))
+
+        inputs = _rotated(BATCH * height * width * 3, make)
+
+        def plain(picture: Tensor) -> Tensor:
+            part = picture.permute(2, 0, 1)[None]
+            return F.interpolate(part, size=(store, store), mode="bilinear", antialias=True)
+
+        def pillow(picture: Tensor) -> Image.Image:
+            return Image.fromarray(picture.numpy()).resize((store, store), Image.Resampling.BILINEAR)
+
+        each: dict[str, Callable[[Tensor], object]]
+        each = {"native": lambda picture: ops.resize(picture, store), "eager": plain, "Pillow": pillow}
+        return {k: lambda i, f=f: [f(picture) for picture in inputs(i)] for k, f in each.items()}  # type: ignore[misc]
+
+    traffic = BATCH * 3 * (height * width + store * store)
+    size = f"{BATCH} pictures, {height}x{width} to {store}"
+    return Case("resize", size, torch.uint8, "forward", traffic, variants)
 
 
 def _sgd(dtype: torch.dtype) -> Case:

@@ -11,7 +11,9 @@ import torch
 from fasttransfer.bench import kernels
 
 
-@pytest.mark.parametrize("variant", ["native", "eager", "compiled", "convolution + relu_pool_lrn", "PyTorch's fused"])
+@pytest.mark.parametrize(
+    "variant", ["native", "eager", "compiled", "convolution + relu_pool_lrn", "PyTorch's fused", "Pillow"]
+)
 @pytest.mark.parametrize("case", kernels.cases(), ids=lambda case: case.label)
 def test_kernel(benchmark: Any, measure: Callable[..., None], case: kernels.Case, variant: str) -> None:
     calls = case.variants(torch.device("cpu"))

@@ -22,6 +22,10 @@ STABLE_TORCH_LIBRARY(fasttransfer, m) {
   // x: any shape, contiguous; at: () int64 -> y: the same shape and type
   m.def("dropout(Tensor x, SymInt key, Tensor at, float p) -> Tensor");
 
+  // x: (N, E) bfloat16, contiguous -> mask: (N, ceil(E / 64) * 8) uint8, see math/bitmask.h; values: (K,) bfloat16,
+  // those of all pictures that are not zero; offsets: (N + 1,) int64, picture i has values offsets[i] to offsets[i + 1]
+  m.def("pack_features(Tensor x) -> (Tensor mask, Tensor values, Tensor offsets)");
+
   // x: (N, C, H, W); bias: (C,) float32 -> y: (N, C, PH, PW); argmax: (N, PH, PW, ceil(C / 2)) uint8, channel 2i in
   // the low and 2i + 1 in the high half of byte i, see math/pool.h; without `keep` argmax has no elements
   m.def("relu_pool(Tensor x, Tensor bias, bool keep) -> (Tensor y, Tensor argmax)");
@@ -33,9 +37,15 @@ STABLE_TORCH_LIBRARY(fasttransfer, m) {
       "relu_pool_lrn_backward(Tensor gradient, Tensor pooled, Tensor argmax, SymInt height, SymInt width) -> (Tensor "
       "dx, Tensor dbias)");
 
+  // picture: (H, W, 3) uint8; the part of it from (top, left) on that has height x width -> (size, size, 3) uint8
+  m.def("resize(Tensor picture, int size, int top, int left, int height, int width) -> Tensor");
+
   // One tensor a parameter in each list, all of the same strides; weights, velocities: float32; gradients and copies:
   // float32 or bfloat16; copies may be an empty list; lr: () float32
   m.def(
       "sgd_step(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, Tensor lr, "
       "float momentum, float[] lr_scale, float[] decay) -> ()");
+
+  // What pack_features made; rows: (M,) int64, which pictures -> (M, elements) bfloat16
+  m.def("unpack_features(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor");
 }

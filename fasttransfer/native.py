@@ -20,6 +20,7 @@ SCHEMAS = {
     ),
     "conv_relu_pool_lrn": "(Tensor x, Tensor weight, Tensor bias, int stride, int padding, int groups) -> Tensor",
     "dropout": "(Tensor x, SymInt key, Tensor at, float p) -> Tensor",
+    "pack_features": "(Tensor x) -> (Tensor mask, Tensor values, Tensor offsets)",
     "relu_pool": "(Tensor x, Tensor bias, bool keep) -> (Tensor y, Tensor argmax)",
     "relu_pool_backward": (
         "(Tensor gradient, Tensor argmax, SymInt height, SymInt width) -> (Tensor dx, Tensor dbias)"
@@ -28,11 +29,16 @@ SCHEMAS = {
     "relu_pool_lrn_backward": (
         "(Tensor gradient, Tensor pooled, Tensor argmax, SymInt height, SymInt width) -> (Tensor dx, Tensor dbias)"
     ),
+    "resize": "(Tensor picture, int size, int top, int left, int height, int width) -> Tensor",
     "sgd_step": (
         "(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, "
         "Tensor lr, float momentum, float[] lr_scale, float[] decay) -> ()"
     ),
+    "unpack_features": "(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor",
 }
+
+# What has no kernel for GPUs, and needs none.
+CPU_ONLY = {"resize"}
 
 _NAMES = {"cpu": "the native library", "cuda": "the native library for GPUs"}
 _RUN_PLAIN = {"cpu": "run as plain PyTorch", "cuda": "on GPUs run as plain PyTorch"}
@@ -57,14 +63,16 @@ def why_not() -> str:
 def operators() -> dict[str, str]:
     """Every operator and where it runs, e.g. `{"dropout": "native on the CPU and CUDA"}`."""
     load()
-    return {name: _where(_has_kernel(name, "CPU"), _has_kernel(name, "CUDA")) for name in SCHEMAS}
+    return {
+        name: _where(_has_kernel(name, "CPU"), _has_kernel(name, "CUDA"), only_cpu=name in CPU_ONLY) for name in SCHEMAS
+    }
 
 
-def _where(cpu: bool, cuda: bool) -> str:
+def _where(cpu: bool, cuda: bool, *, only_cpu: bool = False) -> str:
     native = " and ".join(device for device, is_native in (("the CPU", cpu), ("CUDA", cuda)) if is_native)
     if not native:
         return "PyTorch"
-    return f"native on {native}" if cpu and cuda else f"native on {native}, PyTorch elsewhere"
+    return f"native on {native}" if cpu and (cuda or only_cpu) else f"native on {native}, PyTorch elsewhere"
 
 
 @cache
@@ -83,7 +91,8 @@ def _load() -> str:
 
 
 def _lacks(device: str) -> str:
-    missing = [name for name in SCHEMAS if not _has_kernel(name, device.upper())]
+    wanted = SCHEMAS if device == "cpu" else SCHEMAS.keys() - CPU_ONLY
+    missing = sorted(name for name in wanted if not _has_kernel(name, device.upper()))
     if not missing:
         return ""
     return f"{_NAMES[device]} is older than this source and lacks {', '.join(missing)}: {_HOW_TO_BUILD}"

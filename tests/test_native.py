@@ -113,7 +113,9 @@ torch.cuda.get_device_capability = lambda i: [(9, 0), {capability}][i]
 torch.cuda.get_device_name = lambda i: ["NVIDIA H200", "Some GPU"][i]
 from fasttransfer import native
 print(native.why_not())
-print(set(native.operators().values()))
+where = native.operators()
+print(set(map(where.get, where.keys() - native.CPU_ONLY)))
+print(set(map(where.get, native.CPU_ONLY)))
 """
 
 
@@ -121,7 +123,7 @@ print(set(native.operators().values()))
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_where_there_is_a_gpu_its_library_has_every_operator(tmp_path: Path) -> None:
     said = run_python(AS_IF_THERE_WERE_A_GPU.format(capability=(8, 6)), tmp_path)
-    assert said.splitlines() == ["", str({"native on the CPU and CUDA"})]
+    assert said.splitlines() == ["", str({"native on the CPU and CUDA"}), str({"native on the CPU"})]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -133,7 +135,8 @@ def test_a_gpu_that_is_too_old_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_the_library_for_gpus_is_loaded() -> None:
-    assert set(native.operators().values()) == {"native on the CPU and CUDA"}
+    where = native.operators()
+    assert {where[name] for name in where.keys() - native.CPU_ONLY} == {"native on the CPU and CUDA"}
 
 
 def test_a_library_for_gpus_that_is_not_there(tmp_path: Path) -> None:
@@ -145,6 +148,7 @@ def test_a_library_for_gpus_that_is_not_there(tmp_path: Path) -> None:
 def test_where_operators_run() -> None:
     assert native._where(cpu=True, cuda=True) == "native on the CPU and CUDA"
     assert native._where(cpu=True, cuda=False) == "native on the CPU, PyTorch elsewhere"
+    assert native._where(cpu=True, cuda=False, only_cpu=True) == "native on the CPU"
     assert native._where(cpu=False, cuda=True) == "native on CUDA, PyTorch elsewhere"
     assert native._where(cpu=False, cuda=False) == "PyTorch"
 

@@ -10,16 +10,22 @@ from __future__ import annotations
 from fasttransfer.ops._augment import augment
 from fasttransfer.ops._conv_relu_pool_lrn import conv_relu_pool_lrn, conv_relu_pool_lrn_pays
 from fasttransfer.ops._dropout import dropout
+from fasttransfer.ops._pack_features import PackedFeatures, pack_features, unpack_features
 from fasttransfer.ops._relu_pool import relu_pool
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
+from fasttransfer.ops._resize import resize
 from fasttransfer.ops._sgd_step import sgd_step
 
 __all__ = [
+    "PackedFeatures",
     "augment",
     "conv_relu_pool_lrn",
     "conv_relu_pool_lrn_pays",
     "dropout",
+    "pack_features",
     "relu_pool",
     "relu_pool_lrn",
+    "resize",
     "sgd_step",
+    "unpack_features",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fasttransfer import native
 from fasttransfer.ops._dropout import dropout_reference
+from fasttransfer.ops._pack_features import pack_reference
 
 LIBRARY = os.environ["FASTTRANSFER_EMULATED"]
 ORDERS = [0, 1, 2]  # ascending, descending, random
@@ -164,6 +165,76 @@ def test_augment_refuses() -> None:
     ]:
         with pytest.raises(RuntimeError, match=says):
             emulated.augment(*good[:i], bad, *good[i + 1 :])
+
+
+# pack_features and unpack_features
+
+
+def sparse(pictures: int, elements: int, share: float, offset: int = 0) -> Tensor:
+    """Random features, `share` of them not zero, that begin `offset` elements after an address of 16 bytes."""
+    generator = torch.Generator().manual_seed(pictures + elements)
+    x = torch.randn(pictures * elements + offset, generator=generator)
+    x[torch.rand(x.shape, generator=generator) >= share] = 0.0
+    return x.bfloat16()[offset:].view(pictures, elements)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "elements", "share", "offset"),
+    [(0, 64, 0.3, 0), (3, 0, 0.3, 0), (3, 1, 0.3, 0), (3, 8, 0.3, 0), (3, 63, 0.3, 0), (3, 64, 0.3, 0),
+     (3, 100, 0.3, 0), (2, 2047, 0.3, 0), (2, 2048, 0.3, 0), (2, 2048, 0.3, 1), (2, 2049, 0.3, 0), (2, 6400, 0.3, 0),
+     (1, 4096, 0.0, 0), (1, 4096, 1.0, 0), (3, 104, 1.0, 1)],
+)  # fmt: skip
+def test_features_are_packed_and_unpacked(pictures: int, elements: int, share: float, offset: int) -> None:
+    x = sparse(pictures, elements, share, offset)
+    packed = in_every_order(lambda: emulated.pack_features(x))
+    for ours, expected in zip(packed, pack_reference(x), strict=True):
+        assert torch.equal(bits(ours), bits(expected))
+    for rows in (torch.arange(pictures), torch.arange(pictures).flip(0).repeat(2)):
+        (y,) = in_every_order(lambda rows=rows: [emulated.unpack_features(*packed, rows, elements)])
+        assert torch.equal(bits(y), bits(x[rows]))
+
+
+def test_features_of_more_tiles_than_one_scan_takes() -> None:
+    x = sparse(600, 9, 0.4)
+    packed = emulated.pack_features(x)
+    assert torch.equal(packed[2], pack_reference(x)[2])
+    assert torch.equal(bits(packed[1]), bits(pack_reference(x)[1]))
+
+
+def test_features_that_do_not_belong_together_are_read_safely() -> None:
+    """What cannot be checked without waiting for the GPU is moved to the edge, or zero."""
+    x = sparse(3, 3000, 0.5)
+    mask, values, offsets = emulated.pack_features(x)
+    wild = torch.tensor([-1, 99, 1])
+    assert torch.equal(emulated.unpack_features(mask, values, offsets, wild, 3000), x[[0, 2, 1]])
+    rows = torch.arange(3)
+    assert not emulated.unpack_features(mask, values[:0], offsets, rows, 3000).any()
+    far = torch.tensor([-(2**50), 2**50, 0, 0])
+    assert not emulated.unpack_features(mask, values, far, rows, 3000)[:2].any()
+    full = torch.full_like(mask, 255)
+    assert torch.equal(emulated.unpack_features(full, values, offsets, rows, 3000)[0], values[:3000])
+
+
+def test_features_refuse() -> None:
+    x = sparse(3, 100, 0.5)
+    for bad, says in [(x.float(), "must be bfloat16, not Float"), (x[0], "contiguous"), (x[:, ::2], "contiguous")]:
+        with pytest.raises(RuntimeError, match=says):
+            emulated.pack_features(bad)
+    good = (*emulated.pack_features(x), torch.arange(3), 100)
+    for i, bad, says in [
+        (0, good[0].int(), "mask must be"),
+        (0, good[0][:, :8], "mask must be"),
+        (0, torch.zeros(49, dtype=torch.uint8)[1:].view(3, 16), "begin at an address of 8 bytes"),
+        (1, good[1].float(), "values must be bfloat16"),
+        (2, good[2][:3], "offsets must be 4 int64"),
+        (3, good[3].int(), "rows must be int64"),
+        (4, -1, "elements must lie in"),
+        (4, 129, "mask must be"),
+    ]:
+        with pytest.raises(RuntimeError, match=says):
+            emulated.unpack_features(*good[:i], bad, *good[i + 1 :])
+    with pytest.raises(RuntimeError, match="none is there"):
+        emulated.unpack_features(good[0][:0], good[1], good[2][:1], good[3], 100)
 
 
 # sgd_step

@@ -1,0 +1,218 @@
+"""How many of a trained network's features are not zero, and what packing them costs and saves.
+
+    fasttransfer grid --split natural-manmade --classes 40 --epochs 20 --treatments --data tiny-imagenet-200 --out RUN
+    python bench/features.py RUN
+
+Densities are those of the validation pictures, centre crops, in bfloat16, of each base on its own task and on the
+other. Rates are those of one core, in GB of dense features a second, on features of the training pictures strung
+together to records of 256 x 6 x 6 elements, the paper's cut 5, whatever the size of the study's network. lz4 and
+zstandard are measured where they are installed, on blocks of 64 records: longer ones than random access would allow
+them. Writes bench/results/features.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fasttransfer import info, machine, ops, records, weights
+from fasttransfer.bench.timing import compare
+from fasttransfer.cells import TASKS
+from fasttransfer.engine import mean_path
+from fasttransfer.features.shards import ShardReader, write_shard
+from fasttransfer.files import cache_folder, replace_file
+from fasttransfer.geometry import CAFFENET
+from fasttransfer.grid import settle
+from fasttransfer.net import CaffeNet
+from fasttransfer.pipelines import prepare
+from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.pipelines.store import Store
+from fasttransfer.study import Choices, Study
+
+CPU = torch.device("cpu")
+CUTS = range(1, 7)  # stage 7 begins with a dropout: for n = 7 it is cut 6 that is kept
+ELEMENTS = int(np.prod(CAFFENET.cut_shape(5)))
+RECORDS, BLOCK = 2048, 64  # 38 MB of dense features, more than the caches hold; what is packed at a time
+
+Call = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The bases of a study and its pictures."""
+
+    study: Study
+    folder: Path
+    classes: Mapping[str, tuple[str, ...]]
+    store: Store
+
+    def features(self, source: str, target: str, part: str) -> dict[int, Tensor]:
+        """Cut -> (N, E) features by the base of `source` of the pictures of `target`, as they lie in memory."""
+        study = self.study
+        geometry = study.recipe.geometry
+        net = CaffeNet(geometry, study.recipe.outputs_for(source, self.classes), torch.bfloat16)
+        net.load(weights.load(self.folder / "weights" / f"base{source}.s{study.seeds[0]}.safetensors")[0])
+        pictures = task_pictures(self.store, getattr(self.store, part), self.classes[target])
+        mean = torch.from_numpy(np.load(mean_path(self.folder, source)))
+        found: dict[int, list[Tensor]] = {n: [] for n in CUTS}
+        for rows in np.array_split(pictures.rows, max(1, len(pictures) // 500)):
+            pixels = torch.from_numpy(pictures.part.gather(rows))
+            middle = torch.full((len(rows),), (geometry.store - geometry.crop) // 2)
+            straight = torch.zeros(len(rows), dtype=torch.bool)
+            x = ops.augment(
+                [pixels], torch.arange(len(rows)), mean, middle, middle, straight, crop=geometry.crop,
+                scale=study.recipe.scale, dtype=torch.bfloat16,
+            )  # fmt: skip
+            for n in CUTS:
+                x = net(x, start=n - 1, stop=n)
+                found[n].append((x.permute(0, 2, 3, 1) if x.dim() == 4 else x).flatten(1))
+        return {n: torch.cat(parts) for n, parts in found.items()}
+
+
+def open_study(folder: Path) -> Trained:
+    """The study in `folder`, its pictures prepared."""
+    study = Study.read(folder / "study.toml")
+    plan = settle(Choices(data=study.data, split=study.split, classes=study.classes))
+    store = prepare.prepare(
+        Path(study.data),
+        size=study.recipe.geometry.store,
+        cache=cache_folder(),
+        bad_pictures=study.bad_pictures,
+        say=print,
+    )
+    return Trained(study, folder, plan.classes, store)
+
+
+def kept(x: Tensor) -> float:
+    """The share that is not zero."""
+    return int(torch.count_nonzero(x.view(torch.int16))) / x.numel()
+
+
+def strung(x: Tensor) -> Tensor:
+    """(RECORDS, ELEMENTS) of the features in `x`, again from the start where they do not suffice."""
+    flat = x.flatten()
+    return flat.repeat(-(-RECORDS * ELEMENTS // flat.numel()))[: RECORDS * ELEMENTS].view(RECORDS, ELEMENTS)
+
+
+def codecs() -> Iterator[tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]]:
+    """The general compressors that are installed: name, there, back."""
+    try:
+        lz4 = importlib.import_module("lz4.block")
+        yield "lz4", lz4.compress, lz4.decompress
+    except ImportError:
+        print("lz4 is not installed: pip install lz4")
+    try:
+        zstandard = importlib.import_module("zstandard")
+        yield "zstd -1", zstandard.ZstdCompressor(1).compress, zstandard.ZstdDecompressor().decompress
+    except ImportError:
+        print("zstandard is not installed: pip install zstandard")
+
+
+def measure(x: Tensor, rounds: int) -> dict[str, Any]:
+    """Sizes against dense features and rates of one core, there and back."""
+    blocks = x.split(BLOCK)
+    packed = [ops.pack_features(block) for block in blocks]
+    target = torch.empty_like(blocks[0])
+    there: dict[str, Call] = {"packed": lambda i: ops.pack_features(blocks[i % len(blocks)])}
+    back: dict[str, Call] = {"packed": lambda i: ops.unpack_features(packed[i % len(packed)], (ELEMENTS,))}
+    sizes = {"packed": sum(t.numel() * t.element_size() for p in packed for t in p)}
+    for name, compress, decompress in codecs():
+        raw = [block.view(torch.uint8).numpy().tobytes() for block in blocks]
+        small = [compress(block) for block in raw]
+        assert all(decompress(s) == r for s, r in zip(small, raw, strict=True))
+        sizes[name] = sum(map(len, small))
+        there[name] = lambda i, f=compress, raw=raw: f(raw[i % len(raw)])  # type: ignore[misc]
+        back[name] = lambda i, f=decompress, small=small: f(small[i % len(small)])  # type: ignore[misc]
+    there["copy"] = back["copy"] = lambda i: target.copy_(blocks[i % len(blocks)])
+    dense = BLOCK * ELEMENTS * 2
+    rates = [
+        {name: round(dense / t.median / 1e9, 3) for name, t in compare(calls, CPU, rounds=rounds).items()}
+        for calls in (there, back)
+    ]
+    return {
+        "of_dense": {name: round(size / (x.numel() * 2), 4) for name, size in sizes.items()},
+        "pack_gb_s": rates[0],
+        "unpack_gb_s": rates[1],
+    }
+
+
+def measure_shards(x: Tensor, rounds: int, folder: Path) -> dict[str, Any]:
+    """Rates of writing (fsync included) and of reading batches in random order, verified, from the system's cache."""
+    path, shape = folder / "0.shard", CAFFENET.cut_shape(5)
+    features = x.view(len(x), *shape[1:], shape[0]).permute(0, 3, 1, 2)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).split(BLOCK)
+
+    def write(packed: bool) -> None:
+        with write_shard(path, entry="bench", position=0, first=0, shape=shape, packed=packed) as shard:
+            shard.append(features)
+
+    found = {}
+    for kind, packed in (("packed", True), ("dense", False)):
+        written = compare({"write": lambda i, p=packed: write(p)}, CPU, rounds=3)["write"]  # type: ignore[misc]
+        found[f"write {kind}"] = round(x.numel() * 2 / written.median / 1e9, 3)
+        for threads in sorted({1, info.cores()}):
+            with ShardReader([path], entry="bench", shape=shape, threads=threads) as reader:
+                batches = reader.batches(itertools.cycle(order))
+                read = compare({"read": lambda i, b=batches: next(b)}, CPU, rounds=rounds)["read"]  # type: ignore[misc]
+                batches.close()
+            name = f"read {kind}, {threads} thread{'s' * (threads > 1)} and the caller"
+            found[name] = round(BLOCK * ELEMENTS * 2 / read.median / 1e9, 3)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="folder of a trained study")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "features.json")
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    machine.keep_freed_memory()
+    with torch.inference_mode():
+        trained = open_study(chosen.study)
+        dense = {(s, t): trained.features(s, t, "val") for s in TASKS for t in TASKS}
+        strings = {n: strung(x) for n, x in trained.features("A", "A", "train").items()}
+        torch.set_num_threads(1)
+        result: dict[str, Any] = {
+            "command": "python bench/features.py RUN",
+            "machine": info.measured_on(),
+            "study": {
+                "data": Path(trained.study.data).name,
+                "geometry": trained.study.recipe.geometry.name,
+                "epochs": trained.study.recipe.epochs,
+                "top1": [round(r.last_top1 or 0.0, 3) for r in records.read(chosen.study).results],
+            },
+            "cuts": {},
+        }
+        print(f"{'cut':3}  {'not 0: own, other task':22}  {'of dense, GB/s there, back':26}")
+        for n in CUTS:
+            shares = {f"base {s} on {t}": round(kept(x[n]), 4) for (s, t), x in dense.items()}
+            own, other = (np.mean([v for k, v in shares.items() if (k[5] == k[-1]) == same]) for same in (True, False))
+            found = measure(strings[n], chosen.rounds)
+            shape = trained.study.recipe.geometry.cut_shape(n)
+            result["cuts"][n] = {"shape": shape, "not_zero": shares} | found
+            print(f"{n:3}  {own:9.1%} {other:9.1%}", end="")
+            for name in found["pack_gb_s"]:
+                size = f"{found['of_dense'][name]:.1%}, " if name in found["of_dense"] else ""
+                print(f"   {name} {size}{found['pack_gb_s'][name]:.2f}, {found['unpack_gb_s'][name]:.2f}", end="")
+            print(flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            result["shards_gb_s"] = measure_shards(strings[5], chosen.rounds, Path(folder))
+        print(json.dumps(result["shards_gb_s"], indent=1))
+    with replace_file(chosen.out) as file:
+        file.write((json.dumps(result, indent=1) + "\n").encode())
+    print(f"written: {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Frozen features, computed once and kept: the files that they lie in (`shards`)."""

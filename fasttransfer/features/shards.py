@@ -1,0 +1,299 @@
+"""Shards: files of features at a cut, written once, checked whenever they are read, read by threads ahead of need.
+
+An entry of the feature cache is a list of records, each the features of one picture in one view, cut into shards of a
+few hundred MB. A shard knows whose it is: the entry's identity, its place in the entry and the number of its first
+record are in its header. csrc/shards/format.h says how it lies on the disk.
+
+    with write_shard(folder / "00000.shard", entry=key, position=0, first=0, shape=(256, 6, 6), packed=True) as shard:
+        for features in batches:
+            shard.append(features)
+
+    with ShardReader(sorted(folder.glob("*.shard")), entry=key, shape=(256, 6, 6)) as reader:
+        for rows, features in zip(order, reader.batches(order)):
+            ...
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasttransfer.errors import InputError
+from fasttransfer.files import replace_file
+from fasttransfer.ops import PackedFeatures
+from fasttransfer.weights import CorruptFileError
+
+_shards: Any = None
+_why_not = ""
+try:
+    _shards = import_module("fasttransfer._shards")
+except ImportError as error:
+    _why_not = str(error)
+
+VERSION = 1
+"""Of the format; a shard of a later one is refused. It belongs into an entry's key."""
+
+_IDENTITY = 64  # bytes
+
+
+class ShardWriter:
+    """What `write_shard` hands out.
+
+    Attributes:
+        records: how many have been appended.
+        bytes: what they take, the header included.
+    """
+
+    def __init__(self, file: int, entry: str, position: int, first: int, shape: Sequence[int], packed: bool) -> None:
+        self._shape = tuple(shape)
+        self._writer = _module().Writer(file, _checked(entry), position, first, prod(shape), packed)
+
+    @property
+    def records(self) -> int:
+        return int(self._writer.records)
+
+    @property
+    def bytes(self) -> int:
+        return int(self._writer.bytes)
+
+    def append(self, x: Tensor) -> None:
+        """Adds pictures, a record each. What is written is in the order of memory, so that channels come first.
+
+        Args:
+            x: (N, *shape) bfloat16 on the CPU; four dimensions in channels-last memory, two contiguous.
+
+        Raises:
+            RuntimeError: another type, shape, device or memory order.
+            OSError: the disk is full; inside `write_shard` that becomes an `InputError`.
+        """
+        _check_features(x, self._shape)
+        self._writer.append(x.data_ptr(), len(x))
+
+    def finish(self) -> None:
+        """Index and footer; `write_shard` calls it."""
+        self._writer.finish()
+
+
+@contextmanager
+def write_shard(
+    path: Path, *, entry: str, position: int, first: int, shape: Sequence[int], packed: bool
+) -> Iterator[ShardWriter]:
+    """Writes a shard that is whole or absent: under a temporary name, flushed to disk, then renamed.
+
+    Args:
+        path: where; its folder exists. A file that is there is replaced.
+        entry: the identity of the entry, at most 64 bytes: a digest of all that determines its features.
+        position: which of the entry's shards this is, from 0.
+        first: the number in the entry of this shard's first record.
+        shape: of one record: (C, H, W) or (E,).
+        packed: without the zeros; False where that does not pay.
+
+    Raises:
+        InputError: the disk is full, read-only or not ours to write; the native module is missing.
+    """
+    with replace_file(path) as file:
+        writer = ShardWriter(file.fileno(), entry, position, first, shape, packed)
+        yield writer
+        writer.finish()
+
+
+class ShardReader:
+    """The shards of an entry as one list of records.
+
+    Opening verifies headers, footers and indices; every record is verified each time it is read. Files are mapped into
+    memory: they must not be changed in place while they are open, which nothing of this project does; removing them is
+    fine. Not to be used after a fork.
+
+    Args:
+        paths: all shards, in order.
+        entry: the identity that they were written with.
+        shape: of one record: (C, H, W) or (E,).
+        threads: that read, beside the caller when it waits; by default one a core.
+
+    Raises:
+        CorruptFileError: a shard is damaged, cut short, of another entry, at another place, or of a later version.
+        FileNotFoundError: a shard is missing.
+        OSError: one cannot be read.
+        InputError: the native module is missing.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, entry: str, shape: Sequence[int], threads: int | None = None) -> None:
+        threads = threads or _cores()
+        self.shape = tuple(shape)
+        module = _module()
+        with _corruption():
+            self._reader: Any = module.Reader([str(p) for p in paths], _checked(entry), prod(shape), threads)
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return int(self._reader.records)
+
+    @property
+    def bytes(self) -> int:
+        """What the files take."""
+        return int(self._reader.bytes)
+
+    @property
+    def packed(self) -> bool:
+        """Whether every shard is."""
+        return bool(self._reader.packed)
+
+    def close(self) -> None:
+        """Ends the threads and lets go of the files, once what is under way has ended."""
+        self._reader = None
+
+    def read(self, rows: Tensor | Sequence[int], out: Tensor | None = None) -> Tensor:
+        """Records, in any order, unpacked.
+
+        Args:
+            rows: (N,) int64, numbered through all shards.
+            out: (N, *shape) bfloat16 on the CPU, to be written to, e.g. in pinned memory; new memory by default.
+
+        Returns:
+            (N, *shape) bfloat16, four dimensions in channels-last memory.
+
+        Raises:
+            CorruptFileError: a record is not what was written. Nothing in `out` may be used.
+            IndexError: a record that is not there.
+            RuntimeError: `out` is of another type, shape, device or memory order.
+        """
+        return self.start(rows, out).wait()
+
+    def start(self, rows: Tensor | Sequence[int], out: Tensor | None = None) -> Read:
+        """As `read`, but returns at once: the threads read while the caller does something else.
+
+        `out` is kept alive and must not be touched before `Read.wait` has returned it.
+        """
+        numbers = _listed(rows)
+        if out is None:
+            out = _empty(len(numbers), self.shape)
+        _check_features(out, self.shape)
+        if len(out) != len(numbers):
+            raise RuntimeError(f"out has room for {len(out)} pictures, {len(numbers)} are asked for")
+        return Read(self._reader.read_dense(numbers, out.data_ptr(), out))
+
+    def batches(self, order: Iterable[Tensor | Sequence[int]], *, ahead: int = 2) -> Generator[Tensor, None, None]:
+        """One tensor for each list of rows in `order`, while the threads are up to `ahead` of them further on.
+
+        Raises:
+            CorruptFileError, IndexError: as `read`, when the batch is due.
+        """
+        reads: deque[Read] = deque()
+        for rows in order:
+            reads.append(self.start(rows))
+            if len(reads) > ahead:
+                yield reads.popleft().wait()
+        while reads:
+            yield reads.popleft().wait()
+
+    def read_packed(self, rows: Tensor | Sequence[int], *, pinned: bool = False) -> PackedFeatures:
+        """Records as they lie on disk, verified: for `unpack_features` on the device that they are sent to.
+
+        Args:
+            rows: as `read`.
+            pinned: in memory from which a GPU copies without waiting.
+
+        Raises:
+            CorruptFileError, IndexError: as `read`.
+            RuntimeError: the shards are not packed.
+        """
+        if not self.packed:
+            raise RuntimeError("read_packed: these shards are dense, only read() is for them")
+        numbers = _listed(rows)
+        n, bytes_ = len(numbers), -(-prod(self.shape) // 64) * 8
+        offsets = torch.empty(n + 1, dtype=torch.int64, pin_memory=pinned)
+        self._reader.offsets(numbers, offsets.data_ptr())
+        mask = torch.empty((n, bytes_), dtype=torch.uint8, pin_memory=pinned)
+        values = torch.empty(int(offsets[n]), dtype=torch.bfloat16, pin_memory=pinned)
+        packed = PackedFeatures(mask, values, offsets)
+        with _corruption():
+            self._reader.read_packed(numbers, mask.data_ptr(), offsets.data_ptr(), values.data_ptr(), packed).wait()
+        return packed
+
+    def verify(self, *, batch: int = 256) -> None:
+        """Reads everything once.
+
+        Raises:
+            CorruptFileError: some record is not what was written.
+        """
+        order = (range(at, min(at + batch, len(self))) for at in range(0, len(self), batch))
+        for _ in self.batches(order, ahead=1):
+            pass
+
+
+class Read:
+    """A batch that is being read, see `ShardReader.start`. Dropping it ends the reading."""
+
+    def __init__(self, pending: Any) -> None:
+        self._pending = pending
+
+    def wait(self) -> Tensor:
+        """The batch, once it is there.
+
+        Raises:
+            CorruptFileError: a record is not what was written.
+        """
+        with _corruption():
+            tensor: Tensor = self._pending.wait()
+        return tensor
+
+
+@contextmanager
+def _corruption() -> Iterator[None]:
+    try:
+        yield
+    except _module().Damaged as error:
+        raise CorruptFileError(str(error)) from None
+
+
+def _module() -> Any:
+    if _shards is None:
+        raise InputError(
+            f"the feature cache needs fasttransfer._shards, which does not load ({_why_not}): build it in the source "
+            "tree with a C++ compiler and pip install --no-build-isolation --editable ."
+        )
+    return _shards
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(entry: str) -> str:
+    if not 0 < len(entry.encode()) <= _IDENTITY:
+        raise RuntimeError(f"an entry's identity has 1 to {_IDENTITY} bytes, not {len(entry.encode())}")
+    return entry
+
+
+def _listed(rows: Tensor | Sequence[int]) -> list[int]:
+    return rows.tolist() if isinstance(rows, Tensor) else list(rows)
+
+
+def _empty(n: int, shape: Sequence[int]) -> Tensor:
+    format = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+    return torch.empty((n, *shape), dtype=torch.bfloat16, memory_format=format)
+
+
+def _check_features(x: Tensor, shape: Sequence[int]) -> None:
+    format = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+    if x.dtype != torch.bfloat16 or x.shape[1:] != tuple(shape) or x.device.type != "cpu":
+        raise RuntimeError(f"features must be (N, {', '.join(map(str, shape))}) bfloat16 on the CPU")
+    if not x.is_contiguous(memory_format=format):
+        raise RuntimeError("features of four dimensions must be in channels-last memory, of two contiguous")
