@@ -1,21 +1,40 @@
 """The bytes of a picture file -> uint8 RGB of the store's size, or the reason why not.
 
 What a viewer shows is what the store holds: the camera's orientation mark is applied (Caffe ignored it),
-transparent parts are laid on white, 16-bit greys keep their upper eight bits. The aspect is not kept, as
-Caffe did.
+transparent parts are laid on white, 16-bit values keep their upper eight bits.
+
+JPEGs without peculiarities (see `jpeg_header`) are decoded by torchvision, everything else, and whatever it refuses,
+by Pillow, which decides. Where both can, they give the same pixels; one operator resizes them.
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from fasttransfer.errors import InputError
+from fasttransfer.ops import resize
+from fasttransfer.pipelines.jpeg_header import ordinary_jpeg
+
+Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "PPM", "TIFF", "GIF")
-MOST_PIXELS = 180_000_000  # more is a decompression bomb: 540 MB as RGB, for each thread
+FITS = ("stretch", "crop")
+# More is a decompression bomb, as Pillow sees it. All that is being decoded at a time has no more pixels either: at ten
+# bytes a pixel, which a progressive JPEG takes in Pillow, that is 0.9 GB.
+MOST_PIXELS = 89_478_485
 
 _ORIENTATION = 0x0112
 _TURN = {
@@ -28,36 +47,172 @@ _TURN = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_STRIP = 1 << 20  # pixels converted to RGB at a time
 
 
 class PictureError(Exception):
     """A picture that cannot be decoded; the message is the reason, without the picture's name."""
 
 
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
     """One picture as (size, size, 3) uint8 RGB, resized (bilinear with antialias) unless it has that size.
 
-    Of several frames the first. Safe to call from many threads: Pillow lets go of the interpreter while
-    it works.
+    Of several frames the first. Safe to call from many threads, which wait for each other only where pictures are so
+    large that memory could run out.
+
+    Args:
+        fit: "stretch" shows all of the picture and does not keep its aspect, as Caffe did; "crop" shows the square in
+            its middle.
 
     Raises:
         PictureError: truncated, not a picture, a decompression bomb, a kind of pixel without an agreed
         meaning.
     """
-    with open_picture(data) as image:
+    header = ordinary_jpeg(data)
+    if header is not None and header.height * header.width <= MOST_PIXELS:
+        with _room.taken(header.height * header.width):
+            picture = _decode_fast(data)
+            if picture is not None:
+                return _fitted(picture, size, fit)
+    with open_picture(data) as image, _room.taken(image.width * image.height):
         try:
             image.load()
             # Asked after loading: Pillow turns a TIFF by itself and then takes its mark away.
             turn = _TURN.get(_orientation(image))
-            rgb = _to_rgb(image)
-            if rgb.size != (size, size):
-                # Resized before it is turned: the target is square, and there is less to turn.
-                rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
-            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+            picture = _to_rgb(image)
         except PictureError:
             raise
         except Exception as error:  # damaged bytes make Pillow raise nearly anything
             raise PictureError(_reason(error)) from error
+        # Turned after it was resized: the target is square, and there is less to turn.
+        pixels = _fitted(picture, size, fit)
+        return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+
+
+def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
+    """The JPEGs of a jpeg store as (k, size, size, 3) uint8, on the CPU; the same bits everywhere.
+
+    Raises:
+        PictureError: one that is damaged.
+    """
+    pixels = np.empty((len(blobs), size, size, 3), np.uint8)
+    for i, data in enumerate(blobs):
+        pixels[i] = decode(data, size)
+    return pixels
+
+
+class Decoder(Protocol):
+    """Pictures' bytes to their pixels, some at a time."""
+
+    pictures: int  # how many it likes at a time
+    threads: int  # how many threads should call it at the same time
+
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
+        """What `decode` returns or raises for each, in order."""
+
+
+class _CpuDecoder:
+    """One picture after another, in the thread that calls."""
+
+    pictures = 16
+
+    def __init__(self, size: int, fit: str) -> None:
+        self.threads = cores()
+        self._size, self._fit = size, fit
+
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
+        return [decode_or_reason(data, self._size, self._fit) for data in blobs]
+
+
+def decode_or_reason(data: bytes, size: int, fit: str) -> Pixels | PictureError:
+    """What `decode` returns, or raises."""
+    try:
+        return decode(data, size, fit)
+    except PictureError as error:
+        return error
+
+
+def decoder_for(device: str, size: int, fit: str) -> Decoder:
+    """The fastest decoder on a device.
+
+    Args:
+        device: "cpu" | "cuda".
+        size: side of the results in pixels.
+        fit: "stretch" | "crop", see `decode`.
+
+    Raises:
+        InputError: another fit; another device, or one that is not there.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit {fit!r}: say {' or '.join(FITS)}")
+    if device == "cpu":
+        return _CpuDecoder(size, fit)
+    if device == "cuda":
+        from fasttransfer.pipelines.decode_gpu import GpuDecoder  # here, for DALI takes half a second to load
+
+        return GpuDecoder(size, fit)
+    raise InputError(f"device {device!r}: say cpu or cuda")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Room:
+    """Lets threads take pixels, in the order in which they ask, as long as there are any left."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._queue, self._changed = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until so many are free; with them it runs what is inside."""
+        with self._queue, self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify()
+
+
+_room = _Room(MOST_PIXELS)
+
+
+@cache
+def _jpeg_decoder() -> Callable[..., Tensor] | None:
+    try:
+        from torchvision.io import decode_jpeg
+    except ImportError:
+        return None
+    return decode_jpeg
+
+
+def _decode_fast(data: bytes) -> Tensor | None:
+    """An ordinary JPEG as (H, W, 3); None where torchvision refuses it, or cannot decode."""
+    decode_jpeg = _jpeg_decoder()
+    if decode_jpeg is None:
+        return None
+    try:
+        return decode_jpeg(from_dlpack(np.frombuffer(data, np.uint8)), mode="RGB").permute(1, 2, 0)
+    except RuntimeError:
+        return None
+
+
+def _fitted(picture: Tensor, size: int, fit: str) -> Pixels:
+    return resize(picture, size, shown(fit, *picture.shape[:2])).numpy()
+
+
+def shown(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
+    """The part of a picture that is shown: its top, left, height and width."""
+    if fit == "stretch":
+        return 0, 0, height, width
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -71,6 +226,8 @@ def open_picture(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if data.startswith(b"\xff\xd8\xff"):
+            raise PictureError("a JPEG whose header is damaged, cut off or of a rare kind") from None
         raise PictureError("not a picture of a known format") from None
     except Image.DecompressionBombError:
         raise PictureError(f"more than {MOST_PIXELS // 1_000_000} million pixels") from None
@@ -88,8 +245,20 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM")):
+def _to_rgb(image: Image.Image) -> Tensor:
+    """(H, W, 3) uint8; converted strip by strip, for the conversions need several times the memory of the picture."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        whole = bottom - top == image.height
+        strip = image if whole else image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = np.asarray(_strip_to_rgb(strip, image.format))
+    return torch.from_numpy(pixels)
+
+
+def _strip_to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
+    if image.mode in _SIXTEEN_BITS or (image.mode == "I" and kind in ("PNG", "PPM")):
         # Pillow's own conversion cuts off at 255, which turns nearly all of a 16-bit picture white.
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")

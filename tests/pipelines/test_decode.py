@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import io
-import zlib
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sources import encoded, jpeg, noise
+from strange import HEIGHT, WIDTH, patched, png, scene, strange
 
-from fasttransfer.pipelines.decode import PictureError, decode
+from fasttransfer.errors import InputError
+from fasttransfer.ops import resize
+from fasttransfer.pipelines import decode as module
+from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, decode, decode_stored, decoder_for
+from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
+
+STRANGE = strange()
 
 
 def halves(mode: str, left: object, right: object, size: int = 8) -> Image.Image:
@@ -17,10 +28,219 @@ def halves(mode: str, left: object, right: object, size: int = 8) -> Image.Image
     return image
 
 
-def reason(data: bytes) -> str:
+def reason(data: bytes, fit: str = "stretch") -> str:
     with pytest.raises(PictureError) as caught:
-        decode(data, 8)
+        decode(data, 8, fit)
     return str(caught.value)
+
+
+@pytest.fixture
+def only_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where torchvision has no decoder."""
+    monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
+
+
+def resized(image: Image.Image, size: int) -> np.ndarray:
+    return resize(torch.from_numpy(np.array(image.convert("RGB"))), size).numpy()
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_the_fast_decoders_may_have(name: str) -> None:
+    data, _, ordinary = STRANGE[name]
+    header = ordinary_jpeg(data)
+    assert (header is not None) == ordinary
+    if header is not None and STRANGE[name].good:
+        image = Image.open(io.BytesIO(data))
+        assert (header.height, header.width) == (image.height, image.width)
+        assert header.progressive == ("progressive" in image.info)
+        of_scan = 6 + 2 * len(image.getbands())
+        assert data[header.pixels - of_scan - 2 : header.pixels - of_scan] == b"\xff\xda" or header.progressive
+
+
+def test_pixels_in_one_piece() -> None:
+    def whole(data: bytes) -> bool:
+        header = ordinary_jpeg(data)
+        assert header is not None
+        return one_whole_scan(data, header)
+
+    for name in ("plain", "grey", "1 x 1", "restart markers", "thumbnail", "comment", "cut and ended"):
+        assert whole(STRANGE[name].data), name
+    assert not whole(STRANGE["progressive"].data)
+    plain = STRANGE["plain"].data
+    for marker, fine in ((0x00, True), (0xD3, True), (0xFF, True), (0xA0, False), (0xC4, False), (0xD9, False)):
+        assert whole(patched(plain, len(plain) - 100, bytes([0xFF, marker, 0]))) == fine
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("fit", ["stretch", "crop"])
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_pictures_and_the_same_from_both_decoders(name: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, good, _ = STRANGE[name]
+    if not good:
+        told = reason(data, fit)
+        monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
+        assert told and told == reason(data, fit)
+        return
+    pixels = decode(data, 24, fit)
+    assert pixels.shape == (24, 24, 3) and pixels.dtype == np.uint8
+    monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
+    assert np.array_equal(pixels, decode(data, 24, fit))
+
+
+def test_ordinary_pictures_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(data: bytes) -> Image.Image:
+        raise AssertionError("Pillow was asked")
+
+    monkeypatch.setattr(module, "open_picture", refuse)
+    for name, each in STRANGE.items():
+        if each.good and each.ordinary:
+            assert decode(each.data, 8).shape == (8, 8, 3), name
+
+
+def test_pixels_are_pillow_s_where_it_needs_no_help() -> None:
+    names = ["plain", "progressive", "grey", "4:1:1", "RGB", "CMYK", "YCCK", "PNG", "several pictures", "thumbnail"]
+    for name in names:
+        data = STRANGE[name].data
+        assert np.array_equal(decode(data, 30), resized(Image.open(io.BytesIO(data)), 30)), name
+
+
+def test_four_colours_are_not_taken_for_their_negatives() -> None:
+    for name in ("CMYK", "RGB"):
+        away = np.abs(decode(STRANGE[name].data, 20).astype(int) - decode(STRANGE["PNG"].data, 20))
+        assert away.mean() < 12, name
+
+
+def test_bombs_are_refused_by_their_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    monkeypatch.setattr(module, "_decode_fast", lambda data: pytest.fail("it was decoded"))
+    for name in ("bomb", "PNG bomb"):
+        assert reason(STRANGE[name].data) == "more than 89 million pixels"
+
+
+def test_a_cut_picture_says_so() -> None:
+    assert "truncated" in reason(STRANGE["plain cut at 93 %"].data)
+    told = reason(STRANGE["cut where its thumbnail ends"].data)
+    assert told == "a JPEG whose header is damaged, cut off or of a rare kind"
+
+
+def test_sixteen_bits_keep_their_upper_eight() -> None:
+    assert decode(STRANGE["colour PNG of 16 bits"].data, 1).tolist() == [[[0x40, 0x80, 0xFF]]]
+    assert decode(png(16, 0, 1, 1, b"\0\x40\x40"), 1).tolist() == [[[0x40, 0x40, 0x40]]]
+
+
+def test_crop_is_the_square_in_the_middle() -> None:
+    left = (WIDTH - HEIGHT) // 2
+    for kind in ("JPEG", "PNG"):
+        image = Image.open(io.BytesIO(encoded(scene(), kind)))
+        wide = image.crop((left, 0, left + HEIGHT, HEIGHT))
+        assert np.array_equal(decode(encoded(scene(), kind), 20, "crop"), resized(wide, 20))
+        tall = scene().transpose(Image.Transpose.ROTATE_90)
+        image = Image.open(io.BytesIO(encoded(tall, kind))).crop((0, left, HEIGHT, left + HEIGHT))
+        assert np.array_equal(decode(encoded(tall, kind), 20, "crop"), resized(image, 20))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all that only Pillow decodes, with and without transparency and palettes."""
+    files = [each.data for each in STRANGE.values() if each.good and not each.ordinary]
+    clear = scene().convert("RGBA")
+    clear.putalpha(scene().convert("L"))
+    palette = scene().quantize(16)
+    files += [encoded(clear, "PNG"), encoded(clear.convert("LA"), "PNG"), encoded(palette, "GIF")]
+    files += [encoded(palette, "PNG", transparency=3), encoded(scene().convert("1"), "TIFF")]
+    whole = [decode(data, 20) for data in files]
+    monkeypatch.setattr(module, "_STRIP", WIDTH * 4)
+    assert all(np.array_equal(decode(data, 20), pixels) for data, pixels in zip(files, whole, strict=True))
+
+
+@pytest.mark.usefixtures("only_pillow")
+def test_without_torchvision_s_decoder() -> None:
+    assert np.array_equal(decode(jpeg(1), 8), resized(Image.open(io.BytesIO(jpeg(1))), 8))
+
+
+def test_where_torchvision_refuses_pillow_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(data: torch.Tensor, mode: str) -> torch.Tensor:
+        raise RuntimeError("not today")
+
+    wanted = decode(jpeg(1), 8)
+    monkeypatch.setattr(module, "_jpeg_decoder", lambda: refuse)
+    assert np.array_equal(decode(jpeg(1), 8), wanted)
+
+
+def test_real_pictures_are_the_same_from_both_decoders(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(shared / "data" / "ilsvrc12-samples.tar") as archive:
+        files = [archive.extractfile(file).read() for file in archive if file.name.endswith(".JPEG")][:100]  # type: ignore[union-attr]
+    assert len(files) == 100
+    assert sum(ordinary_jpeg(data) is not None for data in files) > 95
+    fast = [decode(data, 64) for data in files]
+    monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
+    for data, pixels in zip(files, fast, strict=True):
+        assert np.array_equal(pixels, decode(data, 64))
+
+
+def test_a_decoder_tells_of_each_picture_in_order() -> None:
+    blobs = [jpeg(1), b"", STRANGE["CMYK"].data, STRANGE["plain cut at 93 %"].data, jpeg(2)]
+    for fit in ("stretch", "crop"):
+        decoder = decoder_for("cpu", 16, fit)
+        assert decoder.pictures >= 1 and decoder.threads >= 1
+        results = decoder(blobs)
+        assert [isinstance(each, PictureError) for each in results] == [False, True, False, True, False]
+        for data, each in zip(blobs, results, strict=True):
+            if isinstance(each, PictureError):
+                assert str(each) == reason(data)
+            else:
+                assert np.array_equal(each, decode(data, 16, fit))
+        assert decoder([]) == []
+
+
+def test_what_is_no_decoder() -> None:
+    with pytest.raises(InputError, match="fit 'squash': say stretch or crop"):
+        decoder_for("cpu", 8, "squash")
+    with pytest.raises(InputError, match="device 'tpu': say cpu or cuda"):
+        decoder_for("tpu", 8, "crop")
+
+
+def test_pictures_of_a_store() -> None:
+    files = [encoded(noise(seed, width=32, height=32), quality=95) for seed in range(3)]
+    pixels = decode_stored(files, 32)
+    assert pixels.shape == (3, 32, 32, 3) and pixels.flags.c_contiguous
+    for data, each in zip(files, pixels, strict=True):
+        assert np.array_equal(each, np.asarray(Image.open(io.BytesIO(data))))
+    assert decode_stored([], 32).shape == (0, 32, 32, 3)
+    with pytest.raises(PictureError):
+        decode_stored([files[0], files[1][:100]], 32)
+
+
+def test_a_large_picture_waits_for_room_and_is_not_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = module._Room(10)
+    waiting, order = threading.Event(), []
+    wait = room._changed.wait
+
+    def noted(timeout: float | None = None) -> bool:
+        waiting.set()
+        return wait(timeout)
+
+    def take(pixels: int) -> None:
+        with room.taken(pixels):
+            order.append(pixels)
+
+    monkeypatch.setattr(room._changed, "wait", noted)
+    with ThreadPoolExecutor(2) as pool:
+        with room.taken(8):
+            large = pool.submit(take, 5)
+            assert waiting.wait(20)
+            small = pool.submit(take, 1)  # for which there is room
+            order.append(8)
+        large.result(20)
+        small.result(20)
+    assert order == [8, 5, 1]
+    assert room._free == 10
+
+
+def test_a_picture_that_fails_gives_its_room_back() -> None:
+    for name in ("plain cut at 93 %", "lossless", "12 bits", "bomb"):
+        reason(STRANGE[name].data)
+    assert module._room._free == MOST_PIXELS
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
@@ -122,17 +342,6 @@ def test_truncated(kind: str) -> None:
     assert reason(data[: len(data) // 2])
 
 
-def test_a_decompression_bomb() -> None:
-    header = b"\x89PNG\r\n\x1a\n"
-    for tag, body in (
-        (b"IHDR", b"\0\1\0\0\0\1\0\0\x08\x02\0\0\0"),
-        (b"IDAT", zlib.compress(b"\0" * 99)),
-        (b"IEND", b""),
-    ):
-        header += len(body).to_bytes(4, "big") + tag + body + zlib.crc32(tag + body).to_bytes(4, "big")
-    assert "million pixels" in reason(header)
-
-
 def test_pixels_without_agreed_white() -> None:
     memory = io.BytesIO()
     Image.fromarray(np.ones((8, 8), np.float32)).save(memory, "TIFF")
@@ -157,8 +366,6 @@ def test_flipped_bytes_are_a_bad_picture_or_a_picture_but_never_a_crash() -> Non
 
 
 def test_many_threads_agree_with_one() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     files = [jpeg(seed) for seed in range(64)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda data: decode(data, 16), files))

@@ -1,0 +1,126 @@
+"""Which JPEGs every decoder reads alike, found in their headers without decoding a pixel.
+
+Decoders differ at the edges: whether they turn a picture as its EXIF note says, what colours four components mean,
+whether they fill what is missing of a truncated file with grey. Only pictures without such an edge go to the fast
+decoders, of the CPU and of the GPU; all others go to one and the same slow one. So what a picture becomes, and
+whether it is refused, does not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+import numpy as np
+
+_APP1, _APP2, _APP14 = 0xE1, 0xE2, 0xEE
+_START_OF_SCAN = 0xDA
+_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_PROGRESSIVE = 0xC2
+_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # baseline, extended and progressive, Huffman coded
+_OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}  # lossless, hierarchical, arithmetic coded
+_LUMA = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2)}  # 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1, 4:1:0
+_END = b"\xff\xd9"
+_XMP_TURN = re.compile(rb"tiff:Orientation(=\"|>)[02-9]")  # the orientation can stand there as well
+
+
+class Header(NamedTuple):
+    """What an ordinary JPEG says of itself."""
+
+    height: int
+    width: int
+    progressive: bool
+    pixels: int  # where its first compressed pixels begin
+
+
+def ordinary_jpeg(data: bytes) -> Header | None:
+    """The header of a JPEG that every decoder reads alike; None for any other file.
+
+    Ordinary is: complete and nothing after its end; baseline, extended or progressive with Huffman codes; 8 bits; grey,
+    or Y, Cb and Cr in one of the usual subsamplings; upright.
+    """
+    if not (data.startswith(b"\xff\xd8") and data.endswith(_END)):
+        return None
+    try:
+        return _scan(data)
+    except (IndexError, struct.error):  # ends in the middle of a segment
+        return None
+
+
+def one_whole_scan(data: bytes, header: Header) -> bool:
+    """Whether an ordinary JPEG has all its pixels in one piece, without a marker of anything else between them.
+
+    Only damage puts one there, or several scans. Some decoders refuse what comes after it and others never look.
+    """
+    if header.progressive:
+        return False
+    compressed = np.frombuffer(data, np.uint8)[header.pixels : -len(_END)]
+    after = compressed[1:][compressed[:-1] == 0xFF]
+    return bool(np.all((after == 0) | (after & 0xF8 == 0xD0) | (after == 0xFF)))  # data, restarts, fill
+
+
+def _scan(data: bytes) -> Header | None:
+    at, shape, progressive = 2, None, False
+    while True:
+        if data[at] != 0xFF:
+            return None
+        while data[at] == 0xFF:  # any number of them may come before a marker
+            at += 1
+        marker = data[at]
+        at += 1
+        if marker in _STANDALONE or marker in _OTHER_FRAMES:
+            return None
+        length = int.from_bytes(data[at : at + 2])
+        if marker == _START_OF_SCAN:
+            return None if shape is None else Header(*shape, progressive, at + length)
+        if marker in _FRAMES:
+            if shape is not None:
+                return None
+            shape = _frame(data, at + 2, length - 2)
+            if shape is None:
+                return None
+            progressive = marker == _PROGRESSIVE
+        elif marker in (_APP1, _APP2, _APP14) and not _harmless(marker, data[at + 2 : at + length]):
+            return None
+        at += length
+
+
+def _frame(data: bytes, at: int, length: int) -> tuple[int, int] | None:
+    bits, height, width, count = struct.unpack_from(">BHHB", data, at)
+    if bits != 8 or count not in (1, 3) or length != 6 + 3 * count or height == 0 or width == 0:
+        return None
+    if count == 3:
+        components = [struct.unpack_from("BBB", data, at + 6 + 3 * i) for i in range(3)]
+        factors = [(each[1] >> 4, each[1] & 15) for each in components]
+        if bytes(each[0] for each in components) == b"RGB":
+            return None
+        if factors[0] not in _LUMA or factors[1:] != [(1, 1), (1, 1)]:
+            return None
+    return height, width
+
+
+def _harmless(marker: int, body: bytes) -> bool:
+    """Whether a note leaves the pixels as they are."""
+    if marker == _APP14:
+        # "Adobe", a version, two words of flags, and which colours: 0 none but RGB, 1 YCbCr, 2 YCCK.
+        return not body.startswith(b"Adobe") or (len(body) >= 12 and body[11] == 1)
+    if marker == _APP2:
+        return not body.startswith(b"MPF\0")  # more pictures follow
+    if body.startswith(b"Exif\0"):
+        return _upright(body[6:])
+    return _XMP_TURN.search(body) is None
+
+
+def _upright(tiff: bytes) -> bool:
+    """Whether an EXIF note says that the picture stands upright, or nothing about it; False also of a damaged one."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return False
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    (count,) = struct.unpack_from(order + "H", tiff, start)
+    for i in range(count):
+        tag, kind, values, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * i)
+        if tag == 0x0112:
+            return (kind, values, value) == (3, 1, 1)
+    return True
