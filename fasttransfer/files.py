@@ -24,6 +24,8 @@ _DISK_TROUBLE = {
     errno.EPERM,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 

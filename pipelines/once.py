@@ -12,14 +12,21 @@ from fasttransfer.files import disk_trouble, locked, make_folder, sync_folder
 
 
 def make_once(
-    folder: Path, fill: Callable[[Path], None], *, stale: Callable[[], bool], waiting: Callable[[], None]
+    folder: Path,
+    fill: Callable[[Path], None],
+    *,
+    stale: Callable[[], bool],
+    waiting: Callable[[], None],
+    keep: Callable[[Path], bool] = lambda temporary: False,
 ) -> None:
     """Makes `folder` by `fill(temporary folder)` and a rename, unless it is there and `stale()` says no.
 
-    Two processes that want the same folder take turns by a locked file beside it, `.<name>.lock`; the
-    second finds the work done. The lock dies with its process, so that the temporary folder of a killed
-    one is known to be left over and is removed by the next call that makes a folder here. `waiting` is
-    called once if another process is at work.
+    Two processes that want the same folder take turns by a locked file beside it, `.<name>.lock`; the second finds the
+    work done. The lock dies with its process, so that a temporary folder whose lock is free is known to be left over.
+    `waiting` is called once if another process is at work.
+
+    `keep(temporary)` decides on what is left over, of this folder and of the others beside it, by this process and by
+    killed ones: what is kept, `fill` meets when the folder is asked for again; the rest is removed.
 
     `fill` must have its files on disk (fsync) when it returns.
 
@@ -32,26 +39,33 @@ def make_once(
     with locked(_lock_of(folder), waiting):
         if folder.exists() and not stale():
             return
-        _sweep(folder.parent)
-        temporary = folder.with_name(f".{folder.name}.tmp")
+        _sweep(folder.parent, keep)
+        temporary = temporary_of(folder)
         try:
             with disk_trouble(folder):
-                _remove(temporary)
-                temporary.mkdir()
+                if not keep(temporary):
+                    _remove(temporary)
+                temporary.mkdir(exist_ok=True)
                 fill(temporary)
                 _remove(folder)
                 os.rename(temporary, folder)
                 sync_folder(folder.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not keep(temporary):
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_of(folder: Path) -> Path:
+    """Where `folder` is while it is being made."""
+    return folder.with_name(f".{folder.name}.tmp")
 
 
 def _lock_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _sweep(parent: Path) -> None:
-    """Removes what killed processes left: temporary folders whose lock is free. Ours is locked, by us."""
+def _sweep(parent: Path, keep: Callable[[Path], bool]) -> None:
+    """Removes temporary folders whose lock is free and that are not kept. Ours is locked, by us."""
     for temporary in parent.glob(".*.tmp"):
         lock = temporary.with_suffix(".lock")
         try:
@@ -60,7 +74,8 @@ def _sweep(parent: Path) -> None:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not keep(temporary):
+                shutil.rmtree(temporary, ignore_errors=True)
         except BlockingIOError:
             pass
         finally:

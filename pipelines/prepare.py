@@ -2,66 +2,97 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import shutil
 import time
-import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 import xxhash
 
 from fasttransfer.errors import InputError
-from fasttransfer.files import replace_file, sync_folder
-from fasttransfer.pipelines.decode import PictureError, decode
-from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
-from fasttransfer.pipelines.once import make_once
-from fasttransfer.pipelines.store import FORMAT, MANIFEST, PARTS, Digest, Pixels, Store
-from fasttransfer.pipelines.writer import PartWriter
+from fasttransfer.files import disk_trouble
+from fasttransfer.pipelines import journal
+from fasttransfer.pipelines.decode import FITS
+from fasttransfer.pipelines.filling import Job, digests, fill
+from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.once import make_once, temporary_of
+from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Say, Store, UnreadableError
 
-SAY_EVERY = 5.0  # seconds between lines of progress
-_TASK = 16  # pictures a thread takes at a time: handing over costs as much as decoding a small picture
-_FEW = 5  # bad pictures named in a message
-
-Say = Callable[[str], None]
+_KEEP_SECONDS = 7 * 24 * 3600  # for so long work that was stopped waits in the cache to be gone on with
 
 
-class Refused(NamedTuple):
-    """A picture that cannot be decoded."""
-
-    path: str
-    reason: str
-
-
-def prepare(source: Path, *, size: int, cache: Path, bad_pictures: str = "fail", say: Say = print) -> Store:
+def prepare(
+    source: Path | Listing, *, size: int, cache: Path, kind: Kind = "raw", fit: str = "stretch",
+    bad_pictures: str = "fail", device: str = "cpu", say: Say = print,
+) -> Store:  # fmt: skip
     """The store of `source` (a folder or a tar, see `layouts`), made unless the cache has it.
 
-    It is made again when a file was added, removed or changed (its size or time of change). A picture
-    that cannot be decoded neither stops a run later nor shrinks it unseen: with "fail" all are checked
-    and then told together, with "skip" they are left out and listed in the manifest with their reasons. A
-    kill at any moment leaves nothing that looks like a store, and two runs at once make it once.
+    It is made again when a file was added, removed or changed (its size or time of change). A picture that cannot be
+    decoded neither stops a run later nor shrinks it unseen: with "fail" all are checked and then told together, with
+    "skip" they are left out and listed in the manifest with their reasons. Two runs at once make it once.
+
+    A kill at any moment, Ctrl-C or a full disk leaves nothing that looks like a store, and loses no shard that was
+    complete: the same call goes on from there, once it has read them back, and ends with the same files as if nothing
+    had happened. Work on other pictures that was stopped is removed from the cache after a week, and at once when its
+    source is gone or is being prepared again after a change.
 
     Args:
         size: side of the stored pictures in pixels.
-        cache: the store is `cache/stores/<key>/`.
+        cache: the store is `cache/stores/<key>/`. Which device decoded does not enter the key: what is there is used.
+        kind: "raw" | "jpeg", see `fasttransfer.pipelines.store`.
+        fit: "stretch" | "crop", see `fasttransfer.pipelines.decode.decode`.
         bad_pictures: "fail" | "skip".
+        device: "cpu" | "cuda", where to decode.
         say: gets a line of progress at most every few seconds.
 
     Raises:
-        InputError: bad source, bad pictures, no room on the disk.
+        InputError: bad source, bad pictures, pictures that changed meanwhile, no room on the disk.
     """
-    return _prepare(Path(source), size, Path(cache), bad_pictures, say, synthetic=False)
+    return _in_cache(_job(source, size, kind, fit, bad_pictures, device), Path(cache), say)
 
 
-def builtin(*, size: int, cache: Path, train: int, val: int, say: Say = print) -> Store:
+def prepare_into(
+    source: Path | Listing, folder: Path, *, size: int, kind: Kind = "raw", fit: str = "stretch",
+    bad_pictures: str = "fail", device: str = "cpu", say: Say = print,
+) -> Store:  # fmt: skip
+    """Like `prepare`, but the store is `folder`, which is to be absent, empty, or this very store.
+
+    What is left of a call that was stopped is the hidden folder `.<name>.tmp` beside it.
+
+    Raises:
+        InputError: as `prepare`, and when something else is in `folder`.
+    """
+    job = _job(source, size, kind, fit, bad_pictures, device)
+    folder = Path(folder).resolve()
+    if job.listing.source.resolve() in folder.parents:
+        raise InputError(f"{folder}: lies inside the pictures, which then would change: name a folder elsewhere")
+
+    def stale() -> bool:
+        return not _is_store_of(job, folder)
+
+    def fill_still_free(temporary: Path) -> None:
+        fill(temporary, job, say)
+        if folder.exists():
+            stale()  # raises if somebody put something there meanwhile
+
+    with disk_trouble(folder):
+        there = folder.exists() and not stale()
+    if there:
+        say(f"prepare: {folder} is this store already: nothing to do")
+    # Work of others beside it is not ours to judge.
+    return _make(job, folder, fill_still_free, stale, lambda other: True, say)
+
+
+def begun(source: Listing, *, size: int, cache: Path, bad_pictures: str = "fail") -> tuple[Kind, ...]:
+    """The kinds of store that `prepare` has in the cache, or works on, or would go on with."""
+    kinds: tuple[Kind, ...] = ("raw", "jpeg")
+    jobs = [_job(source, size, kind, bad_pictures=bad_pictures) for kind in kinds]
+    folders = [Path(cache) / "stores" / key for key in digests(source, [job.named for job in jobs])]
+    of = zip(kinds, folders, strict=True)
+    return tuple(kind for kind, folder in of if folder.exists() or temporary_of(folder).exists())
+
+
+def builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw", say: Say = print) -> Store:
     """The store of the built-in pictures, rendered into `cache/builtin/<key>/` unless they are there.
 
     Args:
@@ -89,205 +120,95 @@ def builtin(*, size: int, cache: Path, train: int, val: int, say: Say = print) -
         stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != pictures,
         waiting=lambda: say("prepare: another run is drawing these pictures, waiting for it"),
     )
-    return _prepare(folder, size, Path(cache), "fail", say, synthetic=True)
+    return _in_cache(_job(folder, size, kind, synthetic=True), Path(cache), say)
 
 
-def _prepare(source: Path, size: int, cache: Path, bad_pictures: str, say: Say, *, synthetic: bool) -> Store:
+def _job(
+    source: Path | Listing, size: int, kind: Kind = "raw", fit: str = "stretch", bad_pictures: str = "fail",
+    device: str = "cpu", *, synthetic: bool = False,
+) -> Job:  # fmt: skip
     if not 1 <= size <= 4096:
         raise InputError(f"size {size}: stored pictures have a side of 1 to 4096 pixels")
+    if kind not in SUFFIX:
+        raise InputError(f"kind {kind!r}: say raw or jpeg")
+    if fit not in FITS:
+        raise InputError(f"fit {fit!r}: say stretch or crop")
     if bad_pictures not in ("fail", "skip"):
         raise InputError(f"bad pictures {bad_pictures!r}: say fail or skip")
-    listing = find_pictures(source)
-    folder = cache / "stores" / _key(listing, size, bad_pictures)
+    listing = source if isinstance(source, Listing) else find_pictures(Path(source))
+    return Job(listing, size, kind, fit, bad_pictures, device, synthetic)
 
+
+def _in_cache(job: Job, cache: Path, say: Say) -> Store:
+    folder = cache / "stores" / job.key
     damage = ""
 
     def stale() -> bool:
         nonlocal damage
         try:
             Store.open(folder)
+        except UnreadableError:
+            raise
         except InputError as error:
             damage = str(error)
             return True
         return False
 
-    def fill(temporary: Path) -> None:
+    def fill_and_tell(temporary: Path) -> None:
         if damage:
             say(f"prepare: {damage}: done now")
-        _fill(temporary, listing, size, bad_pictures, say, synthetic)
+        fill(temporary, job, say)
 
-    make_once(
-        folder,
-        fill,
-        stale=stale,
-        waiting=lambda: say("prepare: another run is preparing these pictures, waiting for it"),
-    )
+    return _make(job, folder, fill_and_tell, stale, lambda other: _may_go_on(other, job), say)
+
+
+def _make(
+    job: Job, folder: Path, fill: Callable[[Path], None], stale: Callable[[], bool], keep: Callable[[Path], bool],
+    say: Say,
+) -> Store:  # fmt: skip
+    def keep_ours_too(temporary: Path) -> bool:
+        if temporary != temporary_of(folder):
+            return keep(temporary)
+        head, entries = journal.read(temporary)
+        return head == job.head and any(entry.shard for entry in entries)
+
+    try:
+        make_once(
+            folder,
+            fill,
+            stale=stale,
+            waiting=lambda: say("prepare: another run is preparing these pictures, waiting for it"),
+            keep=keep_ours_too,
+        )
+    except BaseException:
+        if keep_ours_too(temporary_of(folder)):
+            say("prepare: stopped; what is complete is kept, the same command goes on from there")
+        raise
     return Store.open(folder)
 
 
-def _key(listing: Listing, size: int, bad_pictures: str) -> str:
-    """A digest of what determines the store, found without opening a single picture."""
-    words = sorted(listing.words.items())
-    head = [FORMAT, size, bad_pictures, str(listing.source.resolve()), listing.layout, listing.classes, words]
-    state = xxhash.xxh3_128(json.dumps(head).encode())
-    for part in PARTS:
-        for picture in getattr(listing, part):
-            file = listing.tree.pictures[picture.path]
-            line = f"{part}\0{picture.label}\0{picture.path}\0{file.size}\0{file.mtime_ns}\n"
-            state.update(os.fsencode(line))
-    return state.hexdigest()
+def _may_go_on(temporary: Path, job: Job) -> bool:
+    """Whether work that was stopped, on another store than that of `job`, may still be gone on with."""
+    head, entries = journal.read(temporary)
+    if head is None or not any(entry.shard for entry in entries) or not Path(head["source"]).exists():
+        return False
+    if (head["source"], head["choices"]) == (job.head["source"], job.head["choices"]):
+        return False  # the pictures changed
+    return time.time() - (temporary / journal.JOURNAL).stat().st_mtime < _KEEP_SECONDS
 
 
-def _fill(folder: Path, listing: Listing, size: int, bad_pictures: str, say: Say, synthetic: bool) -> None:
-    _announce(folder, listing, size, say)
-    refused: list[Refused] = []
-    digest = Digest(listing.classes, size)
-    progress = _Progress(len(listing.train) + len(listing.val), say)
-    parts = {}
-    with warnings.catch_warnings():
-        # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
-        warnings.simplefilter("ignore")
-        for part in PARTS:
-            pictures: tuple[Picture, ...] = getattr(listing, part)
-            writer = PartWriter(folder, part, most=len(pictures), size=size, digest=digest)
-            with closing(_decoded(listing, pictures, size)) as decoded:
-                for picture, pixels in decoded:
-                    progress.step()
-                    if isinstance(pixels, Refused):
-                        refused.append(pixels)
-                    elif not refused or bad_pictures == "skip":  # else all is thrown away: only check the rest
-                        writer.add(pixels, picture.label)
-            labels, shards = writer.finish()
-            counts = np.bincount(labels, minlength=len(listing.classes))
-            parts[part] = {"pictures": len(labels), "shards": shards, "per_class": counts.tolist()}
-    if refused and bad_pictures == "fail":
-        raise InputError(f"{listing.source}: {_told(refused)}: repair or remove, or leave out with --bad-pictures skip")
-    if refused:
-        _refuse_emptied(listing, parts, refused)
-        say(f"prepare: {_told(refused)}: left out, listed in {MANIFEST}")
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "digest": digest.hexdigest(),
-        "size": size,
-        "layout": listing.layout,
-        "source": str(listing.source.resolve()),
-        "synthetic": synthetic,
-        "held_out": listing.held_out,
-        "notes": listing.notes,
-        "parts": parts,
-        "bad_pictures": bad_pictures,
-        "refused": [each._asdict() for each in refused],
-        "versions": {
-            "fasttransfer": version("fasttransfer"),
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "pillow": version("pillow"),
-        },
-        "classes": listing.classes,
-        "words": listing.words,
-    }
-    with replace_file(folder / MANIFEST, "wb") as file:
-        file.write(json.dumps(manifest, indent=1).encode())
-    sync_folder(folder)
-    progress.done()
-
-
-def _announce(folder: Path, listing: Listing, size: int, say: Say) -> None:
-    for note in listing.notes:
-        say(f"prepare: {listing.source}: {note}")
-    need = (len(listing.train) + len(listing.val)) * size * size * 3
-    free = shutil.disk_usage(folder).free
-    say(
-        f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation pictures of "
-        f"{len(listing.classes):,} classes at {size} x {size} into {folder.parent}: {_bytes(need)}"
-    )
-    if need > free:
-        raise InputError(
-            f"{folder.parent}: the store takes {_bytes(need)}, the disk has {_bytes(free)} free: "
-            "free space or choose another cache folder"
-        )
-
-
-def _refuse_emptied(listing: Listing, parts: dict[str, Any], refused: Sequence[Refused]) -> None:
-    """Leaving bad pictures out must not leave a class out."""
-    for part in PARTS:
-        had = np.bincount([each.label for each in getattr(listing, part)], minlength=len(listing.classes))
-        has = np.asarray(parts[part]["per_class"])
-        for label in np.flatnonzero((had > 0) & (has == 0)):
-            what = {"train": "training", "val": "validation"}[part]
+def _is_store_of(job: Job, folder: Path) -> bool:
+    """False where there is room for it; raises where there is something else."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file has this name, a folder is needed: choose another")
+    if (folder / MANIFEST).exists():
+        there = Store.open(folder)
+        if there.manifest.get("key") != job.key:
             raise InputError(
-                f"{listing.source}: class {listing.classes[label]} has no {what} picture left when those "
-                f"that cannot be decoded are left out ({_told(refused)}): repair some or remove the class"
+                f"{folder}: another store is here ({there.kind}, {there.size} x {there.size}, of "
+                f"{there.manifest.get('source')}, or the pictures changed since): name another folder or delete it"
             )
-
-
-def _decoded(
-    listing: Listing, pictures: Sequence[Picture], size: int
-) -> Generator[tuple[Picture, Pixels | Refused], None, None]:
-    """Each picture in order with its pixels or why it has none; a few for each thread are decoded ahead."""
-
-    def work(some: Sequence[Picture]) -> list[tuple[Picture, Pixels | Refused]]:
-        return [(picture, _decode(listing, picture, size)) for picture in some]
-
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ahead: deque[Future[list[tuple[Picture, Pixels | Refused]]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
-    try:
-        for start in range(0, len(pictures), _TASK):
-            ahead.append(pool.submit(work, pictures[start : start + _TASK]))
-            if len(ahead) > 2 * threads:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _decode(listing: Listing, picture: Picture, size: int) -> Pixels | Refused:
-    try:
-        return decode(listing.read(picture), size)
-    except PictureError as error:
-        return Refused(picture.path, str(error))
-    except OSError as error:
-        return Refused(picture.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
-
-
-class _Progress:
-    """Lines that say how many pictures are done, how fast, and how long it still takes."""
-
-    def __init__(self, total: int, say: Say) -> None:
-        self._total, self._say, self._count = total, say, 0
-        self._start = self._said = time.monotonic()
-
-    def step(self) -> None:
-        """One more picture."""
-        self._count += 1
-        now = time.monotonic()
-        if now - self._said >= SAY_EVERY:
-            self._said = now
-            rate = self._count / (now - self._start)
-            self._say(
-                f"prepare: {self._count:,} of {self._total:,} pictures, {rate:,.0f} a second, "
-                f"{_time((self._total - self._count) / rate)} left"
-            )
-
-    def done(self) -> None:
-        """The last line."""
-        took = time.monotonic() - self._start
-        self._say(f"prepare: done in {_time(took)}, {self._count / max(took, 1e-9):,.0f} pictures a second")
-
-
-def _told(refused: Sequence[Refused]) -> str:
-    some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_FEW])
-    more = f"; and {len(refused) - _FEW:,} more" if len(refused) > _FEW else ""
-    return f"{len(refused):,} picture{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return True
+    if any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty and holds no store: name another folder or empty it")
+    return False

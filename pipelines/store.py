@@ -1,46 +1,68 @@
-"""The raw store: every picture of a source decoded once, in NumPy files that need nothing of this project.
+"""The store: every picture of a source decoded once, resized, and kept in files that need nothing of this project.
 
-A folder with `manifest.json` and, for each part (train, val), `<part>-labels.npy` (int64) and shards
-`<part>-0000.npy`, `<part>-0001.npy` … (uint8, rows x size x size x 3, RGB). All shards of a part but the
-last have the same number of rows. Rows are sorted by label, then by the bytes of the picture's path.
+A folder with `manifest.json` and, for each part (train, val), `<part>-labels.npy` (int64) and shards. Rows are sorted
+by label, then by the bytes of the picture's path. There are two kinds:
+
+* raw: `<part>-0000.npy`, `<part>-0001.npy` … (uint8, rows x size x size x 3, RGB). All shards of a part but the last
+  have the same number of rows.
+* jpeg: `<part>-0000.tar` … in WebDataset's convention, members `00000123.jpg` and `00000123.cls` (row and label), and
+  `<part>-index.npy` (int64, pictures x 2: offset and size of a JPEG in its shard), so that no tar is ever searched.
+
+The manifest has the XXH3-128 of every other file; `fasttransfer data verify` reads everything back.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import resource
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from fasttransfer.errors import InputError
+from fasttransfer.pipelines.decode import decode_stored
 
-FORMAT = 1
+FORMAT = 2
+_CONTENT = 1  # enters the digest: studies on disk name their pictures by it, whatever becomes of the files' format
 MANIFEST = "manifest.json"
 PARTS = ("train", "val")
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # of a file that should be there
+SUFFIX = {"raw": ".npy", "jpeg": ".tar"}
 
+Kind = Literal["raw", "jpeg"]
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+Rows = NDArray[np.integer[Any]]
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
+class UnreadableError(InputError):
+    """A store that may be whole, but cannot be read as things are: no reason to make it again."""
+
+
+class Part(Protocol):
     """The training or the validation pictures of a store."""
 
-    labels: Labels  # (n,) indices into Store.classes
-    shards: tuple[Pixels, ...]  # memory-mapped, read-only; shard i holds rows from starts[i]
-    starts: NDArray[np.int64]  # (shards,) first row of each shard
-    size: int
+    @property
+    def labels(self) -> Labels:
+        """(n,) indices into `Store.classes`."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @property
+    def size(self) -> int:
+        """Side of a picture in pixels."""
 
-    def gather(self, rows: NDArray[np.integer[Any]]) -> Pixels:
-        """The pictures of `rows` in that order; rows may repeat.
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: Rows) -> Pixels:
+        """The pictures of `rows` in that order; rows may repeat. Thread-safe.
 
         Args:
             rows: (k,) integers in [0, len(self)).
@@ -51,12 +73,24 @@ class Part:
         Raises:
             IndexError: a row that the part does not have.
         """
-        rows = np.asarray(rows, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class RawPart:
+    """A part as memory-mapped arrays, see `Part`."""
+
+    labels: Labels
+    shards: tuple[Pixels, ...]  # read-only; shard i holds rows from starts[i]
+    starts: NDArray[np.int64]  # (shards,) first row of each shard
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, rows: Rows) -> Pixels:
+        """See `Part.gather`."""
+        rows = _checked(rows, len(self))
         out = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
-        if len(rows) == 0:
-            return out
-        if rows.min() < 0 or rows.max() >= len(self):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of a part with {len(self)} pictures")
         shard = np.searchsorted(self.starts, rows, side="right") - 1
         for index in np.unique(shard):
             mine = np.flatnonzero(shard == index)
@@ -69,33 +103,92 @@ class Part:
         return out
 
 
+class JpegPart:
+    """A part as JPEGs in tar shards that stay open for as long as this lives, see `Part`.
+
+    Args:
+        labels: (n,) int64.
+        files: the shards.
+        starts: (shards,) int64, first row of each.
+        index: (n, 2) int64, offset and size of each JPEG in its shard.
+        size: side of a picture in pixels.
+    """
+
+    def __init__(
+        self, labels: Labels, files: Sequence[Path], starts: NDArray[np.int64], index: NDArray[np.int64], size: int
+    ) -> None:
+        self.labels, self.files, self.starts, self.index, self.size = labels, tuple(files), starts, index, size
+        self._handles: list[int] = []
+        weakref.finalize(self, _close, self._handles)
+        for file in files:
+            self._handles.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, row: int) -> bytes:
+        """The JPEG of a row in [0, len(self)). Thread-safe.
+
+        Raises:
+            IndexError: a row that the part does not have.
+            OSError: it cannot be read.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} asked of a part with {len(self)} pictures")
+        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        offset, size = map(int, self.index[row])
+        data = os.pread(self._handles[shard], size, offset)
+        if len(data) != size:
+            raise OSError(f"{self.files[shard]} ends too early")
+        return data
+
+    def gather(self, rows: Rows) -> Pixels:
+        """See `Part.gather`; decoded in the thread that calls.
+
+        Raises:
+            PictureError: a JPEG that is damaged.
+        """
+        return decode_stored([self.read(row) for row in _checked(rows, len(self)).tolist()], self.size)
+
+
 @dataclass(frozen=True, eq=False)
 class Store:
     """A prepared source; see the module for what is on disk."""
 
     folder: Path
+    kind: Kind
     size: int
     classes: tuple[str, ...]
     words: dict[str, str]
-    digest: str  # XXH3-128 of classes, size, labels and pixels: equal exactly when training sees the same
+    digest: str  # XXH3-128 of classes, size, labels and pixels or JPEGs: equal exactly when training sees the same
     manifest: dict[str, Any]
     train: Part
     val: Part
 
     @staticmethod
     def open(folder: Path) -> Store:
-        """Opens a store; checks the manifest and each file's shape, type and length, not the pixels.
+        """Opens a store; checks the manifest and each file's shape, type and length, not what the pictures show.
 
         Raises:
+            UnreadableError: the system does not let us read it.
             InputError: no store, one of another version, or a damaged one.
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
         try:
-            size, classes = int(manifest["size"]), tuple(map(str, manifest["classes"]))
-            parts = {name: _open_part(folder, name, manifest["parts"][name], size, len(classes)) for name in PARTS}
+            kind, size, classes = manifest["kind"], int(manifest["size"]), tuple(map(str, manifest["classes"]))
+            if kind not in SUFFIX:
+                raise ValueError(f"{MANIFEST} says kind {kind!r}")
+            _allow_open_files(sum(len(manifest["parts"][name]["shards"]) for name in PARTS))
+            parts = {
+                name: _open_part(folder, name, kind, manifest["parts"][name], size, len(classes)) for name in PARTS
+            }
+            for file, facts in manifest["files"].items():
+                if (found := (folder / file).stat().st_size) != facts["bytes"]:
+                    raise ValueError(f"{file} has {found:,} bytes, not {facts['bytes']:,}")
             return Store(
                 folder,
+                kind,
                 size,
                 classes,
                 dict(manifest["words"]),
@@ -104,19 +197,24 @@ class Store:
                 parts["train"],
                 parts["val"],
             )
-        except (KeyError, TypeError, ValueError, EOFError, OSError) as error:
+        except OSError as error:
+            raise _unread(folder, error) from error
+        except (AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
             reason = f"{MANIFEST} lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise _damaged(folder, reason) from error
+            raise damaged(folder, reason) from error
 
-    def verify(self) -> None:
-        """Reads everything and compares it with the digest in the manifest.
+    def verify(self, say: Say = lambda text: None) -> None:
+        """Reads everything back and compares it with the manifest; decodes every picture of a jpeg store.
+
+        Args:
+            say: gets a line of progress at most every few seconds.
 
         Raises:
-            InputError: a byte that training would see is not what was written.
+            InputError: a byte that is not what was written; names the files and the pictures in them.
         """
-        found = digest_of(self.classes, self.size, {"train": self.train, "val": self.val})
-        if found != self.digest:
-            raise _damaged(self.folder, f"its contents have digest {found}, {MANIFEST} says {self.digest}")
+        from fasttransfer.pipelines.verification import verify  # which needs this module
+
+        verify(self, say)
 
     def need_both_parts(self, classes: Iterable[str]) -> None:
         """Refuses classes that a study cannot use: each needs pictures to train on and to validate on.
@@ -138,37 +236,35 @@ class Store:
                 )
 
 
-def digest_of(classes: Sequence[str], size: int, parts: dict[str, Part]) -> str:
-    """The digest of a store's contents. How rows are cut into shards does not enter it."""
-    state = Digest(classes, size)
-    for name in PARTS:
-        state.labels(parts[name].labels)
-        for shard in parts[name].shards:
-            state.pixels(shard)
-    return state.hexdigest()
-
-
 class Digest:
-    """`digest_of`, fed piece by piece: for each part first its labels, then its pixels in order of rows.
+    """The digest of a store's contents, fed piece by piece, in order of parts and rows.
 
-    Labels and pixels run in two streams, because labels are complete only when the last picture is decoded.
+    How rows are cut into shards does not enter it. What is known of a part only when its last picture is decoded
+    (labels, sizes of JPEGs) and the pictures themselves run in two streams.
     """
 
-    def __init__(self, classes: Sequence[str], size: int) -> None:
-        self._labels = xxhash.xxh3_128(json.dumps([FORMAT, size, list(classes)]).encode())
-        self._pixels = xxhash.xxh3_128()
+    def __init__(self, classes: Sequence[str], size: int, kind: Kind) -> None:
+        head = [_CONTENT, size, list(classes), *([] if kind == "raw" else [kind])]
+        self._facts = xxhash.xxh3_128(json.dumps(head).encode())
+        self._pictures = xxhash.xxh3_128()
 
-    def labels(self, labels: Labels) -> None:
-        """(n,) int64 of one part."""
-        self._labels.update(len(labels).to_bytes(8, "little"))
-        self._labels.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    def copy(self) -> Digest:
+        """One that goes on from here by itself."""
+        copy = object.__new__(Digest)
+        copy._facts, copy._pictures = self._facts.copy(), self._pictures.copy()
+        return copy
 
-    def pixels(self, pixels: Pixels) -> None:
-        """(rows, size, size, 3) uint8."""
-        self._pixels.update(np.ascontiguousarray(pixels).data)
+    def facts(self, facts: NDArray[np.int64]) -> None:
+        """(n,) int64 of one part: first the labels, then of JPEGs their sizes in bytes."""
+        self._facts.update(len(facts).to_bytes(8, "little"))
+        self._facts.update(np.ascontiguousarray(facts, dtype="<i8").data)
+
+    def pictures(self, data: bytes | memoryview) -> None:
+        """The pixels or the JPEGs of one or more rows."""
+        self._pictures.update(data)
 
     def hexdigest(self) -> str:
-        return xxhash.xxh3_128_hexdigest(self._labels.digest() + self._pixels.digest())
+        return xxhash.xxh3_128_hexdigest(self._facts.digest() + self._pictures.digest())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -177,8 +273,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: is not a prepared store (no {MANIFEST}): run prepare on the pictures") from None
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, f"{MANIFEST} cannot be read ({error})") from error
+    except OSError as error:
+        raise _unread(folder, error) from error
+    except ValueError as error:
+        raise damaged(folder, f"{MANIFEST} cannot be read ({error})") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise InputError(f"{folder}: store format {version}, this version reads {FORMAT}: prepare the pictures again")
@@ -186,33 +284,84 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_part(folder: Path, name: str, facts: dict[str, Any], size: int, classes: int) -> Part:
-    count = int(facts["pictures"])
+def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size: int, classes: int) -> Part:
+    count, rows = int(facts["pictures"]), list(map(int, facts["shards"]))
     labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
     if labels.dtype != np.int64 or labels.shape != (count,):
         raise ValueError(f"{name}-labels.npy has {labels.dtype} {labels.shape}, not int64 ({count},)")
     if count and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}-labels.npy has labels outside 0 to {classes - 1}")
-    shards = tuple(_open_shards(folder, name, facts["shards"], size))
-    starts = np.cumsum([0, *map(len, shards)], dtype=np.int64)
-    if starts[-1] != count:
-        raise ValueError(f"the {name} shards hold {starts[-1]} pictures, not {count}")
-    return Part(labels, shards, starts[:-1], size)
+    if sum(rows) != count:
+        raise ValueError(f"the {name} shards hold {sum(rows)} pictures, not {count}")
+    starts = np.cumsum([0, *rows], dtype=np.int64)[:-1]
+    files = [folder / shard_name(name, index, kind) for index in range(len(rows))]
+    if kind == "raw":
+        shards = tuple(_open_shard(file, count, size) for file, count in zip(files, rows, strict=True))
+        return RawPart(labels, shards, starts, size)
+    index = np.load(folder / f"{name}-index.npy", allow_pickle=False)
+    if index.dtype != np.int64 or index.shape != (count, 2):
+        raise ValueError(f"{name}-index.npy has {index.dtype} {index.shape}, not int64 ({count}, 2)")
+    return JpegPart(labels, files, starts, index, size)
 
 
-def _open_shards(folder: Path, name: str, rows: Sequence[int], size: int) -> Iterator[Pixels]:
-    for index, count in enumerate(rows):
-        file = shard_name(name, index)
-        shard = np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        if shard.dtype != np.uint8 or shard.shape != (count, size, size, 3) or not shard.flags.c_contiguous:
-            raise ValueError(f"{file} has {shard.dtype} {shard.shape}, not uint8 {(count, size, size, 3)}")
-        yield np.asarray(shard)
+def _open_shard(file: Path, rows: int, size: int) -> Pixels:
+    shard = np.load(file, mmap_mode="r", allow_pickle=False)
+    if shard.dtype != np.uint8 or shard.shape != (rows, size, size, 3) or not shard.flags.c_contiguous:
+        raise ValueError(f"{file.name} has {shard.dtype} {shard.shape}, not uint8 {(rows, size, size, 3)}")
+    return np.asarray(shard)
 
 
-def shard_name(part: str, index: int) -> str:
+def shard_name(part: str, index: int, kind: Kind = "raw") -> str:
     """The file of a part's shard."""
-    return f"{part}-{index:04d}.npy"
+    return f"{part}-{index:04d}{SUFFIX[kind]}"
 
 
-def _damaged(folder: Path, reason: str) -> InputError:
-    return InputError(f"{folder}: the store is damaged ({reason}): delete the folder, it is made again when asked for")
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """The XXH3-128 of a manifest without its own checksum."""
+    rest = {name: value for name, value in manifest.items() if name != "checksum"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(rest).encode())
+
+
+def damaged(folder: Path, reason: str) -> InputError:
+    """What to say of a store with something wrong in it."""
+    return InputError(f"{folder}: the store is damaged ({reason}): delete the folder and prepare the pictures again")
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a store is here, be it damaged. A folder of pictures may have somebody else's manifest."""
+    if not os.path.isfile(folder / MANIFEST):  # False as well where nothing can be read
+        return False
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return True
+    return isinstance(manifest, dict) and "format" in manifest
+
+
+def _unread(folder: Path, error: OSError) -> InputError:
+    name, reason = Path(error.filename or MANIFEST).name, (error.strerror or str(error)).lower()
+    if error.errno in _GONE:
+        return damaged(folder, f"{name}: {reason}")
+    return UnreadableError(f"{folder}: {name} cannot be read ({reason}): put that right")
+
+
+def _checked(rows: Rows, count: int) -> NDArray[np.int64]:
+    checked: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
+    if len(checked) and (checked.min() < 0 or checked.max() >= count):
+        raise IndexError(f"rows {checked.min()} to {checked.max()} asked of a part with {count} pictures")
+    return checked
+
+
+def _allow_open_files(count: int) -> None:
+    """Room for as many more open files: each shard is one, ImageNet has a thousand, and so many is the usual limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 1024
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
+
+
+def _close(handles: Iterable[int]) -> None:
+    for handle in handles:
+        os.close(handle)

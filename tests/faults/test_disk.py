@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sources import by_class, write
 from studies import tiny_choices
 from test_grid import quiet, same_study
 
 from fasttransfer import grid
 from fasttransfer.errors import InputError
 from fasttransfer.files import replace_file
+from fasttransfer.pipelines import writer
+from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.pipelines.store import Kind
 
 
 @pytest.fixture
@@ -41,6 +47,29 @@ def test_a_disk_that_fills_up_stops_the_study_with_a_sentence_and_it_can_go_on(
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     assert grid.run(choices, out, console=quiet())
     same_study(tmp_path / "undisturbed", out)
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_a_disk_that_fills_up_stops_prepare_with_a_sentence_and_it_can_go_on(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """Not with a signal: that is what a memory-mapped file on a full disk sends to its writer."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", 100_000)
+    source = write(tmp_path / "source", by_class("", ("cat", "dog"), 300))
+    choices = {"size": 16, "kind": kind}
+    wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 40))
+        with pytest.raises(InputError, match="no space left on device"):
+            prepare(source, cache=small_disk, **choices)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the disk has 0 MB free"):
+        prepare(source, cache=small_disk, **choices)  # type: ignore[arg-type]
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    said: list[str] = []
+    folder = prepare(source, cache=small_disk, say=said.append, **choices).folder  # type: ignore[arg-type]
+    assert "are there from an earlier run" in said[0]
+    for file in wanted.folder.iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

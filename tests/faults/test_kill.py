@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import cast
 
+import torch.multiprocessing as mp
 from studies import tiny_choices
 from test_grid import quiet, same_study
 
-from fasttransfer import grid, records
+from fasttransfer import engine, grid, records
 from fasttransfer.study import Choices
 
 # Checkpoints as often as possible, so that kills meet every stage of writing them.
@@ -110,3 +112,18 @@ def test_a_killed_worker_is_told_and_loses_nothing(tmp_path: Path) -> None:
     assert b"a worker ended with exit code -9" in error
     assert grid.run(choices, out, console=quiet())
     same_study(undisturbed, out)
+
+
+def test_ctrl_c_while_a_worker_starts_does_not_end_it(tmp_path: Path) -> None:
+    """Until it ignores the signals itself it is deaf to them; its parent hears them as before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    context = mp.get_context("spawn")
+    worker = engine._Worker(context, cast(engine.Setting, None), 0, context.Event())
+    try:
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    finally:
+        worker.process.kill()
+        worker.end()
+    blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
+    assert all(blocked >> (each - 1) & 1 for each in (signal.SIGINT, signal.SIGTERM))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

@@ -4,49 +4,27 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from preparing import SHARD_BYTES, held, preparing
 from sources import by_class, encoded, jpeg, noise, pack, write
 
 from fasttransfer.errors import InputError
+from fasttransfer.pipelines import eta, filling, journal, synthetic, writer
 from fasttransfer.pipelines import prepare as module
-from fasttransfer.pipelines import synthetic, writer
-from fasttransfer.pipelines.layouts import find_pictures
-from fasttransfer.pipelines.prepare import builtin, prepare
-from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.decode import decode
+from fasttransfer.pipelines.journal import JOURNAL
+from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.prepare import begun, builtin, prepare, prepare_into
+from fasttransfer.pipelines.store import JpegPart, Kind, Store, shard_name
 
 CLASSES = ("cat", "dog")
-
-# A process that prepares, slowly enough to be met in the middle; it writes a line when it is done. Where it is told the
-# name of a shard, it says so and stops for good once the first picture is in it.
-SLOW = """
-import sys, time
-from pathlib import Path
-from fasttransfer.pipelines import prepare as module, writer
-source, cache, hold = sys.argv[1:]
-writer.SHARD_BYTES = 20 * 8 * 8 * 3
-decode, add = module.decode, writer.PartWriter.add
-say = lambda text: print(text, flush=True)
-def slow(data, size):
-    time.sleep(0.004)
-    return decode(data, size)
-def add_and_hold(self, pixels, label):
-    add(self, pixels, label)
-    if self._filled and self._path().name == hold:
-        say("holding")
-        time.sleep(600)
-module.decode, writer.PartWriter.add = slow, add_and_hold
-store = module.prepare(Path(source), size=8, cache=Path(cache), say=say)
-print("digest", store.digest, flush=True)
-"""
 
 
 def quiet(text: str) -> None:
@@ -69,21 +47,22 @@ def visible(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-def start(source: Path, cache: Path, hold: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SLOW, str(source), str(cache), hold]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Shards like those of `preparing`; of the test's `kind`, if it has one."""
+    kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else "raw"
+    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES[kind])
 
 
-@contextmanager
-def held(source: Path, cache: Path, shard: str) -> Iterator[None]:
-    """Within, another process has stopped in the middle of `shard`; afterwards it has been killed."""
-    with start(source, cache, shard) as process:
-        try:
-            assert process.stdout is not None
-            assert "holding\n" in iter(process.stdout.readline, "")
-            yield
-        finally:
-            process.kill()
+both_kinds = pytest.mark.parametrize("kind", ["raw", "jpeg"])
+
+
+def same_files(one: Path, other: Path) -> None:
+    """Two folders hold the same, byte for byte."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 def test_rows_are_the_decoded_pictures_in_the_listing_s_order(tmp_path: Path) -> None:
@@ -92,7 +71,7 @@ def test_rows_are_the_decoded_pictures_in_the_listing_s_order(tmp_path: Path) ->
     listing = find_pictures(source)
     for part in ("train", "val"):
         pictures = getattr(listing, part)
-        wanted = np.stack([module.decode(listing.read(picture), 8) for picture in pictures])
+        wanted = np.stack([decode(listing.read(picture), 8) for picture in pictures])
         stored = getattr(store, part)
         assert np.array_equal(stored.gather(np.arange(len(stored))), wanted)
         assert stored.labels.tolist() == [picture.label for picture in pictures]
@@ -111,12 +90,12 @@ def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
 
 
 def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(eta, "SAY_EVERY", 0.0)
     said: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
     prepare(source, size=8, cache=tmp_path / "cache", say=said.append)
     assert "4 pictures held out" in said[0]
-    assert "36 training and 4 validation pictures of 2 classes at 8 x 8" in said[1] and "0.0 MB" in said[1]
+    assert "36 training and 4 validation pictures of 2 classes at 8 x 8" in said[1] and said[1].endswith(": 0 MB")
     assert "10 of 40 pictures, " in said[11] and "a second" in said[11] and said[11].endswith("left")
     assert said[-1].startswith("prepare: done in")
 
@@ -130,8 +109,8 @@ def test_progress_is_not_said_more_than_every_few_seconds(tmp_path: Path) -> Non
 def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
     made = []
-    fill = module._fill
-    monkeypatch.setattr(module, "_fill", lambda *arguments: (made.append(arguments[0]), fill(*arguments)))
+    fill = module.fill
+    monkeypatch.setattr(module, "fill", lambda *arguments: (made.append(arguments[0]), fill(*arguments)))
 
     def again(**choices: object) -> int:
         prepare(source, **({"size": 8, "cache": cache, "say": quiet} | choices))  # type: ignore[arg-type]
@@ -139,15 +118,16 @@ def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert [again(), again()] == [1, 1]
     assert [again(size=9), again(size=9), again(bad_pictures="skip")] == [2, 2, 3]
+    assert [again(kind="jpeg"), again(fit="crop"), again(kind="jpeg"), again(fit="crop")] == [4, 5, 5, 5]
     os.utime(source / "train/cat/3.jpg", ns=(0, 0))
-    assert [again(), again()] == [4, 4]
+    assert [again(), again()] == [6, 6]
     write(source, {"train/cat/new.jpg": jpeg(99)})
-    assert [again(), again()] == [5, 5]
+    assert [again(), again()] == [7, 7]
     (source / "train/cat/new.jpg").unlink()
-    assert again() == 5  # as it was before: that store is still there
+    assert again() == 7  # as it was before: that store is still there
     monkeypatch.chdir(tmp_path)
     prepare(Path("source"), size=8, cache=cache, say=quiet)
-    assert len(made) == 5
+    assert len(made) == 7
 
 
 def test_a_store_is_used_from_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +146,41 @@ def test_a_damaged_store_is_made_again(tmp_path: Path) -> None:
     assert again.digest == store.digest and again.folder == store.folder
     assert "the store is damaged" in said[0]
     again.verify()
+
+
+def test_a_store_that_cannot_be_read_just_now_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
+    store = prepare(source, size=8, cache=cache, say=quiet)
+    shard, load = store.folder / "train-0000.npy", np.load
+    before = shard.stat()
+
+    def too_many(file: Path, **choices: object) -> object:
+        if Path(file) == shard:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(file))
+        return load(file, **choices)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(np, "load", too_many)
+    with pytest.raises(InputError, match=r"train-0000\.npy cannot be read \(too many open files\)"):
+        prepare(source, size=8, cache=cache, say=quiet)
+    assert shard.stat() == before
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    for length in (252, 300):
+        with pytest.raises(InputError, match="name too long"):
+            prepare_into(source_of(tmp_path / "source"), tmp_path / ("x" * length), size=8, say=quiet)
+
+
+def test_the_keys_of_both_kinds_are_found_as_prepare_finds_them(tmp_path: Path) -> None:
+    source, cache = find_pictures(source_of(tmp_path / "source")), tmp_path / "cache"
+    assert begun(source, size=8, cache=cache) == ()
+    prepare(source, size=8, cache=cache, kind="jpeg", say=quiet)
+    assert begun(source, size=8, cache=cache) == ("jpeg",)
+    prepare(source, size=8, cache=cache, say=quiet)
+    assert begun(source, size=8, cache=cache) == ("raw", "jpeg")
+    assert begun(source, size=8, cache=cache, bad_pictures="skip") == ()
 
 
 BAD = {
@@ -239,61 +254,30 @@ def test_unknown_word_for_bad_pictures(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path / "source")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    assert "the store takes 0.0 MB, the disk has 0.0 MB free" in refusal(source, tmp_path / "cache")
+    assert "the store takes 0 MB, the disk has 0 MB free" in refusal(source, tmp_path / "cache")
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = source_of(tmp_path / "source")
-    monkeypatch.setattr(writer, "SHARD_BYTES", 5 * 8 * 8 * 3)
-    reserve, calls = os.posix_fallocate, []
+@both_kinds
+@pytest.mark.usefixtures("small_shards")
+def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+    source = source_of(tmp_path / "source", 40)
+    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, say=quiet)
+    write_piece, said = writer._write, list[str]()
 
-    def full(*arguments: int) -> None:
-        calls.append(arguments)
-        if len(calls) == 3:
+    def full(handle: int, data: bytes, offset: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").endswith(shard_name("train", 2, kind)):
             raise OSError(errno.ENOSPC, "No space left on device")
-        reserve(*arguments)
+        write_piece(handle, data, offset)
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    assert "cannot write here (no space left on device)" in refusal(source, tmp_path / "cache")
-    assert visible(tmp_path / "cache/stores") == []
-    assert len(prepare(source, size=8, cache=tmp_path / "cache", say=quiet).train) == 24
-
-
-def test_a_real_full_disk_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
-    """A memory-mapped file on a full disk kills its writer unless the room was reserved before."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    source = write(tmp_path / "source", by_class("", CLASSES, 300))
-    program = (
-        "import shutil, sys\nfrom pathlib import Path\nfrom types import SimpleNamespace\n"
-        "from fasttransfer.errors import InputError\nfrom fasttransfer.pipelines.prepare import prepare\n"
-        "shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)\n"
-        "try:\n    prepare(Path(sys.argv[1]), size=16, cache=Path(sys.argv[2]))\n"
-        "except InputError as error:\n    sys.exit(str(error))\n"
-    )
-    script = f'{" ".join(mount)} || exit 99; exec "$@"'
-    command = [
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        script,
-        "sh",
-        sys.executable,
-        "-c",
-        program,
-        str(source),
-        str(disk),
-    ]
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare to mount a small disk")
-    ran = subprocess.run(command, capture_output=True, text=True)
-    if ran.returncode == 99 or "unshare" in ran.stderr:
-        pytest.skip("needs the right to mount a small disk")
-    assert ran.returncode == 1, ran
-    assert "cannot write here (no space left on device)" in ran.stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "_write", full)
+        with pytest.raises(InputError, match=r"cannot write here \(no space left on device\)"):
+            prepare(source, size=8, cache=tmp_path / "cache", kind=kind, say=said.append)
+    assert "goes on from there" in said[-1]
+    store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, say=said.append)
+    assert any("pictures are there from an earlier run" in text for text in said)
+    same_files(store.folder, wanted.folder)
 
 
 def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
@@ -304,51 +288,355 @@ def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path / "source")
 
-    def broken(data: bytes, size: int) -> None:
+    def broken(listing: Listing, picture: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "decode", broken)
+        patch.setattr(filling, "_read", broken)
         with pytest.raises(ZeroDivisionError):
             prepare(source, size=8, cache=tmp_path / "cache", say=quiet)
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_killed_anywhere_and_run_again_gives_the_same_store(tmp_path: Path) -> None:
-    source = source_of(tmp_path / "source", 60)
-    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", say=quiet)
+def with_bad_ones(folder: Path) -> Path:
+    """116 good training pictures, and bad ones before, between and after them."""
+    bad = ("cat/00", "cat/17", "cat/39", "dog/1", "dog/20", "dog/99", "dog/999")
+    return write(source_of(folder, 60), {f"train/{name}.jpg": b"no picture" for name in bad} | {"val/cat/99.jpg": b""})
+
+
+@both_kinds
+@pytest.mark.usefixtures("small_shards")
+def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind: Kind) -> None:
+    source = with_bad_ones(tmp_path / "source")
+    choices = {"size": 8, "kind": kind, "bad_pictures": "skip"}
+    wanted = prepare(source, cache=tmp_path / "undisturbed", say=quiet, **choices)  # type: ignore[arg-type]
+    assert len(wanted.train) == 116 and len(wanted.manifest["refused"]) == 8
+    last = len(wanted.manifest["parts"]["train"]["shards"]) - 1
+    assert last >= 3
     stores = tmp_path / "cache/stores"
-    for shard in ("train-0000.npy", "train-0003.npy", "val-0000.npy"):
-        with held(source, tmp_path / "cache", shard):
-            assert [path.name for path in stores.glob(f".*.tmp/{shard}")] == [shard]
+    points = [("train", 0), ("train", 1), ("train", last), ("val", 0)]
+    for part, number in points:
+        with held(source, tmp_path / "cache", shard_name(part, number, kind), kind):
+            assert len(list(stores.glob(f".*.tmp/{shard_name(part, number, kind)}"))) == 1
         left = visible(stores)
         assert len(left) == 1 and left[0].endswith(".tmp")  # nothing that looks like a store
-    store = prepare(source, size=8, cache=tmp_path / "cache", say=quiet)
-    assert store.digest == wanted.digest
+    said: list[str] = []
+    store = prepare(source, cache=tmp_path / "cache", say=said.append, **choices)  # type: ignore[arg-type]
+    assert said[0] == "prepare: 116 pictures are there from an earlier run, which was stopped: checking them"
+    assert f"{len(find_pictures(source).train):,} pictures were there from before" in said[-1]
+    same_files(store.folder, wanted.folder)
     store.verify()
     assert visible(stores) == [store.folder.name]
 
 
-def test_what_a_killed_run_left_goes_even_if_its_source_is_gone(tmp_path: Path) -> None:
-    source, stores = source_of(tmp_path / "source", 60), tmp_path / "cache/stores"
-    with held(source, tmp_path / "cache", "train-0001.npy"):
+@both_kinds
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "gone", "swapped", "journal cut", "journal flip", "head"])
+def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path, kind: Kind, damage: str) -> None:
+    source = with_bad_ones(tmp_path / "source")
+    choices = {"size": 8, "kind": kind, "bad_pictures": "skip"}
+    wanted = prepare(source, cache=tmp_path / "undisturbed", say=quiet, **choices)  # type: ignore[arg-type]
+    with held(source, tmp_path / "cache", shard_name("train", 3, kind), kind):
+        pass
+    (left,) = (tmp_path / "cache/stores").glob(".*.tmp")
+    second, third = (left / shard_name("train", number, kind) for number in (1, 2))
+    book = left / JOURNAL
+    lines = book.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 4
+    kept = journal.read(left)[1][0].looked_at
+    match damage:
+        case "flip":
+            flip(second, len(second.read_bytes()) // 2)
+        case "cut":
+            os.truncate(second, second.stat().st_size - 1)
+        case "longer":
+            second.write_bytes(second.read_bytes() + b"\0")
+        case "gone":
+            second.unlink()
+        case "swapped":
+            whole = second.read_bytes()
+            second.write_bytes(third.read_bytes())
+            third.write_bytes(whole)
+        case "journal cut":
+            book.write_bytes(b"".join(lines[:2]) + lines[2][:-9])
+        case "journal flip":
+            flip(book, len(b"".join(lines[:2])) + 40)
+        case "head":
+            flip(book, 40)
+            kept = 0
+    (left / "stray.tmp").write_text("half a file")
+    said: list[str] = []
+    store = prepare(source, cache=tmp_path / "cache", say=said.append, **choices)  # type: ignore[arg-type]
+    same_files(store.folder, wanted.folder)
+    there = [text for text in said if "are there from an earlier run" in text]
+    assert bool(there) == (damage != "head")
+    assert said[-1].endswith(f", {kept} pictures were there from before") or not kept
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_ctrl_c_keeps_what_is_complete(tmp_path: Path) -> None:
+    source = with_bad_ones(tmp_path / "source")
+    with held(source, tmp_path / "cache", "train-0002.npy") as other:
+        assert other.process.pid is not None
+        os.kill(other.process.pid, signal.SIGINT)
+        said = other.rest()
+    assert "goes on from there" in said[-2] and "KeyboardInterrupt" in said[-1]
+    told: list[str] = []
+    again = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", say=told.append)
+    assert told[0].startswith("prepare: 40 pictures are there")
+    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", bad_pictures="skip", say=quiet)
+    same_files(again.folder, wanted.folder)
+
+
+def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = with_bad_ones(tmp_path / "source")
+    with held(source, tmp_path / "cache", "train-0002.npy"):
+        pass
+    monkeypatch.setattr(filling, "version", lambda name: "99")
+    said: list[str] = []
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", say=said.append)
+    assert not any("earlier run" in text for text in said)
+    assert store.manifest["versions"]["pillow"] == "99"
+    assert visible(store.folder.parent) == [store.folder.name]
+
+
+def test_a_bad_picture_found_before_the_kill_still_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "fail" nothing is written after the first bad picture, so that it is met again."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
+    source = write(source_of(tmp_path / "source", 60), {"train/dog/99.jpg": b"", "val/cat/99.jpg": b""})
+    stop = filling.told
+    monkeypatch.setattr(filling, "told", lambda refused: pytest.fail("stopped", pytrace=False))
+    with pytest.raises(pytest.fail.Exception):
+        prepare(source, size=8, cache=tmp_path / "cache", say=quiet)
+    assert len(visible(tmp_path / "cache/stores")) == 1
+    monkeypatch.setattr(filling, "told", stop)
+    message = refusal(source, tmp_path / "cache")
+    assert "2 pictures cannot be decoded: train/dog/99.jpg" in message
+    assert visible(tmp_path / "cache/stores") == []
+
+
+def test_a_picture_that_is_readable_only_later_changes_nothing_that_is_done_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part that is done with is not looked at again, even where its last pictures were left out."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
+    source = source_of(tmp_path / "source", 60)
+    write(source, {"train/dog/999.jpg": jpeg(5)})
+    read = Listing.read
+    stop = False
+
+    def flaky(listing: Listing, picture: object) -> bytes:
+        if picture.path == "train/dog/999.jpg":  # type: ignore[attr-defined]
+            raise OSError("input/output error")
+        if stop and picture.path.startswith("val"):  # type: ignore[attr-defined]
+            raise ZeroDivisionError
+        return read(listing, picture)  # type: ignore[arg-type]
+
+    choices = {"size": 8, "bad_pictures": "skip", "say": quiet}
+    with monkeypatch.context() as patch:
+        patch.setattr(Listing, "read", flaky)
+        wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]
+        stop = True
+        with pytest.raises(ZeroDivisionError):
+            prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
+    store = prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
+    same_files(store.folder, wanted.folder)
+
+
+@pytest.mark.parametrize("how", ["grows", "is touched"])
+def test_a_picture_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> None:
+    source = source_of(tmp_path / "source")
+    listing, changed = find_pictures(source), source / "train/dog/3.jpg"
+    if how == "grows":
+        changed.write_bytes(changed.read_bytes() + b"more")
+    else:
+        os.utime(changed, ns=(0, 0))
+    with pytest.raises(InputError, match=r"train/dog/3\.jpg changed while it was prepared"):
+        prepare(listing, size=8, cache=tmp_path / "cache", say=quiet)
+    assert visible(tmp_path / "cache/stores") == []
+
+
+def test_an_archive_that_changes_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = pack(source_of(tmp_path / "source"), tmp_path / "source.tar")
+    read = filling._read
+
+    def touch(listing: Listing, picture: object) -> object:
+        os.utime(archive, ns=(0, 0))
+        return read(listing, picture)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(filling, "_read", touch)
+    assert "changed while it was prepared" in refusal(archive, tmp_path / "cache")
+
+
+def test_what_a_killed_run_left_goes_when_nobody_can_go_on_with_it(tmp_path: Path) -> None:
+    source, cache, stores = source_of(tmp_path / "source", 60), tmp_path / "cache", tmp_path / "cache/stores"
+    with held(source, cache, "train-0001.npy"):
         other = source_of(tmp_path / "other")
-        beside = prepare(other, size=8, cache=tmp_path / "cache", say=quiet)  # the first is at work: not touched
+        made = [prepare(other, size=8, cache=cache, say=quiet)]  # the first is at work: not touched
         assert len(visible(stores)) == 2
-    shutil.rmtree(source)
-    last = prepare(other, size=9, cache=tmp_path / "cache", say=quiet)
-    assert visible(stores) == sorted([beside.folder.name, last.folder.name])
+    (left,) = stores.glob(".*.tmp")
+
+    def stays() -> bool:
+        made.append(prepare(other, size=8 + len(made), cache=cache, say=quiet))
+        return left.name in visible(stores)
+
+    assert stays()  # somebody may come back to it
+    shutil.copytree(left, tmp_path / "kept")
+    source.rename(tmp_path / "away")
+    assert not stays()  # gone with its source
+    (tmp_path / "away").rename(source)
+    shutil.copytree(tmp_path / "kept", left)
+    os.utime(left / JOURNAL, ns=(0, 0))
+    assert not stays()  # too old
+    shutil.copytree(tmp_path / "kept", left)
+    (source / "train/cat/1.jpg").unlink()
+    assert stays()
+    made.append(prepare(source, size=8, cache=cache, bad_pictures="skip", say=quiet))
+    assert visible(stores) == sorted(store.folder.name for store in made)  # another state of the same source
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
-    source = source_of(tmp_path / "source", 60)
-    both = [start(source, tmp_path / "cache") for _ in range(2)]
-    said = [process.communicate(timeout=60)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sum("done in" in text for text in said) == 1
-    assert sum("another run is preparing these pictures" in text for text in said) == 1
-    digests = {line.split()[1] for text in said for line in text.splitlines() if line.startswith("digest")}
-    assert digests == {prepare(source, size=8, cache=tmp_path / "other", say=quiet).digest}
+    source, cache = source_of(tmp_path / "source", 60), tmp_path / "cache"
+    with held(source, cache, "train-0002.npy") as first, preparing(source, cache) as second:
+        second.wait_for("prepare: another run is preparing these pictures")
+        first.go_on()
+        said = [first.rest(), second.rest()]
+    assert "prepare: done in" in said[0][-2]
+    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", say=quiet)
+    assert said[0][-1] == f"digest {wanted.digest}" and said[1] == said[0][-1:]
+
+
+def test_the_waiting_one_goes_on_when_the_first_is_killed(tmp_path: Path) -> None:
+    source, cache = source_of(tmp_path / "source", 60), tmp_path / "cache"
+    with held(source, cache, "train-0002.npy") as first, preparing(source, cache) as second:
+        second.wait_for("prepare: another run is preparing these pictures")
+        first.kill()
+        said = second.rest()
+    assert said[0].startswith("prepare: 40 pictures are there from an earlier run")
+    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", say=quiet)
+    assert said[-1] == f"digest {wanted.digest}"
+
+
+# -- a jpeg store ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["jpeg"])
+@pytest.mark.usefixtures("small_shards")
+def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
+    source = with_bad_ones(tmp_path / "source")
+    choices = {"size": 8, "bad_pictures": "skip", "say": quiet}
+    raw = prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
+    store = prepare(source, cache=tmp_path / "cache", kind=kind, **choices)  # type: ignore[arg-type]
+    assert store.kind == "jpeg" and store.digest != raw.digest and store.manifest["quality"] == 95
+    for name in ("train", "val"):
+        part, pixels = getattr(store, name), getattr(raw, name)
+        assert isinstance(part, JpegPart) and np.array_equal(part.labels, pixels.labels)
+        row = 0
+        for file in sorted(store.folder.glob(f"{name}-*.tar")):
+            with tarfile.open(file, "r:") as archive:
+                members = archive.getmembers()
+                for picture, label in zip(members[::2], members[1::2], strict=True):
+                    assert [picture.name, label.name] == [f"{row:08d}.jpg", f"{row:08d}.cls"]
+                    assert picture.isreg() and (picture.mtime, picture.uid, picture.uname) == (0, 0, "")
+                    data, said = (archive.extractfile(each).read() for each in (picture, label))  # type: ignore[union-attr]
+                    assert data == part.read(row) and int(said) == part.labels[row]
+                    assert data == encoded(Image.fromarray(pixels.gather([row])[0]), quality=95)
+                    row += 1
+            assert file.stat().st_size % 10240 == 0
+        assert row == len(part)
+    assert len(store.manifest["parts"]["train"]["shards"]) > 3
+
+
+def test_a_jpeg_store_says_about_what_it_takes(shared: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, kind="jpeg", say=said.append)
+    (line,) = (text for text in said if "256 x 256" in text)
+    about = float(line.rpartition(": about ")[2].removesuffix(" MB"))
+    taken = sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6
+    assert 0.8 < taken / about < 1.2
+    store.verify()
+
+
+def test_fit_crop_keeps_the_aspect(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (24, 8))
+    wide.paste((255, 0, 0), (8, 0, 16, 8))
+    source = write(tmp_path / "source", dict.fromkeys(("a/1.png", "b/1.png"), encoded(wide, "PNG")))
+    store = prepare(source, size=8, cache=tmp_path / "cache", fit="crop", say=quiet)
+    assert np.all(store.train.gather(np.arange(2)) == [255, 0, 0]) and store.manifest["fit"] == "crop"
+
+
+# -- a folder that somebody named -----------------------------------------------------------------------------------
+
+
+def test_prepare_into_a_folder(tmp_path: Path) -> None:
+    source, folder, said = source_of(tmp_path / "source"), tmp_path / "deep/store", list[str]()
+    store = prepare_into(source, folder, size=8, say=said.append)
+    assert store.folder == folder
+    same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", say=quiet).folder)
+    said.clear()
+    assert prepare_into(source, folder, size=8, say=said.append).digest == store.digest
+    assert said == [f"prepare: {folder} is this store already: nothing to do"]
+
+
+def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
+    source, folder = source_of(tmp_path / "source"), tmp_path / "store"
+
+    def refused(**choices: object) -> str:
+        with pytest.raises(InputError) as caught:
+            prepare_into(source, folder, **({"size": 8, "say": quiet} | choices))  # type: ignore[arg-type]
+        return str(caught.value)
+
+    folder.write_text("mine")
+    assert "a file has this name" in refused()
+    folder.unlink()
+    write(folder, {"thesis.tex": "years of work"})
+    assert "is not empty and holds no store" in refused()
+    (folder / "thesis.tex").unlink()
+    prepare_into(source, folder, size=8, say=quiet)  # an empty folder will do
+    assert "another store is here (raw, 8 x 8, of" in refused(size=9)
+    write(source, {"train/cat/new.jpg": jpeg(9)})
+    assert "or the pictures changed since" in refused()
+    (folder / "train-0000.npy").write_bytes(b"")
+    assert "the store is damaged" in refused()
+    folder = source / "store"
+    assert "lies inside the pictures" in refused()
+
+
+def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, folder = source_of(tmp_path / "source"), tmp_path / "store"
+    folder.mkdir()
+    monkeypatch.setattr(module, "fill", lambda *_: write(folder, {"thesis.tex": "years of work"}))
+    with pytest.raises(InputError, match="is not empty"):
+        prepare_into(source, folder, size=8, say=quiet)
+    assert visible(folder) == ["thesis.tex"]
+
+
+def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
+    source, folder = source_of(tmp_path / "source", 60), tmp_path / "store"
+    write(tmp_path, {".other.tmp/work": "of another program", ".other.lock": b""})
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "_finish_part", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare_into(source, folder, size=8, say=quiet)
+    said: list[str] = []
+    store = prepare_into(source, folder, size=8, say=said.append)
+    assert "124 pictures are there from an earlier run" in said[0]
+    same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", say=quiet).folder)
+    assert store.kind == "raw" and visible(tmp_path) == [".other.tmp", "cache", "source", "store"]
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"), [({"kind": "zip"}, "say raw or jpeg"), ({"fit": "pad"}, "say stretch or crop")]
+)
+def test_unknown_words(tmp_path: Path, choices: dict[str, str], words: str) -> None:
+    assert words in refusal(tmp_path, tmp_path, **choices)
 
 
 def test_the_tiny_imagenet_subset(shared: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from hypothesis import strategies as st
 from sources import by_class, write
 
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines import writer
+from fasttransfer.pipelines import eta, filling, writer
+from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.pipelines.store import Part, Store, shard_name
+from fasttransfer.pipelines.store import Digest, JpegPart, RawPart, Store, shard_name
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -23,6 +26,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(writer, "SHARD_BYTES", 8 * 6 * 6 * 3 + 5)
     source = write(tmp_path / "source", by_class("train/", CLASSES, 7) | by_class("val/", CLASSES, 2))
     return prepare(source, size=6, cache=tmp_path / "cache", say=lambda text: None)
+
+
+@pytest.fixture
+def jpegs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same pictures as JPEGs, 8 or so a shard."""
+    monkeypatch.setattr(writer, "SHARD_BYTES", 8 * 2048)
+    source = Path(store.manifest["source"])
+    return prepare(source, size=6, cache=tmp_path / "cache", kind="jpeg", say=lambda text: None)
 
 
 def refusal(folder: Path) -> str:
@@ -65,7 +76,7 @@ def test_gather_keeps_order_and_repeats(data: st.DataObject, cuts: list[int]) ->
     whole = np.random.default_rng(count).integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
     starts = np.cumsum([0, *cuts], dtype=np.int64)
     shards = tuple(whole[start : start + rows] for start, rows in zip(starts, cuts, strict=False))
-    part = Part(np.zeros(count, np.int64), shards, starts[:-1], 2)
+    part = RawPart(np.zeros(count, np.int64), shards, starts[:-1], 2)
     rows = data.draw(st.lists(st.integers(0, count - 1), max_size=30) if count else st.just([]))
     kind = data.draw(st.sampled_from([np.int64, np.int32]))
     found = part.gather(np.asarray(rows, dtype=kind))
@@ -135,20 +146,149 @@ def test_pickles_are_never_read(store: Store) -> None:
     assert "damaged" in refusal(store.folder)
 
 
-@pytest.mark.parametrize("file", ["train-0001.npy", "val-0000.npy", "train-labels.npy"])
-def test_verify_finds_one_changed_byte(store: Store, file: str) -> None:
-    data = bytearray((store.folder / file).read_bytes())
-    data[-8] ^= 2
-    write(store.folder, {file: bytes(data)})
-    changed = Store.open(store.folder)
-    with pytest.raises(InputError, match="delete the folder"):
-        changed.verify()
+def test_the_files_of_a_jpeg_store(jpegs: Store) -> None:
+    shards = {f"train-{i:04d}.tar" for i in range(len(jpegs.manifest["parts"]["train"]["shards"]))} | {"val-0000.tar"}
+    small = {"manifest.json", "train-labels.npy", "val-labels.npy", "train-index.npy", "val-index.npy"}
+    assert {path.name for path in jpegs.folder.iterdir()} == shards | small and len(shards) >= 3
+    index = np.load(jpegs.folder / "train-index.npy")
+    assert index.dtype == np.int64 and index.shape == (21, 2)
 
 
-def test_verify_finds_changed_classes(store: Store) -> None:
-    write(store.folder, {"manifest.json": json.dumps(store.manifest | {"classes": ["cat", "eel", "dog"]})})
-    with pytest.raises(InputError, match="digest"):
+def test_a_jpeg_store_gathers_what_the_jpegs_show(jpegs: Store) -> None:
+    assert isinstance(jpegs.train, JpegPart) and jpegs.kind == "jpeg"
+    rows = np.array([20, 0, 7, 7, 12])
+    wanted = [decode(jpegs.train.read(int(row)), 6) for row in rows]
+    assert np.array_equal(jpegs.train.gather(rows), wanted)
+    assert jpegs.train.gather(np.arange(0)).shape == (0, 6, 6, 3)
+    for row in (-1, 21):
+        with pytest.raises(IndexError):
+            jpegs.train.read(row)
+        with pytest.raises(IndexError):
+            jpegs.train.gather(np.array([row]))
+
+
+@pytest.mark.parametrize("file", ["train-0001.tar", "train-index.npy"])
+@pytest.mark.parametrize("left", [0, -1])
+def test_a_truncated_file_of_a_jpeg_store(jpegs: Store, file: str, left: int) -> None:
+    write(jpegs.folder, {file: (jpegs.folder / file).read_bytes()[:left]})
+    assert "the store is damaged" in refusal(jpegs.folder)
+
+
+def test_a_jpeg_store_without_a_shard(jpegs: Store) -> None:
+    (jpegs.folder / "train-0001.tar").unlink()
+    assert "train-0001.tar" in refusal(jpegs.folder)
+
+
+def test_a_reader_keeps_a_jpeg_store_open_and_lets_go_of_it(jpegs: Store) -> None:
+    def opened() -> int:
+        files = map(os.path.realpath, Path("/proc/self/fd").iterdir())
+        return sum(file.startswith(str(jpegs.folder)) for file in files)
+
+    shards = opened()
+    assert shards >= 3
+    another = Store.open(jpegs.folder)
+    assert opened() == 2 * shards
+    del another
+    assert opened() == shards
+
+
+def test_a_store_may_have_more_shards_than_files_may_usually_be_open(store: Store) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (used + 2, limits[1]))
+        assert len(Store.open(store.folder).train.shards) == 3  # type: ignore[attr-defined]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def unfit(store: Store) -> str:
+    """What verify says."""
+    with pytest.raises(InputError, match="delete the folder") as caught:
         Store.open(store.folder).verify()
+    return str(caught.value)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 2
+    path.write_bytes(data)
+
+
+RAW_FILES = {"train-0001.npy": "train pictures 8 to 15", "val-0000.npy": "val pictures 0 to 5", "train-labels.npy": ""}
+JPEG_FILES = {"train-0000.tar": "train pictures 0 to", "val-0000.tar": "val pictures 0 to 5", "val-labels.npy": ""}
+
+
+@pytest.mark.parametrize(("file", "holds"), RAW_FILES.items())
+def test_verify_finds_one_changed_bit(store: Store, file: str, holds: str) -> None:
+    flip(store.folder / file, -8)
+    message = unfit(store)
+    assert file in message and holds in message
+
+
+@pytest.mark.parametrize(("file", "holds"), (JPEG_FILES | {"train-index.npy": ""}).items())
+def test_verify_finds_one_changed_bit_of_a_jpeg_store(jpegs: Store, file: str, holds: str) -> None:
+    flip(jpegs.folder / file, -8 if file.endswith(".npy") else 900)
+    message = unfit(jpegs)
+    assert file in message and holds in message
+
+
+@pytest.mark.parametrize("kind", ["store", "jpegs"])
+def test_verify_finds_shards_that_were_swapped(kind: str, request: pytest.FixtureRequest) -> None:
+    store: Store = request.getfixturevalue(kind)
+    first, second = (store.folder / shard_name("train", number, store.kind) for number in (0, 1))
+    if store.kind == "jpeg":  # of one length, so that opening sees nothing
+        length = max(path.stat().st_size for path in (first, second))
+        assert first.stat().st_size == second.stat().st_size == length
+    whole = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(whole)
+    message = unfit(store)
+    assert first.name in message and second.name in message
+
+
+def test_verify_finds_a_shard_that_was_cut(store: Store) -> None:
+    opened = Store.open(store.folder)
+    os.truncate(store.folder / "train-0002.npy", 200)
+    with pytest.raises(InputError, match=r"train-0002\.npy with train pictures 16 to 20"):
+        opened.verify()
+
+
+def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may be as they were written and still be no pictures."""
+    encode = filling._jpeg
+
+    def broken(pixels: np.ndarray) -> bytes:
+        return b"no JPEG" if np.array_equal(pixels, picture) else encode(pixels)
+
+    picture = store.train.gather(np.array([9]))[0]
+    monkeypatch.setattr(filling, "_jpeg", broken)
+    source = Path(store.manifest["source"])
+    jpegs = prepare(source, size=6, cache=tmp_path / "other", kind="jpeg", say=lambda text: None)
+    assert "train picture 9, which cannot be decoded" in unfit(jpegs)
+
+
+def test_verify_finds_a_changed_manifest(store: Store) -> None:
+    for change in ({"classes": ["cat", "eel", "dog"]}, {"words": {"cat": "hat"}}, {"digest": "0" * 32}):
+        write(store.folder, {"manifest.json": json.dumps(store.manifest | change)})
+        assert "manifest.json" in unfit(store)
+
+
+def test_verify_says_how_far_it_is(jpegs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eta, "SAY_EVERY", 0.0)
+    said: list[str] = []
+    jpegs.verify(said.append)
+    assert any(text.startswith("verify: reading: 21 of 27 pictures, ") for text in said)
+    assert said[-1].startswith("verify: decoding: 27 of 27 pictures, ")
+
+
+def test_the_digest_of_the_same_pictures_stays_what_it_always_was() -> None:
+    """Studies on disk name their pictures by it."""
+    digest = Digest(("a", "b", "c"), 4, "raw")
+    digest.facts(np.array([0, 0, 1, 1, 2]))
+    digest.pictures(bytes(range(240)))
+    digest.facts(np.array([], np.int64))
+    assert digest.hexdigest() == "66b18b5863fca7515712a02663c7ea6d"
 
 
 def test_the_digest_does_not_see_how_rows_are_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

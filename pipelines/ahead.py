@@ -1,0 +1,33 @@
+"""Work in threads whose results come in order, of which only so many wait."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def in_order(
+    work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
+) -> Generator[tuple[Task, Result], None, None]:
+    """Each task with its result, in order, at most two a thread ahead of what was asked for.
+
+    Closing it early waits for the tasks under way and drops the others.
+    """
+    ahead: deque[tuple[Task, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=getattr(work, "__name__", "work"))
+    try:
+        for task in tasks:
+            ahead.append((task, pool.submit(work, task)))
+            if len(ahead) > 2 * threads:
+                first, result = ahead.popleft()
+                yield first, result.result()
+        while ahead:
+            first, result = ahead.popleft()
+            yield first, result.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,471 @@
+"""Filling the folder of a store: decode, resize, write, and go on where a killed process stopped.
+
+The files of a store are a function of the pictures, of the choices and of the libraries that decode; not of what ran
+when, or of how often it was stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import shutil
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from PIL import Image
+
+from fasttransfer.errors import InputError
+from fasttransfer.files import replace_file, sync_folder
+from fasttransfer.pipelines import journal
+from fasttransfer.pipelines.ahead import in_order
+from fasttransfer.pipelines.decode import Decoder, PictureError, decoder_for
+from fasttransfer.pipelines.eta import Eta
+from fasttransfer.pipelines.journal import JOURNAL, Entry, Head, Journal
+from fasttransfer.pipelines.layouts import Listing, Picture
+from fasttransfer.pipelines.store import (
+    FORMAT,
+    MANIFEST,
+    PARTS,
+    Digest,
+    Kind,
+    Pixels,
+    Say,
+    manifest_checksum,
+    shard_name,
+)  # fmt: skip
+from fasttransfer.pipelines.writer import Flusher, PartWriter, Shard, flusher, jpeg_index, read_back
+from fasttransfer.progress import size as in_words
+
+JPEG_QUALITY = 95
+
+_KEYS = 1  # enters keys; raw stores keep theirs, so that one of an older format is found and replaced
+_JPEG_SHARE = 0.16  # of the bytes of the pixels, at quality 95; 0.15 was found on ILSVRC12 at 256 x 256
+_TAR_BYTES = 1800  # headers, label and filling of a picture in a tar
+_AHEAD_BYTES = 256 << 20  # of pixels that wait to be written
+_LINES = 1000  # about pictures, digested at a time
+_FEW = 5  # bad pictures named in a message
+
+
+class PicturesError(InputError):
+    """The pictures cannot become the store that was asked for, however often it is tried."""
+
+
+class Refused(NamedTuple):
+    """A picture that cannot be decoded."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make of which pictures, see `fasttransfer.pipelines.prepare.prepare`."""
+
+    listing: Listing
+    size: int
+    kind: Kind
+    fit: str
+    bad_pictures: str
+    device: str
+    synthetic: bool
+
+    @property
+    def pictures(self) -> int:
+        """Of both parts."""
+        return len(self.listing.train) + len(self.listing.val)
+
+    @property
+    def key(self) -> str:
+        """A digest of what determines the store, found without opening a single picture."""
+        return self._digests[0]
+
+    @property
+    def file_list(self) -> str:
+        """A digest of the parts, labels, paths, sizes and times of the pictures."""
+        return self._digests[1]
+
+    @cached_property
+    def head(self) -> Head:
+        """What work on this store must agree on to be gone on with."""
+        source = self.listing.source.resolve()
+        return {
+            "key": self.key,
+            "source": str(source),
+            "choices": [self.size, self.kind, self.fit, self.bad_pictures],
+            "archive": _stamp(source),
+            "device": self.device,
+            "versions": self.versions,
+        }
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """Of what has a say in what the store holds."""
+        names = ["fasttransfer", "numpy", "pillow", "torch", "torchvision"]
+        found = {"python": platform.python_version()} | {name: version(name) for name in names}
+        if self.device == "cuda":
+            for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
+                try:
+                    found[name] = version(name)
+                except PackageNotFoundError:
+                    continue
+        return found
+
+    @property
+    def named(self) -> bytes:
+        """What of the key comes before the pictures."""
+        listing, words = self.listing, sorted(self.listing.words.items())
+        head: list[Any] = [_KEYS, self.size, self.bad_pictures, str(listing.source.resolve()), listing.layout]
+        head += [listing.classes, words]
+        if (self.kind, self.fit) != ("raw", "stretch"):
+            head += [self.kind, self.fit]
+        return json.dumps(head).encode()
+
+    @cached_property
+    def _digests(self) -> list[str]:
+        return digests(self.listing, [self.named, b""])
+
+
+def digests(listing: Listing, heads: Sequence[bytes]) -> list[str]:
+    """Of each head and, behind it, the parts, labels, paths, sizes and times of the pictures, in one pass over them."""
+    states = [xxhash.xxh3_128(head) for head in heads]
+    for part in PARTS:
+        pictures: tuple[Picture, ...] = getattr(listing, part)
+        for start in range(0, len(pictures), _LINES):
+            lines = []
+            for picture in pictures[start : start + _LINES]:
+                file = listing.tree.pictures[picture.path]
+                lines.append(f"{part}\0{picture.label}\0{picture.path}\0{file.size}\0{file.mtime_ns}\n")
+            some = os.fsencode("".join(lines))
+            for state in states:
+                state.update(some)
+    return [state.hexdigest() for state in states]
+
+
+def fill(folder: Path, job: Job, say: Say) -> None:
+    """Fills `folder`, which is empty or what a killed call left: shards that are as they were written are kept.
+
+    Raises:
+        PicturesError: bad pictures, or pictures that changed meanwhile.
+        InputError: no room on the disk.
+        OSError: the disk.
+    """
+    try:
+        digest, entries = _resumed(folder, job, say)
+        _announce(folder, job, entries, say)
+        with warnings.catch_warnings():
+            # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
+            warnings.simplefilter("ignore")
+            _fill(folder, job, digest, entries, say)
+    except PicturesError:
+        (folder / JOURNAL).unlink(missing_ok=True)  # nothing to go on with
+        raise
+
+
+def told(refused: Sequence[Refused]) -> str:
+    """How many pictures cannot be decoded, and the first of them."""
+    some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_FEW])
+    more = f"; and {len(refused) - _FEW:,} more" if len(refused) > _FEW else ""
+    return f"{len(refused):,} picture{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
+
+
+# -- what is there already ------------------------------------------------------------------------------------------
+
+
+def _resumed(folder: Path, job: Job, say: Say) -> tuple[Digest, list[Entry]]:
+    """The shards of an earlier call that can be trusted, and the digest after them; removes all else."""
+    digest, trusted = Digest(job.listing.classes, job.size, job.kind), list[Entry]()
+    head, entries = journal.read(folder)
+    kept = {JOURNAL}
+    if head == job.head and any(entry.shard for entry in entries):
+        total = sum(entry.shard.rows for entry in entries if entry.shard)
+        say(f"prepare: {total:,} pictures are there from an earlier run, which was stopped: checking them")
+        eta = Eta("prepare: checking", total, say)
+        for entry, file in zip(entries, _files_of(entries, job.kind), strict=True):
+            if entry.shard:
+                ahead = digest.copy()
+                if not read_back(folder / file, job.kind, entry.shard, ahead):
+                    say(f"prepare: {file} is not what was written: made again, with what follows")
+                    break
+                digest = ahead
+                kept.add(file)
+                eta.step(entry.shard.rows)
+            trusted.append(entry)
+    for path in folder.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    return digest, trusted
+
+
+def _files_of(entries: Sequence[Entry], kind: Kind) -> Iterator[str]:
+    """The file of each entry's shard; only the last entry of a part may have none."""
+    for part in PARTS:
+        mine = [entry for entry in entries if entry.part == part]
+        yield from (shard_name(part, index, kind) for index in range(len(mine)))
+
+
+def _announce(folder: Path, job: Job, entries: Sequence[Entry], say: Say) -> None:
+    listing = job.listing
+    for note in listing.notes:
+        say(f"prepare: {listing.source}: {note}")
+    each, about = job.size * job.size * 3, ""
+    if job.kind == "jpeg":
+        each, about = int(each * _JPEG_SHARE) + _TAR_BYTES, "about "
+    there = sum(entry.shard.bytes for entry in entries if entry.shard)
+    need, free = job.pictures * each, shutil.disk_usage(folder).free
+    say(
+        f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation pictures of "
+        f"{len(listing.classes):,} classes at {job.size} x {job.size} into {folder.parent}: {about}{in_words(need)}"
+        + (f", of which {in_words(there)} are there" if there else "")
+    )
+    if need - there > free:
+        raise InputError(
+            f"{folder.parent}: the store takes {about}{in_words(need - there)}, the disk has {in_words(free)} free: "
+            "free space or choose another folder"
+        )
+
+
+# -- filling --------------------------------------------------------------------------------------------------------
+
+
+class _Made(NamedTuple):
+    """A part that is complete."""
+
+    labels: NDArray[np.int64]
+    shards: list[Shard]
+    refused: list[Refused]
+
+
+def _fill(folder: Path, job: Job, digest: Digest, entries: Sequence[Entry], say: Say) -> None:
+    before = job.head["archive"]
+    eta = Eta("prepare", job.pictures, say, done=_looked_at(entries))
+    parts: dict[str, _Made] = {}
+    decoder = decoder_for(job.device, job.size, job.fit)
+    # The journal is closed last: the flusher writes into it until it is done.
+    with closing(Journal(folder, job.head, entries)) as book, flusher() as disk:
+        for part in PARTS:
+            mine = [entry for entry in entries if entry.part == part]
+            bad = any(made.refused for made in parts.values())
+            parts[part] = _fill_part(folder, job, part, mine, decoder, digest, book, disk, eta, bad)
+    if _stamp(job.listing.source) != before:
+        raise _changed(job.listing, "it")
+    refused = [each for part in PARTS for each in parts[part].refused]
+    if refused and job.bad_pictures == "fail":
+        told_all = f"{job.listing.source}: {told(refused)}"
+        raise PicturesError(f"{told_all}: repair or remove, or leave out with --bad-pictures skip")
+    if refused:
+        _refuse_emptied(job.listing, parts, refused)
+        say(f"prepare: {told(refused)}: left out, listed in {MANIFEST}")
+    files: Files = {}
+    for part in PARTS:
+        files |= _finish_part(folder, job.kind, part, parts[part], digest)
+    _write_manifest(folder, job, parts, files, digest.hexdigest(), refused)
+    (folder / JOURNAL).unlink()
+    sync_folder(folder)
+    eta.finish()
+
+
+def _looked_at(entries: Sequence[Entry]) -> int:
+    return sum(max((entry.looked_at for entry in entries if entry.part == part), default=0) for part in PARTS)
+
+
+def _fill_part(
+    folder: Path, job: Job, part: str, entries: Sequence[Entry], decoder: Decoder, digest: Digest, book: Journal,
+    disk: Flusher, eta: Eta, bad: bool,
+) -> _Made:  # fmt: skip
+    """Goes on with a part after `entries`; `bad`: there were bad pictures in an earlier one."""
+    pictures: tuple[Picture, ...] = getattr(job.listing, part)
+    first = entries[-1].looked_at if entries else 0
+    refused = [Refused(*each) for entry in entries for each in entry.refused]
+    left_out = {each.path for each in refused}
+    labels = [picture.label for picture in islice(pictures, first) if picture.path not in left_out]
+    shards = [entry.shard for entry in entries if entry.shard]
+    entered = len(refused)
+
+    def doomed() -> bool:
+        """All that is written is thrown away: the rest is only checked."""
+        return (bad or bool(refused)) and job.bad_pictures == "fail"
+
+    def cut(looked_at: int) -> None:
+        nonlocal entered
+        since, entered = [(each.path, each.reason) for each in refused[entered:]], len(refused)
+
+        def complete(shard: Shard | None) -> None:
+            if shard:
+                shards.append(shard)
+            book.add(Entry(part, looked_at, since, shard))
+
+        writer.cut(complete)
+
+    writer = PartWriter(
+        folder, part, job.kind, first=len(shards), row=len(labels), most=len(pictures) - len(labels), size=job.size,
+        digest=digest, flusher=disk,
+    )  # fmt: skip
+    with closing(writer), closing(_decoded(job, pictures[first:], decoder)) as outcomes:
+        for looked_at, (picture, outcome) in enumerate(outcomes, first + 1):
+            eta.step()
+            if isinstance(outcome, Refused):
+                refused.append(outcome)
+                continue
+            if doomed():
+                continue
+            labels.append(picture.label)
+            if writer.add(outcome, picture.label):
+                cut(looked_at)
+        if first < len(pictures) and not doomed():
+            cut(len(pictures))
+    disk.wait()
+    return _Made(np.asarray(labels, dtype=np.int64), shards, refused)
+
+
+def _decoded(
+    job: Job, pictures: Sequence[Picture], decoder: Decoder
+) -> Generator[tuple[Picture, Pixels | bytes | Refused], None, None]:
+    """Each picture in order with its pixels, its JPEG or why it has neither; a few tasks are decoded ahead."""
+
+    def work(some: Sequence[Picture]) -> list[Pixels | bytes | Refused]:
+        read = [_read(job.listing, picture) for picture in some]
+        pixels = iter(decoder([data for data in read if isinstance(data, bytes)]))
+        outcomes: list[Pixels | bytes | Refused] = []
+        for picture, data in zip(some, read, strict=True):
+            found = data if isinstance(data, Refused) else next(pixels)
+            if isinstance(found, Refused):
+                outcomes.append(found)
+            elif isinstance(found, PictureError):
+                outcomes.append(Refused(picture.path, str(found)))
+            else:
+                outcomes.append(np.ascontiguousarray(found) if job.kind == "raw" else _jpeg(found))
+        return outcomes
+
+    each = min(decoder.pictures, max(1, _AHEAD_BYTES // (job.size * job.size * 3) // (2 * decoder.threads)))
+    tasks = (pictures[start : start + each] for start in range(0, len(pictures), each))
+    with closing(in_order(work, tasks, decoder.threads)) as done:
+        for some, outcomes in done:
+            yield from zip(some, outcomes, strict=True)
+
+
+def _read(listing: Listing, picture: Picture) -> bytes | Refused:
+    try:
+        data = listing.read(picture)
+    except OSError as error:
+        return Refused(picture.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
+    listed = listing.tree.pictures[picture.path]
+    if len(data) != listed.size:
+        raise _changed(listing, picture.path)
+    # Of an archive's members only the size is known to be as it was; the archive itself is looked at in the end.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if os.stat(f"{listing.source}/{picture.path}").st_mtime_ns != listed.mtime_ns:
+            raise _changed(listing, picture.path)
+    return data
+
+
+def _changed(listing: Listing, what: str) -> PicturesError:
+    return PicturesError(
+        f"{listing.source}: {what} changed while it was prepared: run it again when nobody writes there"
+    )
+
+
+def _stamp(source: Path) -> list[int] | None:
+    """The size and time of an archive; None for a folder, whose files have their own."""
+    if source.is_dir():
+        return None
+    found = source.stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _jpeg(pixels: Pixels) -> bytes:
+    memory = io.BytesIO()
+    Image.fromarray(pixels).save(memory, "JPEG", quality=JPEG_QUALITY)
+    return memory.getvalue()
+
+
+def _refuse_emptied(listing: Listing, parts: Mapping[str, _Made], refused: Sequence[Refused]) -> None:
+    """Leaving bad pictures out must not leave a class out."""
+    for part in PARTS:
+        had = np.bincount([each.label for each in getattr(listing, part)], minlength=len(listing.classes))
+        has = np.bincount(parts[part].labels, minlength=len(listing.classes))
+        for label in np.flatnonzero((had > 0) & (has == 0)):
+            what = {"train": "training", "val": "validation"}[part]
+            raise PicturesError(
+                f"{listing.source}: class {listing.classes[label]} has no {what} picture left when those "
+                f"that cannot be decoded are left out ({told(refused)}): repair some or remove the class"
+            )
+
+
+# -- what is written last -------------------------------------------------------------------------------------------
+
+Files = dict[str, dict[str, Any]]
+
+
+def _finish_part(folder: Path, kind: Kind, part: str, made: _Made, digest: Digest) -> Files:
+    """Writes the small files of a part; returns size and checksum of all its files."""
+    files: Files = {}
+    digest.facts(made.labels)
+    arrays = {f"{part}-labels.npy": made.labels}
+    if kind == "jpeg":
+        index = jpeg_index([shard.sizes for shard in made.shards])
+        digest.facts(index[:, 1])
+        arrays[f"{part}-index.npy"] = index
+    for name, array in arrays.items():
+        memory = io.BytesIO()
+        np.save(memory, array, allow_pickle=False)
+        with replace_file(folder / name) as file:
+            file.write(memory.getbuffer())
+        files[name] = _facts(len(memory.getbuffer()), xxhash.xxh3_128_hexdigest(memory.getbuffer()))
+    for number, shard in enumerate(made.shards):
+        files[shard_name(part, number, kind)] = _facts(shard.bytes, shard.checksum)
+    return files
+
+
+def _facts(size: int, checksum: str) -> dict[str, Any]:
+    return {"bytes": size, "xxh3_128": checksum}
+
+
+def _write_manifest(
+    folder: Path, job: Job, parts: Mapping[str, _Made], files: Files, digest: str, refused: Sequence[Refused]
+) -> None:
+    listing = job.listing
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": job.kind,
+        "digest": digest,
+        "key": job.key,
+        "size": job.size,
+        "fit": job.fit,
+        **({"quality": JPEG_QUALITY} if job.kind == "jpeg" else {}),
+        "device": job.device,
+        "layout": listing.layout,
+        "source": str(listing.source.resolve()),
+        "file_list": job.file_list,
+        "synthetic": job.synthetic,
+        "held_out": listing.held_out,
+        "notes": listing.notes,
+        "parts": {
+            part: {
+                "pictures": len(made.labels),
+                "shards": [shard.rows for shard in made.shards],
+                "per_class": np.bincount(made.labels, minlength=len(listing.classes)).tolist(),
+            }
+            for part, made in parts.items()
+        },
+        "bad_pictures": job.bad_pictures,
+        "refused": [each._asdict() for each in refused],
+        "versions": job.versions,
+        "classes": listing.classes,
+        "words": listing.words,
+        "files": files,
+    }
+    manifest["checksum"] = manifest_checksum(manifest)
+    with replace_file(folder / MANIFEST, "wb") as file:
+        file.write(json.dumps(manifest, indent=1).encode())

@@ -1,0 +1,109 @@
+"""Reading a whole store back: `fasttransfer data verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from fasttransfer.pipelines.ahead import in_order
+from fasttransfer.pipelines.decode import PictureError, cores
+from fasttransfer.pipelines.eta import Eta
+from fasttransfer.pipelines.store import (
+    MANIFEST,
+    PARTS,
+    JpegPart,
+    Say,
+    Store,
+    damaged,
+    manifest_checksum,
+    shard_name,
+)  # fmt: skip
+
+_PIECE = 4 << 20  # bytes read at a time
+_PICTURES = 64  # decoded at a time
+_FEW = 5  # things named in a message
+
+
+class _File(NamedTuple):
+    name: str
+    holds: str  # which pictures, for people
+    pictures: int
+
+
+class _Rows(NamedTuple):
+    part: str
+    start: int
+    stop: int
+
+
+def verify(store: Store, say: Say) -> None:
+    """See `Store.verify`: all cores read, each a few MB at a time."""
+    wrong = []
+    if manifest_checksum(store.manifest) != store.manifest.get("checksum"):
+        wrong.append(MANIFEST)
+    total = len(store.train) + len(store.val)
+    eta = Eta("verify: reading", total, say)
+    for file, same in in_order(lambda file: _same(store, file), list(_files(store)), cores()):
+        if not same:
+            wrong.append(f"{file.name}{file.holds}")
+        eta.step(file.pictures)
+    if store.kind == "jpeg":
+        eta = Eta("verify: decoding", total, say)
+        for rows, bad in in_order(lambda rows: _undecodable(store, rows), _tasks(store), cores()):
+            wrong += [f"{rows.part} picture {row:,}, which cannot be decoded" for row in bad]
+            eta.step(rows.stop - rows.start)
+    if wrong:
+        more = f"; and {len(wrong) - _FEW:,} more" if len(wrong) > _FEW else ""
+        raise damaged(store.folder, f"not what was written: {'; '.join(wrong[:_FEW])}{more}")
+
+
+def _files(store: Store) -> Iterator[_File]:
+    for part in PARTS:
+        yield _File(f"{part}-labels.npy", "", 0)
+        if store.kind == "jpeg":
+            yield _File(f"{part}-index.npy", "", 0)
+        start = 0
+        for number, rows in enumerate(store.manifest["parts"][part]["shards"]):
+            holds = f" with {part} pictures {start:,} to {start + rows - 1:,}"
+            yield _File(shard_name(part, number, store.kind), holds, rows)
+            start += rows
+
+
+def _same(store: Store, file: _File) -> bool:
+    facts = store.manifest["files"].get(file.name)
+    state, size = xxhash.xxh3_128(), 0
+    try:
+        with open(store.folder / file.name, "rb", buffering=0) as opened:
+            while piece := opened.read(_PIECE):
+                state.update(piece)
+                size += len(piece)
+    except OSError:
+        return False
+    return facts == {"bytes": size, "xxh3_128": state.hexdigest()}
+
+
+def _tasks(store: Store) -> Iterator[_Rows]:
+    for part in PARTS:
+        count = len(getattr(store, part))
+        for start in range(0, count, _PICTURES):
+            yield _Rows(part, start, min(start + _PICTURES, count))
+
+
+def _undecodable(store: Store, rows: _Rows) -> list[int]:
+    part: JpegPart = getattr(store, rows.part)
+    try:
+        part.gather(np.arange(rows.start, rows.stop))
+    except (PictureError, OSError):
+        return [row for row in range(rows.start, rows.stop) if not _decodes(part, row)]
+    return []
+
+
+def _decodes(part: JpegPart, row: int) -> bool:
+    try:
+        part.gather(np.array([row]))
+    except (PictureError, OSError):
+        return False
+    return True
