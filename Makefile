@@ -18,7 +18,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 help:
 	@echo 'make grid      train the study on the built-in pictures and write its page   (ARGS="--dry-run" adds arguments)'
 	@echo 'make test      run the tests                                                 (ARGS="-k dropout" adds arguments)'
-	@echo 'make sanitize  run the operators'"'"' tests with every access to memory checked            (ARGS="-k augment" likewise)'
+	@echo 'make sanitize  run the tests of native code with every access to memory checked            (ARGS="-k augment" likewise)'
 	@echo 'make lint      check style and types of Python and C++'
 	@echo 'make format    put Python and C++ into shape'
 	@echo 'make bench     measure; results go to bench/results/                         (BENCHES=bench/test_forms.py picks)  '
@@ -32,9 +32,9 @@ grid: $(VENV)/.installed
 test: $(VENV)/.installed
 	@$(BIN)/python -m pytest $(ARGS)
 
-# A copy of the package, its library for CPUs built with the sanitizers of GCC. They have to be in the process before
-# anything else, and libstdc++ with them, whose exceptions they follow. Python itself never frees all that it holds: no
-# search for leaks.
+# A copy of the package, its libraries for CPUs and for shards built with the sanitizers of GCC. They have to be in the
+# process before anything else, and libstdc++ with them, whose exceptions they follow. Python itself never frees all
+# that it holds: no search for leaks.
 SANITIZED := build/sanitize
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(COMPILER) -print-file-name=lib$(name).so))
@@ -43,13 +43,13 @@ sanitize: $(VENV)/.installed
 	@[ -e '$(firstword $(RUNTIMES))' ] || \
 		{ echo "make sanitize needs GCC and its libasan: name it with make CXX=g++." >&2; exit 2; }
 	@rm -rf $(SANITIZED)/fasttransfer && mkdir -p $(SANITIZED) && cp -RL fasttransfer $(SANITIZED)/
-	@rm -f $(SANITIZED)/fasttransfer/_native_*
+	@rm -f $(SANITIZED)/fasttransfer/_native_* $(SANITIZED)/fasttransfer/_shards*
 	@FASTTRANSFER_CUDA=0 CXX=$(COMPILER) CFLAGS='$(SANITIZERS) -g1 -fno-omit-frame-pointer' LDFLAGS='$(SANITIZERS)' \
 		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects \
 		> $(SANITIZED)/build.txt 2>&1 || { cat $(SANITIZED)/build.txt; exit 1; }
 	@PYTHONPATH=$(SANITIZED) LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -P -m pytest --capture=sys -m 'not compiled and not gpu' \
-		tests/test_native.py::test_the_library_is_built_and_loaded tests/ops $(ARGS)
+		tests/test_native.py::test_the_library_is_built_and_loaded tests/ops tests/features $(ARGS)
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
@@ -73,7 +73,7 @@ bench: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find fasttransfer pipelines tests bench -name __pycache__ -prune -exec rm -rf {} +
-	rm -f fasttransfer/_native_*.so fasttransfer/_native_*.dylib fasttransfer/_native_*.pyd
+	rm -f $(foreach end,so dylib pyd,fasttransfer/_native_*.$(end) fasttransfer/_shards.*$(end))
 
 # mypy knows no packages that are mapped from elsewhere: it is shown a folder of links that looks like what gets
 # installed. Standing there, the paths it prints are those of the tree but for pipelines/.

@@ -3,6 +3,8 @@
 The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, 1..7.
 `baseB` is trained on B from scratch; `BnB` is the selffer (first n layers from baseB, frozen), `BnB+` the same
 fine-tuned; `AnB` and `AnB+` are the transfer networks (first n layers from baseA); `RnB` has n random, frozen layers.
+One control is not the paper's: `HnB` is `RnB` with He's initial values in all its layers. The paper's small Gaussian
+lets a signal fade behind three frozen layers, so that `RnB` says nothing about random features from there on.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 TASKS = ("A", "B")
-TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")
+TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")  # the paper's, and the default grid
+RANDOM_HE = "random-he"
+ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE)
 LAYERS = (1, 2, 3, 4, 5, 6, 7)
 RANDOM = "R"
+HE = "H"
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One network: `treatment` ("base" or one of TREATMENTS) on `target`, with `n` layers copied (0 for a base)."""
+    """One network: `treatment` ("base" or one of ALL_TREATMENTS) on `target`, with `n` layers copied (0 for a base)."""
 
     seed: int
     target: str
@@ -27,11 +32,13 @@ class Cell:
 
     @property
     def source(self) -> str | None:
-        """Where the first n layers come from: task "A" or "B", "R" (random values), None for a base."""
+        """Where the first n layers come from: task "A" or "B", "R" or "H" (random values), None for a base."""
         if self.treatment == "base":
             return None
         if self.treatment == "random":
             return RANDOM
+        if self.treatment == RANDOM_HE:
+            return HE
         if self.treatment.startswith("selffer"):
             return self.target
         return other_task(self.target)
@@ -39,7 +46,7 @@ class Cell:
     @property
     def frozen(self) -> bool:
         """Whether the copied layers stay as they are."""
-        return self.treatment in ("selffer", "transfer", "random")
+        return self.treatment in ("selffer", "transfer", "random", RANDOM_HE)
 
     @property
     def mean_of(self) -> str:
@@ -48,7 +55,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The paper's name, e.g. baseA, B3B, A3B+, R3B."""
+        """The paper's name, e.g. baseA, B3B, A3B+, R3B; H3B is named after it."""
         if self.treatment == "base":
             return f"base{self.target}"
         return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"

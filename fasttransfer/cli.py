@@ -5,9 +5,10 @@ Each command is a dataclass: its docstring and its fields' docstrings are its ma
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fasttransfer.analysis import Score
 from fasttransfer.errors import InputError
-from fasttransfer.study import Choices
+from fasttransfer.study import Choices, Feeding
 
 
 @dataclass(frozen=True)
@@ -35,40 +37,135 @@ class Grid(Choices):
 
     out: Path | None = None
     """Folder of the study; by default runs/<pictures>-<split>."""
+    tensorboard: bool = False
+    """Write validation checks as TensorBoard event files as well, into <out>/tensorboard."""
     dry_run: bool = False
     """Only print the networks, what depends on what, and the time and disk it will take."""
+    feeding: Feeding = field(default_factory=Feeding)
 
     def run(self, console: Console) -> int:
         from fasttransfer import grid
 
         if self.dry_run:
-            grid.dry_run(self, self.out, console=console)
+            grid.dry_run(self, self.out, feeding=self.feeding, console=console)
             return 0
-        return 0 if grid.run(self, self.out, console=console) else 130
+        done = grid.run(self, self.out, feeding=self.feeding, console=console, tensorboard=self.tensorboard)
+        return 0 if done else 130
 
 
 @dataclass(frozen=True)
 class Report:
     """Write the report of a study again and print its table; works while the study is still training.
 
+    With --paper the published results of Yosinski et al. 2014 are laid behind the study's differences from the base.
+    Without a study, --paper draws the paper's own figures from those results alone.
+
     For example:
 
-        fasttransfer report runs/builtin-natural-manmade
+        fasttransfer report runs/builtin-natural-manmade --paper
     """
 
-    study: Annotated[Path, tyro.conf.Positional]
+    study: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder of the study, the --out of grid."""
+    paper: bool = False
+    """Lay the paper's curves behind the study's; without a study, draw the paper's."""
+    score: Score | None = None
+    """last (the last validation check; the default) or best10 (mean of the ten best, as the paper plots; the default of
+    --paper without a study)."""
+    out: Path | None = None
+    """Where --paper without a study writes; by default runs/paper."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import paper, records
+        from fasttransfer.report import table, write_paper, write_report
+
+        if self.study is None:
+            if not self.paper:
+                raise InputError("report: name the folder of a study, or --paper for the published results alone")
+            score: Score = self.score or "best10"
+            recorded = paper.recorded("random")
+            index = write_paper(self.out or Path("runs") / "paper", score=score)
+        else:
+            if self.out is not None:
+                raise InputError(f"--out goes with --paper alone: the report of {self.study} lies in its folder")
+            score = self.score or "last"
+            recorded = records.read(self.study)
+            overlay = paper.like(recorded) if self.paper else None
+            index = write_report(recorded, self.study, score=score, overlay=overlay)
+        console.print(table(recorded, score=score))
+        console.print(Text(f"report: {index}"), soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class Advise:
+    """Say which layers to copy for a task, whether to freeze them, and what freezing saves.
+
+    The best cut and treatment with its interval, and the cheapest that cannot be told from it, among training from
+    scratch and the transfer networks of the study.
+
+    For example:
+
+        fasttransfer advise runs/builtin-natural-manmade --target B
+    """
+
+    study: Annotated[str, tyro.conf.Positional]
+    """Folder of the study, the --out of grid, or a part of the paper, as paper:random."""
+    target: Literal["A", "B"] | None = None
+    """The task to advise on; by default each that has transfer networks."""
     score: Literal["last", "best10"] = "last"
     """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import records
-        from fasttransfer.report import table, write_report
+        from fasttransfer import analysis, runs
+        from fasttransfer.report.advice import advice_table
 
-        recorded = records.read(self.study)
-        index = write_report(recorded, self.study, score=self.score)
-        console.print(table(recorded, score=self.score))
-        console.print(Text(f"report: {index}"), soft_wrap=True)
+        recorded = runs.read(self.study)
+        if self.target:
+            console.print(advice_table(recorded, analysis.advise(recorded, self.target, self.score)))
+            return 0
+        found, refused = [], []
+        for target in analysis.targets_of(recorded.results):
+            try:
+                found.append(advice_table(recorded, analysis.advise(recorded, target, self.score)))
+            except InputError as error:  # one task may be ready before the other
+                refused.append(error)
+        if not found:
+            raise refused[0] if refused else InputError(f"{self.study}: the study has no networks yet")
+        console.print(*found, *(Text(str(error)) for error in refused), sep="\n")
+        return 0
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Show studies side by side: paired differences for every n, and how far they are from the first study's.
+
+    Bases are shown against the number of training pictures a class where that differs. Studies that differ in their
+    random split only are joined into one whose interval is over splits.
+
+    For example:
+
+        fasttransfer compare paper:random paper:natural-manmade --score best10
+    """
+
+    studies: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of studies, or parts of the paper: paper:random, paper:natural-manmade, paper:full, paper:reduced."""
+    score: Score = "last"
+    """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
+    out: Path | None = None
+    """Write a page with figures into this folder as well."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import analysis, runs
+        from fasttransfer.report import write_comparison
+        from fasttransfer.report.comparison import comparison_table
+
+        comparison = analysis.compare([runs.read(study) for study in self.studies], self.score)
+        console.print(comparison_table(comparison))
+        if self.out is not None:
+            words = ["fasttransfer", "compare", *self.studies, "--score", self.score, "--out", str(self.out)]
+            index = write_comparison(comparison, self.out, command=shlex.join(words))
+            console.print(Text(f"report: {index}"), soft_wrap=True)
         return 0
 
 
@@ -103,7 +200,7 @@ class SplitsShow:
     split: Annotated[str, tyro.conf.Positional]
     """natural-manmade, random:SEED or a TOML file."""
     data: str | None = None
-    """builtin or a source of pictures; by default the 1000 ILSVRC12 classes."""
+    """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
 
     def run(self, console: Console) -> int:
         from fasttransfer import splits
@@ -128,7 +225,7 @@ class SplitsExport:
     split: Annotated[str, tyro.conf.Positional]
     """natural-manmade, random:SEED or a TOML file."""
     data: str | None = None
-    """builtin or a source of pictures; by default the 1000 ILSVRC12 classes."""
+    """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
     validation_list: Literal["A", "B"] | None = None
     """Print the paper's list of this half instead: "<ILSVRC12 validation file> <new label>" a line."""
 
@@ -168,20 +265,31 @@ class SplitsVerify:
 class DataInspect:
     """Say what a source of pictures or a prepared store holds: layout, classes, counts, sizes, bad files.
 
-    For example:
+    For example, with a contact sheet of some pictures of some classes:
 
-        fasttransfer data inspect tiny-imagenet-200
+        fasttransfer data inspect tiny-imagenet-200 --sheet tiny.png
     """
 
     source: Annotated[Path, tyro.conf.Positional]
     """Folder or uncompressed tar of pictures, or the folder of a store."""
+    sheet: Path | None = None
+    """Draw a contact sheet into this file, a .png or a .jpg."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.pipelines.inspection import inspect
+        from fasttransfer.pipelines import sheet
+        from fasttransfer.pipelines.inspection import inspect, open_pictures
 
-        found = inspect(self.source)
+        if self.sheet is not None:
+            sheet.check_name(self.sheet)
+        opened = open_pictures(self.source)
+        found = inspect(opened)
         rows = _table("", "")
         rows.add_row(found.kind, str(found.path))
+        if found.store is not None:
+            rows.add_row("kind", f"{found.store.kind}, {found.store.disk / 1e6:,.1f} MB on disk")
+            rows.add_row("digest", found.store.digest)
+            rows.add_row("from", f"{found.store.source}, fit: {found.store.fit}")
+            rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in found.store.versions.items()))
         rows.add_row("layout", found.layout)
         rows.add_row("classes", str(len(found.classes)))
         for part, count in found.pictures.items():
@@ -198,6 +306,92 @@ class DataInspect:
         for path, reason in found.bad:
             rows.add_row("bad", f"{path}: {reason}")
         console.print(rows)
+        if self.sheet is not None:
+            sheet.write_sheet(opened, self.sheet)
+            console.print(Text(f"contact sheet: {self.sheet}"), soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class DataPrepare:
+    """Decode every picture of a source once and write a store, which a study reads at the speed of memory.
+
+    An interrupted or killed prepare goes on when the same command is given again, and ends with the same files. Room on
+    the disk is asked for first: raw takes 3 bytes a pixel, 262 GB for ILSVRC12 at 256 x 256; jpeg about a sixth.
+
+    For example:
+
+        fasttransfer data prepare ILSVRC2012 stores/ilsvrc12
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """Folder or uncompressed tar of pictures."""
+    store: Annotated[Path, tyro.conf.Positional]
+    """Folder to be made; a store of these pictures that is there already stays as it is."""
+    recipe: str | None = None
+    """Make the size fit this recipe of grid: caffe, fast, mini or a TOML file; by default the one that grid takes for
+    these pictures."""
+    size: int | None = None
+    """Side of the stored pictures in pixels, instead of the recipe's."""
+    kind: Literal["raw", "jpeg"] = "raw"
+    """raw (NumPy arrays of pixels) or jpeg (tar shards in WebDataset's convention, quality 95)."""
+    fit: Literal["stretch", "crop"] = "stretch"
+    """stretch (the whole picture, its aspect not kept, as Caffe did) or crop (the square in the middle)."""
+    bad_pictures: Literal["fail", "skip"] = "fail"
+    """What to do about files that cannot be decoded: name them all and stop, or leave them out and list them."""
+    device: Literal["cpu", "cuda"] | None = None
+    """Where to decode; by default a GPU where there is one."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import machine
+        from fasttransfer.pipelines.layouts import find_pictures
+        from fasttransfer.pipelines.prepare import prepare_into
+        from fasttransfer.study import default_recipe, load_recipe
+
+        if self.size is not None and self.recipe is not None:
+            raise InputError(f"--size {self.size} and --recipe {self.recipe} both say the size: drop one")
+        device = machine.device_for(self.device)
+        listing = find_pictures(self.source)
+        size = self.size
+        if size is None:
+            recipe = load_recipe(self.recipe or default_recipe(listing.layout))
+            size = recipe.geometry.store
+            console.print(Text(f"{size} x {size} pixels, for recipe {recipe.name}"), soft_wrap=True)
+        store = prepare_into(
+            listing,
+            self.store,
+            size=size,
+            kind=self.kind,
+            fit=self.fit,
+            bad_pictures=self.bad_pictures,
+            device=device,
+            say=_say(console),
+        )
+        console.print(Text(f"store: {store.folder}"), soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class DataVerify:
+    """Read a whole store back, compare it with what was written, and decode every picture of a jpeg store.
+
+    Names the files that differ and which pictures are in them.
+
+    For example:
+
+        fasttransfer data verify stores/ilsvrc12
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Folder of the store."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer.pipelines.store import Store
+
+        store = Store.open(self.store)
+        store.verify(_say(console))
+        pictures = len(store.train) + len(store.val)
+        console.print(Text(f"{store.folder}: all {pictures:,} pictures are as they were written"), soft_wrap=True)
         return 0
 
 
@@ -217,31 +411,32 @@ class DataBuiltin:
         from fasttransfer import grid
         from fasttransfer.study import load_recipe
 
-        def say(text: str) -> None:
-            console.print(Text(text), soft_wrap=True)
-
-        store = grid.builtin_store(load_recipe("mini").geometry.store, say)
+        store = grid.builtin_store(load_recipe("mini").geometry.store, _say(console))
         console.print(Text(store.manifest["source"]), soft_wrap=True)
         return 0
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure the operators or the training step on this machine against plain PyTorch, in one run.
+    """Measure the operators, the training step or the pictures' way in on this machine against plain PyTorch.
 
     kernels: every native operator at the sizes of the paper's network, its bytes a second as a share of a plain copy's,
     and how many times as long PyTorch takes, eager and compiled. step: a training step of both networks against
-    PyTorch's usual forms and against its convolutions and matrix products alone, and where its time goes.
+    PyTorch's usual forms and against its convolutions and matrix products alone, and where its time goes. data: the
+    same pictures decoded, prepared and fed beside Pillow, torchvision, PyTorch's DataLoader and DALI, on one core and
+    on all; and the memory that preparing and feeding take.
 
     For example:
 
         fasttransfer bench kernels --only relu_pool_lrn
     """
 
-    part: Annotated[Literal["kernels", "step"], tyro.conf.Positional]
+    part: Annotated[Literal["kernels", "step", "data"], tyro.conf.Positional]
     """What to measure."""
+    data: Path | None = None
+    """Pictures for data: a source as grid takes it; by default some are drawn."""
     quick: bool = False
-    """Fewer samples and a smaller batch."""
+    """Fewer samples, a smaller batch, fewer pictures."""
     only: str = ""
     """Measure only the cases whose names contain this."""
     device: Literal["cpu", "cuda"] | None = None
@@ -254,7 +449,15 @@ class Bench:
         from fasttransfer.bench import command
 
         device = machine.device_for(self.device)
-        command.run(self.part, quick=self.quick, only=self.only, device=device, out=self.out, console=console)
+        command.run(
+            self.part,
+            quick=self.quick,
+            only=self.only,
+            device=device,
+            out=self.out,
+            console=console,
+            source=self.data,
+        )
         return 0
 
 
@@ -294,10 +497,12 @@ class Splits:
 
 @dataclass(frozen=True)
 class Data:
-    """Look at pictures before training on them."""
+    """Look at pictures, and prepare them, before training on them."""
 
     command: (
         Annotated[DataInspect, tyro.conf.subcommand("inspect")]
+        | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
+        | Annotated[DataVerify, tyro.conf.subcommand("verify")]
         | Annotated[DataBuiltin, tyro.conf.subcommand("builtin")]
     )
 
@@ -308,6 +513,8 @@ class Data:
 _Commands = (
     Annotated[Grid, tyro.conf.subcommand("grid")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Advise, tyro.conf.subcommand("advise")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Splits, tyro.conf.subcommand("splits")]
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
@@ -317,17 +524,17 @@ _Commands = (
 
 def _split_of(spec: str, data: str | None) -> tuple[Any, dict[str, str]]:
     """The split `spec` of the classes of `data` (ILSVRC12's when None), and the classes' words."""
-    from fasttransfer import splits
-    from fasttransfer.pipelines.layouts import find_pictures
-    from fasttransfer.pipelines.synthetic import SIDES
+    from fasttransfer import pictures, splits
 
     if data is None:
         words = splits.known_words()
         return splits.make_split(spec, list(words)), words
-    if data == "builtin":
-        return splits.make_split(spec, sorted(SIDES)), {}
-    listing = find_pictures(Path(data))
-    return splits.make_split(spec, listing.classes), listing.words
+    found = pictures.find(data)
+    return splits.make_split(spec, found.classes), found.words
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(Text(text), soft_wrap=True)
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,13 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer import cost, graphs, machine, randomness, weights
-from fasttransfer.cells import RANDOM, Cell
+from fasttransfer.cells import HE, RANDOM, RANDOM_HE, Cell
 from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.feed import Feed, Stream
 from fasttransfer.records import Evaluation
 from fasttransfer.step import Trainee
 from fasttransfer.study import Study
 
+_UNIT_SCALE = 1 / 64  # of pixel differences, for about unit variance
 # A cell that ends this close to the loss of an even guess has learned nothing (the study lost seven networks so).
 STUCK = 0.01
 
@@ -100,14 +102,27 @@ def _purpose(cell: Cell) -> str:
     return "base" if cell.treatment == "base" else "cell"
 
 
-def start_weights(study: Study, purpose: str, seed: int, task: str, outputs: int) -> dict[str, Tensor]:
-    """Initial values of all stages on `task`; `purpose` is "base", "cell" or "random"."""
-    return initial_weights(
+def start_weights(study: Study, purpose: str, seed: int, task: str, outputs: int, init: str) -> dict[str, Tensor]:
+    """Initial values of all stages on `task`; `purpose` is "base", "cell" or "random".
+
+    `init` scales the draws and sets the biases: the draws are the same for all. Where it is not the recipe's, it is
+    He's for the second random control. He's values keep a signal at the size it comes in: the first layer's bring
+    pixels to about unit variance, whatever the recipe's scale, else the loss of the control explodes at once.
+    """
+    weights = initial_weights(
         study.recipe.geometry,
         outputs,
-        study.recipe.init,
+        init,
         lambda stage: randomness.key(seed, f"{purpose}-weights", task, stage),
     )
+    if init != study.recipe.init:
+        weights["conv1.weight"] *= _UNIT_SCALE / study.recipe.scale
+    return weights
+
+
+def _init(study: Study, cell: Cell) -> str:
+    """What all layers of `cell` start from unless they are copied from a base."""
+    return "he" if cell.treatment == RANDOM_HE else study.recipe.init
 
 
 @dataclass(frozen=True)
@@ -167,18 +182,22 @@ class Cohort:
         self._at = torch.zeros((), dtype=torch.int64, device=device)
         self._lr = torch.zeros((), device=device)
         self._sources = self._build_sources(cells, sources)
-        fresh = start_weights(study, _purpose(first), first.seed, first.target, target.outputs)
-        self._members = [self._build_member(cell, fresh) for cell in cells]
+        fresh = {
+            init: start_weights(study, _purpose(first), first.seed, first.target, target.outputs, init)
+            for init in {_init(study, cell) for cell in cells}
+        }
+        self._members = [self._build_member(cell, fresh[_init(study, cell)]) for cell in cells]
 
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, _Source]:
-        """Every source of the cells; the random one is drawn."""
+        """Every source of the cells; random ones are drawn."""
         found = {}
         for source in sorted({c.source for c in cells if c.source is not None}):
-            if source == RANDOM:
+            if source in (RANDOM, HE):
+                first, init = cells[0], "he" if source == HE else self._recipe.init
                 given: Mapping[str, Tensor] = start_weights(
-                    self._study, "random", cells[0].seed, cells[0].target, self._target.outputs
+                    self._study, "random", first.seed, first.target, self._target.outputs, init
                 )
             else:
                 given = sources[source]
@@ -207,8 +226,12 @@ class Cohort:
         """Trains to the end; returns False when `stop` said so before, with everything in checkpoints.
 
         Checkpoints are written after `checkpoint_seconds` at the earliest, and never so often that writing takes
-        more than a twentieth of the time. When they are written changes no result.
+        more than a twentieth of the time. When they are written changes no result. The feed is closed at the end.
         """
+        with closing(self._target.feed):
+            return self._run(emit, stop, checkpoint_seconds)
+
+    def _run(self, emit: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float) -> bool:
         members = self._members
         step = min(m.step for m in members)
         emit(Started(tuple(m.cell for m in members), step, self._steps))

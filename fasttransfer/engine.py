@@ -24,20 +24,26 @@ from fasttransfer.cells import Cell
 from fasttransfer.cohort import Cohort, Ended, Message, Target, stream_of, weights_path
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.feed import task_pictures
-from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Recipe, Study
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)  # asks for a clean stop
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every job of a study needs to know; `classes` are those of tasks A and B, in label order."""
+    """What every job of a study needs to know; `classes` are those of tasks A and B, in label order.
+
+    `hw_share` is that of `fasttransfer.study.Feeding`.
+    """
 
     study: Study
     folder: Path
     store: Path
     classes: dict[str, tuple[str, ...]]
     checkpoint_seconds: float = 30.0
+    hw_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,7 @@ def run_jobs(
                 worker = busy[pipe]
                 try:
                     heard = pipe.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):  # the latter where it had not read its job yet
                     worker.process.join()
                     raise WorkerError(f"a worker ended with exit code {worker.process.exitcode}") from None
                 if isinstance(heard, _Failed):
@@ -181,7 +187,7 @@ class _Interrupts:
         self._ask = ask
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {s: signal.signal(s, self._handle) for s in _STOPPING}
 
     def _handle(self, number: int, frame: object) -> None:
         self._ask()
@@ -216,7 +222,13 @@ class _Worker:
         self.process = context.Process(
             target=_work, args=(setting, index, theirs, stop), name=f"fasttransfer-{index}", daemon=True
         )
-        self.process.start()
+        # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes hear,
+        # would end it with a stack trace and the study with it. Ours are delivered when they are let in again.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def end(self) -> None:
@@ -230,13 +242,14 @@ class _Worker:
 
 def _work(setting: Setting, index: int, pipe: Connection, stop: threading.Event) -> None:
     """Main function of a worker process: jobs in, messages out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver hears of it and asks us to stop
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for each in _STOPPING:  # the driver hears of it and asks us to stop
+        signal.signal(each, signal.SIG_IGN)
     _die_with_parent()
     torch.set_num_threads(setting.study.threads)
     torch.backends.cudnn.deterministic = True
     if setting.study.device == "cuda":
         device = torch.device("cuda", index % torch.cuda.device_count())
+        torch.cuda.set_device(device)  # streams and graphs are of the current one
     else:
         device = torch.device("cpu")
         machine.keep_freed_memory()
@@ -275,14 +288,16 @@ def build_cohort(setting: Setting, cells: Sequence[Cell], device: torch.device) 
     classes = setting.classes[first.target]
     train, val = task_pictures(store, store.train, classes, study.per_class), task_pictures(store, store.val, classes)
     geometry = study.recipe.geometry
-    feed = MemoryFeed(
+    feed = open_feed(
         train,
         val,
         stream_of(study, first, len(train)),
         {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})},
+        device=device,
+        threads=study.threads,
+        hw_share=setting.hw_share,
         crop=geometry.crop,
         scale=study.recipe.scale,
-        device=device,
         **machine.entrance(geometry, device.type, study.precision),
     )
     bases = {c.needs for c in cells if c.needs is not None}

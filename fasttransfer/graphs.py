@@ -36,7 +36,8 @@ class Recorded:
             return
         if self._calls == 2:
             self._inputs = {name: torch.empty_like(t) for name, t in inputs.items()}
-            with torch.cuda.graph(self._graph):
+            # Only this thread's calls are recorded and restricted: others make batches meanwhile, DALI's among them.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._function(self._inputs)
         for name, tensor in inputs.items():
             self._inputs[name].copy_(tensor)

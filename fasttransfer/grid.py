@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +22,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer import cost, info, machine, records, splits
+from fasttransfer import cost, info, machine, pictures, records, splits, tracking
 from fasttransfer.cells import TASKS, Cell, base, study_cells
 from fasttransfer.cohort import Advanced, Checked, Ended, Message, Started, found_on_disk
 from fasttransfer.engine import Job, Setting, mean_path, plan_jobs, run_jobs
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder, locked, make_folder, replace_file
 from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
-from fasttransfer.pipelines import prepare
-from fasttransfer.pipelines.feed import mean_picture, task_pictures
-from fasttransfer.pipelines.layouts import Listing, find_pictures
-from fasttransfer.pipelines.store import Store
-from fasttransfer.pipelines.synthetic import SIDES
+from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL, Pictures
+from fasttransfer.pipelines import feeds, prepare
+from fasttransfer.pipelines.dali import has_dali, need_dali
+from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.pipelines.means import task_mean
+from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.progress import Display, duration, size
-from fasttransfer.records import Records
+from fasttransfer.records import Evaluation, Records
 from fasttransfer.report import table, write_report
 from fasttransfer.step import Trainee
-from fasttransfer.study import BUILTIN, Choices, Recipe, Study
-
-# Pictures a class of the built-in set.
-BUILTIN_TRAIN, BUILTIN_VAL = 80, 40
+from fasttransfer.study import Choices, Feeding, Recipe, Study, recipes_for
 
 _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
 _STUDY = "study.toml"
@@ -53,13 +50,15 @@ _FOLDERS = ("weights", "checkpoints", "means")
 class Plan:
     """A study as far as it can be known without decoding pictures.
 
-    `classes` are those of each task in label order; `train`, `val` count pictures a task. `listing` is None for the
-    built-in pictures.
+    `classes` are those of each task in label order; `train`, `val` count pictures a task. `kind` is that of the store,
+    which a source has yet to become, `why` what it was chosen for.
     """
 
     choices: Choices
     recipe: Recipe
-    listing: Listing | None
+    pictures: Pictures
+    kind: Kind
+    why: str
     classes: dict[str, tuple[str, ...]]
     train: dict[str, int]
     val: dict[str, int]
@@ -70,49 +69,54 @@ class Plan:
     @property
     def out(self) -> Path:
         """Where the study goes when nobody says."""
-        source = BUILTIN if self.listing is None else self.listing.source.stem
         split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
-        return Path("runs") / f"{source}-{split.replace(':', '-')}"
+        return Path("runs") / f"{self.pictures.name}-{split.replace(':', '-')}"
 
 
-def settle(choices: Choices) -> Plan:
+def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
     """Checks what was asked for and decides what was left open; reads the list of pictures, decodes none.
 
     Raises:
-        InputError: bad pictures, split, recipe, device, or a task without enough classes.
+        InputError: bad pictures, split, recipe, device, feed, or a task without enough classes.
     """
     device = machine.device_for(choices.device)
-    if choices.data == BUILTIN:
-        listing = None
-        names: tuple[str, ...] = tuple(sorted(SIDES))
-        fallback = "mini"
-    else:
-        listing = find_pictures(Path(choices.data))
-        names = listing.classes
-        fallback = "caffe" if listing.layout == "ilsvrc12" else "mini"
-    recipe = choices.settled_recipe(fallback)
-    split = splits.make_split(choices.split, names)
+    found = pictures.find(choices.data)
+    recipe = choices.settled_recipe(found.recipe)
+    kind, why = _kind(found, recipe, choices, feeding or Feeding())
+    split = splits.make_split(choices.split, found.classes)
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
     classes = {"A": split.a, "B": split.b}
-    train, val = {}, {}
-    for task, members in classes.items():
-        train[task] = _count(listing, "train", members, choices.per_class)
-        val[task] = _count(listing, "val", members, None)
+    train = {task: found.count("train", members, choices.per_class) for task, members in classes.items()}
+    val = {task: found.count("val", members) for task, members in classes.items()}
+    for task in classes:
         if not val[task]:
             raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
     precision = machine.precision_for(choices.precision, device, recipe.geometry)
-    return Plan(choices, recipe, listing, classes, train, val, device, precision, machine.threads_for(device))
+    return Plan(choices, recipe, found, kind, why, classes, train, val, device, precision, machine.threads_for(device))
 
 
-def _count(listing: Listing | None, part: str, classes: Sequence[str], per_class: int | None) -> int:
-    limit = per_class or sys.maxsize
-    if listing is None:
-        return len(classes) * min(limit, BUILTIN_TRAIN if part == "train" else BUILTIN_VAL)
-    counts = [0] * len(listing.classes)
-    for picture in listing.train if part == "train" else listing.val:
-        counts[picture.label] += 1
-    return sum(min(limit, counts[listing.classes.index(name)]) for name in classes)
+def _kind(found: Pictures, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
+    """The kind of store that a study reads, and why."""
+    side = recipe.geometry.store
+    if found.store is not None:
+        if found.store.size != side:
+            fitting = recipes_for(found.store.size)
+            other = f" or choose --recipe {' or '.join(fitting)}" if fitting else ""
+            held = found.store.size
+            raise InputError(
+                f"{choices.data} holds {held} x {held} pictures, recipe {recipe.name} needs {side}: "
+                f"prepare it again with --size {side}{other}"
+            )
+        feeds.check(found.store, feeding.feed)
+        return found.store.kind, "as it is"
+    if feeding.feed is not None:
+        return feeds.KIND_OF[feeding.feed], f"for --feed {feeding.feed}"
+    if found.listing is None:
+        return "raw", "they are few"
+    have = prepare.begun(found.listing, size=side, cache=cache_folder(), bad_pictures=choices.bad_pictures)
+    count = len(found.listing.train) + len(found.listing.val)
+    return feeds.choose_kind(count, side, feeds.free_disk(cache_folder()), have, dali=has_dali())
 
 
 # -- running --------------------------------------------------------------------------------------------------------
@@ -122,12 +126,15 @@ def run(
     choices: Choices,
     out: Path | None = None,
     *,
+    feeding: Feeding | None = None,
     console: Console | None = None,
     checkpoint_seconds: float = 30.0,
+    tensorboard: bool = False,
 ) -> bool:
     """Trains the study that `choices` come to in folder `out`, or goes on with it; writes the report.
 
-    Running the same study again resumes it, or does nothing when it is done.
+    Running the same study again resumes it, or does nothing when it is done. With `tensorboard` validation checks are
+    written as event files as well.
 
     Returns:
         False when it was interrupted; everything done so far is on disk.
@@ -135,8 +142,10 @@ def run(
     Raises:
         InputError: bad input; another study is in `out`; the disk is full.
     """
-    console = console or Console()
-    plan = settle(choices)
+    console, feeding = console or Console(), feeding or Feeding()
+    if tensorboard:
+        tracking.need_tensorboard()
+    plan = settle(choices, feeding)
     out = out or plan.out
     made = not out.exists()
     make_folder(out)
@@ -146,6 +155,7 @@ def run(
             there = _study_in(out)
             if there:  # before pictures are prepared for nothing
                 _must_be_same(there, _study(plan, there.pictures, there), out)
+                plan = _as_begun(plan, feeding, out)
             store = _store(plan, console)
             store.need_both_parts([name for task in TASKS for name in plan.classes[task]])
             study = _study(plan, store.digest, there)
@@ -155,7 +165,9 @@ def run(
                 for name in _FOLDERS:
                     make_folder(out / name)
                 study.write(out / _STUDY)
-            finished = _train(study, plan, store, out, console, checkpoint_seconds)
+            setting = Setting(study, out, store.folder, plan.classes, checkpoint_seconds, feeding.hw_share)
+            with tracking.tensorboard(out) if tensorboard else nullcontext(_unheard) as listener:
+                finished = _train(setting, plan, store, console, listener)
             if finished:
                 console.print(Text(f"{out}: complete after {duration(time.monotonic() - started)}"))
     except InputError:
@@ -165,22 +177,50 @@ def run(
     return finished
 
 
+def _as_begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
+    """`plan` with the kind of store that the study in `out` was begun with: a source may have become either."""
+    if plan.pictures.store is not None or not (out / "study.db").is_file():
+        return plan
+    kind: Kind = records.read(out).facts.get("store", {"kind": "raw"})["kind"]
+    if feeding.feed is not None and feeds.KIND_OF[feeding.feed] != kind:
+        raise InputError(
+            f"{out}: this study reads a {kind} store, --feed {feeding.feed} reads another kind: drop --feed or choose "
+            "another --out"
+        )
+    return replace(plan, kind=kind, why="as the study began")
+
+
+def _unheard(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
+    """Where nobody listens."""
+
+
 def _store(plan: Plan, console: Console) -> Store:
-    side = plan.recipe.geometry.store
+    """The store of the study's pictures, prepared unless that is done."""
 
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
-    if plan.listing is None:
-        return builtin_store(side, say)
+    if plan.pictures.store is not None:
+        return plan.pictures.store
+    if plan.kind == "jpeg":
+        need_dali()  # before pictures are prepared for nothing
+    side = plan.recipe.geometry.store
+    if plan.pictures.listing is None:
+        return builtin_store(side, say, plan.kind)
     return prepare.prepare(
-        plan.listing.source, size=side, cache=cache_folder(), bad_pictures=plan.choices.bad_pictures, say=say
+        plan.pictures.listing,
+        size=side,
+        cache=cache_folder(),
+        kind=plan.kind,
+        bad_pictures=plan.choices.bad_pictures,
+        device=plan.device,
+        say=say,
     )
 
 
-def builtin_store(side: int, say: Callable[[str], None]) -> Store:
+def builtin_store(side: int, say: Callable[[str], None], kind: Kind = "raw") -> Store:
     """The built-in pictures at `side` x `side`, prepared."""
-    return prepare.builtin(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, say=say)
+    return prepare.builtin(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, say=say)
 
 
 def _study_in(out: Path) -> Study | None:
@@ -209,7 +249,7 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
     """
     choices = plan.choices
     return Study(
-        data=BUILTIN if plan.listing is None else str(plan.listing.source.resolve()),
+        data=plan.pictures.where,
         pictures=pictures,
         split=choices.split,
         tasks=xxhash.xxh3_128_hexdigest(json.dumps(plan.classes).encode()),
@@ -217,7 +257,7 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
         treatments=choices.treatments,
         targets=choices.targets,
         seeds=choices.seeds,
-        bad_pictures=choices.bad_pictures,
+        bad_pictures=store.manifest["bad_pictures"] if (store := plan.pictures.store) else choices.bad_pictures,
         precision=there.precision if there and not choices.precision else plan.precision,
         device=machine.device_for(there.device) if there and not choices.device else plan.device,
         threads=there.threads if there else plan.threads,
@@ -227,8 +267,8 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
     )
 
 
-def _train(study: Study, plan: Plan, store: Store, out: Path, console: Console, checkpoint_seconds: float) -> bool:
-    setting = Setting(study, out, store.folder, plan.classes, checkpoint_seconds)
+def _train(setting: Setting, plan: Plan, store: Store, console: Console, listener: tracking.Listener) -> bool:
+    study, out = setting.study, setting.folder
     cells = study.cells()
     with Records(out / "study.db") as book:
         book.plan(cells)
@@ -242,7 +282,8 @@ def _train(study: Study, plan: Plan, store: Store, out: Path, console: Console, 
             _means(setting, store)
             book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
             console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
-            finished = _run_jobs(setting, jobs, workers, book, ended, console, sum(j.macs for j in jobs))
+            console.print(Text(_feeding(plan, str(store.folder), study.device)), soft_wrap=True)
+            finished = _run_jobs(setting, jobs, workers, book, ended, console, sum(j.macs for j in jobs), listener)
             if not finished:
                 book.event("interrupted")
                 console.print(
@@ -268,6 +309,7 @@ def _run_jobs(
     ended: dict[tuple[int, str], str],
     console: Console,
     total: float,
+    listener: tracking.Listener,
 ) -> bool:
     with Display(console, total) as display:
 
@@ -282,6 +324,7 @@ def _run_jobs(
                 display.advance(message.macs)
             elif isinstance(message, Checked):
                 book.checked((message.cell, e) for e in message.evaluations)
+                listener(message.cell, message.evaluations)
             elif isinstance(message, Ended):
                 book.finished(message.cell, message.state, message.steps, message.reason)
                 ended[message.cell.seed, message.cell.name] = message.state
@@ -330,7 +373,8 @@ def _describe(
         "classes": {task: list(classes) for task, classes in plan.classes.items()},
         "train_pictures": train,
         "val_pictures": val,
-        "synthetic": plan.listing is None,
+        "synthetic": bool(store.manifest["synthetic"]),
+        "store": {"kind": store.kind, "size": store.size, "source": store.manifest["source"]},
         "held_out": bool(store.manifest["held_out"]),
         "refused": len(store.manifest["refused"]),
         "words": words,
@@ -355,9 +399,9 @@ def _means(setting: Setting, store: Store) -> None:
     for task, classes in setting.classes.items():
         path = mean_path(setting.folder, task)
         if not path.exists():
-            mean = mean_picture(task_pictures(store, store.train, classes, setting.study.per_class))
+            mean = task_mean(store, classes, setting.study.per_class, cache_folder())
             with replace_file(path) as file:
-                np.save(file, mean.numpy(), allow_pickle=False)
+                np.save(file, mean, allow_pickle=False)
 
 
 def _alone(out: Path) -> AbstractContextManager[None]:
@@ -379,17 +423,32 @@ def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cel
     )
 
 
+def _feeding(plan: Plan, where: str, device: str) -> str:
+    """Which feed reads which pictures, and where they lie: as each worker decides for itself when it starts."""
+    side = plan.recipe.geometry.store
+    stored = max(feeds.expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)
+    free = feeds.free_memory(plan.kind, torch.device(device))
+    chosen = feeds.choose_feed(plan.kind, stored, device, free)
+    return f"pictures: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
+
+
 # -- planning only --------------------------------------------------------------------------------------------------
 
 
-def dry_run(choices: Choices, out: Path | None = None, *, console: Console | None = None) -> None:
+def dry_run(
+    choices: Choices,
+    out: Path | None = None,
+    *,
+    feeding: Feeding | None = None,
+    console: Console | None = None,
+) -> None:
     """Prints the networks, what depends on what, and the time and disk the study will take; writes nothing.
 
     Raises:
         InputError: as `run`, as far as it can be known without decoding pictures.
     """
     console = console or Console()
-    plan = settle(choices)
+    plan = settle(choices, feeding)
     cells = study_cells(choices.targets, choices.treatments, choices.layers, choices.seeds)
     recipe, workers = plan.recipe, machine.workers_for(plan.device, plan.threads)
     rows = Table(box=None, pad_edge=False, header_style="bold")
@@ -420,16 +479,19 @@ def dry_run(choices: Choices, out: Path | None = None, *, console: Console | Non
     jobs = plan_jobs(recipe, cells, plan.classes, plan.train, plan.val, workers)
     seconds = sum(job.macs for job in jobs) / (_measured_rate(plan) * min(workers, len(jobs)))
     disk = len(cells) * 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
-    pictures = sum(plan.train.values()) + sum(plan.val.values())
+    # All of a source is prepared, whatever the study uses of it.
+    count = 0 if plan.pictures.store else sum(map(sum, plan.pictures.per_class.values()))
+    prepared = feeds.expected_bytes(plan.kind, count, recipe.geometry.store)
     console.print(
         Text(
             f"{len(cells)} networks, recipe {recipe.name}, {plan.precision} on {plan.device}, {workers} at a time: "
             f"about {duration(seconds)}, from a timed step; disk: {size(disk)} of weights, up to {size(2 * disk)} of "
-            f"checkpoints while training, {size(pictures * 3 * recipe.geometry.store**2)} of prepared pictures; in "
+            f"checkpoints while training, {size(prepared)} of prepared pictures; in "
             f"{out or plan.out}"
         ),
         soft_wrap=True,
     )
+    console.print(Text(_feeding(plan, plan.pictures.where, plan.device)), soft_wrap=True)
 
 
 def _measured_rate(plan: Plan) -> float:

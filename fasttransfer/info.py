@@ -54,6 +54,17 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that can be had without swapping, page cache included; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
 def instructions() -> tuple[str, ...]:
     """The extensions of the processor in Linux's words, e.g. "avx512_bf16"; empty where they are not known."""
     return tuple((_cpuinfo().get("flags") or _cpuinfo().get("features") or "").split())

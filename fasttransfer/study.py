@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 import xxhash
@@ -107,6 +107,16 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in _recipe_folder().iterdir() if f.name.endswith(".toml")))
 
 
+def default_recipe(layout: str) -> str:
+    """The recipe for pictures in this layout (see `fasttransfer.pipelines.layouts`) when nobody names one."""
+    return "caffe" if layout == "ilsvrc12" else "mini"
+
+
+def recipes_for(store: int) -> tuple[str, ...]:
+    """The recipes in the package whose networks take pictures of a store of this size."""
+    return tuple(name for name in recipe_names() if load_recipe(name).geometry.store == store)
+
+
 def load_recipe(name: str) -> Recipe:
     """A recipe of the package by its name, or one from a TOML file of the same form.
 
@@ -159,11 +169,13 @@ class Choices:
     split: str = "natural-manmade"
     """natural-manmade, random:SEED (the paper's halves are random:0 to random:3) or a TOML file with lists A and B."""
     data: str = BUILTIN
-    """Pictures: builtin, or a folder or uncompressed tar in ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout."""
+    """Pictures: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
+    ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
     layers: tuple[int, ...] = cells.LAYERS
     """How many layers to copy: numbers from 1 to 7, e.g. --layers 1 3 5."""
     treatments: tuple[str, ...] = cells.TREATMENTS
-    """Which networks to train beside the bases: selffer, selffer+, transfer, transfer+, random."""
+    """Which networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
+    random control from He's initial values, where the recipe has smaller ones."""
     targets: tuple[str, ...] = cells.TASKS
     """Tasks to train them on: A, B."""
     seeds: tuple[int, ...] = (0,)
@@ -173,8 +185,8 @@ class Choices:
     per_class: int | None = None
     """Use the first so many training pictures of each class."""
     recipe: str | None = None
-    """caffe (the paper's, to the letter), fast, mini (small pictures) or a TOML file; by default caffe for ILSVRC12,
-    else mini."""
+    """caffe (the paper's, to the letter), fast, mini (small pictures) or a TOML file; by default caffe for ILSVRC12 and
+    stores of its size, else mini."""
     epochs: float | None = None
     """Length of training in passes over the task's pictures, instead of the recipe's."""
     steps: int | None = None
@@ -197,7 +209,7 @@ class Choices:
 
         for option, values, allowed in (
             ("--layers", self.layers, cells.LAYERS),
-            ("--treatments", self.treatments, cells.TREATMENTS),
+            ("--treatments", self.treatments, cells.ALL_TREATMENTS),
             ("--targets", self.targets, cells.TASKS),
         ):
             for value in values:
@@ -220,12 +232,40 @@ class Choices:
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
 
     def settled_recipe(self, fallback: str) -> Recipe:
-        """The recipe with the changes asked for; `fallback` names the one to use where none was."""
+        """The recipe with the changes asked for; `fallback` names the one to use where none was.
+
+        Raises:
+            InputError: no such recipe, or one under which a treatment means nothing.
+        """
         recipe = load_recipe(self.recipe or fallback)
         if self.steps is not None or self.epochs is not None:
             recipe = dataclasses.replace(recipe, steps=self.steps, epochs=self.epochs)
+        if recipe.init == "he" and cells.RANDOM_HE in self.treatments:
+            raise InputError(
+                f"--treatments {cells.RANDOM_HE}: recipe {recipe.name} starts from He's values already, so that random "
+                "is the same network: leave it out, or choose a recipe whose init is caffe"
+            )
         changes = {name: v for name in ("batch", "lr") if (v := getattr(self, name)) is not None}
         return dataclasses.replace(recipe, **changes)
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What was asked for about this machine. None of it is part of the study, but a source that became JPEGs is not
+    quite the same pictures as one that became pixels."""
+
+    feed: Literal["memory", "dali"] | None = None
+    """How pictures are fed: memory (raw stores) or dali (jpeg stores); by default as the store is. A source becomes
+    such a store, by default a raw one where the disk has room."""
+    hw_share: float | None = None
+    """Share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes from its cores, where it has one; by default
+    DALI's own, 0.65."""
+
+    def __post_init__(self) -> None:
+        if self.feed not in (None, "memory", "dali"):
+            raise InputError(f"--feed {self.feed}: choose memory or dali")
+        if self.hw_share is not None and not 0 <= self.hw_share <= 1:
+            raise InputError(f"--hw-share {self.hw_share}: a share from 0 to 1 is needed")
 
 
 @dataclass(frozen=True)
@@ -233,7 +273,7 @@ class Study:
     """Everything that determines the weights and records of a run.
 
     Attributes:
-        data: "builtin" or the absolute path of the pictures; pictures: digest of the prepared pictures.
+        data: "builtin" or the absolute path of the source or store; pictures: digest of the prepared pictures.
         split: what was asked for; tasks: digest of the two lists of classes that it came to.
         layers, treatments, targets, seeds: which networks, see `fasttransfer.cells.study_cells`.
         classes, per_class: limits that were set on the pictures.

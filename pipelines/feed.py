@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,8 +41,11 @@ class Feed(Protocol):
     def val(self) -> Iterator[Batch]:
         """Every validation picture once, in order, centre crops."""
 
+    def close(self) -> None:
+        """Gives back threads and memory; the feed is not asked again."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """Some rows of a store's part, with the labels of a task: both (n,) int64."""
 
@@ -68,14 +72,6 @@ def task_pictures(store: Store, part: Part, classes: tuple[str, ...], per_class:
             labels[np.flatnonzero(labels == label)[per_class:]] = -1
     rows = np.flatnonzero(labels >= 0)
     return Pictures(part, rows, labels[rows])
-
-
-def mean_picture(pictures: Pictures, chunk: int = 1024) -> Tensor:
-    """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
-    total = np.zeros(pictures.part.gather(pictures.rows[:1]).shape[1:], dtype=np.float64)
-    for start in range(0, len(pictures), chunk):
-        total += pictures.part.gather(pictures.rows[start : start + chunk]).sum(axis=0, dtype=np.int64)
-    return torch.from_numpy((total / len(pictures)).astype(np.float32))
 
 
 class Views(NamedTuple):
@@ -119,10 +115,10 @@ class Stream:
         return Views(ids, offsets[:, 0], offsets[:, 1], draws[:, 2] >= 1 << 31)
 
     def _order(self, epoch: int) -> Tensor:
-        return _kept(("order", self.order_key, self.pictures, epoch))
+        return _table("order", self.order_key, self.pictures, epoch)
 
     def _draws(self, epoch: int) -> Tensor:
-        return _kept(("views", self.view_key, self.pictures, epoch))
+        return _table("views", self.view_key, self.pictures, epoch)
 
 
 def centre_views(ids: Tensor, margin: int) -> Views:
@@ -131,19 +127,9 @@ def centre_views(ids: Tensor, margin: int) -> Views:
     return Views(ids, middle, middle, torch.zeros_like(ids, dtype=torch.bool))
 
 
-# The tables of the epochs in use: drawn once an epoch, not once a step. Two streams with two epochs each fit.
-_tables: dict[tuple[str, int, int, int], Tensor] = {}
-
-
-def _kept(name: tuple[str, int, int, int]) -> Tensor:
-    table = _tables.get(name)
-    if table is None:
-        kind, key, pictures, epoch = name
-        if kind == "order":
-            table = randomness.permutation(key, pictures, at=epoch)
-        else:
-            table = randomness.philox(key, pictures, at=epoch)
-        while len(_tables) >= 8:
-            del _tables[next(iter(_tables))]
-        _tables[name] = table
-    return table
+@lru_cache(maxsize=8)
+def _table(kind: str, key: int, pictures: int, epoch: int) -> Tensor:
+    """A table of an epoch, drawn once and not once a step. Two streams with two epochs each are kept."""
+    if kind == "order":
+        return randomness.permutation(key, pictures, at=epoch)
+    return randomness.philox(key, pictures, at=epoch)

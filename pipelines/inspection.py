@@ -15,7 +15,7 @@ import xxhash
 
 from fasttransfer.pipelines.decode import PictureError, decode, open_picture
 from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
-from fasttransfer.pipelines.store import MANIFEST, PARTS, Store
+from fasttransfer.pipelines.store import PARTS, Store, is_store
 
 SAMPLE = 200
 _PROBE = 8  # pixels; a picture is decoded whole whatever it is resized to
@@ -48,6 +48,28 @@ class Inspection:
     modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> pictures
     formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> pictures
     bad: tuple[tuple[str, str], ...]  # path and reason
+    store: Facts | None = None  # None for sources
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a store beyond its pictures."""
+
+    kind: str  # "raw" | "jpeg"
+    fit: str  # how pictures that are not square were made so
+    source: str
+    disk: int  # bytes
+    digest: str
+    versions: Mapping[str, str]
+
+
+def open_pictures(path: Path) -> Listing | Store:
+    """The store in a folder, or the pictures of a source.
+
+    Raises:
+        InputError: neither, or damaged.
+    """
+    return Store.open(path) if is_store(path) else find_pictures(path)
 
 
 def inspect(what: Path | Listing | Store) -> Inspection:
@@ -60,7 +82,7 @@ def inspect(what: Path | Listing | Store) -> Inspection:
         InputError: no pictures there, or a damaged store.
     """
     if isinstance(what, Path):
-        what = Store.open(what) if (what / MANIFEST).is_file() else find_pictures(what)
+        what = open_pictures(what)
     return _of_store(what) if isinstance(what, Store) else _of_listing(what)
 
 
@@ -117,8 +139,16 @@ def _of_store(store: Store) -> Inspection:
         widths=side,
         heights=side,
         modes={"RGB": total},
-        formats={"raw": total},
+        formats={store.kind: total},
         bad=tuple((each["path"], each["reason"]) for each in store.manifest["refused"]),
+        store=Facts(
+            kind=store.kind,
+            fit=str(store.manifest.get("fit", "stretch")),
+            source=str(store.manifest["source"]),
+            disk=sum(path.stat().st_size for path in store.folder.iterdir()),
+            digest=store.digest,
+            versions=dict(store.manifest["versions"]),
+        ),
     )
 
 

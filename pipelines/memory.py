@@ -1,28 +1,39 @@
-"""The feed that reads a memory-mapped store and augments in one pass a mean picture."""
+"""The feed of raw stores: pixels are read where they lie, and augmented in one pass a mean picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from fasttransfer import ops
-from fasttransfer.pipelines.feed import Batch, Pictures, Stream, Views, centre_views
-from fasttransfer.pipelines.store import Part
+from fasttransfer import info
+from fasttransfer.pipelines.batches import Look, Pixels, StoreFeed
+from fasttransfer.pipelines.feed import Pictures, Stream
+from fasttransfer.pipelines.staging import Staging
+from fasttransfer.pipelines.store import Part, RawPart
+
+_CHUNK = 64 << 20  # bytes that are gathered at a time on their way into a GPU's memory
+_GATHERERS = 4  # threads that copy a batch together, at most: one core does not fill a GPU's link
 
 
-class MemoryFeed:
-    """Batches straight from a raw store, see `fasttransfer.pipelines.feed.Feed`.
+class MemoryFeed(StoreFeed):
+    """Batches straight from a raw store.
+
+    On the CPU the shards are read where they are mapped: whatever of them was read before is in the page cache. For a
+    GPU the task's pictures either lie in its memory, or each batch is gathered into pinned memory and copied while the
+    GPU computes.
 
     Args:
-        train, val: the pictures of the task.
-        stream: order and views of training.
-        means: task -> its mean picture, (S, S, 3) float32; a batch carries one set of pictures for each.
-        crop: side of the crop; scale: factor on the pixel differences.
-        device: where batches are made: the bytes cross, the floats do not.
-        block, side, dtype: what becomes one pixel, how many there are, and their type, see `ops.augment`.
+        resident: on a GPU, whether the task's pictures are all held in its memory.
+
+    The others are those of `StoreFeed`.
     """
 
     def __init__(
@@ -32,60 +43,66 @@ class MemoryFeed:
         stream: Stream,
         means: Mapping[str, Tensor],
         *,
-        crop: int,
-        scale: float,
         device: torch.device,
-        block: int = 1,
-        side: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        resident: bool = False,
+        **look: Unpack[Look],
     ) -> None:
-        self._train, self._val, self._stream = train, val, stream
-        self._means = {task: mean.to(device) for task, mean in means.items()}
-        self._crop, self._scale, self._device = crop, scale, device
-        self._block, self._side, self._dtype = block, side, dtype
-        self._mapped = {part: _mapped(part) for part in (train.part, val.part)}
-
-    def train(self, step: int) -> Batch:
-        """The batch of training step `step`, counted from 0."""
-        return self._batch(self._train, self._stream.views(step))
-
-    def val(self) -> Iterator[Batch]:
-        """Every validation picture once, in order, centre crops."""
-        for ids in torch.arange(len(self._val)).split(self._stream.batch):
-            yield self._batch(self._val, centre_views(ids, self._stream.margin))
-
-    def _batch(self, source: Pictures, views: Views) -> Batch:
-        ids = views.ids.numpy()
-        rows, labels = source.rows[ids], torch.from_numpy(source.labels[ids]).to(self._device)
-        if self._device.type == "cpu":
-            shards, at = self._mapped[source.part], torch.from_numpy(rows)
+        super().__init__(train, val, stream, means, device=device, **look)
+        self._mapped: dict[Part, list[Tensor]] = {}
+        self._held: dict[Pictures, Tensor] = {}
+        self._staging: Staging | None = None
+        if device.type == "cpu":
+            self._mapped = {pictures.part: _mapped(pictures.part) for pictures in (train, val)}
+        elif resident:
+            self._held = {pictures: _held(pictures, device) for pictures in (train, val)}
         else:
-            shards = [torch.from_numpy(source.part.gather(rows)).to(self._device)]
-            at = torch.arange(len(rows), device=self._device)
-        top, left, mirror = (t.to(self._device) for t in (views.top, views.left, views.mirror))
-        return Batch(
-            {
-                task: ops.augment(
-                    shards,
-                    at,
-                    mean,
-                    top,
-                    left,
-                    mirror,
-                    crop=self._crop,
-                    scale=self._scale,
-                    block=self._block,
-                    side=self._side,
-                    dtype=self._dtype,
-                )
-                for task, mean in self._means.items()
-            },
-            labels,
-            views.ids,
-        )
+            side = train.part.size
+            self._staging = Staging((stream.batch, side, side, 3), device)
+            self._threads = min(_GATHERERS, info.cores())
+            self._gatherers = ThreadPoolExecutor(self._threads, thread_name_prefix="gather")
+
+    def close(self) -> None:
+        """Gives back threads and memory; the feed is not asked again."""
+        if self._staging is not None:
+            self._gatherers.shutdown()
+            self._staging.close()
+        self._held = {}
+
+    @contextmanager
+    def _pixels(self, pictures: Pictures, ids: Tensor) -> Iterator[Pixels]:
+        if self._staging is not None:
+            fill = partial(self._gather, pictures.part, pictures.rows[ids.numpy()])
+            with self._staging.copied(len(ids), fill) as there:
+                yield Pixels([there], torch.arange(len(ids)))
+        elif self._held:
+            yield Pixels([self._held[pictures]], ids)
+        else:
+            yield Pixels(self._mapped[pictures.part], torch.from_numpy(pictures.rows[ids.numpy()]))
+
+    def _gather(self, part: Part, rows: np.ndarray, to: Tensor) -> None:
+        """The pixels of `rows` into `to`, (N, S, S, 3), a stretch of them a thread."""
+        pixels = to.numpy()
+        cuts = np.linspace(0, len(rows), self._threads + 1).astype(np.int64)
+
+        def work(start: int, stop: int) -> None:
+            pixels[start:stop] = part.gather(rows[start:stop])
+
+        for _ in self._gatherers.map(work, cuts[:-1], cuts[1:]):
+            pass
 
 
 def _mapped(part: Part) -> list[Tensor]:
     """The shards of a part as tensors over the same read-only memory."""
+    assert isinstance(part, RawPart), "a jpeg store holds no pixels"
     # Not from_numpy, which warns that somebody might write.
     return [from_dlpack(shard) for shard in part.shards]
+
+
+def _held(pictures: Pictures, device: torch.device) -> Tensor:
+    """All pictures, in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
+    side = pictures.part.size
+    held = torch.empty((len(pictures), side, side, 3), dtype=torch.uint8, device=device)
+    step = max(1, _CHUNK // (side * side * 3))
+    for start in range(0, len(pictures), step):
+        held[start : start + step] = torch.from_numpy(pictures.part.gather(pictures.rows[start : start + step]))
+    return held

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from studies import tiny_choices
+from studies import RECIPE, tiny_choices
 from torch import Tensor
 
 from fasttransfer import grid, weights
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
-from fasttransfer.cohort import Checked, Cohort, Ended, Message, weights_path
+from fasttransfer.cohort import Checked, Cohort, Ended, Message, start_weights, weights_path
 from fasttransfer.engine import Setting, build_cohort
 from fasttransfer.files import cache_folder
-from fasttransfer.pipelines.feed import mean_picture, task_pictures
 from fasttransfer.pipelines.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -148,6 +148,34 @@ def test_new_layers_start_alike_in_all_cells_and_not_as_the_base_did(setting: Se
     assert not torch.equal(firsts[0], of_base.trainee.weights["conv4.weight"])
 
 
+def test_the_random_control_from_hes_values(tmp_path: Path) -> None:
+    """All its layers start from He's values under a recipe of small ones; what is trained beside it stays as it is."""
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.replace('init = "he"', 'init = "caffe"'))
+    setting = make_setting(tmp_path, recipe=str(recipe), treatments=("random", "random-he", "transfer"))
+    small, he, copy = (Cell(0, "B", t, 3) for t in ("random", "random-he", "transfer"))
+    members = build_cohort(setting, [small, he, copy], CPU)._members
+    start = {m.cell: {k: v.detach() for k, v in m.trainee.net.named_weights().items()} for m in members}
+    for layer in ("conv1", "conv2", "conv3", "conv4", "fc6"):  # the same draws, at another scale
+        ours, theirs = start[he][f"{layer}.weight"], start[small][f"{layer}.weight"]
+        assert float(ours.std()) == pytest.approx((2 / ours[0].numel()) ** 0.5, rel=0.15), layer
+        torch.testing.assert_close(ours / ours.std(), theirs / theirs.std())
+        assert not start[he][f"{layer}.bias"].any()
+    # The paper's pixels are 0..255: He's values as they stand would make the loss explode within three steps.
+    papers = replace(setting.study, recipe=replace(setting.study.recipe, scale=1.0))
+    drawn = [start_weights(study, "random", 0, "B", 4, "he") for study in (setting.study, papers)]
+    torch.testing.assert_close(drawn[1]["conv1.weight"] * 64, drawn[0]["conv1.weight"])
+    assert torch.equal(drawn[1]["conv2.weight"], drawn[0]["conv2.weight"])
+    train(setting, [small, copy])
+    expected = trained(setting, [small, copy])
+    train(setting, [small, he, copy])
+    found = trained(setting, [small, he, copy])
+    assert same({label: found[label] for label in expected}, expected)
+    assert not torch.equal(found["H3B.s0"]["conv1.weight"], found["R3B.s0"]["conv1.weight"])
+    train(setting, [he])
+    assert same(trained(setting, [he]), {"H3B.s0": found["H3B.s0"]})
+
+
 def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: Setting) -> None:
     cell = Cell(0, "B", "transfer+", 3)
     heard = train(setting, [cell])
@@ -205,12 +233,3 @@ def test_bfloat16_training_is_close_to_float32(tmp_path: Path) -> None:
         losses[precision] = [m.evaluations[-1].val_loss for m in heard if isinstance(m, Checked)][-1]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] != losses["fp32"]
-
-
-def test_the_mean_is_that_of_every_pixel(setting: Setting) -> None:
-    from fasttransfer.pipelines.store import Store
-
-    store = Store.open(setting.store)
-    pictures = task_pictures(store, store.train, setting.classes["A"])
-    plain = store.train.gather(pictures.rows).astype("float64").mean(axis=0)
-    torch.testing.assert_close(mean_picture(pictures, chunk=7).double(), torch.from_numpy(plain), rtol=0, atol=1e-4)

@@ -14,7 +14,8 @@ from studies import MANMADE, NATURAL, draw_pictures
 
 from fasttransfer import ops
 from fasttransfer.files import cache_folder
-from fasttransfer.pipelines.feed import Stream, mean_picture, task_pictures
+from fasttransfer.pipelines.feed import Stream, task_pictures
+from fasttransfer.pipelines.means import mean_picture
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
@@ -86,7 +87,7 @@ def test_task_pictures_are_labelled_by_their_place_in_the_task(store: Store) -> 
 def test_a_batch_carries_the_same_views_under_each_mean(store: Store) -> None:
     train = task_pictures(store, store.train, NATURAL)
     val = task_pictures(store, store.val, NATURAL)
-    means = {"A": mean_picture(train), "B": torch.zeros(32, 32, 3)}
+    means = {"A": torch.from_numpy(mean_picture(train)), "B": torch.zeros(32, 32, 3)}
     stream = Stream(1, 2, len(train), 8, 3)
     feed = MemoryFeed(train, val, stream, means, crop=29, scale=1.0, device=torch.device("cpu"))
     batch, views = feed.train(2), stream.views(2)
@@ -122,7 +123,7 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
     batches = []
     for part in (store.train, cut):
         train, val = task_pictures(store, part, NATURAL + MANMADE), task_pictures(store, store.val, NATURAL)
-        stream, means = Stream(1, 2, len(train), 30, 3), {"A": mean_picture(train)}
+        stream, means = Stream(1, 2, len(train), 30, 3), {"A": torch.from_numpy(mean_picture(train))}
         feed = MemoryFeed(train, val, stream, means, crop=29, scale=0.5, device=torch.device("cpu"))
         batches.append(feed.train(1))
     assert len(set(batches[0].ids.tolist()) & set(range(9))) > 3
@@ -131,7 +132,7 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
 
 def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
     train, val = (task_pictures(store, part, NATURAL) for part in (store.train, store.val))
-    stream, mean = Stream(1, 2, len(train), 8, 3), mean_picture(train)
+    stream, mean = Stream(1, 2, len(train), 8, 3), torch.from_numpy(mean_picture(train))
     wanted = {"block": 4, "side": 9, "dtype": torch.bfloat16}
     feed = MemoryFeed(train, val, stream, {"A": mean}, crop=29, scale=0.5, device=torch.device("cpu"), **wanted)
     batch, views = feed.train(3), stream.views(3)

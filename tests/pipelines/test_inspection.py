@@ -53,6 +53,10 @@ def test_a_store(tmp_path: Path) -> None:
     assert found.widths == found.heights == Spread(8, 8, 8)
     assert {path for path, _ in found.bad} == {"dog/cut.jpg", "dog/page.jpg"}
     assert found == inspect(store)
+    facts = found.store
+    assert facts is not None and (facts.kind, facts.fit, facts.digest) == ("raw", "stretch", store.digest)
+    assert facts.source == str(source) and "pillow" in facts.versions
+    assert facts.disk == sum(path.stat().st_size for path in store.folder.iterdir()) > 25 * 8 * 8 * 3
 
 
 def test_nothing_there(tmp_path: Path) -> None:

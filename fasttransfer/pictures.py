@@ -1,0 +1,87 @@
+"""What --data names: the built-in pictures, a source that is prepared on first use, or a prepared store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fasttransfer.geometry import CAFFENET
+from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.store import PARTS, Store, is_store
+from fasttransfer.pipelines.synthetic import SIDES
+from fasttransfer.study import BUILTIN, default_recipe
+
+# Pictures a class of the built-in set.
+BUILTIN_TRAIN, BUILTIN_VAL = 80, 40
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures as far as they are known without decoding any.
+
+    Attributes:
+        name: what a study of them is called.
+        where: "builtin", or the absolute path of the source or store.
+        classes, words: every class there is, and words people read for some of them.
+        per_class: part ("train", "val") -> how many each class has.
+        recipe: the name of the one that suits them.
+        listing, store: of a source, of a store; both None for the built-in pictures.
+    """
+
+    name: str
+    where: str
+    classes: tuple[str, ...]
+    words: dict[str, str]
+    per_class: dict[str, tuple[int, ...]]
+    recipe: str
+    listing: Listing | None = None
+    store: Store | None = None
+
+    def count(self, part: str, classes: Sequence[str], most: int | None = None) -> int:
+        """The pictures of `classes` in a part, of each at most so many."""
+        of_class = dict(zip(self.classes, self.per_class[part], strict=True))
+        return sum(min(most or sys.maxsize, of_class[name]) for name in classes)
+
+
+def find(data: str) -> Pictures:
+    """What `data` names: "builtin", a source or the folder of a store.
+
+    Raises:
+        InputError: no pictures there, or a damaged store.
+    """
+    if data == BUILTIN:
+        classes = tuple(sorted(SIDES))
+        counts = {"train": (BUILTIN_TRAIN,) * len(classes), "val": (BUILTIN_VAL,) * len(classes)}
+        return Pictures(BUILTIN, BUILTIN, classes, {}, counts, "mini")
+    path = Path(data)
+    if is_store(path):
+        store = Store.open(path)
+        labels = {part: getattr(store, part).labels for part in PARTS}
+        recipe = "caffe" if store.size == CAFFENET.store else "mini"
+        return Pictures(
+            path.resolve().name,
+            str(path.resolve()),
+            store.classes,
+            store.words,
+            {part: _per_class(labels[part], len(store.classes)) for part in PARTS},
+            recipe,
+            store=store,
+        )
+    listing = find_pictures(path)
+    return Pictures(
+        listing.source.stem,
+        str(listing.source.resolve()),
+        listing.classes,
+        listing.words,
+        {part: _per_class([each.label for each in getattr(listing, part)], len(listing.classes)) for part in PARTS},
+        default_recipe(listing.layout),
+        listing=listing,
+    )
+
+
+def _per_class(labels: Sequence[int] | np.ndarray, classes: int) -> tuple[int, ...]:
+    return tuple(np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist())

@@ -1,0 +1,88 @@
+"""Mean pictures: what networks see pixels as differences from. A task's is computed once and kept in the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fasttransfer import info
+from fasttransfer.errors import InputError
+from fasttransfer.files import make_folder, replace_file
+from fasttransfer.pipelines.damage import culprit
+from fasttransfer.pipelines.decode import PictureError
+from fasttransfer.pipelines.feed import Pictures, task_pictures
+from fasttransfer.pipelines.store import JpegPart, Part, Rows, Store
+
+Mean = NDArray[np.float32]
+
+_CHUNK = 64 << 20  # bytes of pixels that are held at a time
+
+
+def mean_picture(pictures: Pictures) -> Mean:
+    """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
+    threads = info.cores()
+    with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
+        shares = np.array_split(pictures.rows, threads)
+        sums = list(pool.map(partial(_sum, pictures.part, _CHUNK // threads), shares))
+    mean: Mean = (np.sum(sums, axis=0) / len(pictures)).astype(np.float32)
+    return mean
+
+
+def _sum(part: Part, chunk: int, rows: Rows) -> NDArray[np.int64]:
+    """(S, S, 3), holding at most about `chunk` bytes of pixels at a time."""
+    total = np.zeros((part.size, part.size, 3), dtype=np.int64)
+    step = min(max(1, chunk // total.size), 1 << 24)  # so many bytes add up in 32 bits
+    for some in np.split(rows, range(step, len(rows), step)):
+        try:
+            total += part.gather(some).sum(axis=0, dtype=np.uint32)
+        except (OSError, PictureError) as error:
+            raise (culprit(part, some) if isinstance(part, JpegPart) else None) or error from None
+    return total
+
+
+def task_mean(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Mean:
+    """`mean_picture` of a task's training pictures, from `cache`/means where it was computed before.
+
+    A file is NumPy's own format with the XXH3-128 of that behind it, which NumPy does not read. One that is damaged is
+    computed again, and a cache that cannot be written costs the time of the next study only.
+
+    Args:
+        classes, per_class: see `fasttransfer.pipelines.feed.task_pictures`.
+    """
+    key = json.dumps([store.digest, list(classes), per_class])
+    path = cache / "means" / f"{xxhash.xxh3_128_hexdigest(key.encode())}.npy"
+    mean = _read(path, store.size)
+    if mean is None:
+        mean = mean_picture(task_pictures(store, store.train, tuple(classes), per_class))
+        with suppress(InputError):
+            _write(path, mean)
+    return mean
+
+
+def _write(path: Path, mean: Mean) -> None:
+    content = io.BytesIO()
+    np.save(content, mean, allow_pickle=False)
+    make_folder(path.parent)
+    with replace_file(path) as file:
+        file.write(content.getvalue() + xxhash.xxh3_128_digest(content.getvalue()))
+
+
+def _read(path: Path, side: int) -> Mean | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    content, checksum = content[:-16], content[-16:]
+    if xxhash.xxh3_128_digest(content) != checksum:
+        return None
+    mean: Mean = np.load(io.BytesIO(content), allow_pickle=False)
+    return mean if mean.dtype == np.float32 and mean.shape == (side, side, 3) else None
