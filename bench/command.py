@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,51 +14,79 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer import info, machine
-from fasttransfer.bench import kernels, training
+from fasttransfer.bench import data, kernels, memory, training
 from fasttransfer.bench.timing import Timing, compare, copying
 from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.geometry import GEOMETRIES
+from fasttransfer.native import CPU_ONLY
 
 
 @dataclass(frozen=True)
 class Size:
-    """How long is measured: samples of each variant, pictures a training step."""
+    """How long is measured.
+
+    Attributes:
+        rounds: samples of each variant.
+        batch: pictures a training step, and half of those that are decoded at a time.
+        pictures: how many are prepared; many: how many where memory is measured, 0 for not at all.
+        sample: seconds of a sample of decoding or feeding, at least.
+    """
 
     rounds: int
     batch: int
+    pictures: int
+    many: int
+    sample: float
 
 
-QUICK, FULL = Size(3, 32), Size(7, 128)
+QUICK, FULL = Size(3, 32, 64, 0, 0.1), Size(7, 128, 800, 22_000, 0.3)
+
+DATA_STEPS = ("decode", "resize", "prepare", "feed", "memory")
 
 
-def run(part: str, *, quick: bool, only: str, device: str, out: Path | None, console: Console) -> None:
-    """Measures `part` ("kernels" or "step") on `device`; every result is on the disk as soon as it is known.
+def run(
+    part: str, *, quick: bool, only: str, device: str, out: Path | None, console: Console, source: Path | None = None
+) -> None:
+    """Measures `part` ("kernels", "step" or "data") on `device`; every result is on the disk as soon as it is known.
 
     Args:
         quick: fewer samples and a smaller batch: minutes become seconds, and numbers rough.
         only: cases whose names contain this.
         out: the JSON file; none is written without.
+        source: the pictures for "data"; the built-in ones without.
 
     Raises:
         InputError: nothing has that name, or `out` cannot be written.
     """
-    names = [case.label for case in kernels.cases()] if part == "kernels" else list(GEOMETRIES)
+    names = {
+        "kernels": [case.label for case in kernels.cases()],
+        "step": list(GEOMETRIES),
+        "data": list(DATA_STEPS),
+    }[part]
+    if source is not None and part != "data":
+        raise InputError(f"--data {source}: bench {part} reads no pictures: leave it out")
     if not any(only in name for name in names):
         raise InputError(f"--only {only}: no case has that in its name: {', '.join(names)}")
     if device == "cpu":
         machine.keep_freed_memory()  # as a grid's workers do, for everything that is measured
     size = QUICK if quick else FULL
-    measure = {"kernels": _kernels, "step": _step}[part]
+    measures: dict[str, Callable[[Size, str, torch.device, Console], Iterator[dict[str, Any]]]] = {
+        "kernels": _kernels,
+        "step": _step,
+        "data": partial(_data, source=source),
+    }
+    choices = [f"--data {source.name}"] if source else []
+    choices += ["--quick"] * quick + ([f"--only {only}"] if only else [])
     result: dict[str, Any] = {
-        "command": f"fasttransfer bench {part}{' --quick' if quick else ''}{f' --only {only}' if only else ''}",
+        "command": " ".join(["fasttransfer bench", part, *choices]),
         "machine": info.measured_on() | {"threads": str(torch.get_num_threads())},
         "device": device,
     }
     if out is not None:
         make_folder(out.parent)
         _write(out, result)  # refused now rather than when minutes have been measured
-    for found in measure(size, only, torch.device(device), console):
+    for found in measures[part](size, only, torch.device(device), console):
         result |= found
         if out is not None:
             _write(out, result)
@@ -74,7 +103,7 @@ def _kernels(size: Size, only: str, device: torch.device, console: Console) -> I
     found: dict[str, Any] = {"cases": {}}
     rows = _Rows(console, ("case", 66), ("native", 10), ("GB/s", 8), ("of a copy", 9), ("others take", 0))
     for case in kernels.cases():
-        if only not in case.label:
+        if only not in case.label or (device.type == "cuda" and case.operator in CPU_ONLY):
             continue
         calls = case.variants(device)
         timings = compare(calls | {"copy": copying(case.least_bytes, device)}, device, rounds=size.rounds)
@@ -112,6 +141,67 @@ def _step(size: Size, only: str, device: torch.device, console: Console) -> Iter
             | {"profile": [{"operator": o, "ms": round(ms, 3), "calls": n} for o, ms, n in spent]}
         }
         torch.compiler.reset()
+
+
+def _data(
+    size: Size, only: str, device: torch.device, console: Console, *, source: Path | None
+) -> Iterator[dict[str, Any]]:
+    with data.workplace() as folder:
+        work = data.gather(source, folder / "pictures", size.pictures)
+        facts = {"source": source.name if source else "built-in", **work.facts}
+        console.print(Text(", ".join(f"{name} {fact}" for name, fact in facts.items())))
+        yield {"pictures": facts}
+        cores = list(dict.fromkeys((1, info.cores())))
+        for step in DATA_STEPS[:-1]:
+            if only in step:
+                found: dict[str, Any] = {}
+                for count in cores:
+                    found[f"{count} core{'s' if count > 1 else ''}"] = _pictures(
+                        step, size, work, folder, count, device, console
+                    )
+                    yield {step: found}
+        if only in DATA_STEPS[-1] and size.many:
+            data.lay_out(source, folder / "many", size.many)
+            data.lay_out(source, folder / "few", data.BATCH)
+            taken = memory.measure(folder)
+            rows = _Rows(console, ("memory above the libraries", 34), ("prepare", 10), ("feed", 10), ("store", 10))
+            for kind, most in taken.items():
+                rows.add(kind, *(f"{most[name] / 2**20:,.0f} MiB" for name in ("prepare", "feed", "store")))
+            yield {"memory": {"pictures": size.many, "bytes": taken}}
+
+
+def _pictures(
+    step: str, size: Size, work: data.Work, folder: Path, cores: int, device: torch.device, console: Console
+) -> dict[str, Any]:
+    """One step on the pictures' way, on so many cores."""
+    some, lead, sample = work.blobs[: 2 * size.batch], 0, size.sample
+    made = data.stores(work, folder) if step == "feed" else {}
+    with data.on_cores(cores):
+        if step == "decode":
+            count, calls = len(some), data.decoders(some, cores, device)
+        elif step == "resize":
+            count, calls = len(some), data.resizers(some, cores, device)
+        elif step == "prepare":
+            count, calls, sample = len(work.blobs), data.preparations(work, folder, cores, device), 0.0
+        else:
+            count, calls = data.BATCH, data.feeds(made["raw"], made["jpeg"], folder, cores, device)
+            lead = 4 * cores  # more than any of them makes ahead
+        timings = compare(calls, device, rounds=size.rounds, sample=sample, lead=lead)
+    rates = {name: count / timing.median for name, timing in timings.items()}
+    found = {"pictures a call": count, "pictures a second": {name: round(rate, 1) for name, rate in rates.items()}}
+    if step == "prepare":
+        other = max((name for name in rates if name.startswith("decode only")), key=rates.__getitem__)
+    else:
+        other = "DataLoader + Pillow" if step == "feed" else "Pillow"
+    found["against"] = {"what": other} | {name: round(rate / rates[other], 3) for name, rate in rates.items()}
+    if step == "feed":
+        found["of_copy"] = round(rates["fasttransfer raw"] / rates["copy"], 4)
+    rows = _Rows(
+        console, (f"{step}, {cores} core{'s' if cores > 1 else ''}", 34), ("pictures/s", 11), (f"against {other}", 32)
+    )
+    for name, rate in rates.items():
+        rows.add(name, f"{rate:,.0f}", f"{rate / rates[other]:.2f}x")
+    return found | _times(timings)
 
 
 def _times(timings: Mapping[str, Timing]) -> dict[str, Any]:

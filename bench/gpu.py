@@ -41,13 +41,17 @@ def parts(out: Path, wheels: Path | None) -> list[Part]:
         Part("build", [*install, "--no-build-isolation", "--no-deps", "--editable", "."], 60, needed=True),
         Part("info", [PYTHON, "-m", "fasttransfer", "info"], 20),
         Part("tests", [*tests, "tests/ops", "tests/test_net.py", "tests/test_step.py", "-m", "not compiled"], 60),
+        Part("feed tests", [*tests, "tests/pipelines/test_gpu_feeds.py", "tests/pipelines/test_decode_gpu.py"], 60),
         Part("kernels", [*bench, "kernels", "--out", str(out / "kernels.json")], 90),
         Part("step", [*bench, "step", "--out", str(out / "step.json")], 90),
+        Part("data", [*bench, "data", "--quick", "--out", str(out / "data.json")], 90),
         Part("compiled tests", [*tests, "tests/ops", "-m", "compiled"], 60),
         Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *tests, "tests/ops", "-k", "cuda"], 120),
     ]
     if wheels is not None:
         names = ["hypothesis", "pytest-benchmark", "platformdirs", "rich", "tomli-w", "tyro", "xxhash"]
+        if any(wheels.glob("nvidia_dali*.whl")):  # large; without it what needs it is skipped
+            names.append("nvidia-dali-cuda130")
         found.insert(0, Part("packages", [*install, "--find-links", str(wheels), *names], 30, needed=True))
     return found
 

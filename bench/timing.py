@@ -23,7 +23,12 @@ class Timing:
 
 
 def compare(
-    variants: Mapping[str, Callable[[int], object]], device: torch.device, *, rounds: int = 7, sample: float = 0.01
+    variants: Mapping[str, Callable[[int], object]],
+    device: torch.device,
+    *,
+    rounds: int = 7,
+    sample: float = 0.01,
+    lead: int = 0,
 ) -> dict[str, Timing]:
     """Times every variant once a round, in turn.
 
@@ -31,14 +36,18 @@ def compare(
         variants: called with a running number, to choose among equal inputs so that none is found in a cache.
         rounds: samples of each; two calls before them warm up.
         sample: seconds a sample takes at least, by repeating the call.
+        lead: calls before each sample, so that what was made ahead while others had their turn is not counted.
     """
     repeats = {}
     for name, call in variants.items():
-        call(0)  # compiles
+        for i in range(1 + lead):
+            call(i)  # compiles
         repeats[name] = max(1, round(sample / max(_time(call, 1, device), 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, call in variants.items():
+            for i in range(lead):
+                call(i)
             samples[name].append(_time(call, repeats[name], device))
     return {name: Timing(statistics.median(s), min(s), max(s), rounds) for name, s in samples.items()}
 

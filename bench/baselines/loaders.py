@@ -1,0 +1,88 @@
+"""The usual ways from JPEG files to batches: PyTorch's DataLoader with two decoders, and DALI's plain pipeline.
+
+Written as somebody writes them who knows how: what can be done on bytes is done on bytes, only on what the crop leaves,
+and the rest for a whole batch at a time. All of them subtract a mean colour and give (N, 3, crop, crop) float32.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+MEAN = (123.0, 117.0, 104.0)
+
+
+def with_pillow(path: Path) -> Tensor:
+    """(3, H, W) uint8."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def with_torchvision(path: Path) -> Tensor:
+    """(3, H, W) uint8."""
+    return decode_jpeg(read_file(str(path)), mode=ImageReadMode.RGB)
+
+
+class Jpegs(Dataset[Tensor]):
+    """Square JPEGs, each as a random crop, mirrored half of the time: (3, crop, crop) uint8."""
+
+    def __init__(self, files: Sequence[Path], read: Callable[[Path], Tensor], crop: int) -> None:
+        self._files, self._read, self._crop = files, read, crop
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        picture = self._read(self._files[index])
+        top, left = (random.randint(0, side - self._crop) for side in picture.shape[1:])
+        view = picture[:, top : top + self._crop, left : left + self._crop]
+        return view.flip(2) if random.random() < 0.5 else view
+
+
+def _batch(views: list[Tensor]) -> Tensor:
+    return torch.stack(views).float().sub_(torch.tensor(MEAN).view(1, 3, 1, 1))
+
+
+def dataloader(
+    files: Sequence[Path], read: Callable[[Path], Tensor], crop: int, batch: int, workers: int
+) -> Iterator[Tensor]:
+    """Batches without end in random order."""
+    dataset = Jpegs(files, read, crop)
+    sampler = RandomSampler(dataset, replacement=True, num_samples=1 << 40)
+    return iter(DataLoader(dataset, batch, sampler=sampler, num_workers=workers, collate_fn=_batch))
+
+
+def dali(files: Sequence[Path], crop: int, batch: int, threads: int, device: torch.device) -> Callable[[], object]:
+    """Batches without end in random order; decoded on the CPU, or "mixed" where `device` is a GPU."""
+    from nvidia.dali import fn
+    from nvidia.dali.pipeline import Pipeline
+    from nvidia.dali.types import DALIDataType
+
+    on_gpu = device.type == "cuda"
+    pipeline: Any = Pipeline(batch, threads, device_id=(device.index or 0) if on_gpu else None)
+    with pipeline:
+        jpegs, _ = fn.readers.file(files=[str(file) for file in files], random_shuffle=True)
+        pictures = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu")
+        batches = fn.crop_mirror_normalize(
+            pictures,
+            crop=(crop, crop),
+            crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
+            crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),
+            mirror=fn.random.coin_flip(),
+            mean=list(MEAN),
+            std=[1.0, 1.0, 1.0],
+            dtype=DALIDataType.FLOAT,
+            output_layout="CHW",
+        )
+        pipeline.set_outputs(batches)
+    pipeline.build()
+    return lambda: pipeline.run()

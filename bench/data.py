@@ -1,0 +1,298 @@
+"""Pictures from files to batches, against what is commonly done with the same pictures on the same cores.
+
+Four steps: files in memory to pixels; the same with the resize to a store's side; a whole source to a store on disk; a
+store to the network's batches. What memory the last two take is measured in `memory`.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from fasttransfer import randomness
+from fasttransfer.bench.baselines import loaders
+from fasttransfer.bench.timing import copying
+from fasttransfer.errors import InputError
+from fasttransfer.files import cache_folder, make_folder
+from fasttransfer.geometry import CAFFENET
+from fasttransfer.ops import resize
+from fasttransfer.pipelines import synthetic
+from fasttransfer.pipelines.dali import DaliFeed, has_dali
+from fasttransfer.pipelines.decode import decode
+from fasttransfer.pipelines.feed import Feed, Pictures, Stream
+from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.pipelines.prepare import prepare_into
+from fasttransfer.pipelines.store import JpegPart, Kind, Store
+
+SIDE, CROP, BLOCK = CAFFENET.store, CAFFENET.crop, CAFFENET.stride
+BATCH = 64  # pictures
+BUILTIN_SIDE = 400  # pixels: drawn pictures that are about as large as photographs on the web
+
+Call = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The pictures that all is measured on: JPEG files in class folders, and the same files' bytes."""
+
+    listing: Listing
+    blobs: Sequence[bytes]
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What the numbers depend on; `bytes` and `pixels` are means."""
+        sizes = [Image.open(io.BytesIO(blob)).size for blob in self.blobs]
+        return {
+            "pictures": len(self.blobs),
+            "different": len(set(self.blobs)),
+            "bytes": round(sum(map(len, self.blobs)) / len(self.blobs)),
+            "pixels": round(sum(width * height for width, height in sizes) / len(sizes)),
+        }
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder for a while, on the disk where stores are kept."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=make_folder(cache_folder())) as folder:
+        yield Path(folder)
+
+
+def gather(source: Path | None, folder: Path, count: int) -> Work:
+    """`count` pictures, see `lay_out`."""
+    lay_out(source, folder, count)
+    listing = find_pictures(folder)
+    return Work(listing, [listing.read(picture) for picture in listing.train + listing.val])
+
+
+def lay_out(source: Path | None, folder: Path, count: int) -> None:
+    """Puts `count` JPEGs into class folders in `folder`: of `source`, spread over its classes, or drawn ones.
+
+    Where there are fewer they come again, as links to the same file.
+
+    Raises:
+        InputError: no pictures there, or none that every decoder here reads.
+    """
+    if source is None:
+        source = folder.with_name(f"{folder.name}-drawn")
+        if not source.exists():
+            synthetic.render(source, train=max(1, min(4, count // len(synthetic.SIDES))), val=0, size=BUILTIN_SIDE)
+    found = find_pictures(source)
+    every = sorted(found.train + found.val, key=lambda picture: (picture.label, picture.path))
+    some = [every[i * len(every) // count] for i in range(count)] if len(every) > count else every
+    files: list[Path] = []
+    for number, picture in enumerate(some):
+        data = found.read(picture)
+        if _plain(data):
+            files.append(folder / found.classes[picture.label] / f"{number:06d}.jpg")
+            make_folder(files[-1].parent)
+            files[-1].write_bytes(data)
+    if not files:
+        raise InputError(f"{source}: holds no JPEG in colour or grey: name other pictures with --data")
+    for number in range(len(files), count):
+        first = files[number % len(files)]
+        os.link(first, first.with_name(f"{number:06d}-again.jpg"))
+
+
+def _plain(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.format == "JPEG" and image.mode in ("RGB", "L")
+    except OSError:
+        return False
+
+
+@contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Only so many of the cores that this process may use, for this thread and what it starts."""
+    threads, allowed = torch.get_num_threads(), os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, sorted(allowed)[:count])  # threads and processes that start now inherit it
+        torch.set_num_threads(count)
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        torch.set_num_threads(threads)
+
+
+def decoders(blobs: Sequence[bytes], threads: int, device: torch.device) -> dict[str, Call]:
+    """JPEGs in memory to pixels; each call decodes all of `blobs`."""
+    found = {
+        "Pillow": _in_threads(lambda blob: np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), blobs, threads),
+        "torchvision": _in_threads(_torchvision, blobs, threads),
+    }
+    if has_dali():
+        found["DALI"] = _dali_decoder(blobs, threads, torch.device("cpu"), None)
+        if device.type == "cuda":
+            found["DALI mixed"] = _dali_decoder(blobs, threads, device, None)
+    return found
+
+
+def resizers(blobs: Sequence[bytes], threads: int, device: torch.device) -> dict[str, Call]:
+    """JPEGs in memory to pixels of a store's side, bilinear with antialias; each call does all of `blobs`."""
+
+    def pillow(blob: bytes) -> object:
+        image = Image.open(io.BytesIO(blob)).convert("RGB")
+        return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+    def torchvision(blob: bytes) -> object:
+        # Channels-last memory: three times as fast here as planes.
+        pixels = _torchvision(blob)[None].contiguous(memory_format=torch.channels_last)
+        return F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+
+    found = {
+        "fasttransfer": _in_threads(lambda blob: decode(blob, SIDE), blobs, threads),
+        "Pillow": _in_threads(pillow, blobs, threads),
+        "torchvision": _in_threads(torchvision, blobs, threads),
+    }
+    if has_dali():
+        found["DALI"] = _dali_decoder(blobs, threads, torch.device("cpu"), SIDE)
+        found["DALI + fasttransfer's resize"] = _dali_and_resize(blobs, threads)
+        if device.type == "cuda":
+            found["DALI mixed"] = _dali_decoder(blobs, threads, device, SIDE)
+    return found
+
+
+def _torchvision(blob: bytes) -> Tensor:
+    return decode_jpeg(torch.frombuffer(bytearray(blob), dtype=torch.uint8), mode=ImageReadMode.RGB)
+
+
+def _in_threads(work: Callable[[bytes], object], blobs: Sequence[bytes], threads: int) -> Call:
+    if threads == 1:
+        return lambda i: [work(blob) for blob in blobs]
+    pool = ThreadPoolExecutor(threads)
+    each = 8  # a task: handing over a picture at a time would cost
+    tasks = [blobs[start : start + each] for start in range(0, len(blobs), each)]
+    return lambda i: list(pool.map(lambda task: [work(blob) for blob in task], tasks))
+
+
+def _dali_and_resize(blobs: Sequence[bytes], threads: int) -> Call:
+    """A pipeline a thread, whose pictures the thread resizes itself: neither waits for the other's batch."""
+    shares = [blobs[start::threads] for start in range(threads)]
+    resized = [
+        _dali_decoder(share, 1, torch.device("cpu"), None, lambda some: [resize(from_dlpack(p), SIDE) for p in some])
+        for share in shares
+    ]
+    pool = ThreadPoolExecutor(threads)
+    return lambda i: list(pool.map(lambda call: call(i), resized))
+
+
+def _dali_decoder(
+    blobs: Sequence[bytes],
+    threads: int,
+    device: torch.device,
+    side: int | None,
+    use: Callable[[Any], object] = lambda pictures: None,
+) -> Call:
+    from nvidia.dali import fn
+    from nvidia.dali.pipeline import Pipeline
+    from nvidia.dali.types import DALIDataType, DALIInterpType
+
+    on_gpu = device.type == "cuda"
+    pipeline: Any = Pipeline(BATCH, threads, device_id=(device.index or 0) if on_gpu else None, prefetch_queue_depth=1)
+    with pipeline:
+        jpegs = fn.external_source(name="jpegs", batch=True, dtype=DALIDataType.UINT8, ndim=1)
+        pictures: Any = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu")
+        if side is not None:
+            linear = DALIInterpType.INTERP_LINEAR
+            pictures = fn.resize(pictures, size=(side, side), interp_type=linear, antialias=True)
+        pipeline.set_outputs(pictures)
+    pipeline.build()
+    arrays = [np.frombuffer(blob, dtype=np.uint8) for blob in blobs]
+    batches = [arrays[start : start + BATCH] for start in range(0, len(arrays), BATCH)]
+
+    def call(i: int) -> None:
+        for batch in batches:
+            pipeline.feed_input("jpegs", batch)
+            pipeline.schedule_run()
+            (decoded,) = pipeline.outputs()
+            use(decoded)
+
+    return call
+
+
+def preparations(work: Work, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
+    """The whole of the source, from its files to a store on disk, and its files only decoded, as fast as can be."""
+
+    def run(kind: Kind, i: int) -> None:
+        store = folder / f"{kind}-{threads}"
+        shutil.rmtree(store, ignore_errors=True)
+        prepare_into(work.listing, store, size=SIDE, kind=kind, device=device.type, say=lambda text: None)
+
+    decoded = decoders(work.blobs, threads, device)
+    found: dict[str, Call] = {f"prepare {kind}": partial(run, kind) for kind in ("raw", "jpeg")}
+    return found | {f"decode only, {name}": call for name, call in decoded.items() if name != "Pillow"}
+
+
+def feeds(raw: Store, jpeg: Store, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
+    """Stores' training batches of `BATCH`, side 256 to crop 227, by every way from the same stored pictures.
+
+    This project's are bfloat16 in blocks of 4 x 4 pixels with a mean picture taken off. The others, see `loaders`,
+    read the jpeg store's pictures from a file each, and do less: float32, no blocks, a mean colour.
+    """
+    assert isinstance(jpeg.train, JpegPart)
+    files = []
+    for row in range(len(jpeg.train)):
+        files.append(make_folder(folder / "files" / "all") / f"{row:06d}.jpg")
+        files[-1].write_bytes(jpeg.train.read(row))
+    workers = 0 if threads == 1 else threads
+    pillow = loaders.dataloader(files, loaders.with_pillow, CROP, BATCH, workers)
+    torchvision = loaders.dataloader(files, loaders.with_torchvision, CROP, BATCH, workers)
+    found = {"fasttransfer raw": training(raw, "raw", threads, device)}
+    if has_dali():
+        found["fasttransfer jpeg"] = training(jpeg, "jpeg", threads, device)
+    found |= {"DataLoader + Pillow": lambda i: next(pillow), "DataLoader + torchvision": lambda i: next(torchvision)}
+    if has_dali():
+        dali = loaders.dali(files, CROP, BATCH, threads, device)
+        found["DALI"] = lambda i: dali()
+    least = BATCH * 3 * (CROP**2 + 2 * (BLOCK * CAFFENET.blocks) ** 2)
+    return found | {"copy": copying(least, device)}
+
+
+def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Call:
+    """One training batch a call, of all pictures of a store."""
+    feed: Callable[..., Feed] = MemoryFeed if kind == "raw" else partial(DaliFeed, threads=threads)
+    part = store.train
+    every = Pictures(part, np.arange(len(part)), part.labels)
+    order, views = (randomness.key(0, "bench-data", i) for i in range(2))
+    made = feed(
+        every,
+        every,
+        Stream(order, views, len(part), BATCH, SIDE - CROP),
+        {"A": torch.rand(SIDE, SIDE, 3) * 255},
+        crop=CROP,
+        scale=1.0,
+        device=device,
+        block=BLOCK,
+        side=CAFFENET.blocks,
+        dtype=torch.bfloat16,
+    )
+    steps = itertools.count()
+    return lambda i: made.train(next(steps))
+
+
+def stores(work: Work, folder: Path) -> Mapping[Kind, Store]:
+    """The pictures, prepared once for the feeds."""
+    kinds: tuple[Kind, ...] = ("raw", "jpeg")
+    return {
+        kind: prepare_into(work.listing, folder / f"store-{kind}", size=SIDE, kind=kind, say=lambda text: None)
+        for kind in kinds
+    }
