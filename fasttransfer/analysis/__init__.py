@@ -1,0 +1,58 @@
+"""From top-1 scores to what a cut costs: paired differences, their parts, their intervals, what is wrong with them.
+
+Pairing is the lesson of the published records: halves of the classes differ in difficulty by more than most
+treatments do, so a network is only ever compared with the base of its own target and seed. Means over targets
+and seeds are taken of those differences, never the other way round.
+
+All scores are top-1 on the validation pictures, in [0, 1]; differences are treatment minus base, same unit.
+"""
+
+from fasttransfer.analysis.advice import Advice, Choice, advise
+from fasttransfer.analysis.comparison import Comparison, Line, Volume, compare, pictures_per_class, pooled
+from fasttransfer.analysis.confounds import confounds
+from fasttransfer.analysis.intervals import Estimate, difference, estimate, t_quantile
+from fasttransfer.analysis.pairs import (
+    Drop,
+    Score,
+    chance,
+    class_count,
+    drops,
+    mean_chance,
+    score_of,
+    targets_of,
+)
+from fasttransfer.analysis.stuck import STUCK_SHARE, budget_of, recovered, share_at_chance, stuck
+from fasttransfer.analysis.summary import Row, Summary, summarise
+
+__all__ = [
+    "STUCK_SHARE",
+    "Advice",
+    "Choice",
+    "Comparison",
+    "Drop",
+    "Estimate",
+    "Line",
+    "Row",
+    "Score",
+    "Summary",
+    "Volume",
+    "advise",
+    "budget_of",
+    "chance",
+    "class_count",
+    "compare",
+    "confounds",
+    "difference",
+    "drops",
+    "estimate",
+    "mean_chance",
+    "pictures_per_class",
+    "pooled",
+    "recovered",
+    "score_of",
+    "share_at_chance",
+    "stuck",
+    "summarise",
+    "t_quantile",
+    "targets_of",
+]
