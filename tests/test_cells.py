@@ -29,6 +29,8 @@ def test_what_a_name_means() -> None:
     fine_tuned = Cell(1, "B", "selffer+", 3)
     assert (fine_tuned.name, fine_tuned.source, fine_tuned.frozen) == ("B3B+", "B", False)
     assert fine_tuned.needs == base("B", 1)
+    he = Cell(0, "A", "random-he", 7)
+    assert (he.name, he.source, he.frozen, he.needs, he.mean_of) == ("H7A", "H", True, None, "A")
     random = Cell(0, "A", "random", 7)
     assert (random.name, random.source, random.frozen, random.needs) == ("R7A", "R", True, None)
 

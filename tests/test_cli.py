@@ -13,8 +13,9 @@ from studies import MANMADE, NATURAL, draw_pictures, tiny_choices, tiny_recipe
 from fasttransfer import cli, grid
 
 COMMANDS = [
-    ("grid",), ("report",), ("splits", "list"), ("splits", "show"), ("splits", "export"), ("splits", "verify"),
-    ("data", "inspect"), ("data", "builtin"), ("info",),
+    ("grid",), ("report",), ("advise",), ("compare",),
+    ("splits", "list"), ("splits", "show"), ("splits", "export"), ("splits", "verify"),
+    ("data", "inspect"), ("data", "prepare"), ("data", "verify"), ("data", "builtin"), ("info",),
 ]  # fmt: skip
 
 
@@ -36,7 +37,7 @@ def test_every_command_has_a_manual_page_with_an_example(
 
 def test_the_program_starts_as_a_module_and_says_what_it_offers() -> None:
     done = subprocess.run([sys.executable, "-m", "fasttransfer", "--help"], capture_output=True, text=True, check=True)
-    for word in ("grid", "report", "splits", "data", "info"):
+    for word in ("grid", "report", "advise", "compare", "splits", "data", "info"):
         assert word in done.stdout
 
 
@@ -166,13 +167,52 @@ def test_splits_commands(tmp_path: Path, pictures: Path, capsys: pytest.CaptureF
     assert len(lines) == 25_000
 
 
-def test_data_inspect_and_info(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_inspect_and_info(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "inspect", pictures) == 0
     text = capsys.readouterr().out
     assert "60 pictures, 10 to 10 a class" in text
     assert "JPEG" in text
+    assert run("data", "inspect", pictures, "--sheet", tmp_path / "sheet.png") == 0
+    assert (tmp_path / "sheet.png").stat().st_size > 1000 and "contact sheet" in capsys.readouterr().out
+    assert run("data", "inspect", tmp_path / "nowhere", "--sheet", tmp_path / "sheet.txt") == 2
+    assert "a contact sheet is a .png or a .jpg" in capsys.readouterr().err
     assert run("info") == 0
     assert "torch" in capsys.readouterr().out
+
+
+def test_data_prepare_and_verify(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    command = ("data", "prepare", pictures, store, "--device", "cpu")
+    assert run(*command, "--recipe", tiny_recipe(tmp_path), "--kind", "jpeg") == 0
+    said = capsys.readouterr().out
+    assert "32 x 32 pixels, for recipe tiny" in said and f"store: {store}" in said
+    assert run(*command, "--size", 32, "--kind", "jpeg") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert run(*command) == 2
+    assert "another store is here (jpeg, 32 x 32, of" in one_sentence(capsys)
+    assert run(*command, "--size", 32, "--recipe", "mini") == 2
+    assert "--size 32 and --recipe mini" in one_sentence(capsys)
+    assert run("data", "prepare", pictures, pictures / "store", "--size", 8) == 2
+    assert "lies inside the pictures" in one_sentence(capsys)
+    assert run("data", "verify", store) == 0
+    assert "pictures are as they were written" in capsys.readouterr().out
+    shard = store / "train-0000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert run("data", "verify", store) == 2
+    assert "train-0000.tar with train pictures 0 to" in one_sentence(capsys)
+    assert run("data", "verify", tmp_path) == 2
+    assert "is not a prepared store" in one_sentence(capsys)
+
+
+def test_data_prepare_takes_the_recipe_that_grid_takes(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("data", "prepare", pictures, tmp_path / "paper's", "--device", "cpu") == 0
+    assert "256 x 256 pixels, for recipe caffe" in capsys.readouterr().out  # the folders have ILSVRC12's names
+    (pictures / "train" / NATURAL[0]).rename(pictures / "train" / "tench")
+    (pictures / "val" / NATURAL[0]).rename(pictures / "val" / "tench")
+    assert run("data", "prepare", pictures, tmp_path / "small", "--device", "cpu") == 0
+    assert "64 x 64 pixels, for recipe mini" in capsys.readouterr().out
 
 
 def test_a_bug_keeps_its_stack_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

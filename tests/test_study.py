@@ -178,3 +178,11 @@ def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
     assert isinstance(made, Recipe)
     assert made.lr == 1.0
     assert isinstance(made.lr, float)
+
+
+def test_hes_random_control_is_refused_where_the_random_control_is_the_same() -> None:
+    choices = Choices(treatments=("transfer", "random-he"))
+    assert choices.settled_recipe("caffe").init == "caffe"
+    with pytest.raises(InputError, match="recipe mini starts from He's values already"):
+        choices.settled_recipe("mini")
+    assert "random-he" not in Choices().treatments

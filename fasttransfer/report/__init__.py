@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fasttransfer.analysis import Score
+from fasttransfer.analysis import Comparison, Score
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.records import Recorded
 from fasttransfer.report.table import table
 
-__all__ = ["table", "write_report"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["table", "write_comparison", "write_paper", "write_report"]
+
+# In the functions, not above: matplotlib takes a second to import and the table does without it.
 
 
-def write_report(recorded: Recorded, folder: Path, *, score: Score = "last") -> Path:
-    """Writes `folder`/report/: index.html, three figures as SVG and PNG, results.csv.
+def write_report(recorded: Recorded, folder: Path, *, score: Score = "last", overlay: Recorded | None = None) -> Path:
+    """Writes `folder`/report/: index.html, results.csv, means.csv, and the figures as SVG, PDF and PNG.
 
-    The study may be unfinished. The same records give the same bytes of HTML, SVG and CSV.
+    The study may be unfinished. The same records give the same bytes of HTML, SVG, PDF and CSV.
+
+    Args:
+        recorded: the study.
+        folder: of the study.
+        score: what means and figures are made of.
+        overlay: a part of the paper, `fasttransfer.paper.recorded`, whose curves are laid behind the study's.
 
     Returns:
         the path of index.html.
@@ -23,24 +36,69 @@ def write_report(recorded: Recorded, folder: Path, *, score: Score = "last") -> 
     Raises:
         InputError: the folder cannot be written.
     """
-    # Here, not above: matplotlib takes a second to import and the table does without it.
-    from fasttransfer.report import figures, page, spreadsheet, svg
+    from fasttransfer.report import figures, filters, page, spreadsheet
 
     report = make_folder(folder / "report")
     drawn = {
         "accuracy": figures.accuracy(recorded, score),
-        "drops": figures.parts(recorded, score),
+        "differences": figures.differences(recorded, score, overlay=overlay),
+        "decomposition": figures.decomposition(recorded, score),
         "learning": figures.learning(recorded),
     }
-    for name, figure in drawn.items():
-        _write(report / f"{name}.svg", svg.svg(figure))
-        _write(report / f"{name}.png", svg.png(figure))
+    if filters.first_filters(recorded):
+        drawn["filters"] = figures.filters(recorded)
+    _write_figures(report, drawn)
     _write(report / "results.csv", spreadsheet.results_csv(recorded))
-    index = report / "index.html"
-    _write(index, page.page(recorded, score).encode())
-    return index
+    _write(report / "means.csv", spreadsheet.means_csv({folder.resolve().name: recorded}, score))
+    return _write(report / "index.html", page.page(recorded, score, overlay).encode())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_paper(folder: Path, *, score: Score = "best10") -> Path:
+    """Writes the paper's figures, drawn from its published results alone, a page with them and means.csv into `folder`.
+
+    Returns:
+        the path of index.html.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from fasttransfer import paper
+    from fasttransfer.report import side_by_side, spreadsheet
+
+    make_folder(folder)
+    _write_figures(folder, side_by_side.paper_figures(score))
+    halves: tuple[paper.Which, ...] = ("random", "natural-manmade")
+    _write(folder / "means.csv", spreadsheet.means_csv({which: paper.recorded(which) for which in halves}, score))
+    return _write(folder / "index.html", side_by_side.paper_page(score).encode())
+
+
+def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> Path:
+    """Writes a page with studies side by side, and its figure, into `folder`; `command` makes it again.
+
+    Returns:
+        the path of index.html.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    from fasttransfer.report import figures, side_by_side
+
+    make_folder(folder)
+    studies = dict(zip(comparison.names, comparison.studies, strict=True))
+    _write_figures(folder, {"comparison": figures.comparison(studies, comparison.score)})
+    return _write(folder / "index.html", side_by_side.comparison_page(comparison, command=command).encode())
+
+
+def _write_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
+    from fasttransfer.report import svg
+
+    for name, figure in drawn.items():
+        for kind, encode in (("svg", svg.svg), ("pdf", svg.pdf), ("png", svg.png)):
+            _write(folder / f"{name}.{kind}", encode(figure))
+            figure.set_layout_engine("none")  # laid out once: that takes as long as drawing
+
+
+def _write(path: Path, content: bytes) -> Path:
     with replace_file(path) as file:
         file.write(content)
+    return path

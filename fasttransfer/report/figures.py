@@ -1,144 +1,303 @@
 """The figures of a study, one function each: records in, a matplotlib Figure out, pyplot left alone.
 
-In a notebook: `accuracy(fasttransfer.records.read(folder))`.
+In a notebook: `accuracy(fasttransfer.records.read(folder))`. Every panel is as wide as a column of a paper of two.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fasttransfer.analysis import (
     Estimate,
+    Row,
     Score,
-    Summary,
     chance,
+    class_count,
     drops,
+    pictures_per_class,
+    recovered,
     score_of,
+    stuck,
     summarise,
     targets_of,
 )
 from fasttransfer.records import Recorded, Result
+from fasttransfer.report import drawing
+from fasttransfer.report.drawing import STUDY_LOOKS, STYLES, Style, key, layer_colour
+from fasttransfer.report.filters import first_filters, montage
 from fasttransfer.report.svg import FAINT, INK, PAPER, settings
 
-
-@dataclass(frozen=True)
-class Style:
-    """How a treatment looks everywhere, never by colour alone: frozen solid and filled, fine-tuned not."""
-
-    label: str
-    colour: str  # of Okabe and Ito's palette, told apart by colour-blind readers
-    marker: str
-    line: Literal["-", "--", ":"]
-    filled: bool
-    shift: float  # of its points along n, so that treatments do not hide each other
-
-
-STYLES = {
-    "base": Style("base", INK, "D", "-", True, 0.0),
-    "selffer": Style("selffer, frozen", "#0072b2", "o", "-", True, -0.10),
-    "selffer+": Style("selffer+, fine-tuned", "#56b4e9", "o", "--", False, -0.05),
-    "transfer": Style("transfer, frozen", "#d55e00", "s", "-", True, 0.10),
-    "transfer+": Style("transfer+, fine-tuned", "#e69f00", "s", "--", False, 0.05),
-    "random": Style("random, frozen", "#009e73", "^", ":", True, 0.0),
-}
 PART_COLOURS = {"co-adaptation": STYLES["selffer"].colour, "specificity": STYLES["transfer"].colour}
-# From warm (n = 1) to cold (n = 7), all of middle lightness so that they show on a light and on a dark page.
-_LAYER_COLOURS = ("#dd9a1f", "#e2743c", "#d65468", "#b8478f", "#8f4fb0", "#6a62c9", "#3f83d6")
-_PANEL = (3.9, 3.2)  # inches
+_HATCHES = {"co-adaptation": "", "specificity": "////"}
+_CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "linestyle": "", "zorder": 4, "clip_on": False}
 _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for only makes the file long
 
 
 @settings()
-def accuracy(recorded: Recorded, score: Score = "last") -> Figure:
-    """Top-1 against n for each target, and beside it the differences from the base, paired and averaged."""
-    targets = targets_of(recorded.results)
-    figure, axes = _panels(len(targets) + 1, columns=3)
-    for target, ax in zip(targets, axes, strict=False):
-        _top1(ax, recorded, target, score)
-    _differences(axes[-1], recorded, score)
+def accuracy(
+    recorded: Recorded, score: Score = "last", *, target: str | None = None, pooled: bool = False, keys: bool = True
+) -> Figure:
+    """Top-1 against n: every run a point, the mean a line, the base across.
+
+    Args:
+        recorded: the study.
+        score: "last" check or the mean of the "best10".
+        target: draw this task alone; by default each in a panel.
+        pooled: all tasks in one panel, as the paper's figure 2. What is read off such means is in part the
+            difficulty of the halves that were run: `differences` is free of that.
+        keys: with a legend.
+    """
+    targets = targets_of(recorded.results) if target is None else (target,)
+    groups = [targets] if pooled else [(name,) for name in targets]
+    figure, axes = drawing.panels(max(1, len(groups)), columns=2)
+    for group, ax in zip(groups, axes, strict=False):
+        _top1(ax, recorded, group, score)
+    if not groups:
+        drawing.nothing(axes[0], False)
     treatments = summarise(recorded.results).treatments
-    shown = [name for name in STYLES if name == "base" or name in treatments]
-    _legend(figure, [key(name) for name in shown])
+    if keys:
+        drawing.legend(figure, [key(name) for name in STYLES if name == "base" or name in treatments])
     return figure
 
 
 @settings()
-def top1(recorded: Recorded, target: str, score: Score = "last") -> Figure:
-    """Top-1 against n on one target: every run a point, the mean a line, the base and chance across."""
-    figure, (ax,) = _panels(1)
-    _top1(ax, recorded, target, score)
+def differences(
+    recorded: Recorded,
+    score: Score = "last",
+    *,
+    overlay: Recorded | None = None,
+    overlay_name: str = "the paper",
+    keys: bool = True,
+) -> Figure:
+    """Points above or below the base of the same target and seed: runs, means and their 95 % intervals.
+
+    Random layers are left out: far below all others, they would flatten what there is to see.
+
+    Args:
+        recorded: the study.
+        score: "last" check or the mean of the "best10".
+        overlay: another study whose means are laid behind, broad and pale; differences can be compared where
+            accuracies on other pictures cannot.
+        overlay_name: what the legend calls it.
+        keys: with a legend.
+    """
+    figure, (ax,) = drawing.panels(1)
+    summary = summarise(recorded.results, score=score)
+    found = drops(recorded.results, score)
+    ax.set_title("Difference from the base")
+    ax.set_ylabel("points of top-1")
+    drawing.zero(ax)
+    treatments = [name for name in summary.treatments if not name.startswith("random")]
+    shown: list[Estimate] = []
+    for name in treatments:
+        style = STYLES[name]
+        runs = [(drop.n, value) for drop in found if (value := drop.difference(name)) is not None]
+        rows = [row for row in summary.rows if name in row.difference]
+        drawing.line(ax, [(row.n, row.difference[name].value) for row in rows], style, runs)
+        for row in rows:
+            drawing.interval(ax, row.n + style.shift, row.difference[name], style.colour)
+        shown += [row.difference[name] for row in rows]
+    handles: list[Any] = [key(name) for name in treatments]
+    layers = [row.n for row in summary.rows]
+    if overlay is not None:
+        for name, means in _behind(overlay, score, layers, treatments).items():
+            drawing.shadow(ax, means, STYLES[name])
+        handles.append(Line2D([], [], color=FAINT, linewidth=4.5, alpha=0.5, label=f"{overlay_name}, same colours"))
+    drawing.fit(ax, shown)
+    drawing.layers_axis(ax, layers)
+    drawing.nothing(ax, bool(shown))
+    if keys:
+        drawing.legend(figure, handles)
     return figure
 
 
 @settings()
-def differences(recorded: Recorded, score: Score = "last") -> Figure:
-    """Points above or below the base of the same target and seed, and their means; random layers left out."""
-    figure, (ax,) = _panels(1)
-    _differences(ax, recorded, score)
-    return figure
+def decomposition(recorded: Recorded, score: Score = "last", *, target: str | None = None, keys: bool = True) -> Figure:
+    """What the frozen transfer loses, as areas that hang from the base: first co-adaptation, then specificity.
 
+    The lower edge is the frozen transfer. A part below zero is a gain and stands above the base; what remains of
+    both is the diamond. Between two n that were measured the areas run straight; an n whose neighbours were not
+    measured stands alone.
 
-@settings()
-def parts(recorded: Recorded, score: Score = "last") -> Figure:
-    """What the frozen transfer loses to co-adaptation and to specificity: each target, and their mean."""
+    Args:
+        recorded: the study.
+        score: "last" check or the mean of the "best10".
+        target: of this task; by default the mean over tasks.
+        keys: with a legend.
+    """
+    figure, (ax,) = drawing.panels(1)
     targets = targets_of(recorded.results)
-    chosen: list[str | None] = [*targets, None] if len(targets) > 1 else [None]
-    figure, axes = _panels(len(chosen), columns=3, sharey=True)
-    for target, ax in zip(chosen, axes, strict=True):
-        _parts(ax, recorded, target, score)
-    _label_first_column(axes)
-    colours = PART_COLOURS.items()
-    handles: list[Any] = [
-        Patch(facecolor=colour, hatch=_HATCHES[name], edgecolor=PAPER, label=name) for name, colour in colours
+    summary = summarise(recorded.results, score=score, target=target)
+    alone = target or (targets[0] if len(targets) == 1 else None)
+    ax.set_title(_task(recorded, alone) if alone else "Frozen transfer, mean over tasks")
+    ax.set_ylabel("points of top-1 from the base")
+    rows = [row for row in summary.rows if row.lost and row.co_adaptation and row.specificity]
+    for stretch in _stretches(rows):
+        _areas(ax, stretch)
+    drawing.zero(ax)
+    nets = [(row.n, replace(row.lost, value=-row.lost.value)) for row in rows if row.lost is not None]
+    for n, net in nets:
+        ax.plot([n], [100 * net.value], zorder=4, **drawing.marker(STYLES["base"], 4.5))
+        drawing.interval(ax, n, net, INK)
+    drawing.fit(ax, [net for _, net in nets])
+    drawing.layers_axis(ax, [row.n for row in summary.rows])
+    drawing.nothing(ax, bool(rows))
+    if keys:
+        handles: list[Any] = [
+            Patch(facecolor=colour, hatch=_HATCHES[name], edgecolor=PAPER, linewidth=0, label=name)
+            for name, colour in PART_COLOURS.items()
+        ]
+        handles.append(Line2D([], [], linestyle="", label="frozen transfer", **drawing.marker(STYLES["base"], 4.5)))
+        drawing.legend(figure, handles)
+    return figure
+
+
+@settings()
+def learning(recorded: Recorded, treatment: str | None = None, *, keys: bool = True) -> Figure:
+    """Validation top-1 against steps of every network, a panel for each treatment, or for `treatment` alone.
+
+    The first task is drawn solid, the second dashed; a cross ends the curve of a network that diverged.
+    """
+    treatments = [treatment] if treatment else curves_of(recorded) or ["base"]
+    figure, axes = drawing.panels(len(treatments), columns=2, sharey=True, height=2.1)
+    for name, ax in zip(treatments, axes, strict=True):
+        _curves(ax, recorded, name)
+        ax.label_outer()  # one scale for all: what is said once is enough
+    top = max((e.val_top1 for r in recorded.results for e in r.evaluations), default=0.0)
+    axes[0].set_ylim(0, 105 * top if top > 0 else 100)  # one scale, whatever is drawn of it
+    if keys:
+        drawing.legend(figure, _layer_keys(recorded))
+    return figure
+
+
+@settings()
+def volume(studies: Sequence[Recorded], score: Score = "last", *, keys: bool = True) -> Figure:
+    """Top-1 of the bases against the training pictures a class, on a logarithmic axis.
+
+    A network that ended no better than chance is a cross.
+
+    Args:
+        studies: of one kind, that differ in `--per-class`; each task is a line, every run a point.
+        score: "last" check or the mean of the "best10".
+        keys: with a legend, where there is more than one task.
+    """
+    figure, (ax,) = drawing.panels(1)
+    points = volumes(studies, score)
+    ax.set_title("Base networks on fewer pictures")
+    ax.set_ylabel("validation top-1, %")
+    ax.set_xlabel("training pictures a class (at most)")
+    looks = [
+        Style(f"task {task}", colour, mark, "-", True, 0.0)
+        for task, (colour, mark) in zip(points, STUDY_LOOKS, strict=False)
     ]
-    handles.append(Line2D([], [], color=INK, marker="D", markersize=4, linestyle="", label="lost by the transfer"))
-    _legend(figure, handles)
+    for runs, style in zip(points.values(), looks, strict=False):
+        kept = {k: [value for value, failed in found if not failed] for k, found in runs.items()}
+        means = [(k, math.fsum(values) / len(values)) for k, values in kept.items() if values]
+        drawing.line(ax, means, style, [(k, value) for k, values in kept.items() for value in values])
+        failed = [(k, 100 * value) for k, found in runs.items() for value, stuck in found if stuck]
+        ax.plot([k for k, _ in failed], [value for _, value in failed], color=style.colour, **_CROSS)
+    ax.set_xscale("log")
+    ticks = sorted({k for runs in points.values() for k in runs})
+    ax.set_xticks(_apart(ticks), [_thousands(k) for k in _apart(ticks)])
+    ax.xaxis.set_minor_locator(NullLocator())
+    levels = [level for study in studies for task in points if (level := chance(study.facts, task)) is not None]
+    if levels:
+        _chance(ax, min(levels))
+    ax.set_ylim(bottom=0)
+    drawing.grid(ax)
+    drawing.nothing(ax, bool(points))
+    if keys and len(points) > 1:
+        drawing.legend(figure, [_handle(style) for style in looks])
     return figure
 
 
 @settings()
-def parts_of(recorded: Recorded, target: str | None = None, score: Score = "last") -> Figure:
-    """As `parts`, one panel: of `target`, or of the mean over targets; one scale for all of a study."""
-    figure, (ax,) = _panels(1)
-    _parts(ax, recorded, target, score)
-    ax.set_ylim(parts(recorded, score).axes[0].get_ylim())
+def comparison(
+    studies: Mapping[str, Recorded],
+    score: Score = "last",
+    *,
+    treatments: Sequence[str] = ("transfer", "random"),
+    keys: bool = True,
+) -> Figure:
+    """Studies side by side: points from the base against n, a line for each study and treatment, with intervals.
+
+    With the frozen transfer of random and of natural/man-made halves and the random layers, it is the paper's figure 3.
+
+    Args:
+        studies: name -> study, in the order of the legend.
+        score: "last" check or the mean of the "best10".
+        treatments: which ones, told apart by their lines; studies are by colour and marker.
+        keys: with a legend.
+    """
+    figure, (ax,) = drawing.panels(1)
+    ax.set_title(f"{' and '.join(treatments).capitalize()} networks")
+    ax.set_ylabel("points of top-1 from the base")
+    drawing.zero(ax)
+    layers: set[int] = set()
+    handles: list[Line2D] = []
+    shown: list[Estimate] = []
+    for i, (name, recorded) in enumerate(studies.items()):
+        colour, mark = STUDY_LOOKS[i % len(STUDY_LOOKS)]
+        shift = 0.08 * (i - (len(studies) - 1) / 2)
+        rows = summarise(recorded.results, score=score).rows
+        for treatment in treatments:
+            found = [(row.n, row.difference[treatment]) for row in rows if treatment in row.difference]
+            if not found:
+                continue
+            layers.update(n for n, _ in found)
+            label = f"{name}: {treatment}" if len(treatments) > 1 else name
+            style = Style(label, colour, mark, STYLES[treatment].line, STYLES[treatment].filled, shift)
+            drawing.line(ax, [(n, value.value) for n, value in found], style, [])
+            for n, value in found:
+                drawing.interval(ax, n + shift, value, colour)
+            shown += [value for _, value in found]
+            handles.append(_handle(style))
+    drawing.fit(ax, shown)
+    drawing.layers_axis(ax, sorted(layers))
+    drawing.nothing(ax, bool(handles))
+    if keys and handles:
+        drawing.legend(figure, handles)
     return figure
 
 
 @settings()
-def learning(recorded: Recorded) -> Figure:
-    """Validation top-1 against steps of every network, a panel for each treatment."""
-    treatments = curves_of(recorded) or ["base"]
-    figure, axes = _panels(len(treatments), columns=3, sharey=True, height=2.6)
-    for treatment, ax in zip(treatments, axes, strict=False):
-        _curves(ax, recorded, treatment)
-    _label_first_column(axes)
-    _legend(figure, _layer_keys(recorded))
-    return figure
+def filters(recorded: Recorded, *, seed: int | None = None, target: str | None = None) -> Figure:
+    """The first layer's filters of every trained base, read from the study's `weights/`.
 
+    Each filter is scaled by its own largest weight: grey is zero, the colours are the signs of red, green and blue.
 
-@settings()
-def learning_of(recorded: Recorded, treatment: str) -> Figure:
-    """As `learning`, one treatment."""
-    figure, (ax,) = _panels(1, height=2.6)
-    _curves(ax, recorded, treatment)
-    top = max((e.val_top1 for r in recorded.results for e in r.evaluations), default=1.0)
-    ax.set_ylim(0, 105 * top if top > 0 else 100)
+    Args:
+        recorded: the study.
+        seed: of these bases; by default the study's first.
+        target: the base of this task alone.
+    """
+    found = {task: w for task, w in first_filters(recorded, seed).items() if target in (None, task)}
+    sheets = {task: montage(weights) for task, weights in found.items()}
+    height = max((drawing.PANEL[0] * sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()), default=1.0)
+    figure, axes = drawing.panels(max(1, len(found)), columns=2, height=height + 0.25)  # inches, for the title
+    for (task, sheet), ax in zip(sheets.items(), axes, strict=False):
+        count, _, side, _ = found[task].shape
+        ax.set_title(f"base{task}: conv1, {count} filters of {side} x {side}")
+        ax.imshow(sheet, interpolation="none")
+    for ax in axes:
+        ax.set_axis_off()
+        drawing.nothing(ax, bool(found), "no weights here")
     return figure
 
 
 def curves_of(recorded: Recorded) -> list[str]:
     """The treatments that have learning curves."""
-    started = {result.treatment for result in recorded.results if result.evaluations}
+    started = {result.treatment for result in recorded.results if len(result.evaluations) > 1}
     return [name for name in STYLES if name in started]
 
 
@@ -149,120 +308,122 @@ def curve_tasks(recorded: Recorded) -> list[str]:
     return sorted(started, key=lambda task: (task not in compared, task))
 
 
-def key(treatment: str) -> Line2D:
-    """The legend entry of a treatment."""
-    style = STYLES[treatment]
-    line = "--" if treatment == "base" else style.line  # the base is drawn across, dashed
-    return Line2D([], [], color=style.colour, linestyle=line, label=style.label, **_marker(style, 5))
+def volumes(studies: Sequence[Recorded], score: Score = "last") -> dict[str, dict[int, list[tuple[float, bool]]]]:
+    """Task -> training pictures a class -> (top-1, whether it is no better than chance) of its finished bases."""
+    found: dict[str, dict[int, list[tuple[float, bool]]]] = {}
+    for recorded in studies:
+        for result in recorded.results:
+            value, pictures = score_of(result, score), pictures_per_class(recorded, result.target)
+            if result.treatment == "base" and value is not None and pictures is not None:
+                # Where every limit is a target of its own, as in the published results, they are one line.
+                task = "all" if recorded.facts.get("per_class") else result.target
+                failed = bool(result.reason) or _at_chance(recorded, result)
+                found.setdefault(task, {}).setdefault(round(pictures), []).append((value, failed))
+    return {task: dict(sorted(runs.items())) for task, runs in sorted(found.items())}
 
 
-def layer_colour(n: int) -> str:
-    """The colour of n copied layers; ink for none."""
-    return INK if n == 0 else _LAYER_COLOURS[min(n, len(_LAYER_COLOURS)) - 1]
+def _at_chance(recorded: Recorded, result: Result) -> bool:
+    classes = class_count(recorded.facts, result.target)
+    return classes is not None and stuck(result, classes) and not recovered(result, classes)
 
 
-def _top1(ax: Axes, recorded: Recorded, target: str, score: Score) -> None:
-    summary = summarise(recorded.results, score=score, target=target)
-    found = [drop for drop in drops(recorded.results, score) if drop.target == target]
-    ax.set_title(_task(recorded, target))
+def _apart(ticks: Sequence[int]) -> list[int]:
+    """Ticks of a logarithmic axis whose labels do not touch: each at least 1.6 times the one before."""
+    kept: list[int] = []
+    for tick in ticks:
+        if not kept or tick >= 1.6 * kept[-1]:
+            kept.append(tick)
+    return kept
+
+
+def _top1(ax: Axes, recorded: Recorded, targets: Sequence[str], score: Score) -> None:
+    """One panel of `accuracy`: the runs of all `targets` together."""
+    results = [result for result in recorded.results if result.target in targets]
+    summary = summarise(results, score=score)
+    found = drops(results, score)
+    ax.set_title(_task(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
     ax.set_ylabel("validation top-1, %")
     bases = [
-        value
-        for result in recorded.results
-        if result.treatment == "base" and result.target == target
-        if (value := score_of(result, score)) is not None
+        value for result in results if result.treatment == "base" if (value := score_of(result, score)) is not None
     ]
+    values = list(bases)
     if summary.base is not None:
-        ax.axhline(100 * summary.base.value, color=INK, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-        _dots(ax, [0.0] * len(bases), bases, STYLES["base"], big=True)
-    level = chance(recorded.facts, target)
-    if level is not None:
-        ax.axhline(100 * level, color=FAINT, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
-        ax.annotate("chance", (0, 100 * level), (4, 3), color=FAINT, fontsize=8,
-                    xycoords=ax.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
+        ax.axhline(100 * summary.base.value, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+        drawing.dots(ax, [0.0] * len(bases), bases, STYLES["base"], big=len(bases) < 3)
     for treatment in summary.treatments:
-        style = STYLES[treatment]
         runs = [(drop.n, drop.top1[treatment]) for drop in found if treatment in drop.top1]
         means = [(row.n, row.top1[treatment].value) for row in summary.rows if treatment in row.top1]
-        _line(ax, means, style, runs)
-    _diverged(ax, recorded.results, target)
-    _layers_axis(ax, summary, base=True)
-    ax.set_ylim(bottom=0)
-    _nothing(ax, bool(bases) or any(row.top1 for row in summary.rows))
+        drawing.line(ax, means, STYLES[treatment], runs)
+        values += [value for _, value in runs]
+    drawing.crosses(ax, results, targets)
+    drawing.layers_axis(ax, [row.n for row in summary.rows], base=True)
+    drawing.nothing(ax, bool(values))
+    failed = any(result.state == "diverged" for result in results)
+    if failed or not values or min(values) < 0.6 * max(values):  # else all would be crowded at the top
+        level = chance(recorded.facts, targets[0])
+        if level is not None:
+            _chance(ax, level)
+        ax.set_ylim(bottom=0)
 
 
-def _differences(ax: Axes, recorded: Recorded, score: Score) -> None:
-    summary = summarise(recorded.results, score=score)
-    found = drops(recorded.results, score)
-    ax.set_title("Difference from base" + (", mean of both" if len(summary.targets) > 1 else ""))
-    ax.set_ylabel("points of top-1")
-    ax.axhline(0, color=INK, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-    drawn = False
-    for treatment in summary.treatments:
-        if treatment == "random":  # far below all others: it would flatten what the panel is there to show
-            continue
-        style = STYLES[treatment]
-        runs = [(drop.n, d) for drop in found if (d := drop.difference(treatment)) is not None]
-        rows = [row for row in summary.rows if treatment in row.difference]
-        _line(ax, [(row.n, row.difference[treatment].value) for row in rows], style, runs)
-        for row in rows:
-            _interval(ax, row.n + style.shift, row.difference[treatment], style.colour)
-        drawn = drawn or bool(rows)
-    _layers_axis(ax, summary, base=False)
-    _nothing(ax, drawn)
+def _chance(ax: Axes, level: float) -> None:
+    ax.axhline(100 * level, color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+    ax.annotate("chance", (0, 100 * level), (4, 2), color=FAINT, fontsize=7,
+                xycoords=ax.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
 
 
-_HATCHES = {"co-adaptation": "", "specificity": "///"}
+def _behind(
+    overlay: Recorded, score: Score, layers: Sequence[int], treatments: Sequence[str]
+) -> dict[str, list[tuple[int, float]]]:
+    """Treatment -> (n, mean difference) of the study laid behind, as far as the one in front goes."""
+    rows = [row for row in summarise(overlay.results, score=score).rows if row.n in layers]
+    found = {
+        name: [(row.n, row.difference[name].value) for row in rows if name in row.difference] for name in treatments
+    }
+    return {name: means for name, means in found.items() if means}
 
 
-def _parts(ax: Axes, recorded: Recorded, target: str | None, score: Score) -> None:
-    summary = summarise(recorded.results, score=score, target=target)
-    several = len(targets_of(recorded.results)) > 1
-    ax.set_title(
-        _task(recorded, target) if target else "Mean of both" if several else _task(recorded, summary.targets[0])
-    )
-    ax.set_ylabel("points of top-1 lost")
-    rows = [row for row in summary.rows if row.lost and row.co_adaptation and row.specificity]
-    above, below = dict.fromkeys((row.n for row in rows), 0.0), dict.fromkeys((row.n for row in rows), 0.0)
-    for name, colour in PART_COLOURS.items():
-        for row in rows:
-            part = row.co_adaptation if name == "co-adaptation" else row.specificity
-            height = 100 * (part.value if part else 0.0)
-            side = above if height >= 0 else below  # a part below zero is a gain: it hangs below the axis
-            ax.bar(
-                row.n,
-                height,
-                width=0.62,
-                bottom=side[row.n],
-                color=colour,
-                hatch=_HATCHES[name],
-                edgecolor=PAPER,
-                linewidth=0.6,
-                zorder=2,
-            )
-            side[row.n] += height
+def _stretches(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows whose n follow each other."""
+    found: list[list[Row]] = []
     for row in rows:
-        if row.lost is not None:
-            ax.plot(
-                [row.n],
-                [100 * row.lost.value],
-                color=INK,
-                zorder=4,
-                markeredgecolor=PAPER,
-                marker="D",
-                markersize=5,
-            )
-            _interval(ax, row.n, row.lost, INK)
-    ax.axhline(0, color=INK, linewidth=0.8, zorder=3)
-    _layers_axis(ax, summary, base=False)
-    _nothing(ax, bool(rows))
+        if found and row.n == found[-1][-1].n + 1:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _areas(ax: Axes, rows: Sequence[Row]) -> None:
+    """Losses stacked below the base, gains above it; half a column wide on both sides of the outer n."""
+    layers = np.array([row.n for row in rows], dtype=float)
+    # Fine enough that where a part turns from loss to gain, its neighbour's edge turns at the same place.
+    xs = np.union1d(np.linspace(layers[0] - 0.3, layers[-1] + 0.3, 60 * len(rows) + 1).round(4), layers)
+    above, below = np.zeros_like(xs), np.zeros_like(xs)
+    for name, colour in PART_COLOURS.items():
+        parts = (row.co_adaptation if name == "co-adaptation" else row.specificity for row in rows)
+        change = np.interp(xs, layers, [-100 * part.value if part else 0.0 for part in parts])
+        for side, share in ((above, change.clip(min=0)), (below, change.clip(max=0))):
+            if share.any():
+                ax.fill_between(
+                    xs,
+                    side,
+                    side + share,
+                    where=share != 0,
+                    facecolor=colour,
+                    hatch=_HATCHES[name],
+                    edgecolor=PAPER,
+                    linewidth=0,
+                    zorder=2,
+                )
+            side += share
 
 
 def _curves(ax: Axes, recorded: Recorded, treatment: str) -> None:
     ax.set_title(STYLES[treatment].label)
     ax.set_ylabel("validation top-1, %")
     ax.set_xlabel("steps")
-    ax.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
+    drawing.grid(ax)
     results = [r for r in recorded.results if r.treatment == treatment and r.evaluations]
     first = next(iter(curve_tasks(recorded)), "A")
     for result in results:
@@ -272,41 +433,15 @@ def _curves(ax: Axes, recorded: Recorded, treatment: str) -> None:
             [100 * value for _, value in checks],
             color=layer_colour(result.n),
             linestyle="-" if result.target == first else "--",
-            linewidth=1.1,
+            linewidth=0.9,
         )
         if result.state == "diverged":
             step, value = checks[-1]
             ax.plot([step], [100 * value], color=layer_colour(result.n), marker="x", markersize=6, zorder=4)
     ax.set_xlim(left=0)
-    ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    ax.xaxis.set_major_formatter(lambda value, _: _steps(value))
-    _nothing(ax, bool(results))
-
-
-def _panels(
-    count: int, *, columns: int = 1, sharey: bool = False, height: float = _PANEL[1]
-) -> tuple[Figure, list[Axes]]:
-    columns = min(count, columns)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(_PANEL[0] * columns, height * rows + (0.35 if columns > 1 else 0)), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
-    for spare in axes[count:]:
-        spare.remove()
-    return figure, axes[:count]
-
-
-def _label_first_column(axes: Sequence[Axes]) -> None:
-    """Panels that share their scale say once what it is."""
-    for ax in axes:
-        spec = ax.get_subplotspec()
-        if spec is not None and not spec.is_first_col():
-            ax.set_ylabel("")
-
-
-def _legend(figure: Figure, handles: Sequence[Any]) -> None:
-    width = figure.get_size_inches()[0]
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=max(2, int(width / 1.9)), fontsize=9)
+    ax.xaxis.set_major_formatter(lambda value, _: _thousands(value))
+    drawing.nothing(ax, bool(results))
 
 
 def _layer_keys(recorded: Recorded) -> list[Line2D]:
@@ -319,79 +454,13 @@ def _layer_keys(recorded: Recorded) -> list[Line2D]:
     return keys
 
 
-def _line(ax: Axes, means: Sequence[tuple[int, float]], style: Style, runs: Sequence[tuple[int, float]]) -> None:
-    """Mean line with markers, and every run behind it where there is more than one for some n."""
-    xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]
-    ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.6, zorder=3, **_marker(style, 5))
-    if len(runs) > len(means):
-        _dots(ax, [n + style.shift for n, _ in runs], [value for _, value in runs], style)
-
-
-def _dots(ax: Axes, xs: Sequence[float], values: Sequence[float], style: Style, big: bool = False) -> None:
-    ax.plot(
-        xs,
-        [100 * value for value in values],
-        color=style.colour,
-        linestyle="",
-        alpha=1.0 if big else 0.5,
-        zorder=2,
-        **_marker(style, 5 if big else 3),
-    )
-
-
-def _marker(style: Style, size: float) -> dict[str, Any]:
-    edge = PAPER if style.filled and size > 4 else style.colour
-    face = style.colour if style.filled else PAPER
-    return {
-        "marker": style.marker,
-        "markersize": size,
-        "markerfacecolor": face,
-        "markeredgecolor": edge,
-        "markeredgewidth": 0.6 if style.filled else 1.1,
-    }
-
-
-def _interval(ax: Axes, x: float, estimate: Estimate, colour: str) -> None:
-    if estimate.half is not None:
-        low, high = 100 * (estimate.value - estimate.half), 100 * (estimate.value + estimate.half)
-        ax.plot([x, x], [low, high], color=colour, linewidth=1.1, zorder=2.5, solid_capstyle="butt")
-
-
-def _diverged(ax: Axes, results: Sequence[Result], target: str) -> None:
-    """Networks that failed are not part of any mean; a cross says where they ended."""
-    for result in results:
-        if result.target == target and result.state == "diverged" and result.last_top1 is not None:
-            style = STYLES[result.treatment]
-            if math.isfinite(result.last_top1):
-                ax.plot(
-                    [result.n],
-                    [100 * result.last_top1],
-                    color=style.colour,
-                    marker="x",
-                    markersize=7,
-                    zorder=4,
-                )
-
-
-def _layers_axis(ax: Axes, summary: Summary, *, base: bool) -> None:
-    layers = [row.n for row in summary.rows]
-    ticks = [0, *layers] if base else layers
-    ax.set_xticks(ticks, ["base" if n == 0 else str(n) for n in ticks])
-    if ticks:
-        ax.set_xlim(ticks[0] - 0.5, ticks[-1] + 0.5)
-    ax.set_xlabel("layers copied, n")
-    ax.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
-    ax.set_axisbelow(True)
-
-
-def _nothing(ax: Axes, drawn: bool) -> None:
-    if not drawn:
-        ax.text(0.5, 0.5, "nothing to compare yet", transform=ax.transAxes, ha="center", va="center", color=FAINT)
+def _handle(style: Style) -> Line2D:
+    return Line2D([], [], color=style.colour, linestyle=style.line, label=style.label, **drawing.marker(style, 4.5))
 
 
 def _task(recorded: Recorded, target: str) -> str:
-    classes = recorded.facts.get("classes", {}).get(target)
-    return f"Task {target}" + (f", {len(classes)} classes" if classes else "")
+    classes = class_count(recorded.facts, target)
+    return f"Task {target}" + (f", {classes} classes" if classes else "")
 
 
 def _thin(result: Result) -> list[tuple[int, float]]:
@@ -400,5 +469,5 @@ def _thin(result: Result) -> list[tuple[int, float]]:
     return checks if stride <= 1 else [*checks[:-1:stride], checks[-1]]
 
 
-def _steps(value: float) -> str:
+def _thousands(value: float) -> str:
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from fasttransfer.analysis import Estimate, Row, Score, Summary, mean_chance, summarise
-from fasttransfer.records import Recorded
-from fasttransfer.report.numbers import cost, decimals, per_cent
+from fasttransfer.analysis import (
+    STUCK_SHARE,
+    Estimate,
+    Row,
+    Score,
+    Summary,
+    budget_of,
+    class_count,
+    confounds,
+    mean_chance,
+    recovered,
+    share_at_chance,
+    stuck,
+    summarise,
+)
+from fasttransfer.records import Recorded, Result
+from fasttransfer.report.numbers import cost, decimals, half, label, per_cent, some
 
 CHEAP = 0.02  # a frozen transfer that costs less than these two points is called cheap
 _VISIBLE = 0.005  # losses below half a point are not taken apart
@@ -27,11 +40,13 @@ def findings(recorded: Recorded, score: Score = "last") -> list[Finding]:
     summary = summarise(recorded.results, score=score)
     digits = decimals(recorded.facts, summary.targets)
     level = mean_chance(recorded.facts, summary.targets)
+    unit = recorded.facts.get("seeds_are", "seeds")
     found = (
-        _frozen_transfer(summary, digits),
-        _parts(summary, digits),
-        _fine_tuning(summary, digits),
-        _random(summary, digits, level),
+        _frozen_transfer(summary, digits, unit),
+        _parts(summary, digits, unit),
+        _fine_tuning(summary, digits, unit),
+        _random(summary, "random", "frozen random layers", digits, level, unit),
+        _random(summary, "random-he", "with He's initial values frozen random layers", digits, level, unit),
     )
     kept = [finding for finding in found if finding is not None]
     return [
@@ -40,10 +55,63 @@ def findings(recorded: Recorded, score: Score = "last") -> list[Finding]:
     ]
 
 
+def warnings(recorded: Recorded, score: Score = "last") -> list[str]:
+    """What is missing, confounded or stuck, in sentences for the report; none where all is well."""
+    unit = recorded.facts.get("seeds_are", "seeds")
+    return [*_stuck(recorded), *confounds(recorded.results, score, seeds_are=unit)]
+
+
+def _stuck(recorded: Recorded) -> list[str]:
+    """Networks that sat at the loss of an even guess, told apart by what that means."""
+    several = len({result.seed for result in recorded.results}) > 1
+    found: dict[str, list[Result]] = {"bases": [], "random": [], "others": []}
+    late = []
+    budgets = {target: budget_of(recorded.results, target) for target in {r.target for r in recorded.results}}
+    for result in recorded.results:
+        classes = class_count(recorded.facts, result.target)
+        budget = budgets[result.target]
+        if not classes or not stuck(result, classes, budget):
+            continue
+        if recovered(result, classes):
+            share = f"{100 * share_at_chance(result, classes, budget):.0f} %"
+            late.append(f"{result.name} (seed {result.seed}, {share})" if several else f"{result.name} ({share})")
+            continue
+        kind = "bases" if result.treatment == "base" else "random" if result.source in ("R", "H") else "others"
+        found[kind].append(result)
+    told = []
+    if found["bases"]:
+        told.append(
+            f"Stuck at chance, their loss no better than an even guess's: {_names(found['bases'], several)}. What is "
+            "compared with such a base, or copied from it, says nothing about transfer; it is in every mean even so."
+        )
+    if found["others"]:
+        told.append(
+            f"Stuck at chance, their loss no better than an even guess's: {_names(found['others'], several)}. They are "
+            "in the means: training failed there, and how much of a cost is that failure cannot be told."
+        )
+    if found["random"]:
+        told.append(
+            f"Random controls stuck at chance: {_names(found['random'], several)}. Nothing that can be learned from "
+            "passes their frozen layers: they do not tell what random features are worth, and are in the means."
+        )
+    if late:
+        told.append(
+            f"At chance for more than {100 * STUCK_SHARE:.0f} % of training before learning began: {some(late)}."
+        )
+    return told
+
+
+def _names(results: Sequence[Result], several: bool) -> str:
+    return some([label(result, several) for result in results])
+
+
 def _caution(summary: Summary) -> str:
     """What the first sentence opens with where no number has an interval."""
-    if len(summary.seeds) > 1:
+    estimates = [found for row in summary.rows for found in row.difference.values()]
+    if any(found.half is not None for found in estimates):
         return ""
+    if len(summary.seeds) > 1:
+        return "without an interval anywhere, "
     return "in this single run, " if len(summary.targets) == 1 else "with one run for each task, "
 
 
@@ -52,7 +120,7 @@ def _sentence(text: str, opening: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _frozen_transfer(summary: Summary, digits: int) -> Finding | None:
+def _frozen_transfer(summary: Summary, digits: int, unit: str) -> Finding | None:
     losses = {
         row.n: replace(difference, value=-difference.value)
         for row in summary.rows
@@ -66,22 +134,31 @@ def _frozen_transfer(summary: Summary, digits: int) -> Finding | None:
     first = next((n for n in losses if losses[n].value >= CHEAP), None)
     if first is None:
         at_most = f"at most {peak}" if losses[most].value > 0 else "indeed nothing"
-        text = f"copying and freezing {_layers(list(losses))} costs less than {limit}, {at_most}"
-        return _finding(text, summary, list(losses.values()))
+        text = (
+            f"copying and freezing {_layers(list(losses))} costs less than {limit}, {at_most}{_doubt(losses, losses)}"
+        )
+        return _finding(text, summary, list(losses.values()), unit)
     if before := [n for n in losses if n < first]:
         stays = all(loss.value >= CHEAP for n, loss in losses.items() if n > first)
         text = (
-            f"copying and freezing {_layers(before)} costs less than {limit}; "
+            f"copying and freezing {_layers(before)} costs less than {limit}{_doubt(losses, before)}; "
             f"{'from layer' if stays else 'at n ='} {first} it costs {cost(losses[first], digits)}"
         )
     else:
         text = f"even copying and freezing {_layers([first])} costs {cost(losses[first], digits)} points"
     if most != first:
         text += f", rising to {peak}"
-    return _finding(text, summary, list(losses.values()))
+    return _finding(text, summary, list(losses.values()), unit)
 
 
-def _parts(summary: Summary, digits: int) -> Finding | None:
+def _doubt(losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
+    """Where a cost that is called cheap by its mean may be none by its interval."""
+    most = {n: loss.value + loss.half for n in cheap if (loss := losses[n]).half is not None}
+    doubtful = [n for n, at_most in most.items() if at_most >= CHEAP]
+    return f" (by their intervals not for sure at n = {', '.join(map(str, doubtful))})" if doubtful else ""
+
+
+def _parts(summary: Summary, digits: int, unit: str) -> Finding | None:
     split = [row for row in summary.rows if row.lost and row.co_adaptation and row.specificity]
     if not split:
         return None
@@ -91,15 +168,17 @@ def _parts(summary: Summary, digits: int) -> Finding | None:
         return None
     least = 0.5 * 10 ** -(digits + 2)  # what rounds to zero is not called a part
     if co_adaptation.value < least:
-        gains = "" if co_adaptation.value > -least else ", it gains a little"
+        gained = replace(co_adaptation, value=-co_adaptation.value)
+        kept = "loses nothing" if co_adaptation.value > -least else f"gains {cost(gained, digits)}"
         text = (
             f"the {cost(lost, digits)} points lost by the frozen transfer at n = {row.n} are all "
-            f"specificity: the selffer there loses nothing{gains}"
+            f"specificity: the selffer there {kept}"
         )
     elif specificity.value < least:
+        as_much = "as much" if specificity.value > -least else f"even {cost(co_adaptation, digits)}"
         text = (
             f"the {cost(lost, digits)} points lost by the frozen transfer at n = {row.n} are all "
-            "co-adaptation: the selffer loses as much"
+            f"co-adaptation: the selffer there loses {as_much}"
         )
     else:
         text = (
@@ -109,7 +188,7 @@ def _parts(summary: Summary, digits: int) -> Finding | None:
     peak = _peak(split)
     if peak is not None and peak.n != row.n and peak.co_adaptation is not None:
         text += f"; co-adaptation is largest at n = {peak.n}, {cost(peak.co_adaptation, digits)} points"
-    return _finding(text, summary, [lost])
+    return _finding(text, summary, [lost], unit)
 
 
 def _peak(rows: Sequence[Row]) -> Row | None:
@@ -117,42 +196,59 @@ def _peak(rows: Sequence[Row]) -> Row | None:
     return row if row.co_adaptation is not None and row.co_adaptation.value >= _VISIBLE else None
 
 
-def _fine_tuning(summary: Summary, digits: int) -> Finding | None:
-    boosts = [row.boost for row in summary.rows if row.boost is not None]
-    if not boosts:
+def _fine_tuning(summary: Summary, digits: int, unit: str) -> Finding | None:
+    boost, selffer = summary.difference.get("transfer+"), summary.difference.get("selffer+")
+    if boost is None:
         return None
-    mean = math.fsum(boost.value for boost in boosts) / len(boosts)
-    text = f"fine-tuned, a network with copied layers ends {_from_base(mean, digits)} on average over n"
-    over = [row.boost_over_selffer for row in summary.rows if row.boost_over_selffer is not None]
-    if over:
-        more = math.fsum(boost.value for boost in over) / len(over)
-        side = "more" if more >= 0 else "less"
-        text += f", {100 * abs(more):.{digits}f} {side} than the fine-tuned selffer"
-    return _finding(text, summary, boosts)
+    text = f"fine-tuned, a network with copied layers ends {_from_base(boost, digits)} on average over n"
+    over = summary.boost_over_selffer
+    if over is not None:
+        amount = cost(replace(over, value=abs(over.value)), digits)
+        if float(amount.split()[0]) == 0:
+            text += f", level with the fine-tuned selffer{half(over, digits)}"
+        else:
+            text += f", {amount} {'more' if over.value > 0 else 'less'} than the fine-tuned selffer"
+            if over.half is not None and over.half >= abs(over.value):
+                text += ", a difference that may be chance"
+    elif selffer is not None:
+        text += (
+            "; the fine-tuned selffer, which was not run on the same halves and cuts, ends "
+            f"{_from_base(selffer, digits)}, so whether the other task adds anything cannot be told"
+        )
+    return _finding(text, summary, [row.boost for row in summary.rows if row.boost is not None], unit)
 
 
-def _random(summary: Summary, digits: int, level: float | None) -> Finding | None:
-    measured = [(row.n, row.top1["random"]) for row in summary.rows if "random" in row.top1]
+def _random(
+    summary: Summary, treatment: str, subject: str, digits: int, level: float | None, unit: str
+) -> Finding | None:
+    measured = [(row.n, row.top1[treatment]) for row in summary.rows if treatment in row.top1]
     if not measured:
         return None
     first_n, first = measured[0]
     least_n, least = min(measured, key=lambda item: item[1].value)
-    text = f"frozen random layers give {per_cent(first.value, digits)} % at n = {first_n}"
+    text = f"{subject} give {per_cent(first.value, digits)} % at n = {first_n}"
     if least_n != first_n:
         text += f" and fall to {per_cent(least.value, digits)} % at n = {least_n}"
     if level is not None:
         text += f", against chance {per_cent(level, digits)} %"
-    return _finding(text, summary, [value for _, value in measured])
+    return _finding(text, summary, [value for _, value in measured], unit)
 
 
-def _finding(text: str, summary: Summary, estimates: Sequence[Estimate]) -> Finding:
+def _finding(text: str, summary: Summary, estimates: Sequence[Estimate], unit: str) -> Finding:
     fewest, most = min(e.runs for e in estimates), max(e.runs for e in estimates)
     if most == 1:
         return Finding(text, "one run for each n, so no interval")
-    if all(e.half is None for e in estimates):
+    if all(e.half is None for e in estimates) and max(e.seeds for e in estimates) == 1:
         return Finding(text, f"mean of {len(summary.targets)} tasks, one run each, so no interval")
     basis = f"{most} runs for each n" if fewest == most else f"{fewest} to {most} runs for each n"
-    return Finding(text, f"{basis}; ± is a 95 % interval over seeds")
+    if all(e.half is None for e in estimates):
+        return Finding(text, f"{basis}, not enough on any one task for an interval")
+    if "±" not in text:
+        return Finding(text, basis)
+    seeds = sorted({e.seeds for e in estimates if e.half is not None})
+    over = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+    few = "; with two it is wide" if seeds[0] == 2 else ""
+    return Finding(text, f"{basis}; ± is a 95 % interval over {over} {unit}{few}")
 
 
 def _layers(counts: Sequence[int]) -> str:
@@ -166,8 +262,8 @@ def _layers(counts: Sequence[int]) -> str:
     return f"n = {', '.join(map(str, counts))} layers"
 
 
-def _from_base(difference: float, digits: int) -> str:
-    amount = f"{100 * abs(difference):.{digits}f}"
+def _from_base(difference: Estimate, digits: int) -> str:
+    amount = f"{100 * abs(difference.value):.{digits}f}"
     if float(amount) == 0:
-        return "level with its base"
-    return f"{amount} points {'above' if difference > 0 else 'below'} its base"
+        return f"level with its base{half(difference, digits)}"
+    return f"{amount}{half(difference, digits)} points {'above' if difference.value > 0 else 'below'} its base"

@@ -49,6 +49,11 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
+def some(names: Sequence[str]) -> str:
+    """The first eight names, and how many there are beside them."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
 def label(result: Result, several_seeds: bool) -> str:
     """The paper's name of a network, with its seed where the study has several."""
     return f"{result.name} (seed {result.seed})" if several_seeds else result.name

@@ -4,80 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fasttransfer.analysis import Estimate, Score, Summary, chance, score_of, summarise
+from fasttransfer.analysis import Score, Summary, score_of, summarise
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report import figures
+from fasttransfer.report.blocks import PART_HEADS, blocks, task_title
+from fasttransfer.report.cautions import cautions
+from fasttransfer.report.drawing import STYLES, layer_colour
+from fasttransfer.report.filters import first_filters
 from fasttransfer.report.findings import findings
-from fasttransfer.report.numbers import cost, count, decimals, half, label, per_cent, points
-from fasttransfer.report.svg import inline
-
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters["tied"] = lambda text: text.replace(" %", "\u00a0%").replace("n = ", "n\u00a0=\u00a0")
-_SCORES = {"last": "the last validation check", "best10": "the mean of the ten best validation checks"}
-_GLYPHS = {"o": ("●", "○"), "s": ("■", "□"), "D": ("◆", "◇"), "^": ("▲", "△")}  # marker: filled, hollow
+from fasttransfer.report.numbers import count, decimals, per_cent, points
+from fasttransfer.report.template import SCORES, Key, element, part_keys, render, treatment_keys
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """What stands in one field of a table: a number, and in small print its difference and its runs."""
+def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = None) -> str:
+    """The whole of index.html. `score` is what means and figures are made of; single networks show both.
 
-    main: str
-    small: str = ""
-    runs: str = ""  # only where fewer runs are behind it than the study plans
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The tables of one target, or of the mean over targets."""
-
-    title: str
-    base: str
-    chance: str
-    treatments: tuple[str, ...]
-    top1: tuple[tuple[int, tuple[_Cell, ...]], ...]
-    parts: tuple[tuple[int, tuple[_Cell, ...]], ...]
-
-
-def page(recorded: Recorded, score: Score = "last") -> str:
-    """The whole of index.html. `score` is what means and figures are made of; single networks show both."""
+    `overlay` is the part of the paper whose curves are laid behind the study's.
+    """
     summary = summarise(recorded.results, score=score)
-    digits = decimals(recorded.facts, summary.targets)
-    several = len(summary.targets) > 1
-    blocks = [_block(recorded, summary, digits, "Mean of both tasks")] if several else []
-    for target in summary.targets:
-        alone = summarise(recorded.results, score=score, target=target)
-        blocks.append(_block(recorded, alone, decimals(recorded.facts, [target]), _task(recorded, target)))
     states = [result.state for result in recorded.results]
-    return _TEMPLATES.get_template("page.html.j2").render(
+    drawn: dict[str, Any] = {
+        "accuracy": _accuracy(recorded, summary, overlay),
+        "decomposition": _decomposition(recorded, summary),
+        "numbers": [block for block in blocks(recorded, summary) if block.top1] if states.count("done") else [],
+        "learning": _learning(recorded),
+        "filters": _filters(recorded),
+    }
+    return render(
+        "page.html.j2",
+        **drawn,
+        sections=[(name, title, name not in drawn or drawn[name]) for name, title in _SECTIONS.items()],
         name=recorded.folder.name or str(recorded.folder),
         facts_line=_facts_line(recorded, summary),
         synthetic=bool(recorded.facts.get("synthetic")),
         done=states.count("done"),
         total=len(states),
         findings=findings(recorded, score),
-        warnings=_warnings(recorded, summary),
-        score=_SCORES[score],
-        keys=_keys(summary),
-        part_keys=figures.PART_COLOURS,
+        warnings=cautions(recorded, summary),
+        score=SCORES[score],
+        keys=_keys(summary, overlay),
+        overlaid=_overlaid(overlay),
+        part_heads=PART_HEADS,
+        part_keys=part_keys(),
         layer_keys=_layer_keys(recorded),
-        curve_tasks=figures.curve_tasks(recorded),
-        accuracy=_accuracy_figures(recorded, summary),
-        parts=_parts_figures(recorded, summary),
-        learning=_learning_figures(recorded),
-        blocks=blocks,
         networks=_networks(recorded),
         several_seeds=len(summary.seeds) > 1,
         precision=_precision(recorded, summary),
@@ -87,6 +61,18 @@ def page(recorded: Recorded, score: Score = "last") -> str:
         events=recorded.events,
         command=recorded.facts.get("command", ""),
     )
+
+
+_SECTIONS = {
+    "accuracy": "Accuracy",
+    "decomposition": "What is lost, and to what",
+    "numbers": "Numbers",
+    "learning": "Learning curves",
+    "filters": "Filters",
+    "networks": "Networks",
+    "made": "How it was made",
+    "cite": "How to cite",
+}
 
 
 def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
@@ -103,77 +89,6 @@ def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
     if summary.seeds:
         line.append(count(len(summary.seeds), "seed"))
     return line
-
-
-def _warnings(recorded: Recorded, summary: Summary) -> list[str]:
-    several = len(summary.seeds) > 1
-    told = []
-    if not several and any(row.top1 for row in summary.rows):
-        told.append(
-            "One seed: every number rests on a single run for each task, so it has no interval and small "
-            "differences may be chance. More seeds give intervals."
-        )
-    failed: dict[str, list[str]] = {}
-    for result in recorded.results:
-        if result.state == "diverged":
-            failed.setdefault(result.reason, []).append(label(result, several))
-    for reason, names in failed.items():
-        why = f": {reason}" if reason else ""
-        told.append(f"Diverged, left out of every mean, drawn as a cross: {', '.join(names)}{why}.")
-    waiting = [result for result in recorded.results if result.state not in ("done", "diverged")]
-    if waiting:
-        first = ", ".join(label(result, several) for result in waiting[:8])
-        more = f" and {len(waiting) - 8} more" if len(waiting) > 8 else ""
-        told.append(f"Unfinished, not counted in any mean: {first}{more}.")
-    if recorded.facts.get("held_out"):
-        told.append("The source has no validation pictures: they were cut from its training pictures.")
-    if refused := recorded.facts.get("refused"):
-        told.append(f"{count(refused, 'picture')} could not be decoded and took no part.")
-    return told
-
-
-def _block(recorded: Recorded, summary: Summary, digits: int, title: str) -> _Block:
-    planned = len(summary.targets) * len(summary.seeds)
-    levels = [level for target in summary.targets if (level := chance(recorded.facts, target)) is not None]
-    level = math.fsum(levels) / len(levels) if levels else None
-
-    def runs(estimate: Estimate) -> str:
-        return "" if estimate.runs == planned else f"{estimate.runs} of {planned} runs"
-
-    def top1(estimate: Estimate | None, difference: Estimate | None) -> _Cell:
-        if estimate is None:
-            return _Cell("–")
-        small = points(difference.value, digits) + half(difference, digits) if difference else ""
-        return _Cell(per_cent(estimate.value, digits), small, runs(estimate))
-
-    def part(estimate: Estimate | None) -> _Cell:
-        return _Cell("–") if estimate is None else _Cell(cost(estimate, digits), "", runs(estimate))
-
-    def boost(estimate: Estimate | None) -> _Cell:
-        if estimate is None:
-            return _Cell("–")
-        return _Cell(points(estimate.value, digits) + half(estimate, digits), "", runs(estimate))
-
-    return _Block(
-        title=title,
-        base=per_cent(summary.base.value, digits) + half(summary.base, digits) if summary.base else "",
-        chance="" if level is None else per_cent(level, digits),
-        treatments=summary.treatments,
-        top1=tuple(
-            (row.n, tuple(top1(row.top1.get(name), row.difference.get(name)) for name in summary.treatments))
-            for row in summary.rows
-        ),
-        parts=tuple(
-            (
-                row.n,
-                (
-                    part(row.lost), part(row.co_adaptation), part(row.specificity),
-                    boost(row.boost), boost(row.boost_over_selffer),
-                ),
-            )
-            for row in summary.rows
-        ),
-    )  # fmt: skip
 
 
 def _networks(recorded: Recorded) -> list[dict[str, Any]]:
@@ -217,7 +132,7 @@ def _precision(recorded: Recorded, summary: Summary) -> str:
             spread = 196 * math.sqrt(base.value * (1 - base.value) / pictures)
             told.append(
                 f"Of task {target}'s {pictures:,} validation pictures each is worth {100 / pictures:.2g} "
-                f"points; another such set would move its base by ± {spread:.1g} (95 %)."
+                f"points; another such set would move its base by ± {spread:.2g} (95 %)."
             )
     if told:
         told.append("Networks are compared on the same pictures: their differences are sharper than that.")
@@ -228,7 +143,7 @@ def _tasks(recorded: Recorded) -> list[dict[str, Any]]:
     words = recorded.facts.get("words", {})
     return [
         {
-            "title": _task(recorded, task),
+            "title": task_title(recorded, task),
             "train": recorded.facts.get("train_pictures", {}).get(task),
             "val": recorded.facts.get("val_pictures", {}).get(task),
             "classes": [words.get(name, name) for name in classes],
@@ -237,70 +152,78 @@ def _tasks(recorded: Recorded) -> list[dict[str, Any]]:
     ]
 
 
-def _task(recorded: Recorded, target: str) -> str:
-    classes = recorded.facts.get("classes", {}).get(target)
-    return f"Task {target}" + (f", {len(classes)} classes" if classes else "")
-
-
-def _keys(summary: Summary) -> list[dict[str, str]]:
-    drawn = {"base"}.union(*(row.top1 for row in summary.rows))
-    keys = []
-    for name, style in figures.STYLES.items():
-        if name in drawn:
-            line = "dashed" if name == "base" else {"-": "solid", "--": "dashed", ":": "dotted"}[style.line]
-            glyph = _GLYPHS[style.marker][0 if style.filled else 1]
-            colour = "var(--ink)" if name == "base" else style.colour
-            keys.append({"label": style.label, "line": line, "glyph": glyph, "colour": colour})
+def _keys(summary: Summary, overlay: Recorded | None) -> list[Key]:
+    keys = treatment_keys({"base"}.union(*(row.top1 for row in summary.rows)))
+    if overlay is not None:
+        keys.append(Key("the paper's, in the same colours", "var(--faint)", swatch="behind"))
     return keys
 
 
-def _layer_keys(recorded: Recorded) -> list[tuple[int, str]]:
-    return [(n, figures.layer_colour(n)) for n in sorted({r.n for r in recorded.results if r.n})]
+def _overlaid(overlay: Recorded | None) -> str:
+    """What is laid behind, and what it lacks."""
+    if overlay is None:
+        return ""
+    halves = "natural and man-made" if overlay.study.get("split") == "natural-manmade" else "random"
+    ran = ", ".join(summarise(overlay.results).treatments)
+    return (
+        f"Broad and pale behind the differences: the paper's networks on {halves} halves of ImageNet ({ran}), as "
+        "published. Its pictures and the length of its training were others: compare the shapes."
+    )
 
 
-def _accuracy_figures(recorded: Recorded, summary: Summary) -> list[Markup]:
+def _layer_keys(recorded: Recorded) -> list[Key]:
+    keys = [Key(f"n = {n}", layer_colour(n)) for n in sorted({r.n for r in recorded.results if r.n})]
+    if len(tasks := figures.curve_tasks(recorded)) > 1:
+        keys += [Key(f"task {tasks[0]}", "var(--ink)"), Key(f"task {tasks[1]}", "var(--ink)", "dashed")]
+    return keys
+
+
+def _accuracy(recorded: Recorded, summary: Summary, overlay: Recorded | None) -> list[Markup]:
     if summary.base is None and not any(row.top1 for row in summary.rows):
         return []
     drawn = [
-        inline(
-            figures.top1(recorded, target, summary.score),
+        element(
+            figures.accuracy(recorded, summary.score, target=target, keys=False),
             f"top1-{target}",
             f"Top-1 against n on task {target}",
         )
         for target in summary.targets
     ]
     if summary.rows:
-        figure = figures.differences(recorded, summary.score)
-        drawn.append(inline(figure, "differences", "Difference of top-1 from the base against n"))
-    return [Markup(text) for text in drawn]
+        figure = figures.differences(recorded, summary.score, overlay=overlay, keys=False)
+        drawn.append(element(figure, "differences", "Difference of top-1 from the base against n"))
+    return drawn
 
 
-def _parts_figures(recorded: Recorded, summary: Summary) -> list[Markup]:
+def _decomposition(recorded: Recorded, summary: Summary) -> list[Markup]:
     if not any(row.lost and row.co_adaptation and row.specificity for row in summary.rows):
         return []
     chosen: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
     return [
-        Markup(
-            inline(
-                figures.parts_of(recorded, target, summary.score),
-                f"parts-{target or 'mean'}",
-                f"Points lost by parts against n, {f'task {target}' if target else 'mean'}",
-            )
+        element(
+            figures.decomposition(recorded, summary.score, target=target, keys=False),
+            f"parts-{target or 'mean'}",
+            f"Points lost to co-adaptation and to specificity against n, {f'task {target}' if target else 'mean'}",
         )
         for target in chosen
     ]
 
 
-def _learning_figures(recorded: Recorded) -> list[Markup]:
+def _learning(recorded: Recorded) -> list[Markup]:
     return [
-        Markup(
-            inline(
-                figures.learning_of(recorded, treatment),
-                f"learning-{treatment.replace('+', '-plus')}",
-                f"Validation top-1 against steps, {treatment}",
-            )
+        element(
+            figures.learning(recorded, treatment, keys=False),
+            f"learning-{treatment.replace('+', '-plus')}",
+            f"Validation top-1 against steps, {STYLES[treatment].label}",
         )
         for treatment in figures.curves_of(recorded)
+    ]
+
+
+def _filters(recorded: Recorded) -> list[Markup]:
+    return [
+        element(figures.filters(recorded, target=task), f"filters-{task}", f"Filters of conv1 of base{task}")
+        for task in first_filters(recorded)
     ]
 
 

@@ -1,34 +1,45 @@
-"""results.csv: one row a network, for whoever wants to compute something else."""
+"""results.csv, a row a network, and means.csv, a row a mean: for whoever wants to compute something else."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fasttransfer.analysis import chance, score_of
-from fasttransfer.records import Recorded
+from fasttransfer.analysis import (
+    Estimate,
+    Score,
+    chance,
+    class_count,
+    score_of,
+    share_at_chance,
+    stuck,
+    summarise,
+)
+from fasttransfer.records import Recorded, Result
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
-    "val_loss", "base_top1", "difference_to_base", "classes", "chance",
+    "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes", "chance",
+    "share_at_chance", "stuck", "reason",
 )  # fmt: skip
+MEANS = ("study", "n", "what", "mean", "half_interval_95", "runs", "seeds")
 
 
 def results_csv(recorded: Recorded) -> bytes:
     """Every network of the study, in its order. Scores in [0, 1]; a field that has no value yet is empty.
 
     `val_top1` is the last check of whatever was trained so far, `state` says whether that was all;
-    `difference_to_base` is there only once both networks are done.
+    the differences are there only once both networks are done, each paired with the base of its own target and seed.
+    `share_at_chance` is the share of training spent at the loss of an even guess, `stuck` whether that is too much.
     """
-    bases = {
-        (result.target, result.seed): score_of(result) for result in recorded.results if result.treatment == "base"
-    }
+    bases = {(r.target, r.seed): r for r in recorded.results if r.treatment == "base"}
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for result in recorded.results:
-        base, own = bases.get((result.target, result.seed)), score_of(result)
+        classes = class_count(recorded.facts, result.target)
         row: dict[str, Any] = {
             "name": result.name,
             "treatment": result.treatment,
@@ -41,13 +52,51 @@ def results_csv(recorded: Recorded) -> bytes:
             "val_top1": _number(result.last_top1),
             "val_top1_best10": _number(result.best10_top1),
             "val_loss": _number(result.last_loss),
-            "base_top1": _number(base),
-            "difference_to_base": _number(None if base is None or own is None else own - base),
-            "classes": len(recorded.facts.get("classes", {}).get(result.target, ())) or None,
+            **_paired(result, bases.get((result.target, result.seed)), "last", ""),
+            **_paired(result, bases.get((result.target, result.seed)), "best10", "_best10"),
+            "classes": classes,
             "chance": _number(chance(recorded.facts, result.target)),
+            "share_at_chance": f"{share_at_chance(result, classes):.3f}" if classes and result.evaluations else None,
+            "stuck": int(stuck(result, classes)) if classes and result.state == "done" else None,
+            "reason": result.reason,
         }
         writer.writerow(row)
     return out.getvalue().encode()
+
+
+def means_csv(studies: Mapping[str, Recorded], score: Score = "last") -> bytes:
+    """The paired differences of studies and their parts, for each n over targets and seeds, in [-1, 1].
+
+    `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `runs` and `seeds` say
+    how many are behind the mean. What is lost, and its two parts, are over the runs that have all three networks.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(MEANS)
+    for name, recorded in studies.items():
+        for n, what, mean in _means(recorded, score):
+            writer.writerow((name, n, what, f"{mean.value:.6f}", _number(mean.half), mean.runs, mean.seeds))
+    return out.getvalue().encode()
+
+
+def _means(recorded: Recorded, score: Score) -> Iterator[tuple[int, str, Estimate]]:
+    for row in summarise(recorded.results, score=score).rows:
+        yield from ((row.n, f"{treatment} - base", mean) for treatment, mean in row.difference.items())
+        parts = {
+            "lost by transfer": row.lost,
+            "co-adaptation": row.co_adaptation,
+            "specificity": row.specificity,
+            "transfer+ - selffer+": row.boost_over_selffer,
+        }
+        yield from ((row.n, what, mean) for what, mean in parts.items() if mean is not None)
+
+
+def _paired(result: Result, base: Result | None, score: Score, suffix: str) -> dict[str, str | None]:
+    own, other = score_of(result, score), score_of(base, score) if base else None
+    return {
+        f"base_top1{suffix}": _number(other),
+        f"difference_to_base{suffix}": _number(None if own is None or other is None else own - other),
+    }
 
 
 def _number(value: float | None) -> str | None:

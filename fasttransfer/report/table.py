@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fasttransfer.analysis import Estimate, Row, Score, Summary, mean_chance, summarise
 from fasttransfer.records import Recorded
-from fasttransfer.report.numbers import MINUS, cost, count, decimals, label, per_cent, points
+from fasttransfer.report.numbers import MINUS, cost, count, decimals, label, per_cent, points, some
 
 
 def table(recorded: Recorded, *, score: Score = "last") -> RenderableType:
@@ -71,7 +71,8 @@ def _plain(text: str) -> str:
 
 
 def _note(recorded: Recorded, summary: Summary) -> str:
-    behind = f"{count(len(summary.targets), 'target')} and {count(len(summary.seeds), 'seed')}"
+    unit = recorded.facts.get("seeds_are", "seeds").removesuffix("s")
+    behind = f"{count(len(summary.targets), 'target')} and {count(len(summary.seeds), unit)}"
     which = "last check" if summary.score == "last" else "ten best checks"
     lines = [
         f"Top-1 in %, mean over {behind}, {which}.",
@@ -79,6 +80,9 @@ def _note(recorded: Recorded, summary: Summary) -> str:
     ]
     if {"selffer", "transfer"} <= set(summary.treatments):
         lines.append("co-ad.: base - selffer; spec.: selffer - transfer; both in points lost.")
+    planned = len(summary.targets) * len(summary.seeds)
+    if any(top1.runs < planned for row in summary.rows for top1 in row.top1.values()):
+        lines.append("Where runs are missing, top-1 is of those there are; brackets stay paired.")
     if len(summary.seeds) == 1:
         lines.append("One seed: no interval, small differences may be chance.")
     if recorded.facts.get("synthetic"):
@@ -86,7 +90,7 @@ def _note(recorded: Recorded, summary: Summary) -> str:
     several = len(summary.seeds) > 1
     diverged = [label(result, several) for result in recorded.results if result.state == "diverged"]
     if diverged:
-        lines.append(f"Diverged, not counted: {', '.join(diverged)}.")
+        lines.append(f"Diverged, not counted: {some(diverged)}.")
     if any(r.state not in ("done", "diverged") for r in recorded.results):
         lines.append(f"Unfinished: {_progress(recorded)}; the rest is not counted.")
     return "\n".join(lines)

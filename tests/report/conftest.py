@@ -10,6 +10,7 @@ import pytest
 
 from fasttransfer.cells import study_cells
 from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.report.side_by_side import paper_page
 
 # What each treatment loses at n = 1..7 against a base at 0.74.
 LOSSES = {
@@ -96,7 +97,13 @@ def made_up(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def papers_page() -> str:
+    """The page of the paper's results, drawn once."""
+    return paper_page()
+
+
+@pytest.fixture(scope="session")
 def study() -> Callable[..., Recorded]:
     """Makes studies up: see `made_up`."""
     return made_up

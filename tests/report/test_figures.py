@@ -6,27 +6,36 @@ import subprocess
 import sys
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
+from fasttransfer import paper
 from fasttransfer.analysis import summarise
 from fasttransfer.records import Evaluation, Recorded
 from fasttransfer.report import figures
-from fasttransfer.report.svg import inline, png, svg
+from fasttransfer.report.drawing import STYLES
+from fasttransfer.report.filters import montage
+from fasttransfer.report.svg import inline, pdf, png, svg
 
-ALL = {"accuracy": figures.accuracy, "parts": figures.parts, "learning": figures.learning}
+ALL = {
+    "accuracy": figures.accuracy,
+    "differences": figures.differences,
+    "decomposition": figures.decomposition,
+    "learning": figures.learning,
+}
 
 
 def line_of(ax: Axes, treatment: str) -> np.ndarray:
     """The heights of the mean line of `treatment`."""
-    style = figures.STYLES[treatment]
-    (found,) = (line for line in ax.lines if line.get_color() == style.colour and line.get_linewidth() == 1.6)
+    style = STYLES[treatment]
+    (found,) = (line for line in ax.lines if line.get_color() == style.colour and line.get_linewidth() == 1.4)
     return np.asarray(found.get_ydata(), dtype=float)
 
 
@@ -37,8 +46,8 @@ def steps_of(line: Line2D) -> list[float]:
 
 def test_lines_are_means_and_dots_are_runs(study: Callable[..., Recorded]) -> None:
     made = study(("A", "B"), (0, 1, 2))
-    figure = figures.accuracy(made)
-    on_a, on_b, both = figure.axes
+    on_a, on_b = figures.accuracy(made).axes
+    (both,) = figures.differences(made).axes
     for ax, target in ((on_a, "A"), (on_b, "B")):
         rows = summarise(made.results, target=target).rows
         for treatment in ("selffer", "selffer+", "transfer", "transfer+", "random"):
@@ -51,25 +60,134 @@ def test_lines_are_means_and_dots_are_runs(study: Callable[..., Recorded]) -> No
 
 
 def test_treatments_differ_by_more_than_colour() -> None:
-    looks = {(s.line, s.marker, s.filled) for s in figures.STYLES.values()}
-    assert len(looks) == len(figures.STYLES)
+    looks = {(s.line, s.marker, s.filled) for s in STYLES.values()}
+    assert len(looks) == len(STYLES)
 
 
-def test_bars_add_up_to_what_is_lost(study: Callable[..., Recorded]) -> None:
-    made = study(("B",), (0,))
-    (ax,) = figures.parts(made).axes
-    heights: dict[int, float] = {}
-    for bar in ax.patches:
-        assert isinstance(bar, Rectangle)
-        n = round(bar.get_x() + bar.get_width() / 2)
-        heights[n] = heights.get(n, 0.0) + bar.get_height()
-    lost = {row.n: 100 * row.lost.value for row in summarise(made.results).rows if row.lost}
-    assert heights == pytest.approx(lost)
+def heights(ax: Axes, colour: str, n: int) -> float:
+    """How much of the areas of `colour` stands at n; negative below the base."""
+    found = 0.0
+    for area in ax.collections:
+        if to_hex(area.get_facecolor()[0]) == colour:  # type: ignore[index]
+            for path in area.get_paths():
+                edges = [y for x, y in np.asarray(path.vertices) if abs(x - n) < 1e-9]
+                if edges:
+                    size = max(edges) - min(edges)
+                    found += size if max(edges) > 1e-9 else -size
+    return found
+
+
+@pytest.mark.parametrize("layers", [range(1, 8), [2, 5], [3]])
+def test_areas_add_up_to_what_is_lost(study: Callable[..., Recorded], layers: Sequence[int]) -> None:
+    made = study(("B",), (0,), layers=layers)
+    (ax,) = figures.decomposition(made).axes
+    for row in summarise(made.results).rows:
+        assert row.lost and row.co_adaptation and row.specificity
+        parts = {"co-adaptation": row.co_adaptation.value, "specificity": row.specificity.value}
+        for part, value in parts.items():
+            assert heights(ax, figures.PART_COLOURS[part], row.n) == pytest.approx(-100 * value, abs=1e-6)
+
+
+def test_what_was_not_measured_is_not_filled(study: Callable[..., Recorded]) -> None:
+    (ax,) = figures.decomposition(study(("B",), (0,), layers=[2, 5])).axes
+    filled = np.concatenate([np.asarray(path.vertices)[:, 0] for area in ax.collections for path in area.get_paths()])
+    assert not ((filled > 2.31) & (filled < 4.69)).any()
+
+
+def test_a_long_interval_leaves_the_panel_and_not_the_scale(study: Callable[..., Recorded]) -> None:
+    made = study(("B",), (0, 1), treatments=["transfer"], layers=[3])
+    worse = replace(made.results[-1], evaluations=(Evaluation(1, None, 1.0, 0.6),))
+    made = replace(made, results=(*made.results[:-1], worse))
+    (ax,) = figures.differences(made).axes
+    drawn = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines])
+    low, high = ax.get_ylim()
+    (row,) = summarise(made.results).rows
+    half = row.difference["transfer"].half
+    assert half is not None and 200 * half > high - low
+    assert high - low < 2.3 * np.ptp(drawn)
+
+
+def test_the_overlay_is_the_other_studys_differences(study: Callable[..., Recorded]) -> None:
+    halves = paper.recorded("random")
+    (ax,) = figures.differences(study(layers=[1, 4, 5]), "best10", overlay=halves).axes
+    style = STYLES["transfer"]
+    (line,) = (line for line in ax.lines if line.get_linewidth() > 4 and line.get_color() == style.colour)
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), [0.31, -2.53, -4.71], atol=0.01)
+    plain = figures.differences(study(layers=[1, 4, 5]), "best10").axes[0]
+    assert not [line for line in plain.lines if line.get_linewidth() > 4]
+
+
+def test_pooled_accuracy_has_every_network_of_the_paper() -> None:
+    (ax,) = figures.accuracy(paper.recorded("random"), "best10", pooled=True).axes
+    colour = STYLES["transfer"].colour
+    (dots,) = (line for line in ax.lines if line.get_color() == colour and line.get_linestyle() == "None")
+    assert len(steps_of(dots)) == 56
+    assert ax.get_ylim()[0] > 50  # all lie between 53 and 65 %: from zero they would be one line
+
+
+def test_comparison_is_the_papers_figure_3() -> None:
+    studies = {which: paper.recorded(which) for which in ("random", "natural-manmade", "full")}
+    (ax,) = figures.comparison(studies, "best10").axes
+    curves = [np.asarray(line.get_ydata(), dtype=float) for line in ax.lines if len(steps_of(line)) == 7]
+    np.testing.assert_allclose([curve[-1] for curve in curves], [-8.26, -25.0, -56.2], atol=0.1)
+
+
+def test_volume_of_the_paper_crosses_what_failed() -> None:
+    (ax,) = figures.volume([paper.recorded("reduced")], "best10").axes
+    (curve,) = (line for line in ax.lines if line.get_linewidth() == 1.4)
+    (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
+    assert steps_of(curve) == [250, 500, 750, 1000, 1300]
+    assert steps_of(crosses) == [1, 2, 5, 10, 25, 50, 100]
+    assert ax.get_xscale() == "log"
+
+
+def test_volume_of_own_studies(study: Callable[..., Recorded]) -> None:
+    full = study(layers=[1])
+    few = replace(full, facts={**full.facts, "train_pictures": {"A": 320, "B": 320}})
+    points = figures.volumes([full, few])
+    assert {task: list(runs) for task, runs in points.items()} == {"A": [20, 300], "B": [20, 300]}
+    assert len(figures.volume([full, few]).axes[0].get_lines()) >= 2
+    stuck = (Evaluation(1, None, 3.0, 1 / 16),)  # worse than an even guess among 16
+    failed = replace(few, results=(replace(few.results[0], evaluations=stuck), *few.results[1:]))
+    assert [failed for ((_, failed),) in figures.volumes([full, failed])["A"].values()] == [True, False]
+
+
+def test_what_does_not_differ_has_a_scale_to_read(study: Callable[..., Recorded]) -> None:
+    made = study(("B",), (0,), treatments=["transfer"], layers=[3])
+    same = (Evaluation(1, None, 1.0, 0.5),)
+    made = replace(made, results=tuple(replace(r, evaluations=same) for r in made.results))
+    (ax,) = figures.differences(made).axes
+    low, high = ax.get_ylim()
+    assert high - low >= 0.2
+    (ax,) = figures.differences(study(done=0)).axes
+    assert not ax.get_yticks().size  # where there is nothing, there is no scale
+
+
+def test_legible_at_column_width(study: Callable[..., Recorded]) -> None:
+    """A panel is a column of a paper wide, and nothing in it is written smaller than 7 points."""
+    made = study(seeds=(0, 1))
+    studies = {"natural and man-made, ten epochs": made, "random halves, ten epochs": made}
+    for figure in (
+        figures.differences(made, overlay=paper.recorded("random")),
+        figures.decomposition(made),
+        figures.accuracy(made, target="A"),
+        figures.comparison(studies),
+    ):
+        assert figure.get_size_inches()[0] == 3.3
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+        assert min(sizes) >= 7
+        # Nothing sticks out: what is drawn lies inside of the figure.
+        figure.draw_without_rendering()
+        inside = figure.bbox.padded(1)
+        for text in figure.findobj(Text):
+            if text.get_text() and text.get_visible():
+                box = text.get_window_extent()
+                assert inside.x0 <= box.x0 and box.x1 <= inside.x1, text.get_text()
 
 
 def test_diverged_networks_are_crossed_and_not_joined(study: Callable[..., Recorded]) -> None:
     made = study(("B",), (0,), diverged=["R7B"])
-    ax = figures.top1(made, "B").axes[0]
+    ax = figures.accuracy(made, target="B").axes[0]
     assert len(line_of(ax, "random")) == 6
     (cross,) = (line for line in ax.lines if line.get_marker() == "x")
     assert steps_of(cross) == [7]
@@ -83,7 +201,7 @@ def test_same_results_same_bytes(study: Callable[..., Recorded], name: str) -> N
 
 
 def test_other_results_other_bytes(study: Callable[..., Recorded]) -> None:
-    made = study(("B",), (0,), layers=[3])
+    made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     better = replace(made.results[-1], evaluations=(Evaluation(1, None, 1.0, 0.9),))
     changed = replace(made, results=(*made.results[:-1], better))
     for draw in (figures.accuracy, figures.learning):
@@ -91,7 +209,7 @@ def test_other_results_other_bytes(study: Callable[..., Recorded]) -> None:
 
 
 def test_same_bytes_in_another_process_and_under_another_style(study: Callable[..., Recorded]) -> None:
-    expected = svg(figures.parts(study(("B",), (0,))))
+    expected = svg(figures.decomposition(study(("B",), (0,))))
     code = f"""
 import importlib.util, matplotlib, sys
 matplotlib.rcParams["font.size"] = 22
@@ -100,14 +218,14 @@ spec = importlib.util.spec_from_file_location("made", {str(__file__).replace("te
 made = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(made)
 from fasttransfer.report import figures, svg
-sys.stdout.buffer.write(svg.svg(figures.parts(made.made_up(("B",), (0,)))))
+sys.stdout.buffer.write(svg.svg(figures.decomposition(made.made_up(("B",), (0,)))))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=120)
     assert found.stdout == expected
 
 
 def test_figures_drawn_at_once_do_not_disturb_each_other(study: Callable[..., Recorded]) -> None:
-    made = study(("B",), (0,))
+    made = study(("B",), (0,), treatments=["selffer", "transfer"], layers=[2, 5])
     expected = {name: svg(draw(made)) for name, draw in ALL.items()}
     found: dict[str, bytes] = {}
     threads = [threading.Thread(target=lambda name=name: found.__setitem__(name, svg(ALL[name](made)))) for name in ALL]
@@ -135,13 +253,18 @@ def test_a_study_under_way(study: Callable[..., Recorded], name: str) -> None:
     assert not told(0.4)[0]
 
 
-def test_png(study: Callable[..., Recorded]) -> None:
-    assert png(figures.accuracy(study())).startswith(b"\x89PNG")
+def test_png_and_pdf(study: Callable[..., Recorded]) -> None:
+    made = study(("B",), (0,), layers=[2])
+    assert png(figures.accuracy(made)).startswith(b"\x89PNG")
+    first, second = (pdf(figures.accuracy(made)) for _ in range(2))
+    assert first.startswith(b"%PDF") and first == second
+    assert b"CreationDate" not in first
+    assert b"/Type3" not in first  # letters as outlines that a publisher refuses
 
 
 def test_inline_figures_share_no_id(study: Callable[..., Recorded]) -> None:
     made = study(("B",), (0,))
-    texts = [inline(figures.top1(made, "B"), name, 'a "b" <c> & d') for name in ("one", "two")]
+    texts = [inline(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
     ids = [{element.get("id") for element in ET.fromstring(text).iter()} - {None} for text in texts]
     assert ids[0] and not ids[0] & ids[1]
     for text, own in zip(texts, ids, strict=True):
@@ -154,7 +277,25 @@ def test_inline_figures_share_no_id(study: Callable[..., Recorded]) -> None:
 
 
 def test_long_curves_are_thinned_but_keep_their_end(study: Callable[..., Recorded]) -> None:
-    (ax,) = figures.learning_of(study(("B",), (0,), checks=450), "base").axes
+    (ax,) = figures.learning(study(("B",), (0,), checks=450), "base").axes
     line = ax.lines[0]
     assert len(steps_of(line)) <= 151
     assert steps_of(line)[-1] == 450 * 50
+
+
+@pytest.mark.parametrize(("count", "kernel", "across"), [(96, 11, 12), (32, 7, 8), (7, 5, 3)])
+def test_filters_fill_their_grid(count: int, kernel: int, across: int) -> None:
+    weights = np.random.default_rng(0).normal(size=(count, 3, kernel, kernel)).astype(np.float32)
+    weights[0] = 0
+    sheet = montage(weights)
+    assert sheet.shape[1] == across * (kernel + 1) - 1
+    assert (sheet[..., 3] == 255).sum() == count * kernel * kernel  # the gaps are clear, also behind an unfinished row
+    assert np.unique(sheet[:kernel, :kernel, :3]).tolist() == [128]  # zero is middle grey
+    second = sheet[:kernel, kernel + 1 : 2 * kernel + 1, :3].astype(int)
+    largest = np.unravel_index(np.abs(weights[1]).argmax(), weights[1].shape)
+    assert second[largest[1], largest[2], largest[0]] in (0, 255)
+
+
+def test_filters_of_a_folder_without_weights_say_so(study: Callable[..., Recorded]) -> None:
+    (ax,) = figures.filters(study()).axes
+    assert [text.get_text() for text in ax.texts] == ["no weights here"]

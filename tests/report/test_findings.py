@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fasttransfer.cells import Cell
+from fasttransfer.paper import recorded as published
 from fasttransfer.records import Evaluation, Recorded, Result
-from fasttransfer.report.findings import findings
+from fasttransfer.report.findings import findings, warnings
 
 
 def recorded(top1: Mapping[str, float | list[float]], *, layers: Sequence[int] = range(1, 4)) -> Recorded:
@@ -74,9 +76,13 @@ def test_the_parts_of_the_greatest_loss() -> None:
 
 def test_a_loss_of_one_part_only() -> None:
     specific = sentences(recorded({"base": 0.7, "selffer": 0.72, "transfer": [0.69, 0.68, 0.6]}))
-    assert "10.0 points lost by the frozen transfer at n = 3 are all specificity" in specific
+    assert (
+        "10.0 points lost by the frozen transfer at n = 3 are all specificity: the selffer there gains 2.0" in specific
+    )
     adapted = sentences(recorded({"base": 0.7, "selffer": [0.7, 0.7, 0.58], "transfer": [0.69, 0.68, 0.6]}))
-    assert "10.0 points lost by the frozen transfer at n = 3 are all co-adaptation" in adapted
+    assert "at n = 3 are all co-adaptation: the selffer there loses even 12.0" in adapted
+    equal = sentences(recorded({"base": 0.7, "selffer": 0.6, "transfer": 0.6}))
+    assert "are all co-adaptation: the selffer there loses as much" in equal
 
 
 def test_the_boost_and_what_the_other_task_has_to_do_with_it() -> None:
@@ -85,6 +91,8 @@ def test_the_boost_and_what_the_other_task_has_to_do_with_it() -> None:
     text = sentences(recorded({"base": 0.7, "selffer+": 0.71, "transfer+": 0.685}))
     assert "ends 1.5 points below its base on average over n, 2.5 less than the fine-tuned selffer." in text
     assert "level with its base" in sentences(recorded({"base": 0.7, "transfer+": 0.7}))
+    text = sentences(recorded({"base": 0.7, "selffer+": 0.71, "transfer+": 0.71}))
+    assert "ends 1.0 points above its base on average over n, level with the fine-tuned selffer." in text
 
 
 def test_the_random_control_against_chance() -> None:
@@ -129,3 +137,86 @@ def test_no_more_digits_than_pictures(study: Callable[..., Recorded], pictures: 
     made = study(("B",), (0,))
     made = replace(made, facts={**made.facts, "val_pictures": {"B": pictures}})
     assert ("." in findings(made)[-1].text.removesuffix(".")) == (pictures == 640)
+
+
+def test_intervals_say_over_what_they_are(study: Callable[..., Recorded]) -> None:
+    many = findings(study(("A", "B"), (0, 1, 2)))
+    assert all("±" in f.text for f in many[:3])
+    assert all(f.basis.endswith("± is a 95 % interval over 3 seeds") for f in many[:3])
+    two = findings(study(("A", "B"), (0, 1)))
+    assert two[0].basis == "4 runs for each n; ± is a 95 % interval over 2 seeds; with two it is wide"
+    splits = findings(published("random"), "best10")
+    assert splits[0].text == (
+        "Copying and freezing up to layer 3 costs less than 2 points; from layer 4 it costs 2.5 ± 0.3, rising to "
+        "8.3 ± 0.3 at n = 7."
+    )
+    assert splits[0].basis == "8 runs for each n; ± is a 95 % interval over 4 random splits"
+
+
+def test_a_cost_called_cheap_is_doubted_where_its_interval_reaches_further() -> None:
+    costs = {0: [0.005, 0.010], 1: [0.007, 0.022], 2: [0.006, 0.007]}
+    results = []
+    for seed, losses in costs.items():
+        results.append(_one("base", 0, seed, 0.7))
+        results += [_one("transfer", n, seed, 0.7 - loss) for n, loss in enumerate(losses, start=1)]
+    text = sentences(Recorded(Path("runs/x"), {}, {"val_pictures": {"B": 5000}}, tuple(results), {}, ()))
+    assert "costs less than 2 points, at most 1.3 ± 2.0 at n = 2 (by their intervals not for sure at n = 2)." in text
+
+
+def _one(treatment: str, n: int, seed: int, top1: float, *, loss: float = 1.0, target: str = "B") -> Result:
+    cell = Cell(seed, target, treatment, n)
+    return Result(cell.name, treatment, target, cell.source, n, seed, "done", 10, (Evaluation(10, 1.0, loss, top1),))
+
+
+def test_what_fine_tuning_gains_is_not_claimed_where_halves_do_not_pair() -> None:
+    text = sentences(published("random"))
+    assert "which was not run on the same halves and cuts, ends 1.0 points above its base" in text
+    assert "whether the other task adds anything cannot be told" in text
+
+
+def test_a_boost_within_its_interval_may_be_chance(study: Callable[..., Recorded]) -> None:
+    results = []
+    for seed, more in enumerate((0.012, -0.006, 0.004)):
+        results += [
+            _one("base", 0, seed, 0.7),
+            _one("selffer+", 3, seed, 0.71),
+            _one("transfer+", 3, seed, 0.71 + more),
+        ]
+    text = sentences(Recorded(Path("runs/x"), {}, {"val_pictures": {"B": 5000}}, tuple(results), {}, ()))
+    assert "0.3 ± 2.2 more than the fine-tuned selffer, a difference that may be chance." in text
+
+
+def test_stuck_networks_are_told_apart() -> None:
+    even = math.log(16)
+    results = (
+        _one("base", 0, 0, 0.7),
+        _one("base", 0, 0, 1 / 16, loss=even, target="A"),
+        _one("random", 5, 0, 1 / 16, loss=even),
+        _one("transfer", 7, 0, 1 / 16, loss=even),
+    )
+    facts = {"classes": {task: ["c"] * 16 for task in ("A", "B")}}
+    told = warnings(Recorded(Path("runs/x"), {}, facts, results, {}, ()))
+    assert told[0].startswith(
+        "Stuck at chance, their loss no better than an even guess's: baseA. What is compared with"
+    )
+    assert told[1].startswith("Stuck at chance, their loss no better than an even guess's: A7B. They are in the means")
+    assert told[2].startswith("Random controls stuck at chance: R5B.")
+    assert told[3].startswith("No selffer was run")
+    assert len(told) == 4
+
+
+def test_late_starters_are_told() -> None:
+    even = math.log(16)
+    checks = tuple(Evaluation(10 * i, None, even if i < 4 else 1.0, 1 / 16 if i < 4 else 0.6) for i in range(1, 11))
+    late = Result("baseB", "base", "B", None, 0, 0, "done", 100, checks)
+    (told,) = warnings(Recorded(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late,), {}, ()))
+    assert told == "At chance for more than 25 % of training before learning began: baseB (30 %)."
+    (told,) = warnings(
+        Recorded(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late, replace(late, seed=1)), {}, ())
+    )
+    assert told.endswith("baseB (seed 0, 30 %), baseB (seed 1, 30 %).")
+
+
+def test_the_second_random_control_has_a_sentence_of_its_own() -> None:
+    text = sentences(recorded({"base": 0.7, "random": [0.5, 0.07, 0.07], "random-he": [0.6, 0.5, 0.4]}))
+    assert "With He's initial values frozen random layers give 60.0 % at n = 1 and fall to 40.0 % at n = 3" in text

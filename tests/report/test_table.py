@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from fasttransfer import paper
 from fasttransfer.records import Evaluation, Recorded
 from fasttransfer.report import table
 
@@ -69,6 +70,9 @@ def test_is_plain_without_a_terminal(study: Callable[..., Recorded]) -> None:
 def test_says_what_is_not_in_the_means(study: Callable[..., Recorded]) -> None:
     text = printed(study(("B",), (0,), done=0.5, diverged=["B2B"]))
     assert "Diverged, not counted: B2B." in text
+    assert "Where runs are missing" not in text  # what one seed has, it has everywhere or nowhere
+    assert "Where runs are missing" in printed(study(seeds=(0, 1), layers=[3], done=0.9))
+    assert "mean over 2 targets and 4 random splits" in printed(paper.recorded("random"))
     assert "Unfinished: 17 of 37 networks done" in text
     assert "One seed" in text
     assert "synthetic" in text

@@ -1,0 +1,35 @@
+"""What a reader has to know before believing the numbers: what failed, is missing or confounded, single runs."""
+
+from __future__ import annotations
+
+from fasttransfer.analysis import Summary
+from fasttransfer.records import Recorded
+from fasttransfer.report.findings import warnings
+from fasttransfer.report.numbers import count, label, some
+
+
+def cautions(recorded: Recorded, summary: Summary) -> list[str]:
+    """Sentences, the gravest first."""
+    several = len(summary.seeds) > 1
+    told = []
+    failed: dict[tuple[bool, str], list[str]] = {}
+    for result in recorded.results:
+        if result.state == "diverged":
+            failed.setdefault((bool(result.evaluations), result.reason), []).append(label(result, several))
+    for (drawn, reason), names in failed.items():
+        why = f" ({'each: ' if len(names) > 1 else ''}{reason})" if reason else ""
+        cross = ", drawn as a cross" if drawn else ""
+        told.append(f"Diverged, left out of every mean{cross}: {some(names)}{why}.")
+    if waiting := [result for result in recorded.results if result.state not in ("done", "diverged")]:
+        told.append(f"Unfinished, not counted in any mean: {some([label(result, several) for result in waiting])}.")
+    told += warnings(recorded, summary.score)
+    if not several and any(row.top1 for row in summary.rows):
+        told.append(
+            "One seed: every number rests on a single run for each task, so it has no interval and small "
+            "differences may be chance. More seeds give intervals."
+        )
+    if recorded.facts.get("held_out"):
+        told.append("The source has no validation pictures: they were cut from its training pictures.")
+    if refused := recorded.facts.get("refused"):
+        told.append(f"{count(refused, 'picture')} could not be decoded and took no part.")
+    return told

@@ -1,0 +1,217 @@
+"""Pages with several studies on them: any studies side by side, and the paper's own results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from fasttransfer import paper
+from fasttransfer.analysis import Comparison, Estimate, Score, Summary, compare, summarise
+from fasttransfer.records import Recorded
+from fasttransfer.report import figures
+from fasttransfer.report.blocks import PART_HEADS, Cell, Rows, block
+from fasttransfer.report.cautions import cautions
+from fasttransfer.report.drawing import STYLES
+from fasttransfer.report.findings import findings, warnings
+from fasttransfer.report.numbers import count, half, per_cent, points
+from fasttransfer.report.template import SCORES, Key, element, part_keys, render, study_keys, treatment_keys
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a section: `heads` of all its columns, `rows` of what stands in front and the cells."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    id: str
+    title: str
+    lead: str
+    figures: Sequence[Markup] = ()
+    keys: Sequence[Key] = ()
+    tables: Sequence[Table] = ()
+
+
+def comparison_page(comparison: Comparison, *, command: str) -> str:
+    """The page of studies side by side; `command` makes it again."""
+    score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
+    sections = [_transfer_section(comparison)] if comparison.lines else []
+    for treatment in STYLES:
+        table = _table(comparison, treatment)
+        if table.rows and treatment not in ("transfer", "random"):
+            figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
+            name = treatment.replace("+", "-plus")
+            drawn = element(figure, name, f"Difference from the base of {treatment} networks")
+            lead = "Points of top-1 above or below the base of the same task and seed."
+            sections.append(
+                Section(
+                    name, STYLES[treatment].label.capitalize(), lead, [drawn], study_keys(studies, table.heads), [table]
+                )
+            )
+    if comparison.volumes:
+        sections.append(_volume_section(comparison.studies, score))
+    told = (
+        f"{name}: {caution}"
+        for (name, study), summary in zip(studies.items(), comparison.summaries, strict=True)
+        for caution in cautions(study, summary)
+    )
+    return render(
+        "side_by_side.html.j2",
+        title="Studies side by side",
+        facts_line=[*studies, f"score: {SCORES[score]}"],
+        findings=[],
+        warnings=[*comparison.notes, *told],
+        sections=sections,
+        command=command,
+    )
+
+
+def paper_page(score: Score = "best10") -> str:
+    """The paper's figures 2 and 3 and its reduced-volume figure, from its published results alone."""
+    halves, full = paper.recorded("random"), paper.recorded("full")
+    summary, comparison = summarise(halves.results, score=score), _paper_comparison(score)
+    dissimilar = (
+        replace(found, text=f"Between natural and man-made classes: {found.text[0].lower()}{found.text[1:]}")
+        for found in findings(paper.recorded("natural-manmade"), score)[:1]
+    )
+    return render(
+        "side_by_side.html.j2",
+        title="The paper's results, paired",
+        facts_line=[
+            count(len(paper.published()), "published network"),
+            "ILSVRC2012, CaffeNet, 450,000 steps",
+            f"score: {SCORES[score]}",
+        ],
+        findings=[*findings(halves, score), *dissimilar],
+        warnings=[*cautions(halves, summary), *warnings(full, score), *comparison.notes],
+        sections=[
+            _halves_section(halves, summary),
+            _transfer_section(comparison),
+            _volume_section([paper.recorded("reduced")], score),
+        ],
+        command="fasttransfer report --paper" + ("" if score == "best10" else f" --score {score}"),
+    )
+
+
+def _paper_comparison(score: Score) -> Comparison:
+    """The studies of the paper's figure 3, by the names that its text gives them."""
+    parts: dict[str, paper.Which] = {
+        "random halves": "random",
+        "natural / man-made": "natural-manmade",
+        "all 1000 classes": "full",
+    }
+    compared = compare([paper.recorded(part) for part in parts.values()], score)
+    named = {f"paper:{part}": name for name, part in parts.items()}
+    notes = tuple(_renamed(note, named) for note in compared.notes)
+    return replace(compared, names=tuple(parts), notes=notes)
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        text = text.replace(old, new)
+    return text
+
+
+def paper_figures(score: Score = "best10") -> dict[str, Figure]:
+    """The figures of `paper_page` to be written as files: name -> figure."""
+    halves, compared = paper.recorded("random"), _paper_comparison(score)
+    return {
+        "accuracy": figures.accuracy(halves, score, pooled=True),
+        "differences": figures.differences(halves, score),
+        "decomposition": figures.decomposition(halves, score),
+        "comparison": figures.comparison(dict(zip(compared.names, compared.studies, strict=True)), score),
+        "volume": figures.volume([paper.recorded("reduced")], score),
+    }
+
+
+def _halves_section(halves: Recorded, summary: Summary) -> Section:
+    score, tables = summary.score, block(halves, summary, "")
+    return Section(
+        "halves",
+        "Random halves (the paper's figure 2)",
+        "First as the paper plots it: every network a dot, all eight halves together. The halves differ in difficulty "
+        "by more than most treatments do, and not every network was trained on every half, so these means are in part "
+        "the difficulty of the halves that were run. Then the same networks paired: each minus the base of its own "
+        "half; bars are 95 % intervals. Last, what the frozen transfer loses, taken apart over the halves that have "
+        "both networks.",
+        [
+            element(figures.accuracy(halves, score, pooled=True, keys=False), "top1", "Top-1 against n, random halves"),
+            element(figures.differences(halves, score, keys=False), "paired", "Paired differences, random halves"),
+            element(figures.decomposition(halves, score, keys=False), "parts", "Co-adaptation and specificity, by n"),
+        ],
+        [*treatment_keys(["base", *summary.treatments]), *part_keys()],
+        [
+            Table("Top-1 in per cent; smaller, points from the base, paired", ("n", *tables.treatments), tables.top1),
+            Table("Where the points go", PART_HEADS, tables.parts),
+        ],
+    )
+
+
+def _transfer_section(comparison: Comparison) -> Section:
+    score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
+    figure = figures.comparison(studies, score, keys=False)
+    drawn = [element(figure, "transfer-random", "Difference from the base of frozen transfer and random networks")]
+    if sum(any("transfer" in row.difference for row in summary.rows) for summary in comparison.summaries) > 1:
+        alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
+        drawn.append(element(alone, "transfer-alone", "Difference from the base of frozen transfer networks"))
+    lines = [Key("frozen transfer", "var(--ink)"), Key("frozen random layers", "var(--ink)", "dotted")]
+    tables = [_table(comparison, treatment) for treatment in ("transfer", "random")]
+    return Section(
+        "transfer",
+        "Transfer and random layers (the paper's figure 3)",
+        "Points of top-1 above or below the base of the same task and seed, so that studies on different classes and "
+        "pictures can be laid over each other. The further apart two tasks are, the earlier their frozen layers cost.",
+        drawn,
+        [*study_keys(studies), *lines],
+        [table for table in tables if table.rows],
+    )
+
+
+def _table(comparison: Comparison, treatment: str) -> Table:
+    """Differences of each study and how far they are from the first one's, as far as there are any."""
+    lines = [line for line in comparison.lines if line.treatment == treatment]
+    heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
+    fields = [(*line.differences, *line.apart) for line in lines]
+    kept = [i for i in range(len(heads)) if any(found[i] is not None for found in fields)]
+    rows = tuple(
+        (str(line.n), tuple(_amount(found[i]) for i in kept)) for line, found in zip(lines, fields, strict=True)
+    )
+    return Table(STYLES[treatment].label.capitalize(), ("n", *(heads[i] for i in kept)), rows)
+
+
+def _amount(found: Estimate | None) -> Cell:
+    return Cell("–") if found is None else Cell(points(found.value) + half(found))
+
+
+def _volume_section(studies: Sequence[Recorded], score: Score) -> Section:
+    points = figures.volumes(studies, score)
+    rows = tuple(
+        (f"{pictures:,}", tuple(_volume_cell(points[task].get(pictures, [])) for task in points))
+        for pictures in sorted({k for runs in points.values() for k in runs})
+    )
+    several = [f"task {task}" for task in points] if len(points) > 1 else ["top-1"]
+    return Section(
+        "volume",
+        "Fewer pictures",
+        "Top-1 of base networks trained on the first so many pictures of each class. A cross is a network that ended "
+        "no better than chance: its training failed, which says nothing about what that many pictures are worth.",
+        [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training pictures a class")],
+        study_keys(several) if len(points) > 1 else [],
+        [Table("Top-1 of the bases, in per cent", ("pictures a class", *several), rows)],
+    )
+
+
+def _volume_cell(found: Sequence[tuple[float, bool]]) -> Cell:
+    if not found:
+        return Cell("–")
+    mean = sum(value for value, _ in found) / len(found)
+    return Cell(per_cent(mean), runs="no better than chance" if all(failed for _, failed in found) else "")
