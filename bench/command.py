@@ -146,7 +146,7 @@ def _step(size: Size, only: str, device: torch.device, console: Console) -> Iter
 def _data(
     size: Size, only: str, device: torch.device, console: Console, *, source: Path | None
 ) -> Iterator[dict[str, Any]]:
-    with data.workplace() as folder:
+    with data.scratch_folder() as folder:
         work = data.gather(source, folder / "pictures", size.pictures)
         facts = {"source": source.name if source else "built-in", **work.facts}
         console.print(Text(", ".join(f"{name} {fact}" for name, fact in facts.items())))

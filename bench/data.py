@@ -70,7 +70,7 @@ class Work:
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A folder for a while, on the disk where stores are kept."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=make_folder(cache_folder())) as folder:
         yield Path(folder)

@@ -25,6 +25,8 @@ class CorruptFileError(Exception):
 def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Writes tensors and `about` (plain values, kept as JSON in the file's metadata): whole or not at all.
 
+    The same tensors and values give the same bytes.
+
     Raises:
         InputError: the disk is full or not ours to write.
     """
@@ -32,8 +34,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) ->
     text = json.dumps(about, sort_keys=True)
     metadata = {"fasttransfer": text, _CHECKSUM: _checksum(tensors, text)}
     content = safetensors.torch.save(tensors, metadata)
+    header, start = _ordered_header(content)
     with replace_file(path) as file:
-        file.write(content)
+        file.write(header)
+        file.write(memoryview(content)[start:])
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,6 +62,16 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.get(_CHECKSUM) != _checksum(tensors, text):
         raise CorruptFileError(f"{path}: its checksum does not match its contents")
     return tensors, about
+
+
+def _ordered_header(content: bytes) -> tuple[bytes, int]:
+    """A file's header with its metadata sorted, which safetensors writes in any order; and where the tensors begin."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, start
 
 
 def quarantine(path: Path) -> Path:

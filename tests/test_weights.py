@@ -27,6 +27,15 @@ def test_round_trip(tmp_path: Path) -> None:
         assert torch.equal(found[name], tensor)
 
 
+def test_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
+    path, found = tmp_path / "w.safetensors", set()
+    for _ in range(20):  # of two notes in any order, one order by chance: less than one in a million
+        weights.save(path, {"a": torch.arange(5.0), "b": torch.ones(3)}, {"cell": "baseA.s0", "source": "Käfer"})
+        found.add(path.read_bytes())
+    assert len(found) == 1
+    assert weights.load(path)[1]["source"] == "Käfer"
+
+
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     weights.save(path, {"a": torch.arange(12.0)}, {"cell": "baseA.s0"})
