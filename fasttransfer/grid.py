@@ -34,7 +34,7 @@ from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali, need_dali
 from fasttransfer.pipelines.feed import task_pictures
 from fasttransfer.pipelines.means import task_mean
-from fasttransfer.pipelines.store import Kind, Store
+from fasttransfer.pipelines.store import Kind, Store, expected_bytes
 from fasttransfer.progress import Display, duration, size
 from fasttransfer.records import Evaluation, Records
 from fasttransfer.report import table, write_report
@@ -426,7 +426,7 @@ def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cel
 def _feeding(plan: Plan, where: str, device: str) -> str:
     """Which feed reads which pictures, and where they lie: as each worker decides for itself when it starts."""
     side = plan.recipe.geometry.store
-    stored = max(feeds.expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)
+    stored = max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)
     free = feeds.free_memory(plan.kind, torch.device(device))
     chosen = feeds.choose_feed(plan.kind, stored, device, free)
     return f"pictures: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
@@ -481,7 +481,7 @@ def dry_run(
     disk = len(cells) * 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
     # All of a source is prepared, whatever the study uses of it.
     count = 0 if plan.pictures.store else sum(map(sum, plan.pictures.per_class.values()))
-    prepared = feeds.expected_bytes(plan.kind, count, recipe.geometry.store)
+    prepared = expected_bytes(plan.kind, count, recipe.geometry.store)
     console.print(
         Text(
             f"{len(cells)} networks, recipe {recipe.name}, {plan.precision} on {plan.device}, {workers} at a time: "

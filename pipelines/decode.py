@@ -10,7 +10,6 @@ by Pillow, which decides. Where both can, they give the same pixels; one operato
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fasttransfer import info
 from fasttransfer.errors import InputError
 from fasttransfer.ops import resize
 from fasttransfer.pipelines.jpeg_header import ordinary_jpeg
@@ -117,7 +117,7 @@ class _CpuDecoder:
     pictures = 16
 
     def __init__(self, size: int, fit: str) -> None:
-        self.threads = cores()
+        self.threads = info.cores()
         self._size, self._fit = size, fit
 
     def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
@@ -152,11 +152,6 @@ def decoder_for(device: str, size: int, fit: str) -> Decoder:
 
         return GpuDecoder(size, fit)
     raise InputError(f"device {device!r}: say cpu or cuda")
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Room:

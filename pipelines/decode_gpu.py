@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from fasttransfer import info
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, cores, decode_or_reason, shown
+from fasttransfer.pipelines.dali import has_dali
+from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, decode_or_reason, shown
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
 _HARDWARE = 0.65  # of the pictures go to the JPEG engines of GPUs that have them: DALI's own default
@@ -43,13 +45,11 @@ class GpuDecoder:
         """
         if gpu is not None and gpu >= torch.cuda.device_count():
             raise InputError("device cuda: PyTorch finds no GPU here: decode on the CPU with --device cpu")
-        try:
-            import nvidia.dali  # noqa: F401
-        except ImportError:
+        if not has_dali():
             raise InputError(
                 "device cuda: decoding on the GPU needs DALI, which is not installed: install nvidia-dali-cuda130 (or "
                 "the one of your CUDA version), or decode on the CPU with --device cpu"
-            ) from None
+            )
         self._size, self._fit, self._gpu = size, fit, gpu
         self._of_thread = threading.local()
 
@@ -86,7 +86,7 @@ class GpuDecoder:
         from nvidia.dali.pipeline import Pipeline
         from nvidia.dali.types import DALIDataType
 
-        threads = max(1, cores() // self.threads)
+        threads = max(1, info.cores() // self.threads)
         pipe = Pipeline(self.pictures, threads, self._gpu, prefetch_queue_depth=1)
         with pipe:
             jpegs = fn.external_source(name="jpegs", dtype=DALIDataType.UINT8, ndim=1)

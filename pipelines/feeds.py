@@ -25,7 +25,7 @@ from fasttransfer.pipelines.dali import DaliFeed, need_dali
 from fasttransfer.pipelines.feed import Feed, Pictures, Stream
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
-from fasttransfer.pipelines.store import JpegPart, Kind, Store
+from fasttransfer.pipelines.store import JpegPart, Kind, Store, expected_bytes
 from fasttransfer.progress import size as size_of
 
 Name = Literal["memory", "dali"]
@@ -39,7 +39,6 @@ HOST_SHARE = 0.5
 """Share of the free memory up to which files, once read, are taken to stay in the page cache."""
 DISK_SHARE = 0.9
 """Share of the free disk that a raw store may take."""
-_JPEG_BYTES = 0.5  # a pixel at quality 95; 0.44 on ILSVRC12 at 256 x 256
 
 _DALI_THREADS = 8  # at most, beside a GPU: they only prepare what it decodes
 
@@ -149,11 +148,6 @@ def open_feed(
     else:
         feed = MemoryFeed(train, val, stream, means, device=device, resident=chosen.resident, **look)
     return PrefetchedFeed(feed, partial(_start_thread, device, threads)) if chosen.ahead else feed
-
-
-def expected_bytes(kind: Kind, pictures: int, size: int) -> int:
-    """About what so many pictures of a side of `size` pixels will take; of a raw store exactly."""
-    return pictures * size * size * 3 if kind == "raw" else int(pictures * size * size * _JPEG_BYTES)
 
 
 def stored_bytes(pictures: Pictures) -> int:

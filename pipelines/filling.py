@@ -42,6 +42,7 @@ from fasttransfer.pipelines.store import (
     Kind,
     Pixels,
     Say,
+    expected_bytes,
     manifest_checksum,
     shard_name,
 )  # fmt: skip
@@ -51,8 +52,6 @@ from fasttransfer.progress import size as in_words
 JPEG_QUALITY = 95
 
 _KEYS = 1  # enters keys; raw stores keep theirs, so that one of an older format is found and replaced
-_JPEG_SHARE = 0.16  # of the bytes of the pixels, at quality 95; 0.15 was found on ILSVRC12 at 256 x 256
-_TAR_BYTES = 1800  # headers, label and filling of a picture in a tar
 _AHEAD_BYTES = 256 << 20  # of pixels that wait to be written
 _LINES = 1000  # about pictures, digested at a time
 _FEW = 5  # bad pictures named in a message
@@ -219,11 +218,9 @@ def _announce(folder: Path, job: Job, entries: Sequence[Entry], say: Say) -> Non
     listing = job.listing
     for note in listing.notes:
         say(f"prepare: {listing.source}: {note}")
-    each, about = job.size * job.size * 3, ""
-    if job.kind == "jpeg":
-        each, about = int(each * _JPEG_SHARE) + _TAR_BYTES, "about "
+    about = "about " if job.kind == "jpeg" else ""
     there = sum(entry.shard.bytes for entry in entries if entry.shard)
-    need, free = job.pictures * each, shutil.disk_usage(folder).free
+    need, free = expected_bytes(job.kind, job.pictures, job.size), shutil.disk_usage(folder).free
     say(
         f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation pictures of "
         f"{len(listing.classes):,} classes at {job.size} x {job.size} into {folder.parent}: {about}{in_words(need)}"

@@ -162,7 +162,7 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path) -> None:
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
     every = sum(map(sum, grid.settle(choices).pictures.per_class.values()))
-    monkeypatch.setattr(feeds, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
+    monkeypatch.setattr(grid, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
     console = quiet()
     grid.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
     assert f"{size(every * 10**9)} of prepared pictures" in " ".join(said(console).split())

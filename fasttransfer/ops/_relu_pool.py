@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -121,23 +122,31 @@ def _fake_backward(gradient: Tensor, argmax: Tensor, height: int, width: int) ->
     return fake_gradients(gradient, height, width)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+def remember_pooled(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, ...]) -> None:
+    """Keeps for the backward pass what the forward pass returned behind y."""
     ctx.side = inputs[0].shape[2:]
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, None]:
-    if gradient is None:
-        return None, None, None
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
-    dx, dbias = torch.ops.fasttransfer.relu_pool_backward(gradient, *ctx.saved_tensors, *ctx.side)
-    return dx, dbias, None
+def unpooled_by(operator: str) -> Callable[..., tuple[Tensor | None, Tensor | None, None]]:
+    """The backward pass by an operator that takes the gradient of y, what was kept, and the side of x."""
+
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
+        if gradient is None:
+            return None, None, None
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        dx, dbias = getattr(torch.ops.fasttransfer, operator)(gradient, *ctx.saved_tensors, *ctx.side)
+        return dx, dbias, None
+
+    return backward
 
 
 torch.library.impl("fasttransfer::relu_pool", "CompositeExplicitAutograd", relu_pool_reference)
 torch.library.impl("fasttransfer::relu_pool_backward", "CompositeExplicitAutograd", relu_pool_backward_reference)
 torch.library.register_fake("fasttransfer::relu_pool", _fake)
 torch.library.register_fake("fasttransfer::relu_pool_backward", _fake_backward)
-torch.library.register_autograd("fasttransfer::relu_pool", _backward, setup_context=_remember)
+torch.library.register_autograd(
+    "fasttransfer::relu_pool", unpooled_by("relu_pool_backward"), setup_context=remember_pooled
+)

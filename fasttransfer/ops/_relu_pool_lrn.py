@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +12,8 @@ from fasttransfer.ops._relu_pool import (
     fake_gradients,
     fake_pooled,
     pooled_reference,
+    remember_pooled,
+    unpooled_by,
     unpooled_reference,
 )
 
@@ -87,25 +87,12 @@ def _fake_backward(gradient: Tensor, pooled: Tensor, argmax: Tensor, height: int
     return fake_gradients(gradient, height, width)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.side = inputs[0].shape[2:]
-    ctx.save_for_backward(*output[1:])
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
-    if gradient is None:
-        return None, None, None
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
-    dx, dbias = torch.ops.fasttransfer.relu_pool_lrn_backward(gradient, *ctx.saved_tensors, *ctx.side)
-    return dx, dbias, None
-
-
 torch.library.impl("fasttransfer::relu_pool_lrn", "CompositeExplicitAutograd", relu_pool_lrn_reference)
 torch.library.impl(
     "fasttransfer::relu_pool_lrn_backward", "CompositeExplicitAutograd", relu_pool_lrn_backward_reference
 )
 torch.library.register_fake("fasttransfer::relu_pool_lrn", _fake)
 torch.library.register_fake("fasttransfer::relu_pool_lrn_backward", _fake_backward)
-torch.library.register_autograd("fasttransfer::relu_pool_lrn", _backward, setup_context=_remember)
+torch.library.register_autograd(
+    "fasttransfer::relu_pool_lrn", unpooled_by("relu_pool_lrn_backward"), setup_context=remember_pooled
+)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from devices import DEVICES, TYPES_ON
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pooling import check_compiles, drawn, drawn_bias
 from torch import Tensor
 
 from fasttransfer.ops._relu_pool import STOPPED, relu_pool, relu_pool_backward_reference, relu_pool_reference
@@ -26,12 +27,11 @@ def composite(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, device: str, scale: float = 3.0) -> Tensor:
-    drawn = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))) * scale
-    return drawn.to(dtype).to(device)
+    return drawn(shape, dtype, device, scale)
 
 
 def bias_for(x: Tensor) -> Tensor:
-    return numbers(x.shape[1:2], torch.float64 if x.dtype == torch.float64 else torch.float32, x.device.type, 1.0)
+    return drawn_bias(x, 1.0)
 
 
 def unpacked(argmax: Tensor, channels: int) -> Tensor:
@@ -245,14 +245,5 @@ def test_opcheck(dtype: torch.dtype, device: str) -> None:
 @pytest.mark.compiled
 @pytest.mark.parametrize("device", DEVICES)
 def test_compiles_without_a_break(device: str) -> None:
-    def layer(x: Tensor, bias: Tensor) -> Tensor:
-        return relu_pool(x * 2.0, bias) + 1.0
-
-    x = numbers((2, 8, 9, 9), torch.float32, device).requires_grad_()
-    bias = bias_for(x).requires_grad_()
-    eager, compiled = layer(x, bias), torch.compile(layer, fullgraph=True)(x, bias)
-    torch.testing.assert_close(compiled, eager)
-    for ours, theirs in zip(
-        torch.autograd.grad(compiled.sum(), (x, bias)), torch.autograd.grad(eager.sum(), (x, bias)), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
+    x = numbers((2, 8, 9, 9), torch.float32, device)
+    check_compiles(relu_pool, x, bias_for(x))
