@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from fasttransfer import info, machine, ops, records, weights
+from fasttransfer.assembly import mean_path
 from fasttransfer.bench.timing import compare
 from fasttransfer.cells import TASKS
-from fasttransfer.engine import mean_path
 from fasttransfer.features.shards import ShardReader, write_shard
 from fasttransfer.files import cache_folder, replace_file
 from fasttransfer.geometry import CAFFENET

@@ -44,10 +44,10 @@ class Grid(Choices):
     feeding: Feeding = field(default_factory=Feeding)
 
     def run(self, console: Console) -> int:
-        from fasttransfer import grid
+        from fasttransfer import forecast, grid
 
         if self.dry_run:
-            grid.dry_run(self, self.out, feeding=self.feeding, console=console)
+            forecast.dry_run(self, self.out, feeding=self.feeding, console=console)
             return 0
         done = grid.run(self, self.out, feeding=self.feeding, console=console, tensorboard=self.tensorboard)
         return 0 if done else 130

@@ -1,6 +1,6 @@
 """Runs jobs in worker processes: which start when, what they report, how they are stopped.
 
-A job is some cells of one target and seed. Bases go first; the cells that copy from them follow as soon as the bases
+Bases go first; the cells that copy from them follow as soon as the bases
 they need have ended. The driver (this process) alone writes records; workers write weights and checkpoints.
 """
 
@@ -11,96 +11,20 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from fasttransfer import cost, machine, weights
+from fasttransfer import machine
+from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import Cell
-from fasttransfer.cohort import Cohort, Ended, Message, Target, stream_of, weights_path
+from fasttransfer.cohort import Ended, Message
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.feed import task_pictures
-from fasttransfer.pipelines.feeds import open_feed
-from fasttransfer.pipelines.store import Store
-from fasttransfer.study import Recipe, Study
+from fasttransfer.jobs import Job
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)  # asks for a clean stop
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every job of a study needs to know; `classes` are those of tasks A and B, in label order.
-
-    `hw_share` is that of `fasttransfer.study.Feeding`.
-    """
-
-    study: Study
-    folder: Path
-    store: Path
-    classes: dict[str, tuple[str, ...]]
-    checkpoint_seconds: float = 30.0
-    hw_share: float | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """Cells that are trained together; `needs` are the bases that must have ended before."""
-
-    cells: tuple[Cell, ...]
-    macs: float
-
-    @property
-    def needs(self) -> frozenset[Cell]:
-        return frozenset(c.needs for c in self.cells if c.needs is not None)
-
-
-def plan_jobs(
-    recipe: Recipe,
-    cells: Sequence[Cell],
-    classes: Mapping[str, Sequence[str]],
-    train: Mapping[str, int],
-    val: Mapping[str, int],
-    workers: int,
-) -> list[Job]:
-    """Cuts `cells` into jobs, dearest first within bases and copies.
-
-    One cohort a target and seed shares most; where that leaves workers idle, cohorts are cut into parts of about
-    equal cost. How they are cut changes no result.
-
-    Args:
-        classes: those of each task; train, val: how many pictures each task has.
-    """
-    cohorts: dict[tuple[bool, int, str], list[Cell]] = {}
-    for cell in cells:
-        cohorts.setdefault((cell.treatment != "base", cell.seed, cell.target), []).append(cell)
-    copies = sum(is_copy for is_copy, _, _ in cohorts)
-    parts = -(-2 * workers // copies) if workers > 1 and copies else 1
-    jobs = []
-    for (is_copy, _, task), members in cohorts.items():
-        geometry, outputs = recipe.geometry, recipe.outputs_for(task, classes)
-        steps = recipe.steps_for(train[task])
-        trained, validated = steps * recipe.batch, len(recipe.check_steps(steps)) * val[task]
-        costs = [cost.trained_macs(geometry, outputs, cell) for cell in members]
-        for share in _shares(members, costs, parts if is_copy else 1):
-            training = trained * cost.cohort_macs(geometry, outputs, share)
-            validation = validated * cost.validation_macs(geometry, outputs, share)
-            jobs.append(Job(tuple(share), training + validation))
-    return sorted(jobs, key=lambda job: (bool(job.cells[0].n), -job.macs))
-
-
-def _shares(cells: Sequence[Cell], costs: Sequence[int], parts: int) -> list[list[Cell]]:
-    """Deals cells to `parts` lists of about equal cost: dearest first, each to the list that has least."""
-    shares: list[list[Cell]] = [[] for _ in range(min(parts, len(cells)))]
-    sums = [0] * len(shares)
-    for price, cell in sorted(zip(costs, cells, strict=True), reverse=True):
-        least = sums.index(min(sums))
-        shares[least].append(cell)
-        sums[least] += price
-    return [sorted(share) for share in shares]
 
 
 class WorkerError(RuntimeError):
@@ -279,34 +203,3 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def build_cohort(setting: Setting, cells: Sequence[Cell], device: torch.device) -> Cohort:
-    """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder."""
-    study, first = setting.study, cells[0]
-    store = Store.open(setting.store)
-    classes = setting.classes[first.target]
-    train, val = task_pictures(store, store.train, classes, study.per_class), task_pictures(store, store.val, classes)
-    geometry = study.recipe.geometry
-    feed = open_feed(
-        train,
-        val,
-        stream_of(study, first, len(train)),
-        {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})},
-        device=device,
-        threads=study.threads,
-        hw_share=setting.hw_share,
-        crop=geometry.crop,
-        scale=study.recipe.scale,
-        **machine.entrance(geometry, device.type, study.precision),
-    )
-    bases = {c.needs for c in cells if c.needs is not None}
-    sources = {base.target: weights.load(weights_path(setting.folder, base))[0] for base in bases}
-    outputs = study.recipe.outputs_for(first.target, setting.classes)
-    target = Target(first.target, len(classes), outputs, len(train), len(val), feed)
-    return Cohort(study, cells, target, sources, setting.folder, device)
-
-
-def mean_path(folder: Path, task: str) -> Path:
-    """Where the mean picture of a task lies in the study's folder."""
-    return folder / "means" / f"{task}.npy"

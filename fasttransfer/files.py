@@ -69,6 +69,13 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
                 os.unlink(temporary)
 
 
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed in `replace_file` left in `folder`, where nobody writes now."""
+    for left in folder.glob(".*.tmp"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)

@@ -12,9 +12,9 @@ from studies import RECIPE, tiny_choices
 from torch import Tensor
 
 from fasttransfer import grid, weights
+from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
 from fasttransfer.cohort import Checked, Cohort, Ended, Message, start_weights, weights_path
-from fasttransfer.engine import Setting, build_cohort
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines.prepare import prepare
 

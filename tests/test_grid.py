@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from studies import MANMADE, NATURAL, draw_pictures, tiny_choices
 
-from fasttransfer import grid, records, weights
+from fasttransfer import forecast, grid, records, weights
 from fasttransfer.cells import Cell
 from fasttransfer.errors import InputError
 from fasttransfer.study import Choices
@@ -129,6 +129,16 @@ def test_weights_that_were_written_but_not_recorded_count(tmp_path: Path) -> Non
     assert (out / "weights" / "A3B.s0.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(1,), treatments=("selffer",), steps=2), tmp_path / "run"
+    assert grid.run(choices, out, console=quiet())
+    left = [out / ".study.toml.x.tmp", *(out / name / ".file.x.tmp" for name in ("weights", "checkpoints", "means"))]
+    for path in left:
+        path.write_bytes(b"half")
+    assert grid.run(choices, out, console=quiet())
+    assert not any(path.exists() for path in left)
+
+
 @pytest.mark.parametrize("split", ["natural-manmade", "random:1"])
 def test_one_target_and_few_treatments(tmp_path: Path, split: str) -> None:
     choices = tiny_choices(tmp_path, split=split, targets=("B",), treatments=("transfer", "selffer"), layers=(2, 7))
@@ -172,7 +182,7 @@ def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None
 
 def test_a_dry_run_lists_every_network_and_writes_nothing(tmp_path: Path) -> None:
     console, out = quiet(), tmp_path / "run"
-    grid.dry_run(tiny_choices(tmp_path), out, console=console)
+    forecast.dry_run(tiny_choices(tmp_path), out, console=console)
     text = said(console)
     assert all(name in text for name in ("baseA", "A3B+", "R7A", "fine-tuned", "frozen", "about", "72 networks"))
     assert not out.exists()

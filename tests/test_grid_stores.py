@@ -11,7 +11,8 @@ import torch
 from studies import tiny_choices
 from test_grid import quiet, said, same_study
 
-from fasttransfer import cli, engine, grid, records, weights
+from fasttransfer import cli, forecast, grid, records, weights
+from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import Cell, base
 from fasttransfer.cohort import Cohort, weights_path
 from fasttransfer.errors import InputError
@@ -80,18 +81,18 @@ def test_an_interrupted_study_on_a_store_ends_with_the_same_bits(tmp_path: Path,
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def setting_in(out: Path, choices: Choices, store: Store) -> engine.Setting:
+def setting_in(out: Path, choices: Choices, store: Store) -> Setting:
     """A study on `store`, ready to be trained in `out`."""
     plan = grid.settle(replace(choices, data=str(store.folder)))
     for folder in grid._FOLDERS:
         (out / folder).mkdir(parents=True)
-    setting = engine.Setting(grid._study(plan, store.digest, None), out, store.folder, plan.classes)
+    setting = Setting(grid._study(plan, store.digest, None), out, store.folder, plan.classes)
     grid._means(setting, store)
     return setting
 
 
-def cohort(setting: engine.Setting, cells: list[Cell]) -> Cohort:
-    return engine.build_cohort(setting, cells, torch.device("cpu"))
+def cohort(setting: Setting, cells: list[Cell]) -> Cohort:
+    return build_cohort(setting, cells, torch.device("cpu"))
 
 
 def nobody(message: object) -> None:
@@ -153,7 +154,7 @@ def test_pictures_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monk
 
 def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path) -> None:
     console = quiet()
-    grid.dry_run(tiny_choices(tmp_path), tmp_path / "run", console=console)
+    forecast.dry_run(tiny_choices(tmp_path), tmp_path / "run", console=console)
     text = " ".join(said(console).split())
     assert f"pictures: {tmp_path}/pictures as a raw store (" in text
     assert "feed: memory, mapped, from the page cache" in text
@@ -162,9 +163,9 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path) -> None:
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
     every = sum(map(sum, grid.settle(choices).pictures.per_class.values()))
-    monkeypatch.setattr(grid, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
+    monkeypatch.setattr(forecast, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
     console = quiet()
-    grid.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
+    forecast.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
     assert f"{size(every * 10**9)} of prepared pictures" in " ".join(said(console).split())
 
 

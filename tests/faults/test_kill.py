@@ -18,6 +18,7 @@ from studies import tiny_choices
 from test_grid import quiet, same_study
 
 from fasttransfer import engine, grid, records
+from fasttransfer.assembly import Setting
 from fasttransfer.study import Choices
 
 # Checkpoints as often as possible, so that kills meet every stage of writing them.
@@ -118,7 +119,7 @@ def test_ctrl_c_while_a_worker_starts_does_not_end_it(tmp_path: Path) -> None:
     """Until it ignores the signals itself it is deaf to them; its parent hears them as before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     context = mp.get_context("spawn")
-    worker = engine._Worker(context, cast(engine.Setting, None), 0, context.Event())
+    worker = engine._Worker(context, cast(Setting, None), 0, context.Event())
     try:
         status = Path(f"/proc/{worker.process.pid}/status").read_text()
     finally:
