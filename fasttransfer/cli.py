@@ -271,17 +271,22 @@ class DataInspect:
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder or uncompressed tar of pictures, or the folder of a store."""
+    """Folder or uncompressed tar of pictures, the folder of a store, or builtin."""
     sheet: Path | None = None
     """Draw a contact sheet into this file, a .png or a .jpg."""
 
     def run(self, console: Console) -> int:
+        from fasttransfer import grid
         from fasttransfer.pipelines import sheet
         from fasttransfer.pipelines.inspection import inspect, open_pictures
+        from fasttransfer.study import BUILTIN, load_recipe
 
         if self.sheet is not None:
             sheet.check_name(self.sheet)
-        opened = open_pictures(self.source)
+        source = self.source
+        if str(source) == BUILTIN:
+            source = grid.builtin_store(load_recipe("mini").geometry.store, _say(console)).folder
+        opened = open_pictures(source)
         found = inspect(opened)
         rows = _table("", "")
         rows.add_row(found.kind, str(found.path))

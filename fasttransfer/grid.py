@@ -27,7 +27,7 @@ from fasttransfer.cells import TASKS, Cell
 from fasttransfer.cohort import Advanced, Checked, Ended, Message, Started, found_on_disk
 from fasttransfer.engine import run_jobs
 from fasttransfer.errors import InputError
-from fasttransfer.files import cache_folder, locked, make_folder, replace_file, sweep
+from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
 from fasttransfer.jobs import Job, plan_jobs
 from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL, Pictures
 from fasttransfer.pipelines import feeds, prepare
@@ -146,7 +146,8 @@ def run(
         tracking.need_tensorboard()
     plan = settle(choices, feeding)
     out = out or plan.out
-    made = not out.exists()
+    with disk_trouble(out):
+        made = not out.exists()
     make_folder(out)
     try:
         with _alone(out):

@@ -69,11 +69,6 @@ def words(key: int, count: int, *, at: int = 0, device: torch.device | str = "cp
     return philox(key, -(-count // 4), at=at, device=device).view(-1)[:count]
 
 
-def uniform(key: int, count: int, *, at: int = 0) -> Tensor:
-    """(count,) float64 in [0, 1), one word a number."""
-    return words(key, count, at=at).to(torch.float64) * 2.0**-32
-
-
 def permutation(key: int, n: int, *, at: int = 0) -> Tensor:
     """A random order of 0..n-1, (n,) int64: indices sorted by 63-bit draws, ties by index."""
     draws = philox(key, -(-n // 2), at=at).view(-1, 2)[:n]

@@ -180,6 +180,15 @@ def test_data_inspect_and_info(pictures: Path, tmp_path: Path, capsys: pytest.Ca
     assert "torch" in capsys.readouterr().out
 
 
+def test_data_inspect_knows_the_built_in_pictures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(grid, "BUILTIN_TRAIN", 3)
+    monkeypatch.setattr(grid, "BUILTIN_VAL", 2)
+    assert run("data", "inspect", "builtin") == 0
+    assert "96 pictures, 3 to 3 a class" in capsys.readouterr().out
+
+
 def test_data_prepare_and_verify(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "store"
     command = ("data", "prepare", pictures, store, "--device", "cpu")

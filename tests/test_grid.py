@@ -203,6 +203,11 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         grid.run(tiny_choices(tmp_path, layers=(1,)), out, console=quiet())
 
 
+def test_a_folder_whose_name_is_too_long_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name too long"):
+        grid.run(tiny_choices(tmp_path), tmp_path / ("x" * 300), console=quiet())
+
+
 def test_default_folder_is_named_after_pictures_and_split(tmp_path: Path) -> None:
     assert grid.settle(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
 
