@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "cpu/bitmask.h"
+#include "shards/narrow.h"
 
 namespace fasttransfer::shards {
 namespace {
@@ -90,25 +92,31 @@ void File::check(const Identity& expected) {
   check_index();
 }
 
+// What a record of this form and number of values takes; 0 where there is none such.
+uint64_t File::size_of(const Place& place) const {
+  const auto elements = static_cast<uint64_t>(elements_);
+  if (!is_packed()) return place.values == elements && place.form == 0 ? 2 * elements : 0;
+  if (place.values > elements || place.least > 0xff) return 0;
+  switch (static_cast<Form>(place.form)) {
+    case Form::kPlain:
+      return mask_bytes(elements_) + 2 * uint64_t{place.values};
+    case Form::kNarrow:
+      return mask_bytes(elements_) + narrow_bytes(place.values);
+  }
+  return 0;
+}
+
 void File::check_index() const {
-  const uint64_t dense = 2 * static_cast<uint64_t>(elements_);
-  const uint64_t mask = static_cast<uint64_t>(mask_bytes(elements_));
   uint64_t at = sizeof(Header);
   const uint64_t end = static_cast<uint64_t>(reinterpret_cast<const uint8_t*>(index_) - data_);
   for (int64_t i = 0; i < records_; ++i) {
     const uint64_t size = index_[i].size;
-    const bool fits = is_packed() ? size >= mask && size <= mask + dense && (size - mask) % 2 == 0 : size == dense;
-    if (!fits || index_[i].offset != at || at > end || size > end - at) {
+    if (size == 0 || size != size_of(index_[i]) || index_[i].offset != at || at > end || size > end - at) {
       damaged("damaged: record " + text(i) + " is not where its index says");
     }
     at += (size + kAlign - 1) / kAlign * kAlign;
   }
   if (at != end) damaged("damaged: its records do not end where its index begins");
-}
-
-int64_t File::values(int64_t i) const {
-  if (!is_packed()) return elements_;
-  return (static_cast<int64_t>(index_[i].size) - mask_bytes(elements_)) / 2;
 }
 
 const uint8_t* File::verified(int64_t i) const {
@@ -125,18 +133,30 @@ const uint8_t* File::verified(int64_t i) const {
 
 void File::read_dense(int64_t i, uint16_t* to) const {
   const uint8_t* const record = verified(i);
-  if (is_packed()) {
-    expand(record, reinterpret_cast<const uint16_t*>(record + mask_bytes(elements_)), values(i), elements_, to);
-  } else {
+  if (!is_packed()) {
     std::memcpy(to, record, index_[i].size);
+    return;
   }
+  const uint8_t* const behind = record + mask_bytes(elements_);
+  const auto* values = reinterpret_cast<const uint16_t*>(behind);
+  if (is_narrow(i)) {
+    thread_local std::vector<uint16_t> widened;  // stays in the cache of its core
+    widened.resize(elements_);
+    widen(behind, this->values(i), index_[i].least, widened.data());
+    values = widened.data();
+  }
+  expand(record, values, this->values(i), elements_, to);
 }
 
 void File::read_packed(int64_t i, uint8_t* mask, uint16_t* to) const {
   const uint8_t* const record = verified(i);
   const int64_t bytes = mask_bytes(elements_);
   std::memcpy(mask, record, bytes);
-  std::memcpy(to, record + bytes, 2 * values(i));
+  if (is_narrow(i)) {
+    widen(record + bytes, values(i), index_[i].least, to);
+  } else {
+    std::memcpy(to, record + bytes, 2 * values(i));
+  }
 }
 
 }  // namespace fasttransfer::shards

@@ -21,7 +21,7 @@ class File {
   int64_t bytes() const { return static_cast<int64_t>(size_); }
 
   // How many values record `i` holds: all of its elements where they are dense.
-  int64_t values(int64_t i) const;
+  int64_t values(int64_t i) const { return index_[i].values; }
 
   // Record `i`, unpacked to `to`, which has room for a picture. Throws Damaged.
   void read_dense(int64_t i, uint16_t* to) const;
@@ -35,6 +35,8 @@ class File {
   const uint8_t* verified(int64_t i) const;
   void check(const Identity& expected);
   void check_index() const;
+  uint64_t size_of(const Place& place) const;
+  bool is_narrow(int64_t i) const { return index_[i].form == static_cast<uint16_t>(Form::kNarrow); }
   [[noreturn]] void damaged(const std::string& what) const;
 
   std::string path_;

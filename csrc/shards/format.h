@@ -3,9 +3,10 @@
 //
 //   header    128 bytes, whose last 8 are the checksum of the others
 //
-//   records   each begins at a multiple of 8 and is dense (2 E bytes) or packed: the mask of math/bitmask.h, the values
+//   records   each begins at a multiple of 8 and is dense (2 E bytes) or packed: the mask of math/bitmask.h, then the
+//             values, in 12 bits each as narrow.h has them, or in 16 where they are too far apart for that
 //
-//   index     24 bytes a record: where it begins, how long it is, its checksum
+//   index     32 bytes a record: where it begins, how long it is, its checksum, how many values, in which form
 //
 //   footer    48 bytes: where the index begins, how many records, the checksums of index and header, the checksum of
 //             these four, then a mark that is written last
@@ -25,7 +26,7 @@ namespace fasttransfer::shards {
 
 constexpr char kMagic[8] = {'\x89', 'F', 'T', 'S', '\r', '\n', '\x1a', '\n'};
 constexpr char kEnd[8] = {'F', 'T', 'S', '-', 'e', 'n', 'd', '\n'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint32_t kByteOrder = 0x01020304;
 constexpr uint32_t kOtherByteOrder = 0x04030201;
 constexpr int64_t kAlign = 8;  // bytes
@@ -47,10 +48,15 @@ struct Header {
 };
 static_assert(sizeof(Header) == 128);
 
+enum class Form : uint16_t { kPlain = 0, kNarrow = 1 };
+
 struct Place {
   uint64_t offset, size, checksum;
+  uint32_t values;
+  uint16_t form;
+  uint16_t least;  // upper byte of a narrow record's values
 };
-static_assert(sizeof(Place) == 24);
+static_assert(sizeof(Place) == 32);
 
 struct Footer {
   uint64_t index, records, index_checksum, header_checksum, checksum;

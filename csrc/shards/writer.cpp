@@ -6,6 +6,7 @@
 #include <cerrno>
 
 #include "cpu/bitmask.h"
+#include "shards/narrow.h"
 
 namespace fasttransfer::shards {
 namespace {
@@ -16,7 +17,8 @@ constexpr size_t kBuffer = 4 << 20;  // bytes that are written at once
 
 Writer::Writer(int file, const Identity& identity, Kind kind) : file_(file), kind_(kind), elements_(identity.elements) {
   buffer_.reserve(kBuffer);
-  record_.resize(mask_bytes(elements_) + 2 * elements_ + kAlign);
+  record_.resize(mask_bytes(elements_) + 2 * elements_);
+  values_.resize(elements_);
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   header.version = kVersion;
@@ -34,18 +36,33 @@ Writer::Writer(int file, const Identity& identity, Kind kind) : file_(file), kin
 void Writer::append(const uint16_t* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i, x += elements_) {
     const void* from = x;
-    size_t size = 2 * elements_;
+    Place place{at_, 2 * static_cast<uint64_t>(elements_), 0, static_cast<uint32_t>(elements_), 0, 0};
     if (kind_ == Kind::kPacked) {
-      uint16_t* const values = reinterpret_cast<uint16_t*>(record_.data() + mask_bytes(elements_));
-      const int64_t count = make_mask(x, elements_, record_.data());
-      compress(x, elements_, record_.data(), values, count);
       from = record_.data();
-      size = mask_bytes(elements_) + 2 * count;
+      pack(x, place);
     }
-    index_.push_back({at_, size, xxh3::checksum(from, size)});
-    put(from, size);
+    place.checksum = xxh3::checksum(from, place.size);
+    index_.push_back(place);
+    put(from, place.size);
     constexpr uint8_t kPadding[kAlign] = {};
     put(kPadding, (kAlign - at_ % kAlign) % kAlign);
+  }
+}
+
+// To record_.
+void Writer::pack(const uint16_t* x, Place& place) {
+  uint8_t* const behind = record_.data() + mask_bytes(elements_);
+  const int64_t count = make_mask(x, elements_, record_.data());
+  compress(x, elements_, record_.data(), values_.data(), count);
+  place.values = static_cast<uint32_t>(count);
+  const int least = narrow(values_.data(), count, behind);
+  if (least >= 0) {
+    place.form = static_cast<uint16_t>(Form::kNarrow);
+    place.least = static_cast<uint16_t>(least);
+    place.size = mask_bytes(elements_) + narrow_bytes(count);
+  } else {
+    std::memcpy(behind, values_.data(), 2 * count);
+    place.size = mask_bytes(elements_) + 2 * count;
   }
 }
 

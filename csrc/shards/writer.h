@@ -23,6 +23,7 @@ class Writer {
   int64_t bytes() const { return static_cast<int64_t>(at_); }  // so far
 
  private:
+  void pack(const uint16_t* x, Place& place);
   void put(const void* from, size_t bytes);
   void flush();
 
@@ -34,6 +35,7 @@ class Writer {
   std::vector<Place> index_;
   std::vector<uint8_t> buffer_;
   std::vector<uint8_t> record_;
+  std::vector<uint16_t> values_;
 };
 
 }  // namespace fasttransfer::shards

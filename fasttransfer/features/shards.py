@@ -33,15 +33,18 @@ from fasttransfer.files import replace_file
 from fasttransfer.ops import PackedFeatures
 from fasttransfer.weights import CorruptFileError
 
+VERSION = 2
+"""Of the format; a shard of another one is refused. It belongs into an entry's key."""
+
 _shards: Any = None
 _why_not = ""
 try:
     _shards = import_module("fasttransfer._shards")
 except ImportError as error:
     _why_not = str(error)
-
-VERSION = 1
-"""Of the format; a shard of a later one is refused. It belongs into an entry's key."""
+else:
+    if _shards.VERSION != VERSION:
+        _shards, _why_not = None, f"it is a build of format {_shards.VERSION}, this source has {VERSION}"
 
 _IDENTITY = 64  # bytes
 
@@ -96,7 +99,7 @@ def write_shard(
         position: which of the entry's shards this is, from 0.
         first: the number in the entry of this shard's first record.
         shape: of one record: (C, H, W) or (E,).
-        packed: without the zeros; False where that does not pay.
+        packed: without the zeros, and values in 12 bits where they allow it; False where that does not pay.
 
     Raises:
         InputError: the disk is full, read-only or not ours to write; the native module is missing.

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,18 +20,6 @@ from fasttransfer.files import replace_file
 from fasttransfer.pipelines import writer
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 400 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("file systems cannot be mounted here (it takes root)")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_disk_that_fills_up_stops_the_study_with_a_sentence_and_it_can_go_on(

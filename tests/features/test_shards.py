@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import random
 import resource
@@ -28,7 +29,7 @@ _shards = pytest.importorskip("fasttransfer._shards")
 
 ENTRY = "0123456789abcdef" * 4
 SHAPE = (5, 3, 7)
-HEADER, FOOTER, PLACE = 128, 48, 24
+HEADER, FOOTER, PLACE = 128, 48, 32
 
 
 def features(n: int, shape: Sequence[int] = SHAPE, share: float = 0.3, seed: int = 0) -> Tensor:
@@ -36,6 +37,11 @@ def features(n: int, shape: Sequence[int] = SHAPE, share: float = 0.3, seed: int
     x = torch.randn((n, *shape), generator=generator)
     x = x.masked_fill(torch.rand(x.shape, generator=generator) >= share, 0.0).bfloat16()
     return x.contiguous(memory_format=torch.channels_last) if len(shape) == 3 else x
+
+
+def behind_relu(x: Tensor) -> Tensor:
+    """Without signs, and not too small: packed to 12 bits a value."""
+    return x.abs() + (x != 0)
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -83,10 +89,46 @@ def test_what_is_written_is_read(tmp_path: Path, packed: bool, shape: tuple[int,
 
 
 def test_packed_records_take_their_share_of_the_bytes(tmp_path: Path) -> None:
-    x = features(50, (256, 6, 6), 0.25)
-    size = write(tmp_path / "s", x).stat().st_size
-    expected = HEADER + FOOTER + 50 * (PLACE + 9216 // 8) + 2 * int((x != 0).sum())
-    assert expected <= size <= expected + 50 * 7  # each begins at a multiple of 8
+    """12 bits a value where they are of one sign and within 2^32 of each other, else 16."""
+    drawn = features(50, (256, 6, 6), 0.25)
+    for x, bits in ((drawn, 16), (behind_relu(drawn), 12)):
+        size = write(tmp_path / "s", x).stat().st_size
+        expected = HEADER + FOOTER + 50 * (PLACE + 9216 // 8) + bits * int((x != 0).sum()) / 8
+        assert expected <= size <= expected + 50 * 8  # each begins at a multiple of 8
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 31, 64, 65, 100])
+def test_values_within_a_window_and_at_its_edges(tmp_path: Path, n: int) -> None:
+    """Every pair of upper bytes as the least and the most: their lower bytes are there, whatever they are."""
+    generator = torch.Generator().manual_seed(n)
+    lower = torch.randint(0, 256, (256, n), generator=generator)
+    widths = torch.arange(256)[:, None] % 19
+    least = torch.randint(0, 237, (256, 1), generator=generator)
+    upper = least + torch.randint(0, 1 << 20, (256, n), generator=generator) % (widths + 1)
+    upper[:, 0], upper[:, -1] = least[:, 0], (least + widths)[:, 0]
+    x = (upper << 8 | lower).to(torch.uint16).view(torch.bfloat16)
+    path = write(tmp_path / "s", x)
+    with open_(path, shape=(n,)) as reader:
+        assert same(reader.read(range(256)), x)
+        assert same(unpack_features(reader.read_packed(range(256)), (n,)), x)
+
+
+def test_whatever_bits_there_are(tmp_path: Path) -> None:
+    """Every value of 16 bits, NaNs and negative zeros as well, beside others."""
+    bits = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16)
+    for x in (bits.view(256, 256), bits.view(-1, 16), bits.view(256, 256).T.contiguous()):
+        with open_(write(tmp_path / "s", x), shape=x.shape[1:]) as reader:
+            assert same(reader.read(range(len(x))), x)
+
+
+def test_an_older_build_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_shards, "VERSION", 1)
+    found = importlib.util.find_spec("fasttransfer.features.shards")
+    assert found is not None and found.loader is not None
+    fresh = importlib.util.module_from_spec(found)
+    found.loader.exec_module(fresh)
+    with pytest.raises(InputError, match="a build of format 1, this source has 2"):
+        fresh.ShardReader([], entry=ENTRY, shape=SHAPE)
 
 
 def test_several_shards_are_one_list_in_any_order(tmp_path: Path) -> None:
@@ -188,15 +230,15 @@ def read_all(path: Path) -> Tensor:
         return reader.read(range(len(reader)))
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_every_flipped_bit_is_found(tmp_path: Path, packed: bool) -> None:
+@pytest.mark.parametrize("kind", ["narrow", "packed", "dense"])
+def test_every_flipped_bit_is_found(tmp_path: Path, kind: str) -> None:
     """Every byte of a small shard, one after another: never features that are not those that were written."""
-    x = features(3)
-    whole = write(tmp_path / "s", x, packed=packed).read_bytes()
+    x = behind_relu(features(3)) if kind == "narrow" else features(3)
+    whole = write(tmp_path / "s", x, packed=kind != "dense").read_bytes()
     used = set(range(HEADER)) | set(range(len(whole) - FOOTER - 3 * PLACE, len(whole)))
     for i in range(3):
         at = len(whole) - FOOTER - (3 - i) * PLACE
-        offset, size, _ = struct.unpack("<QQQ", whole[at : at + PLACE])
+        offset, size = struct.unpack("<QQ", whole[at : at + 16])
         used |= set(range(offset, offset + size))
     path = tmp_path / "damaged"
     for at in range(len(whole)):
@@ -303,8 +345,8 @@ def rewritten(path: Path, at: int, field: bytes) -> None:
 
 def test_versions_byte_orders_and_kinds(tmp_path: Path) -> None:
     for at, field, says in [
-        (8, struct.pack("<I", 2), r"written by a newer fasttransfer \(format 2, this one reads 1\)"),
-        (8, struct.pack("<I", 0), "makes no sense"),
+        (8, struct.pack("<I", 3), r"written by a newer fasttransfer \(format 3, this one reads 2\)"),
+        (8, struct.pack("<I", 1), "makes no sense"),
         (12, struct.pack(">I", 0x01020304), "other order"),
         (16, struct.pack("<I", 7), "makes no sense"),
     ]:
@@ -323,7 +365,7 @@ def test_a_mask_that_lies_is_not_followed(tmp_path: Path) -> None:
     path = write(tmp_path / "s", features(1))
     whole = bytearray(path.read_bytes())
     index = len(whole) - FOOTER - PLACE
-    offset, size, _ = struct.unpack("<QQQ", whole[index : index + PLACE])
+    offset, size = struct.unpack("<QQ", whole[index : index + 16])
     for mask in (bytes(16), b"\xff" * 16, bytes([whole[offset] ^ 1]) + bytes(whole[offset + 1 : offset + 16])):
         lying = bytearray(whole)
         lying[offset : offset + 16] = mask
@@ -337,6 +379,24 @@ def test_a_mask_that_lies_is_not_followed(tmp_path: Path) -> None:
         path.write_bytes(lying)
         with pytest.raises(CorruptFileError, match="does not fit its number of values"):
             read_all(path)
+
+
+@pytest.mark.parametrize("field", [struct.pack("<IHH", 105, 1, 0), struct.pack("<IHH", 1 << 20, 0, 0),
+                                   struct.pack("<IHH", 5, 7, 0), struct.pack("<IHH", 5, 1, 300)])  # fmt: skip
+def test_an_index_that_lies_is_not_followed(tmp_path: Path, field: bytes) -> None:
+    """As before: numbers of values, forms and windows that cannot be."""
+    path = write(tmp_path / "s", features(1))
+    whole = bytearray(path.read_bytes())
+    footer = len(whole) - FOOTER
+    whole[footer - 8 : footer] = field
+    whole[footer + 16 : footer + 24] = struct.pack(
+        "<Q", xxhash.xxh3_64_intdigest(bytes(whole[footer - PLACE : footer]))
+    )
+    checksum = xxhash.xxh3_64_intdigest(bytes(whole[footer : footer + 32]))
+    whole[footer + 32 : footer + 40] = struct.pack("<Q", checksum)
+    path.write_bytes(whole)
+    with pytest.raises(CorruptFileError, match="record 0 is not where its index says"):
+        read_all(path)
 
 
 def test_missing_and_unreadable(tmp_path: Path) -> None:

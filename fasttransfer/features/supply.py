@@ -1,0 +1,256 @@
+"""Which cuts a cohort gets from the cache: what is there is read, what pays is computed and kept, the rest runs live.
+
+None of that changes a result: a cut has the same bits wherever it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fasttransfer import machine
+from fasttransfer.cells import Cell
+from fasttransfer.errors import InputError
+from fasttransfer.features import auto, cache
+from fasttransfer.features.cache import About, Entry
+from fasttransfer.features.entry import Say
+from fasttransfer.features.fill import Stopped, fill
+from fasttransfer.features.key import Key, mean_digest, pictures_digest, versions, weights_digest
+from fasttransfer.features.prefix import cut_name, kept_cut
+from fasttransfer.features.reading import CachedFeed, Needs, Part
+from fasttransfer.net import CaffeNet
+from fasttransfer.pipelines.feed import Feed, Pictures, Stream, Sweep
+from fasttransfer.study import Study
+
+Means = Mapping[str, Tensor]
+OpenFeed = Callable[[Pictures, Pictures, Stream, Means], Feed]
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A source that frozen cells copy from.
+
+    Attributes:
+        name: "A", "B", "R" or "H", see `Cell.source`; network: what people call it, e.g. "baseA.s0".
+        mean: the task whose mean picture it sees.
+        weights: float32, under Caffe's names, at least of the stages up to the deepest cut.
+        cuts: those that cells read, 1 to 6, rising.
+    """
+
+    name: str
+    network: str
+    mean: str
+    weights: Mapping[str, Tensor]
+    cuts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a cohort is trained on, as far as its features depend on it.
+
+    Attributes:
+        folder: of the study; data: digest of the store; decodes: whether its pixels are decoded on the way.
+        task: the target; classes: those of the task, in label order.
+        pictures: those of each part; stream: the training pictures as they are shown.
+        means: of all cells, task -> (S, S, 3) float32.
+        open_feed: a feed of pictures (training, validation) in the order of a stream, under some means.
+    """
+
+    study: Study
+    folder: Path
+    data: str
+    decodes: bool
+    task: str
+    classes: tuple[str, ...]
+    pictures: Mapping[Part, Pictures]
+    stream: Stream
+    means: Means
+    open_feed: OpenFeed
+    device: torch.device
+
+
+def prefixes_of(cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> list[Prefix]:
+    """The sources of the frozen ones among `cells`, all of one target and seed; `sources` are weights by name."""
+    frozen: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.frozen and cell.source is not None:
+            frozen.setdefault(cell.source, []).append(cell)
+    return [
+        Prefix(
+            name,
+            of[0].needs.label if of[0].needs else f"{name}.{of[0].target}.s{of[0].seed}",
+            of[0].mean_of,
+            sources[name],
+            tuple(sorted({kept_cut(cell.n) for cell in of})),
+        )
+        for name, of in sorted(frozen.items())
+    ]
+
+
+def open_cached_feed(
+    shown: Shown,
+    cells: Sequence[Cell],
+    prefixes: Sequence[Prefix],
+    mode: Literal["auto", "cache"],
+    *,
+    say: Say,
+    progress: Say,
+    stop: Callable[[], bool],
+) -> Feed:
+    """The feed of a cohort in a study with views: what the cache holds, or will hold when this returns, comes from it.
+
+    Where the cache cannot be written that is said, and the cells go on live.
+
+    Args:
+        mode: "cache" keeps every cut, "auto" those that are read faster than they are computed.
+        say: told what stays to be read; progress: how far filling is; stop: ends it, for the cells to run live.
+    """
+    root = cache.root()
+    entries: dict[Part, dict[str, Entry]] = {"train": {}, "val": {}}
+    for prefix in prefixes:
+        keys = keys_of(shown, prefix)
+        chosen = prefix.cuts
+        if mode == "auto":
+            known = {cut for cut in prefix.cuts if all(_find(root, keys[part][cut], say) for part in keys)}
+            if missing := set(prefix.cuts) - known:
+                known |= _worth_keeping(root, shown, prefix, missing, say)
+                chosen = tuple(sorted(known))
+        for part, by_cut in keys.items():
+            wanted = {cut: key for cut, key in by_cut.items() if cut in chosen}
+            if any(_find(root, key, say) is None for key in wanted.values()):
+                try:
+                    _fill(root, shown, prefix, part, wanted, say=say, progress=progress, stop=stop)
+                except Stopped:
+                    pass
+                except InputError as error:
+                    say(f"features of {prefix.network} are not kept, its cells run live: {error}")
+            for cut, key in wanted.items():
+                if entry := _find(root, key, say):
+                    entries[part][cut_name(prefix.name, cut)] = entry
+    needs = Needs(
+        {cut_name(prefix.name, cut): prefix.mean for prefix in prefixes for cut in prefix.cuts},
+        frozenset(cell.mean_of for cell in cells if not cell.frozen),
+    )
+    train, val = shown.pictures["train"], shown.pictures["val"]
+    feed = CachedFeed(
+        needs,
+        entries,
+        train,
+        val,
+        shown.stream,
+        lambda means: shown.open_feed(train, val, shown.stream, {t: shown.means[t] for t in sorted(means)}),
+        device=shown.device,
+        threads=shown.study.threads,
+        say=say,
+    )
+    read = [name for name in needs.cuts if name in entries["train"]]
+    live = [name for name in needs.cuts if name not in entries["train"]]
+    told = [f"{', '.join(read)} {feed.about}"] if read else []
+    told += [f"{', '.join(live)} live"] if live else []
+    say(f"features of task {shown.task}'s frozen cells: {'; '.join(told)}")
+    return feed
+
+
+def keys_of(shown: Shown, prefix: Prefix) -> dict[Part, dict[int, Key]]:
+    """part -> cut -> the key of its entry: training pictures in the study's views, validation pictures in view 0."""
+    study, views = shown.study, shown.stream.choices
+    found: dict[Part, dict[int, Key]] = {}
+    for part, pictures in shown.pictures.items():
+        found[part] = {
+            cut: Key(
+                prefix=weights_digest(prefix.weights, cut),
+                mean=mean_digest(shown.means[prefix.mean]),
+                scale=study.recipe.scale,
+                geometry=study.recipe.geometry,
+                cut=cut,
+                pictures=pictures_digest(shown.data, part, pictures.rows),
+                views=tuple((top, left, mirror) for top, left, mirror in views[: None if part == "train" else 1]),
+                precision=study.precision,
+                device=study.device,
+                threads=torch.get_num_threads() if study.device == "cpu" else 0,
+                batch=study.recipe.batch,
+                versions=versions(study.device, decodes=shown.decodes),
+            )
+            for cut in prefix.cuts
+        }
+    return found
+
+
+def sweep_of(shown: Shown, part: Part) -> Sweep:
+    """All records of an entry over `part`, in their order."""
+    views = shown.stream.choices if part == "train" else shown.stream.choices[:1]
+    stream = shown.stream
+    return Sweep(0, 0, len(shown.pictures[part]), stream.batch, stream.margin, views)
+
+
+def network_of(shown: Shown, prefix: Prefix) -> CaffeNet:
+    """The source as it computes its cuts."""
+    study = shown.study
+    deepest = prefix.cuts[-1]
+    net = CaffeNet(study.recipe.geometry, 1, machine.dtype_of(study.precision))
+    del net.stages[deepest:]
+    net.load(prefix.weights, 0, deepest)
+    return net.to(shown.device).requires_grad_(False)
+
+
+def _worth_keeping(root: Path, shown: Shown, prefix: Prefix, missing: set[int], say: Say) -> frozenset[int]:
+    sweep, part = sweep_of(shown, "train"), shown.pictures["train"]
+    means = {prefix.mean: shown.means[prefix.mean]}
+    few = Sweep(0, 0, sweep.pictures, min(auto.PICTURES, sweep.batch), sweep.margin, sweep.choices)
+    records = sweep.records + len(shown.pictures["val"])
+    with closing(shown.open_feed(part, part, few, means)) as feed:
+        try:
+            measured = auto.measure(
+                network_of(shown, prefix),
+                lambda: feed.train(0).pictures[prefix.mean],
+                missing,
+                root,
+                threads=shown.study.threads,
+                records=records,
+            )
+        except InputError as error:
+            say(f"features of {prefix.network} are not kept, its cells run live: {error}")
+            return frozenset()
+    return auto.choose(measured, records, auto.room(root))
+
+
+def _fill(
+    root: Path,
+    shown: Shown,
+    prefix: Prefix,
+    part: Part,
+    wanted: Mapping[int, Key],
+    *,
+    say: Say,
+    progress: Say,
+    stop: Callable[[], bool],
+) -> None:
+    about = About(prefix.network, str(shown.folder), shown.study.data, part, shown.task, shown.classes)
+    pictures = shown.pictures[part]
+    fill(
+        root,
+        [(key, about) for key in wanted.values()],
+        pictures,
+        network_of(shown, prefix),
+        sweep_of(shown, part),
+        lambda sweep: shown.open_feed(pictures, pictures, sweep, {prefix.mean: shown.means[prefix.mean]}),
+        prefix.mean,
+        say=say,
+        progress=progress,
+        stop=stop,
+    )
+
+
+def _find(root: Path, key: Key, say: Say) -> Entry | None:
+    """As `cache.find`; an entry that cannot be read is said, and not there."""
+    try:
+        return cache.find(root, key, say)
+    except InputError as error:
+        say(f"cut {key.cut} runs live: {error}")
+        return None

@@ -1,0 +1,88 @@
+"""Entries of the feature cache that are small enough for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fasttransfer.features import cache
+from fasttransfer.features.cache import About, Entry
+from fasttransfer.features.key import Key
+from fasttransfer.geometry import Geometry
+from fasttransfer.pipelines.feed import Pictures
+from fasttransfer.pipelines.store import Pixels, Rows
+
+TINY = Geometry("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
+ABOUT = About("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))
+KEY = Key(
+    prefix="1" * 32,
+    mean="2" * 32,
+    scale=1 / 64,
+    geometry=TINY,
+    cut=5,
+    pictures="3" * 32,
+    views=((1, 1, False), (1, 1, True)),
+    precision="fp32",
+    device="cpu",
+    threads=1,
+    batch=8,
+    versions={"torch": "2", "shards": "1"},
+)
+
+
+def key(**changes: object) -> Key:
+    """`KEY`, but for `changes`."""
+    return replace(KEY, **changes)  # type: ignore[arg-type]
+
+
+def features(n: int, shape: Sequence[int], share: float = 0.3, seed: int = 0) -> Tensor:
+    """(n, *shape) bfloat16, of which `share` is not zero, in channels-last memory."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn((n, *shape), generator=generator).abs() + 0.01
+    x = x.masked_fill(torch.rand(x.shape, generator=generator) >= share, 0.0).bfloat16()
+    return x.contiguous(memory_format=torch.channels_last) if len(shape) == 3 else x
+
+
+class NoPart:
+    """Stands where a part of a store does: nothing is read from it."""
+
+    labels = np.zeros(0, np.int64)
+    size = TINY.store
+
+    def __len__(self) -> int:
+        return 0
+
+    def gather(self, rows: Rows) -> Pixels:
+        raise NotImplementedError
+
+
+def pictures(n: int) -> Pictures:
+    """Every third row, of two classes."""
+    return Pictures(NoPart(), np.arange(n) * 3, np.arange(n) % 2)
+
+
+def make(root: Path, key: Key = KEY, n: int = 10, *, share: float = 0.3, about: About = ABOUT) -> Tensor:
+    """Makes an entry; returns its records."""
+    x = features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
+    with cache.making(root, [(key, about)], pictures(n)) as writers:
+        for writer in writers:
+            for part in x.split(7):
+                writer.append(part)
+    return x
+
+
+def found(root: Path, key: Key = KEY) -> Entry:
+    """The entry, which is there."""
+    entry = cache.find(root, key)
+    assert entry is not None
+    return entry
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit."""
+    return a.shape == b.shape and torch.equal(a.view(torch.int16), b.view(torch.int16))

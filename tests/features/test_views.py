@@ -1,0 +1,358 @@
+"""A study with views: what is kept has the bits of what is computed, and nothing that is trained can tell."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from studies import tiny_choices
+from torch import Tensor
+
+from fasttransfer import assembly, grid, records, weights
+from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.cells import LAYERS, Cell, base
+from fasttransfer.cohort import Checked, Ended, Noted, weights_path
+from fasttransfer.errors import InputError
+from fasttransfer.features import auto, cache
+from fasttransfer.features.auto import Measured
+from fasttransfer.features.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.features.views import view_list
+from fasttransfer.files import cache_folder
+from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.pipelines.feed import Stream, Sweep
+from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.study import Choices, Feeding, Study
+
+CPU = torch.device("cpu")
+FROZEN = ("selffer", "transfer", "random")
+
+Trained = tuple[dict[str, dict[str, Tensor]], dict[Cell, tuple[object, ...]]]
+
+
+@pytest.fixture(autouse=True)
+def _a_cache_and_a_thread_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("FASTTRANSFER_CACHE", str(tmp_path / "cache"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: object) -> Setting:
+    """A study's folder with both bases trained."""
+    choices = tiny_choices(tmp_path, views=views, **changes)
+    recipe = Path(str(choices.recipe))
+    recipe.write_text(recipe.read_text().replace('init = "he"', f'init = "{init}"'))
+    plan = grid.settle(choices)
+    store = prepare(Path(choices.data), size=plan.recipe.geometry.store, cache=cache_folder(), say=lambda _: None)
+    folder = tmp_path / "run"
+    for name in ("weights", "checkpoints", "means"):
+        (folder / name).mkdir(parents=True)
+    setting = Setting(grid._study(plan, store.digest, None), folder, store.folder, plan.classes)
+    grid._means(setting, store)
+    for task in ("A", "B"):
+        build_cohort(setting, [base(task, 0)], CPU).run(lambda m: None, lambda: False, 1e9)
+    return setting
+
+
+def train(
+    setting: Setting, cells: Sequence[Cell], features: str, stop: Callable[[], bool] = lambda: False
+) -> tuple[Trained, list[str]]:
+    """The cells' weights, which are removed again, with their checks and ends; and what was said."""
+    heard: list[object] = []
+    asked = replace(setting, features=features)  # type: ignore[arg-type]
+    done = build_cohort(asked, cells, CPU, heard.append).run(heard.append, stop, 1e9)
+    found = {}
+    for cell in cells if done else ():
+        path = weights_path(setting.folder, cell)
+        found[cell.label] = weights.load(path)[0]
+        path.unlink()
+    checks = {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
+    ends = {m.cell: (m.state, m.reason) for m in heard if isinstance(m, Ended)}
+    return (found, checks | {}) if not ends else (found, {c: (*checks[c], *ends[c]) for c in ends}), [
+        m.text for m in heard if isinstance(m, Noted) and m.stays
+    ]
+
+
+def same(one: Trained, other: Trained) -> bool:
+    (nets, checks), (others, other_checks) = one, other
+    return checks == other_checks and all(
+        torch.equal(nets[label][name], others[label][name]) for label in others for name in others[label]
+    )
+
+
+def some_cells() -> list[Cell]:
+    return [Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer", 7), ("random", 5), ("transfer", 6))]
+
+
+# -- the views --------------------------------------------------------------------------------------------------------
+
+
+def test_the_lists_begin_with_each_other_and_with_the_centre() -> None:
+    assert view_list(1, 29) == ((14, 14, False),)
+    assert view_list(2, 29) == ((14, 14, False), (14, 14, True))
+    ten = view_list(10, 29)
+    assert ten[:2] == view_list(2, 29)
+    assert {(top, left) for top, left, _ in ten} == {(14, 14), (0, 0), (0, 29), (29, 0), (29, 29)}
+    assert len(set(ten)) == 10
+
+
+def test_a_stream_draws_all_its_views_evenly_and_alike_for_ever() -> None:
+    choices = view_list(10, 6)
+    stream, any_crop = Stream(1, 2, 4000, 4000, 6, choices), Stream(1, 2, 4000, 4000, 6)
+    views = stream.views(0)
+    assert torch.equal(views.ids, any_crop.views(0).ids)
+    counts = torch.bincount(views.number, minlength=10)
+    assert int(counts.min()) > 330 and int(counts.max()) < 470
+    shown = zip(views.top.tolist(), views.left.tolist(), views.mirror.tolist(), strict=True)
+    assert [choices[n] for n in views.number.tolist()] == list(shown)
+    assert not torch.equal(stream.views(1).number[views.ids.argsort()], views.number)
+    assert torch.equal(stream.views(0).number, views.number)
+
+
+def test_a_sweep_shows_every_record_once_in_order_and_fills_its_last_batch() -> None:
+    choices = view_list(2, 6)
+    sweep = Sweep(0, 0, 5, 4, 6, choices)
+    shown = [sweep.views(step) for step in range(sweep.steps)]
+    records = torch.cat([views.ids * 2 + views.number for views in shown])
+    assert records.tolist() == [*range(10), 9, 9]
+    assert torch.cat([views.mirror for views in shown]).tolist() == [bool(r % 2) for r in records.tolist()]
+
+
+def test_views_belong_to_the_study_and_unlimited_ones_change_nothing_of_it(tmp_path: Path) -> None:
+    choices = tiny_choices(tmp_path)
+    plan = grid.settle(choices)
+    unlimited = grid._study(plan, "digest", None)
+    assert "views" not in unlimited.to_dict()
+    ten = grid._study(grid.settle(replace(choices, views=10)), "digest", None)
+    assert unlimited.differences(ten) == ["views: not set in the study, 10 in the command"]
+    ten.write(tmp_path / "study.toml")
+    assert Study.read(tmp_path / "study.toml") == ten
+    with pytest.raises(InputError, match="--views 3: choose 1"):
+        Choices(views=3)
+    with pytest.raises(InputError, match=r"--features cache: .*give --views"):
+        grid.settle(choices, Feeding(features="cache"))
+
+
+# -- bits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET_MINI, 20), (CAFFENET, 6)])
+def test_features_do_not_depend_on_place_or_company_in_a_batch(
+    geometry: object, batch: int, dtype: torch.dtype, threads: int
+) -> None:
+    """Nor on how full it is: a prefix always runs on whole batches."""
+    assert geometry in (CAFFENET, CAFFENET_MINI)
+    net = CaffeNet(geometry, 2, dtype)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(0)
+    for weight in net.requires_grad_(False).parameters():
+        weight.copy_(torch.empty_like(weight).normal_(0, (2 / weight[0].numel()) ** 0.5, generator=random))
+    x = torch.randn(batch, *geometry.cut_shape(0), generator=random).to(dtype)  # type: ignore[attr-defined]
+    x = x.contiguous(memory_format=torch.channels_last)
+    torch.set_num_threads(threads)
+    expected = rounded_cuts(net, x, range(1, 7), batch)
+    order = torch.randperm(batch, generator=random)
+    moved = rounded_cuts(net, x[order].contiguous(memory_format=torch.channels_last), range(1, 7), batch)
+    few = rounded_cuts(net, x[:3], range(1, 7), batch)
+    deep = rounded_cuts(net, x, [6], batch)
+    for cut, features in expected.items():
+        assert torch.equal(moved[cut], features[order]), cut
+        assert torch.equal(few[cut], features[:3]), cut
+    assert torch.equal(deep[6], expected[6])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_batch_from_the_cache_is_what_a_live_run_computes(tmp_path: Path, precision: str) -> None:
+    setting = make_setting(tmp_path, precision=precision)
+    cells = [Cell(0, "B", treatment, n) for treatment in ("selffer", "transfer") for n in LAYERS]
+    kept = build_cohort(replace(setting, features="cache"), cells, CPU)
+    live = build_cohort(replace(setting, features="live"), cells, CPU)
+    pairs = [(kept._target.feed.train(step), live._target.feed.train(step)) for step in (0, 1, 7, 3)]
+    pairs += zip(kept._target.feed.val(), live._target.feed.val(), strict=True)
+    assert len(pairs[-1][0].labels) == 7  # a batch that is not full
+    for cached, shown in pairs:
+        assert not cached.pictures and not shown.cuts
+        assert torch.equal(cached.labels, shown.labels) and torch.equal(cached.views, shown.views)
+        for source in ("A", "B"):
+            expected = rounded_cuts(live._sources[source].net, shown.pictures[source], range(1, 7), 8)
+            for cut, features in expected.items():
+                assert torch.equal(cached.cuts[cut_name(source, cut)], features), (source, cut)
+                assert not torch.equal(features[0], features[1]), "features that all pictures share show nothing"
+
+
+@pytest.mark.parametrize(
+    ("precision", "init", "treatments"),
+    [("fp32", "he", FROZEN), ("bf16", "he", FROZEN), ("fp32", "caffe", ("random", "random-he"))],
+)
+def test_every_frozen_cell_is_the_same_from_the_cache_as_live(
+    tmp_path: Path, precision: str, init: str, treatments: tuple[str, ...]
+) -> None:
+    setting = make_setting(tmp_path, precision=precision, init=init)
+    frozen = [Cell(0, "B", treatment, n) for treatment in treatments for n in LAYERS]
+    cells = [*frozen, Cell(0, "B", "transfer+", 3)]
+    live, told = train(setting, cells, "live")
+    assert not told and not cache.entries(cache.root())
+    filled, told = train(setting, cells, "cache")
+    assert same(filled, live)
+    assert len(cache.entries(cache.root())) == 2 * len(treatments) * 6  # parts, sources, cuts
+    assert "live" not in told[-1]
+    read, _ = train(setting, cells, "cache")
+    assert same(read, live)
+
+
+def test_some_cuts_kept_and_others_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = make_setting(tmp_path)
+    cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
+    live, _ = train(setting, cells, "live")
+    monkeypatch.setattr(auto, "choose", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6)))
+    mixed, told = train(setting, cells, "auto")
+    assert same(mixed, live)
+    assert {entry.key.cut for entry in cache.entries(cache.root())} == {2, 5, 6}
+    assert "A2" in told[-1].split(";")[0] and "A3" in told[-1].split(";")[1]
+
+
+@pytest.mark.parametrize(("before", "after"), [("live", "cache"), ("cache", "live"), ("cache", "cache")])
+def test_a_stopped_cohort_goes_on_to_the_same_bits_wherever_its_features_come_from(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    setting, cells = make_setting(tmp_path, precision="bf16"), some_cells()
+    undisturbed, _ = train(setting, cells, "live")
+    calls = iter(range(1000))
+    interrupted, _ = train(setting, cells, before, stop=lambda: next(calls) == 5)
+    assert not interrupted[0]
+    resumed, _ = train(setting, cells, after)
+    assert same(resumed, undisturbed)
+
+
+def test_bases_and_fine_tuned_cells_see_the_views_too(tmp_path: Path) -> None:
+    """The base of a study of one view is trained on centre crops, and so is no other."""
+    one, two = (make_setting(tmp_path / str(views), views=views) for views in (1, 2))
+    feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
+    (shown,) = {batch.pictures["B"].shape for batch in (feed.train(0), feed.train(1))}
+    assert shown == (8, 3, 29, 29) and not feed.train(3).views.any()
+    stored = [weights.load(weights_path(setting.folder, base("A", 0)))[0] for setting in (one, two)]
+    assert not torch.equal(stored[0]["fc8.weight"], stored[1]["fc8.weight"])
+
+
+def test_what_a_seventh_layer_reads_is_cut_6_and_its_dropout_runs_live(tmp_path: Path) -> None:
+    assert [kept_cut(n) for n in LAYERS] == [1, 2, 3, 4, 5, 6, 6]
+    setting, cell = make_setting(tmp_path), Cell(0, "B", "transfer", 7)
+    cohort = build_cohort(replace(setting, features="cache"), [cell], CPU)
+    batch = cohort._target.feed.train(0)
+    assert batch.cuts.keys() == {"A6"}
+    drop = Drop(cohort._drop_keys, torch.tensor(0), 0.5)
+    dropped = cohort._cuts(batch.cuts, cohort._members, drop)["A", 7]
+    whole = cohort._cuts(batch.cuts, cohort._members, None)["A", 7]
+    assert dropped.shape == whole.shape == (8, 16) and not torch.equal(dropped, whole)
+
+
+# -- no pictures, no cache, damage ------------------------------------------------------------------------------------
+
+
+def test_a_cohort_of_kept_cuts_makes_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting, cells = make_setting(tmp_path), some_cells()
+    expected, _ = train(setting, cells, "cache")
+
+    def refuse(*args: object, **more: object) -> None:
+        raise AssertionError("pictures were asked for")
+
+    monkeypatch.setattr(assembly, "open_feed", refuse)
+    read, _ = train(setting, cells, "cache")
+    assert same(read, expected)
+
+
+def shards(part: str, cut: int) -> list[Path]:
+    entries = [e for e in cache.entries(cache.root()) if e.about.part == part and e.key.cut == cut]
+    return [path for entry in entries for path in sorted(entry.folder.glob("*.shard"))]
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_damage_that_shows_while_training_costs_the_entry_and_not_a_bit(tmp_path: Path, part: str) -> None:
+    setting = make_setting(tmp_path)
+    cells = [*some_cells(), Cell(0, "B", "transfer+", 1)]
+    live, _ = train(setting, cells, "live")
+    train(setting, cells, "cache")
+    (path, *_) = shards(part, 3)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x40  # in one of the records, which is met when its turn comes
+    path.write_bytes(content)
+    found, told = train(setting, cells, "cache")
+    assert same(found, live)
+    assert cache.damaged(cache.root()) == [path.parent.with_name(f"{path.parent.name}.damaged")]
+    assert sum("runs live" in line for line in told) == 1
+    again, _ = train(setting, cells, "cache")  # made again
+    assert same(again, live)
+    assert shards(part, 3)
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path: Path) -> None:
+    setting, cells = make_setting(tmp_path), some_cells()
+    live, _ = train(setting, cells, "live")
+    cache.root().parent.mkdir(exist_ok=True)
+    cache.root().write_text("in the way")
+    for mode in ("cache", "auto"):
+        found, told = train(setting, cells, mode)
+        assert same(found, live)
+        assert any("a file has this name" in line and "live" in line for line in told)
+
+
+def test_filling_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    setting, cells = make_setting(tmp_path), some_cells()
+    calls = iter(range(1000))
+    cohort = build_cohort(replace(setting, features="cache"), cells, CPU, stop=lambda: next(calls) >= 1)
+    assert not cohort.run(lambda m: None, lambda: True, 1e9)
+    assert not cache.entries(cache.root())
+    assert not [p for p in cache.root().iterdir() if p.is_dir()]
+    shutil.rmtree(cache.root())
+
+
+def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
+    """In processes of their own, as a user runs them."""
+    choices = tiny_choices(tmp_path, views=10, layers=(5, 7), treatments=("transfer",), targets=("B",))
+    said, found = [], []
+    for out in (tmp_path / "first", tmp_path / "second"):
+        console = Console(file=(text := io.StringIO()), width=200)
+        assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console)
+        said.append(text.getvalue())
+        found.append(records.read(out))
+    assert found[0].results == found[1].results
+    for network in ("A5B", "A7B"):
+        one, other = (weights.load(study.folder / "weights" / f"{network}.s0.safetensors")[0] for study in found)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    kept = cache.entries(cache.root())
+    assert len(kept) == 4 and min(entry.use.hits for entry in kept) >= 2
+    assert found[0].study["views"] == found[0].facts["views"] == 10
+    assert all("views: 10, in" in text and "views: 10." in text for text in said)
+
+
+# -- what pays --------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_runs_live_up_to_where_that_is_fastest_and_the_disk_has_room() -> None:
+    measured = [
+        Measured(1, compute=1.0, read=2.0, bytes=1000, dense=1000),
+        Measured(3, compute=3.0, read=0.5, bytes=100, dense=200),
+        Measured(6, compute=9.0, read=0.1, bytes=10, dense=20),
+    ]
+    assert auto.choose(measured, records=1, room=1e9) == {3, 6}  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
+    assert auto.choose(measured, records=1, room=109) == {6}
+    assert auto.choose(measured, records=1, room=0) == frozenset()
+    assert auto.choose(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+
+
+def test_auto_measures_and_keeps_what_is_read_faster(tmp_path: Path) -> None:
+    setting, cells = make_setting(tmp_path), some_cells()
+    live, _ = train(setting, cells, "live")
+    found, _ = train(setting, cells, "auto")
+    assert same(found, live)
+    assert any(entry.key.cut == 6 for entry in cache.entries(cache.root()))
+    assert not [p for p in cache.root().iterdir() if p.name.startswith("tmp")]
