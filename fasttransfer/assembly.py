@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fasttransfer import machine, weights
 from fasttransfer.cells import Cell
-from fasttransfer.cohort import Cohort, Target, stream_of, weights_path
-from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.cohort import Cohort, Noted, Target, drawn_source, first_layers, stream_of, weights_path
+from fasttransfer.features.reading import Part
+from fasttransfer.features.supply import Shown, open_cached_feed, prefixes_of
+from fasttransfer.pipelines.feed import WHOLE, Feed, Pictures, Share, Stream, task_pictures
 from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Study
@@ -22,7 +26,7 @@ from fasttransfer.study import Study
 class Setting:
     """What every job of a study needs to know; `classes` are those of tasks A and B, in label order.
 
-    `hw_share` is that of `fasttransfer.study.Feeding`.
+    `hw_share` and `features` are those of `fasttransfer.study.Feeding`.
     """
 
     study: Study
@@ -31,32 +35,77 @@ class Setting:
     classes: dict[str, tuple[str, ...]]
     checkpoint_seconds: float = 30.0
     hw_share: float | None = None
+    features: Literal["auto", "cache", "live"] = "auto"
 
 
-def build_cohort(setting: Setting, cells: Sequence[Cell], device: torch.device) -> Cohort:
-    """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder."""
+def build_cohort(
+    setting: Setting,
+    cells: Sequence[Cell],
+    device: torch.device,
+    emit: Callable[[Noted], None] = lambda message: None,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    share: Share = WHOLE,
+    kind: type[Cohort] = Cohort,
+) -> Cohort:
+    """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder.
+
+    In a study with views the features of its frozen cells are computed here, unless they are kept or `stop` says so;
+    `emit` hears of it. Where several processes train it, `share` is this one's part and `kind` knows of the others.
+    """
     study, first = setting.study, cells[0]
     store = Store.open(setting.store)
     classes = setting.classes[first.target]
     train, val = task_pictures(store, store.train, classes, study.per_class), task_pictures(store, store.val, classes)
     geometry = study.recipe.geometry
-    feed = open_feed(
-        train,
-        val,
-        stream_of(study, first, len(train)),
-        {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})},
-        device=device,
-        threads=study.threads,
-        hw_share=setting.hw_share,
-        crop=geometry.crop,
-        scale=study.recipe.scale,
-        **machine.entrance(geometry, device.type, study.precision),
-    )
-    bases = {c.needs for c in cells if c.needs is not None}
-    sources = {base.target: weights.load(weights_path(setting.folder, base))[0] for base in bases}
+    means = {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
+    stream = replace(stream_of(study, first, len(train)), share=share)
+    mine, end = share.of(len(val))
+    my_val = Pictures(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
-    target = Target(first.target, len(classes), outputs, len(train), len(val), feed)
-    return Cohort(study, cells, target, sources, setting.folder, device)
+    sources = {}
+    for cell in {c.source: c for c in cells if c.source is not None}.values():
+        n = max(c.n for c in cells if c.source == cell.source)
+        if cell.needs:
+            read = first_layers(weights.load(weights_path(setting.folder, cell.needs))[0], n)
+        else:
+            read = drawn_source(study, cell, outputs, n)
+        sources[str(cell.source)] = read
+
+    def open_pictures(train: Pictures, val: Pictures, stream: Stream, means: Mapping[str, Tensor]) -> Feed:
+        return open_feed(
+            train,
+            val,
+            stream,
+            means,
+            device=device,
+            threads=study.threads,
+            hw_share=setting.hw_share,
+            crop=geometry.crop,
+            scale=study.recipe.scale,
+            **machine.entrance(geometry, device.type, study.precision),
+        )
+
+    prefixes = prefixes_of(cells, sources) if study.views is not None else []
+    if setting.features == "live" or not prefixes:
+        feed = open_pictures(train, my_val, stream, means)
+    else:
+        pictures: Mapping[Part, Pictures] = {"train": train, "val": my_val}
+        facts = Shown(
+            study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, pictures, stream,
+            means, open_pictures, device,
+        )  # fmt: skip
+        feed = open_cached_feed(
+            facts,
+            cells,
+            prefixes,
+            setting.features,
+            say=lambda text: emit(Noted(text)),
+            progress=lambda text: emit(Noted(text, stays=False)),
+            stop=stop,
+        )
+    target = Target(first.target, len(classes), outputs, len(train), len(val), feed, share)
+    return kind(study, cells, target, sources, setting.folder, device)
 
 
 def mean_path(folder: Path, task: str) -> Path:

@@ -18,7 +18,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.analysis import Score
+from fasttransfer.bench.cli import Bench
 from fasttransfer.errors import InputError
+from fasttransfer.features.commands import Cache
+from fasttransfer.probe.command import Probe
 from fasttransfer.study import Choices, Feeding
 
 
@@ -40,7 +43,7 @@ class Grid(Choices):
     tensorboard: bool = False
     """Write validation checks as TensorBoard event files as well, into <out>/tensorboard."""
     dry_run: bool = False
-    """Only print the networks, what depends on what, and the time and disk it will take."""
+    """Only print the networks, what depends on what, and the time, memory and disk that what is left will take."""
     feeding: Feeding = field(default_factory=Feeding)
 
     def run(self, console: Console) -> int:
@@ -51,6 +54,32 @@ class Grid(Choices):
             return 0
         done = grid.run(self, self.out, feeding=self.feeding, console=console, tensorboard=self.tensorboard)
         return 0 if done else 130
+
+
+@dataclass(frozen=True)
+class Base(Choices):
+    """Train only the base networks of a study: started by torchrun, all of its processes train each one together.
+
+    Each process takes its part of every batch, on a GPU of its own or on the CPU, and gradients are averaged: the same
+    order of pictures, the same result but for rounding. grid with the same options finds the networks done and trains
+    the rest of the study. The same command again resumes.
+
+    For example, on a machine with eight GPUs:
+
+        torchrun --nproc-per-node 8 -m fasttransfer base --task A --data ILSVRC2012
+    """
+
+    task: Literal["A", "B"] | None = None
+    """The task to train it on; by default both, one after the other."""
+    out: Path | None = None
+    """Folder of the study; by default runs/<pictures>-<split>."""
+    feeding: Feeding = field(default_factory=Feeding)
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import distributed
+
+        tasks = (self.task,) if self.task else ("A", "B")
+        return distributed.train_bases(self, self.out, tasks=tasks, feeding=self.feeding, console=console)
 
 
 @dataclass(frozen=True)
@@ -422,51 +451,6 @@ class DataBuiltin:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Measure the operators, the training step or the pictures' way in on this machine against plain PyTorch.
-
-    kernels: every native operator at the sizes of the paper's network, its bytes a second as a share of a plain copy's,
-    and how many times as long PyTorch takes, eager and compiled. step: a training step of both networks against
-    PyTorch's usual forms and against its convolutions and matrix products alone, and where its time goes. data: the
-    same pictures decoded, prepared and fed beside Pillow, torchvision, PyTorch's DataLoader and DALI, on one core and
-    on all; and the memory that preparing and feeding take.
-
-    For example:
-
-        fasttransfer bench kernels --only relu_pool_lrn
-    """
-
-    part: Annotated[Literal["kernels", "step", "data"], tyro.conf.Positional]
-    """What to measure."""
-    data: Path | None = None
-    """Pictures for data: a source as grid takes it; by default some are drawn."""
-    quick: bool = False
-    """Fewer samples, a smaller batch, fewer pictures."""
-    only: str = ""
-    """Measure only the cases whose names contain this."""
-    device: Literal["cpu", "cuda"] | None = None
-    """By default a GPU where there is one."""
-    out: Path | None = None
-    """Write the numbers to this JSON file as well."""
-
-    def run(self, console: Console) -> int:
-        from fasttransfer import machine
-        from fasttransfer.bench import command
-
-        device = machine.device_for(self.device)
-        command.run(
-            self.part,
-            quick=self.quick,
-            only=self.only,
-            device=device,
-            out=self.out,
-            console=console,
-            source=self.data,
-        )
-        return 0
-
-
-@dataclass(frozen=True)
 class Info:
     """Print versions, device, and what is built and loaded: for bug reports.
 
@@ -517,11 +501,14 @@ class Data:
 
 _Commands = (
     Annotated[Grid, tyro.conf.subcommand("grid")]
+    | Annotated[Base, tyro.conf.subcommand("base")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Advise, tyro.conf.subcommand("advise")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
     | Annotated[Splits, tyro.conf.subcommand("splits")]
     | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Cache, tyro.conf.subcommand("cache")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )

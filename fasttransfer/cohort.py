@@ -19,16 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer import cost, graphs, machine, randomness, weights
-from fasttransfer.cells import HE, RANDOM, RANDOM_HE, Cell
-from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
-from fasttransfer.pipelines.feed import Feed, Stream
+from fasttransfer.cells import HE, RANDOM_HE, Cell
+from fasttransfer.chance import at_chance, hopeless
+from fasttransfer.features.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.features.views import view_list
+from fasttransfer.geometry import STAGES
+from fasttransfer.net import DROPOUT_STAGES, LAYER_NAMES, CaffeNet, Drop, initial_weights
+from fasttransfer.pipelines.feed import WHOLE, Feed, Share, Stream
 from fasttransfer.records import Evaluation
 from fasttransfer.step import Trainee
 from fasttransfer.study import Study
 
 _UNIT_SCALE = 1 / 64  # of pixel differences, for about unit variance
-# A cell that ends this close to the loss of an even guess has learned nothing (the study lost seven networks so).
-STUCK = 0.01
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Ended:
-    """A cell is "done" (its weights are on disk) or "diverged"."""
+    """A cell is "done" or "stuck" (its weights are on disk), "diverged", or "skipped" with what it copies from."""
 
     cell: Cell
     state: str
@@ -67,12 +69,23 @@ class Ended:
     reason: str = ""
 
 
-Message = Started | Advanced | Checked | Ended
+@dataclass(frozen=True)
+class Noted:
+    """What else there is to tell, about features: `stays` if it should be read and recorded, else how far it is."""
+
+    text: str
+    stays: bool = True
+
+
+Message = Started | Advanced | Checked | Ended | Noted
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a cohort is trained on: a task, its numbers of classes and pictures, its networks' outputs, its feed."""
+    """What a cohort is trained on: a task, its numbers of classes and pictures, its networks' outputs, its feed.
+
+    `share` is the part of every batch that the feed makes.
+    """
 
     task: str
     classes: int
@@ -80,6 +93,7 @@ class Target:
     train_pictures: int
     val_pictures: int
     feed: Feed
+    share: Share = WHOLE
 
 
 def stream_of(study: Study, cell: Cell, pictures: int) -> Stream:
@@ -89,21 +103,30 @@ def stream_of(study: Study, cell: Cell, pictures: int) -> Stream:
     """
     purpose = _purpose(cell)
     geometry = study.recipe.geometry
+    margin = geometry.store - geometry.crop
     return Stream(
         order_key=randomness.key(cell.seed, f"{purpose}-order", cell.target),
         view_key=randomness.key(cell.seed, f"{purpose}-views", cell.target),
         pictures=pictures,
         batch=study.recipe.batch,
-        margin=geometry.store - geometry.crop,
+        margin=margin,
+        choices=view_list(study.views, margin) if study.views else (),
     )
+
+
+def first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+    """Those of the first `n` layers."""
+    return {name: w for name, w in weights.items() if name.split(".")[0] in LAYER_NAMES[:n]}
 
 
 def _purpose(cell: Cell) -> str:
     return "base" if cell.treatment == "base" else "cell"
 
 
-def start_weights(study: Study, purpose: str, seed: int, task: str, outputs: int, init: str) -> dict[str, Tensor]:
-    """Initial values of all stages on `task`; `purpose` is "base", "cell" or "random".
+def start_weights(
+    study: Study, purpose: str, seed: int, task: str, outputs: int, init: str, start: int = 0, stop: int = STAGES
+) -> dict[str, Tensor]:
+    """Initial values of stages `start + 1` to `stop` on `task`; `purpose` is "base", "cell" or "random".
 
     `init` scales the draws and sets the biases: the draws are the same for all. Where it is not the recipe's, it is
     He's for the second random control. He's values keep a signal at the size it comes in: the first layer's bring
@@ -114,10 +137,18 @@ def start_weights(study: Study, purpose: str, seed: int, task: str, outputs: int
         outputs,
         init,
         lambda stage: randomness.key(seed, f"{purpose}-weights", task, stage),
+        start,
+        stop,
     )
-    if init != study.recipe.init:
+    if init != study.recipe.init and start == 0:
         weights["conv1.weight"] *= _UNIT_SCALE / study.recipe.scale
     return weights
+
+
+def drawn_source(study: Study, cell: Cell, outputs: int, n: int) -> dict[str, Tensor]:
+    """The first `n` layers of the random network that `cell` copies from."""
+    init = "he" if cell.source == HE else study.recipe.init
+    return start_weights(study, "random", cell.seed, cell.target, outputs, init, stop=n)
 
 
 def _init(study: Study, cell: Cell) -> str:
@@ -127,10 +158,17 @@ def _init(study: Study, cell: Cell) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """What frozen cells read and fine-tuned ones start from: a network without gradients, its weights in float32."""
+    """What frozen cells read, the first stages of a network without gradients; what all start from, its weights in
+    float32."""
 
     net: CaffeNet
     weights: Mapping[str, Tensor]
+
+    def kept(self) -> _Source:
+        """Without the weights that nobody needs once all cells are built; those in float32 are held once."""
+        own = self.net.named_weights(0, len(self.net.stages))
+        left = {name: w.detach() if w.dtype == torch.float32 else self.weights[name] for name, w in own.items()}
+        return _Source(self.net, left)
 
 
 @dataclass
@@ -152,7 +190,7 @@ class Cohort:
         study: the study.
         cells: bases or copies of one target and seed, not yet ended.
         target: what they are trained on.
-        sources: base task -> its weights, for every task that a cell copies from.
+        sources: the weights of everything that a cell copies from, see `Cell.source`.
         folder: the study's folder; `weights/` and `checkpoints/` in it exist.
         device: where to train.
     """
@@ -177,37 +215,41 @@ class Cohort:
             for stage in DROPOUT_STAGES
         }
         self._dtype = machine.dtype_of(study.precision)
-        self._computed: tuple[Cell, ...] = ()
+        self._computed: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
         self._step_of: Callable[[Mapping[str, Tensor]], None]
         self._at = torch.zeros((), dtype=torch.int64, device=device)
         self._lr = torch.zeros((), device=device)
         self._sources = self._build_sources(cells, sources)
-        fresh = {
-            init: start_weights(study, _purpose(first), first.seed, first.target, target.outputs, init)
-            for init in {_init(study, cell) for cell in cells}
-        }
+        fresh: dict[str, dict[str, Tensor]] = {}
+        for init in {_init(study, cell) for cell in cells}:
+            copied = min(c.n for c in cells if _init(study, c) == init)  # no cell draws these
+            fresh[init] = start_weights(
+                study, _purpose(first), first.seed, first.target, target.outputs, init, start=copied
+            )
         self._members = [self._build_member(cell, fresh[_init(study, cell)]) for cell in cells]
+        self._sources = {name: source.kept() for name, source in self._sources.items()}
 
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, _Source]:
-        """Every source of the cells; random ones are drawn."""
+        """Every source of the cells."""
         found = {}
         for source in sorted({c.source for c in cells if c.source is not None}):
-            if source in (RANDOM, HE):
-                first, init = cells[0], "he" if source == HE else self._recipe.init
-                given: Mapping[str, Tensor] = start_weights(
-                    self._study, "random", first.seed, first.target, self._target.outputs, init
-                )
-            else:
-                given = sources[source]
-            net = CaffeNet(self._recipe.geometry, len(given["fc8.bias"]), self._dtype)
-            net.load(given)
-            found[source] = _Source(net.to(self._device).requires_grad_(False), given)
+            given = sources[source]
+            net = self._empty()
+            deepest = max((c.n for c in cells if c.frozen and c.source == source), default=0)
+            del net.stages[deepest:]
+            net.to_empty(device=self._device).load(given, 0, deepest)
+            found[source] = _Source(net.requires_grad_(False), given)
         return found
 
+    def _empty(self) -> CaffeNet:
+        """A network that takes no memory: whoever needs only some of its stages gives it to those."""
+        with torch.device("meta"):
+            return CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype)
+
     def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> _Member:
-        net = CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype).to(self._device)
+        net = self._empty()
         start = cell.n if cell.frozen else 0
         begin = dict(fresh)
         if cell.source is not None:
@@ -215,10 +257,15 @@ class Cohort:
             begin |= {name: source.weights[name] for name in net.named_weights(0, cell.n)}
             for i in range(start):  # the very same stages: frozen weights are held once a source
                 net.stages[i] = source.net.stages[i]
-        trainee = Trainee(net, start, begin, self._recipe)
+        for stage in net.stages[start:]:
+            stage.to_empty(device=self._device)
+        trainee = self._trainee(net, start, begin)
         member = _Member(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
         self._restore(member)
         return member
+
+    def _trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor]) -> Trainee:
+        return Trainee(net, start, begin, self._recipe)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -255,8 +302,8 @@ class Cohort:
             macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
             if step in self._checks:
                 macs += self._target.val_pictures * cost.validation_macs(*sizes, cells)
-                diverged = self._check(step, active, emit)
-                members = [m for m in members if m not in diverged]
+                lost = self._check(step, active, emit)
+                members = self._members = [m for m in members if m not in lost]
             now = time.monotonic()
             if now - told > 0.3:
                 emit(Advanced(step, self._steps, macs))
@@ -272,42 +319,59 @@ class Cohort:
         batch = self._target.feed.train(step)
         self._at.fill_(step)
         self._lr.fill_(self._recipe.lr_at(step, self._steps))
-        self._compute(active)({"labels": batch.labels, **batch.pictures})
+        given = {"labels": batch.labels, **batch.pictures, **batch.cuts}
+        self._compute(active, tuple(given))(given)
         for m in active:
             m.since += 1
             m.step = step + 1
 
-    def _compute(self, active: Sequence[_Member]) -> Callable[[Mapping[str, Tensor]], None]:
-        """One step of the cells `active`, as a function of labels and pictures; on a GPU it is recorded."""
-        cells = tuple(m.cell for m in active)
-        if self._computed != cells:
+    def _compute(self, active: Sequence[_Member], given: tuple[str, ...]) -> Callable[[Mapping[str, Tensor]], None]:
+        """One step of the cells `active`, as a function of what is `given`; on a GPU it is recorded."""
+        asked = tuple(m.cell for m in active), given
+        if self._computed != asked:
             members = tuple(active)
+            first, end = self._target.share.of(self._recipe.batch)
+            around = first, self._recipe.batch - end
 
             def compute(batch: Mapping[str, Tensor]) -> None:
-                drop = Drop(self._drop_keys, self._at, self._recipe.dropout)
+                drop = Drop(self._drop_keys, self._at, self._recipe.dropout, around)
                 cuts = self._cuts(batch, members, drop)
                 for m in members:
                     m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
 
-            self._step_of = graphs.Recorded(compute) if self._device.type == "cuda" else compute
-            self._computed = cells
+            self._step_of = self._recorded(compute)
+            self._computed = asked
         return self._step_of
+
+    def _recorded(self, compute: Callable[[Mapping[str, Tensor]], None]) -> Callable[[Mapping[str, Tensor]], None]:
+        return graphs.Recorded(compute) if self._device.type == "cuda" else compute
 
     @torch.no_grad()
     def _cuts(
-        self, pictures: Mapping[str, Tensor], active: Sequence[_Member], drop: Drop | None
+        self, batch: Mapping[str, Tensor], active: Sequence[_Member], drop: Drop | None
     ) -> dict[tuple[str, int], Tensor]:
-        """(source, n) -> cut n of every source's prefix that a frozen cell starts from."""
+        """(source, n) -> cut n of every source's prefix that a frozen cell starts from.
+
+        In a study with views it is rounded where features are kept, and taken from the batch where it is there.
+        """
         cuts: dict[tuple[str, int], Tensor] = {}
         wanted: dict[str, list[_Member]] = {}
         for m in active:
             if m.cell.frozen and m.cell.source is not None:
                 wanted.setdefault(m.cell.source, []).append(m)
         for source, members in wanted.items():
-            x = pictures[members[0].cell.mean_of]
-            stops = sorted({m.cell.n for m in members})
+            net, mean, stops = self._sources[source].net, members[0].cell.mean_of, sorted({m.cell.n for m in members})
+            if self._study.views is not None:
+                names = {kept_cut(n): cut_name(source, kept_cut(n)) for n in stops}
+                kept = {cut: batch[name] for cut, name in names.items() if name in batch}
+                if live := names.keys() - kept.keys():
+                    kept |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
+                for n in stops:
+                    cuts[source, n] = net(kept[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
+                continue
+            x = batch[mean]
             for start, stop in zip([0, *stops], stops, strict=False):
-                x = self._sources[source].net(x, start=start, stop=stop, drop=drop)
+                x = net(x, start=start, stop=stop, drop=drop)
                 cuts[source, stop] = x
         return cuts
 
@@ -321,8 +385,9 @@ class Cohort:
     # -- validation ---------------------------------------------------------------------------------------------
 
     def _check(self, step: int, active: Sequence[_Member], emit: Callable[[Message], None]) -> list[_Member]:
-        """Validates and reports `active`; returns those that diverged, which are reported as ended."""
-        diverged = []
+        """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
+        lost = []
+        give_up = self._recipe.give_up
         for m, (val_loss, val_top1) in zip(active, self._validate(active), strict=True):
             found = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
             m.evaluations.append(found)
@@ -332,8 +397,11 @@ class Cohort:
             if found.train_loss is None or found.val_loss is None:
                 self._checkpoint_path(m.cell).unlink(missing_ok=True)
                 emit(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
-                diverged.append(m)
-        return diverged
+                lost.append(m)
+            elif hopeless(m.evaluations, self._target.classes, self._steps, give_up):
+                self._finish(m, emit)
+                lost.append(m)
+        return lost
 
     @torch.no_grad()
     def _validate(self, active: Sequence[_Member]) -> list[tuple[float, float]]:
@@ -342,13 +410,18 @@ class Cohort:
         hits = torch.zeros(len(active), dtype=torch.int64, device=self._device)
         count = 0
         for batch in self._target.feed.val():
-            cuts = self._cuts(batch.pictures, active, None)
+            cuts = self._cuts({**batch.pictures, **batch.cuts}, active, None)
             for i, m in enumerate(active):
                 logits = m.trainee.net(self._entrance(m, batch.pictures, cuts), start=m.trainee.start).float()
                 losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
                 hits[i] += (logits.argmax(dim=1) == batch.labels).sum()
             count += len(batch.labels)
+        losses, hits, count = self._over_processes(losses, hits, count)
         return list(zip((losses / count).tolist(), (hits / count).tolist(), strict=True))
+
+    def _over_processes(self, losses: Tensor, hits: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+        """Sums over the validation pictures of all processes; here is but one."""
+        return losses, hits, count
 
     # -- on disk ------------------------------------------------------------------------------------------------
 
@@ -390,29 +463,34 @@ class Cohort:
         m.evaluations = [Evaluation(**e) for e in about["evaluations"]]
 
     def _finish(self, m: _Member, emit: Callable[[Message], None]) -> None:
-        loss, even = m.evaluations[-1].val_loss, math.log(self._target.classes)
-        assert loss is not None, "a cell whose loss is not finite has ended before"
-        stuck = f"no better than chance: loss {loss:.3f}, an even guess has {even:.3f}" if loss > even - STUCK else ""
+        """Writes the network and reports it; before the last step it is stuck."""
+        classes, last = self._target.classes, m.evaluations[-1]
+        reason = ""
+        if at_chance(last, classes):
+            reason = f"no better than chance: loss {last.val_loss:.3f}, an even guess has {math.log(classes):.3f}"
+        state = "done" if m.step == self._steps else "stuck"
         about = {
             "cell": m.cell.label,
             "study": self._study.digest(),
+            "state": state,
             "step": m.step,
-            "reason": stuck,
+            "reason": reason,
             "evaluations": [asdict(e) for e in m.evaluations],
             "geometry": asdict(self._recipe.geometry),
             "mean": f"means/{m.cell.mean_of}.npy",
             "scale": self._recipe.scale,
+            "processes": self._target.share.ranks,
         }
         frozen = m.trainee.net.named_weights(0, m.trainee.start)
         copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
         weights.save(weights_path(self._folder, m.cell), {**copied, **m.trainee.weights}, about)
         self._checkpoint_path(m.cell).unlink(missing_ok=True)
         emit(Checked(m.cell, tuple(m.evaluations)))
-        emit(Ended(m.cell, "done", m.step, stuck))
+        emit(Ended(m.cell, state, m.step, reason))
 
 
 def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ended] | None:
-    """What `cell` reported when it was done, from its weights file; None where there is none of this study.
+    """What `cell` reported when it ended, from its weights file; None where there is none of this study.
 
     A damaged file is put aside.
     """
@@ -428,7 +506,7 @@ def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ende
         weights.quarantine(path)
         return None
     evaluations = tuple(Evaluation(**e) for e in about["evaluations"])
-    return Checked(cell, evaluations), Ended(cell, "done", about["step"], about["reason"])
+    return Checked(cell, evaluations), Ended(cell, about.get("state", "done"), about["step"], about["reason"])
 
 
 def _finite(number: float) -> float | None:

@@ -10,9 +10,10 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,15 @@ import xxhash
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import cost, info, machine, pictures, records, splits, tracking
+from fasttransfer import cost, footprint, info, machine, pictures, records, splits, tracking
 from fasttransfer.assembly import Setting, mean_path
-from fasttransfer.cells import TASKS, Cell
-from fasttransfer.cohort import Advanced, Checked, Ended, Message, Started, found_on_disk
-from fasttransfer.engine import run_jobs
+from fasttransfer.cells import TASKS, Cell, study_cells
+from fasttransfer.cohort import Advanced, Checked, Ended, Message, Noted, Started, found_on_disk
+from fasttransfer.engine import Again, Engine, need_engine, open_crew, run_jobs
 from fasttransfer.errors import InputError
+from fasttransfer.features.views import UNLIMITED
 from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
-from fasttransfer.jobs import Job, plan_jobs
+from fasttransfer.jobs import Division, plan_jobs
 from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL, Pictures
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali, need_dali
@@ -43,6 +45,8 @@ from fasttransfer.study import Choices, Feeding, Recipe, Study, recipes_for
 _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
 _STUDY = "study.toml"
 _FOLDERS = ("weights", "checkpoints", "means")
+
+Trains = Callable[..., bool]  # jobs of a setting, as `fasttransfer.engine.run_jobs` with its crew
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Plan:
         split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
         return Path("runs") / f"{self.pictures.name}-{split.replace(':', '-')}"
 
+    def cells(self) -> tuple[Cell, ...]:
+        """Every network of the study."""
+        chosen = self.choices
+        return study_cells(chosen.targets, chosen.treatments, chosen.layers, chosen.seeds)
+
 
 def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
     """Checks what was asked for and decides what was left open; reads the list of pictures, decodes none.
@@ -81,7 +90,10 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
     device = machine.device_for(choices.device)
     found = pictures.find(choices.data)
     recipe = choices.settled_recipe(found.recipe)
-    kind, why = _kind(found, recipe, choices, feeding or Feeding())
+    feeding = feeding or Feeding()
+    if feeding.features == "cache" and choices.views is None:
+        raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
+    kind, why = _kind(found, recipe, choices, feeding)
     split = splits.make_split(choices.split, found.classes)
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
@@ -93,6 +105,23 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
             raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
     precision = machine.precision_for(choices.precision, device, recipe.geometry)
     return Plan(choices, recipe, found, kind, why, classes, train, val, device, precision, machine.threads_for(device))
+
+
+def divide(plan: Plan, cells: Sequence[Cell], workers: int | None = None) -> Division:
+    """`cells` cut into jobs for the workers of this machine, with the memory that is free now.
+
+    Args:
+        workers: how many there are on a cluster, whose machines are taken to have as much memory a worker.
+
+    Raises:
+        InputError: a single network does not fit into it.
+    """
+    here = machine.workers_for(plan.device, plan.threads)
+    workers = workers or here
+    resident = _stored(plan) if feed_of(plan).resident else 0
+    free = footprint.free_memory(plan.device, here, resident)
+    free = None if free is None else free * workers // here
+    return plan_jobs(plan.recipe, cells, plan.classes, plan.train, plan.val, workers, plan.precision, free)
 
 
 def _kind(found: Pictures, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
@@ -129,11 +158,17 @@ def run(
     console: Console | None = None,
     checkpoint_seconds: float = 30.0,
     tensorboard: bool = False,
+    wanted: Callable[[Cell], bool] = lambda _: True,
+    together: Trains | None = None,
 ) -> bool:
     """Trains the study that `choices` come to in folder `out`, or goes on with it; writes the report.
 
     Running the same study again resumes it, or does nothing when it is done. With `tensorboard` validation checks are
     written as event files as well.
+
+    Args:
+        wanted: which networks to train now; what they copy from is among them or done.
+        together: what trains jobs instead of workers, see `fasttransfer.distributed`.
 
     Returns:
         False when it was interrupted; everything done so far is on disk.
@@ -144,10 +179,13 @@ def run(
     console, feeding = console or Console(), feeding or Feeding()
     if tensorboard:
         tracking.need_tensorboard()
+    need_engine(feeding.engine)
     plan = settle(choices, feeding)
     out = out or plan.out
     with disk_trouble(out):
         made = not out.exists()
+    if feeding.engine == "local" and not (out / _STUDY).exists():
+        divide(plan, plan.cells())  # too little memory is said before anything is written
     make_folder(out)
     try:
         with _alone(out):
@@ -167,16 +205,33 @@ def run(
                 for name in _FOLDERS:
                     make_folder(out / name)
                 study.write(out / _STUDY)
-            setting = Setting(study, out, store.folder, plan.classes, checkpoint_seconds, feeding.hw_share)
+            setting = Setting(
+                study, out, store.folder, plan.classes, checkpoint_seconds, feeding.hw_share, feeding.features
+            )
             with tracking.tensorboard(out) if tensorboard else nullcontext(_unheard) as listener:
-                finished = _train(setting, plan, store, console, listener)
+                finished = _train(setting, plan, store, console, listener, wanted, feeding.engine, together)
             if finished:
-                console.print(Text(f"{out}: complete after {duration(time.monotonic() - started)}"))
+                which = "complete" if all(map(wanted, study.cells())) else "what was asked for is trained"
+                console.print(Text(f"{out}: {which} after {duration(time.monotonic() - started)}"), soft_wrap=True)
     except InputError:
         if made and not (out / _STUDY).exists():  # nothing half-written
             shutil.rmtree(out, ignore_errors=True)
         raise
     return finished
+
+
+def begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
+    """`plan`, with what the study in `out` has settled where one is begun there.
+
+    Raises:
+        InputError: another study is there.
+    """
+    if not out.is_dir() or not (there := _study_in(out)):
+        return plan
+    study = _study(plan, there.pictures, there)
+    _must_be_same(there, study, out)
+    plan = _as_begun(plan, feeding, out)
+    return replace(plan, device=study.device, precision=study.precision, threads=study.threads)
 
 
 def _as_begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
@@ -266,26 +321,45 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
         recipe=plan.recipe,
         classes=choices.classes,
         per_class=choices.per_class,
+        views=choices.views,
     )
 
 
-def _train(setting: Setting, plan: Plan, store: Store, console: Console, listener: tracking.Listener) -> bool:
+def _train(
+    setting: Setting,
+    plan: Plan,
+    store: Store,
+    console: Console,
+    listener: tracking.Listener,
+    wanted: Callable[[Cell], bool],
+    engine: Engine,
+    together: Trains | None,
+) -> bool:
     study, out = setting.study, setting.folder
-    cells = study.cells()
+    planned = study.cells()
+    cells = [cell for cell in planned if wanted(cell)]
     with Records(out / "study.db") as book:
-        book.plan(cells)
+        book.plan(planned)
         train, val = _describe(book, plan, store, study, out)
-        _recover(book, study, out, cells)
+        _recover(book, study, out, planned)
         ended = book.ended()
         left = [c for c in cells if (c.seed, c.name) not in ended]
-        workers = machine.workers_for(study.device, study.threads)
-        jobs = plan_jobs(study.recipe, left, plan.classes, train, val, workers)
         if left:
             _means(setting, store)
             book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
             console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
             console.print(Text(feeding_line(plan, str(store.folder), study.device)), soft_wrap=True)
-            finished = _run_jobs(setting, jobs, workers, book, ended, console, sum(j.macs for j in jobs), listener)
+            begun = replace(plan, device=study.device, precision=study.precision, threads=study.threads)
+            begun = replace(begun, train=train, val=val)
+            with ExitStack() as stack:
+                if together is not None:
+                    division, trains = divide(begun, left, 1), together
+                else:
+                    crew = stack.enter_context(closing(open_crew(engine, setting)))
+                    division, trains = divide(begun, left, crew.size), partial(run_jobs, crew)
+                if division.waves:
+                    console.print(Text(f"memory: {division.waves}"), soft_wrap=True)
+                finished = _run_jobs(trains, setting, train, division, book, ended, console, listener)
             if not finished:
                 book.event("interrupted")
                 console.print(
@@ -293,29 +367,34 @@ def _train(setting: Setting, plan: Plan, store: Store, console: Console, listene
                     soft_wrap=True,
                 )
         else:
-            console.print(Text(f"{out}: all {len(cells)} networks are trained, nothing to do"))
+            all_of = f"all {len(cells)} networks" if len(cells) == len(planned) else ", ".join(c.label for c in cells)
+            console.print(Text(f"{out}: {all_of} are trained, nothing to do"), soft_wrap=True)
             finished = True
     recorded = records.read(out)
     index = write_report(recorded, out)
-    if finished:
+    if finished and len(cells) == len(planned):
         console.print(table(recorded))
+    elif finished:
+        for result in recorded.results:
+            if result.trained and any((c.name, c.seed) == (result.name, result.seed) for c in cells):
+                console.print(Text(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1"))
     console.print(Text(f"report: {index}"), soft_wrap=True)
     return finished
 
 
 def _run_jobs(
+    trains: Trains,
     setting: Setting,
-    jobs: Sequence[Job],
-    workers: int,
+    train: Mapping[str, int],
+    division: Division,
     book: Records,
     ended: dict[tuple[int, str], str],
     console: Console,
-    total: float,
     listener: tracking.Listener,
 ) -> bool:
-    with Display(console, total) as display:
+    with Display(console, sum(job.macs for job in division.jobs)) as display:
 
-        def hear(message: Message) -> None:
+        def hear(message: Message | Again) -> None:
             if isinstance(message, Started):
                 names = ", ".join(c.name for c in message.cells[:4])
                 more = f" and {len(message.cells) - 4} more" if len(message.cells) > 4 else ""
@@ -330,11 +409,24 @@ def _run_jobs(
             elif isinstance(message, Ended):
                 book.finished(message.cell, message.state, message.steps, message.reason)
                 ended[message.cell.seed, message.cell.name] = message.state
+                display.skip(_left(setting, train, message))  # what ended early leaves its budget
                 if message.reason:
                     book.event(message.reason, message.cell.label)
                     display.note(f"{message.cell.name}: {message.reason}")
+            elif isinstance(message, Again):
+                book.event(message.text)
+                display.note(message.text)
+                display.advance(-message.macs)
+                if message.begun:
+                    display.skip(-_macs(setting, message.begun.cells) * message.begun.step)
+            elif isinstance(message, Noted) and message.stays:
+                book.event(message.text)
+                display.note(message.text)
+            elif isinstance(message, Noted):
+                display.doing(message.text)
+                display.advance(0.0)
 
-        return run_jobs(setting, jobs, workers, hear, ended=lambda c: ended.get((c.seed, c.name)))
+        return trains(setting, division, hear, ended=lambda c: ended.get((c.seed, c.name)))
 
 
 def _macs(setting: Setting, cells: Sequence[Cell]) -> float:
@@ -343,16 +435,27 @@ def _macs(setting: Setting, cells: Sequence[Cell]) -> float:
     return recipe.batch * cost.cohort_macs(recipe.geometry, outputs, cells)
 
 
+def _left(setting: Setting, train: Mapping[str, int], end: Ended) -> float:
+    """Multiply-adds that training a cell on to the end would have taken, but for its prefix, which others may share.
+
+    `train` counts the training pictures of each task.
+    """
+    recipe, task = setting.study.recipe, end.cell.target
+    steps = recipe.steps_for(train[task]) - end.steps
+    outputs = recipe.outputs_for(task, setting.classes)
+    return steps * recipe.batch * cost.trained_macs(recipe.geometry, outputs, end.cell)
+
+
 def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> None:
     """Brings records and weights on disk together: the weights of a cell decide whether it is done."""
     ended = book.ended()
     for cell in cells:
         state = ended.get((cell.seed, cell.name))
-        if state == "diverged":
+        if state in ("diverged", "skipped"):
             continue
         found = found_on_disk(study, out, cell)
         if found is None:
-            if state == "done":
+            if state is not None:
                 book.event("its weights are missing or damaged: trained again", cell.label)
                 book.reopen(cell)
         elif state is None:
@@ -375,6 +478,7 @@ def _describe(
         "classes": {task: list(classes) for task, classes in plan.classes.items()},
         "train_pictures": train,
         "val_pictures": val,
+        "views": study.views or UNLIMITED,
         "synthetic": bool(store.manifest["synthetic"]),
         "store": {"kind": store.kind, "size": store.size, "source": store.manifest["source"]},
         "held_out": bool(store.manifest["held_out"]),
@@ -386,14 +490,18 @@ def _describe(
 
 
 def _command(choices: Choices, out: Path) -> str:
-    """The command that asks for `choices`: every option that is not at its default."""
-    words = ["fasttransfer", "grid"]
+    return shlex.join(["fasttransfer", *options(choices), "--out", str(out)])
+
+
+def options(choices: Choices) -> list[str]:
+    """The arguments of the command line that ask for `choices`: every option that is not at its default."""
+    words = ["grid"]
     for option in fields(Choices):
         value = getattr(choices, option.name)
         if value != option.default:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
-    return shlex.join([*words, "--out", str(out)])
+    return words
 
 
 def _means(setting: Setting, store: Store) -> None:
@@ -421,14 +529,24 @@ def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cel
     recipe = study.recipe
     return (
         f"{networks} ({tasks}), recipe {recipe.name} ({recipe.geometry.name}, {study.precision} on {study.device}), "
-        f"in {out}"
+        f"views: {study.views or UNLIMITED}, in {out}"
     )
 
 
 def feeding_line(plan: Plan, where: str, device: str) -> str:
     """Which feed reads which pictures, and where they lie: as each worker decides for itself when it starts."""
-    side = plan.recipe.geometry.store
-    stored = max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)
-    free = feeds.free_memory(plan.kind, torch.device(device))
-    chosen = feeds.choose_feed(plan.kind, stored, device, free)
+    chosen = feed_of(replace(plan, device=device))
     return f"pictures: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
+
+
+def feed_of(plan: Plan) -> feeds.Chosen:
+    """The feed that each worker will choose."""
+    return feeds.choose_feed(
+        plan.kind, _stored(plan), plan.device, feeds.free_memory(plan.kind, torch.device(plan.device))
+    )
+
+
+def _stored(plan: Plan) -> int:
+    """Bytes of the larger task's pictures as they are stored."""
+    side = plan.recipe.geometry.store
+    return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)

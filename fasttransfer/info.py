@@ -28,12 +28,12 @@ def collect() -> dict[str, str]:
         "commit": _commit(Path(__file__).resolve().parents[1]),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": platform.platform(),
-        "processor": _cpuinfo().get("model name") or platform.processor() or platform.machine(),
+        "processor": processor(),
         "instructions": " ".join(name for name in _EXTENSIONS if name in instructions()) or "unknown",
         "cores": str(cores()),
         "memory": _memory(),
     }
-    facts |= {name: _version(package) for name, package in _PACKAGES.items()}
+    facts |= {name: version(package) for name, package in _PACKAGES.items()}
     facts["cuda"] = _cuda()
     facts["native library"] = native.why_not() or "loaded"
     facts["operators"] = "; ".join(f"{name}: {where}" for name, where in native.operators().items())
@@ -65,9 +65,24 @@ def free_memory() -> int | None:
     return None
 
 
+def processor() -> str:
+    """The model of the processor, as far as the system says."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
 def instructions() -> tuple[str, ...]:
     """The extensions of the processor in Linux's words, e.g. "avx512_bf16"; empty where they are not known."""
     return tuple((_cpuinfo().get("flags") or _cpuinfo().get("features") or "").split())
+
+
+def version(package: str) -> str:
+    """The version of an installed package; DALI's name ends in the CUDA version that it was built for."""
+    for name in (package, f"{package}-cuda120", f"{package}-cuda130"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
 
 
 def _commit(root: Path) -> str:
@@ -107,16 +122,6 @@ def _memory() -> str:
     except (AttributeError, OSError, ValueError):
         return "unknown"
     return _gib(total)
-
-
-def _version(package: str) -> str:
-    """The version of an installed package; DALI's name ends in the CUDA version that it was built for."""
-    for name in (package, f"{package}-cuda120", f"{package}-cuda130"):
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "not installed"
 
 
 def _cuda() -> str:

@@ -29,12 +29,24 @@ _CAFFE_INIT = ((0.01, 0), (0.01, 1), (0.01, 0), (0.01, 1), (0.01, 1), (0.005, 1)
 class Drop:
     """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask.
 
-    `step` is int64 without dimensions, on the network's device.
+    `step` is int64 without dimensions, on the network's device. `around` counts the pictures of the batch before and
+    after those that are here, which other processes have: a mask is that of the whole batch.
     """
 
     keys: Mapping[int, int]
     step: Tensor
     probability: float
+    around: tuple[int, int] = (0, 0)
+
+    def at(self, stage: int, x: Tensor) -> Tensor:
+        """`x`, (N, width), with the mask of a stage."""
+        if self.around == (0, 0):
+            return ops.dropout(x, self.keys[stage], self.step, self.probability)
+        # The operator numbers elements from the batch's first on. What stands in for the others costs little beside
+        # the layer that follows (docs/decisions/distributed.md).
+        before, after = self.around
+        whole = F.pad(x, (0, 0, before, after))
+        return ops.dropout(whole, self.keys[stage], self.step, self.probability)[before : before + len(x)]
 
 
 class Stage(nn.Module):
@@ -71,7 +83,7 @@ class Stage(nn.Module):
         else:
             x = x.flatten(1)
             if drop is not None and self.stage in drop.keys:
-                x = ops.dropout(x, drop.keys[self.stage], drop.step, drop.probability)
+                x = drop.at(self.stage, x)
             x = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         match self.after:
             case "pool+lrn":
@@ -161,8 +173,10 @@ class CaffeNet(nn.Module):
             parameter.copy_(weights[name])
 
 
-def initial_weights(geometry: Geometry, outputs: int, init: str, key_of: Callable[[int], int]) -> dict[str, Tensor]:
-    """Fresh values for every stage, float32, under Caffe's names.
+def initial_weights(
+    geometry: Geometry, outputs: int, init: str, key_of: Callable[[int], int], start: int = 0, stop: int = STAGES
+) -> dict[str, Tensor]:
+    """Fresh values for stages `start + 1` to `stop`, float32, under Caffe's names.
 
     Args:
         init: "caffe" (the paper's Gaussians and biases) or "he" (N(0, 2 / fan-in), biases 0; the last layer as in
@@ -170,7 +184,7 @@ def initial_weights(geometry: Geometry, outputs: int, init: str, key_of: Callabl
         key_of: stage (1..8) -> Philox key of its values.
     """
     weights = {}
-    for stage, shape in enumerate(geometry.weight_shapes(outputs), start=1):
+    for stage, shape in enumerate(geometry.weight_shapes(outputs)[start:stop], start=start + 1):
         deviation, bias = _CAFFE_INIT[stage - 1]
         if init == "he":
             bias = 0

@@ -52,7 +52,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Result:
-    """One network of a study and all its checks. States: planned, running, done, diverged.
+    """One network of a study and all its checks.
+
+    States: planned, running, done; diverged (its loss was no finite number), stuck (at chance, its training ended
+    early), skipped (never begun, for what it would be copied from diverged or is stuck).
 
     `best10` is the mean of the ten best checks as somebody else published it, where the checks themselves are not at
     hand; None for every network trained here.
@@ -69,6 +72,16 @@ class Result:
     evaluations: tuple[Evaluation, ...]
     reason: str = ""
     best10: float | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training has ended with a network: to the end, or early because it was stuck."""
+        return self.state in ("done", "stuck")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is training to come."""
+        return self.state in ("planned", "running")
 
     @property
     def last_top1(self) -> float | None:
@@ -149,7 +162,7 @@ class Records:
                 )
 
     def finished(self, cell: Cell, state: str, steps: int, reason: str = "") -> None:
-        """Marks a cell as done or diverged."""
+        """Marks a cell as ended: done, diverged, stuck or skipped."""
         with self._spoken(), self._db:
             self._db.execute(
                 "UPDATE cells SET state = ?, steps = ?, reason = ? WHERE seed = ? AND name = ?",
@@ -172,8 +185,8 @@ class Records:
             self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
 
     def ended(self) -> dict[tuple[int, str], str]:
-        """(seed, name) -> state of every cell that is done or diverged."""
-        rows = self._db.execute("SELECT seed, name, state FROM cells WHERE state IN ('done', 'diverged')")
+        """(seed, name) -> state of every cell that has ended."""
+        rows = self._db.execute("SELECT seed, name, state FROM cells WHERE state NOT IN ('planned', 'running')")
         return {(seed, name): state for seed, name, state in rows}
 
     @contextmanager

@@ -5,7 +5,7 @@ What a cohort runs for each of its cells, `--dry-run` times and the benchmarks m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +68,7 @@ class Trainee:
             drop: the step's dropout.
             lr: the step's rate, float32 without dimensions, on the network's device.
         """
-        logits = self.net(x, start=self.start, drop=drop)
-        loss = F.cross_entropy(logits.float(), labels)
-        gradients = torch.autograd.grad(loss, self._working)
+        loss, gradients = self._gradients(x, labels, drop)
         ops.sgd_step(
             list(self.weights.values()),
             list(self.velocities.values()),
@@ -81,4 +79,10 @@ class Trainee:
             lr_scale=self._lr_scale,
             decay=self._decay,
         )
-        return loss.detach()
+        return loss
+
+    def _gradients(self, x: Tensor, labels: Tensor, drop: Drop) -> tuple[Tensor, Sequence[Tensor]]:
+        """The batch's mean loss, and its gradients by the weights that the network reads."""
+        logits = self.net(x, start=self.start, drop=drop)
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss.detach(), torch.autograd.grad(loss, self._working)

@@ -21,6 +21,7 @@ import xxhash
 
 from fasttransfer import cells
 from fasttransfer.errors import InputError
+from fasttransfer.features import views
 from fasttransfer.files import replace_file
 from fasttransfer.geometry import GEOMETRIES, Geometry
 
@@ -44,6 +45,8 @@ class Recipe:
         init: "caffe" or "he", see `fasttransfer.net.initial_weights`.
         scale: what pixel differences (0..255 minus mean) are multiplied by.
         outputs: "task" (one output a class of the task) or "all" (one a class of the study, as the paper did).
+        give_up: share of the steps after which a network that was at chance in every check so far is trained no more,
+            see `fasttransfer.chance`; 1 trains every network to the end.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Recipe:
     outputs: str
     steps: int | None = None
     epochs: float | None = None
+    give_up: float = 0.5
 
     def __post_init__(self) -> None:
         def need(good: bool, what: str) -> None:
@@ -80,6 +84,7 @@ class Recipe:
         need(self.init in INITS, f"init is {self.init!r}, choose one of {', '.join(INITS)}")
         need(self.outputs in OUTPUTS, f"outputs is {self.outputs!r}, choose one of {', '.join(OUTPUTS)}")
         need(all(0 < d < 1 for d in self.lr_drops), "lr_drops are shares of the run, between 0 and 1")
+        need(0 < self.give_up <= 1, f"give_up is {self.give_up}, a share of the run up to 1 is needed")
 
     def steps_for(self, pictures: int) -> int:
         """Training steps on a task of `pictures` training pictures."""
@@ -184,6 +189,9 @@ class Choices:
     """Use this many classes of each task, chosen in a seeded order."""
     per_class: int | None = None
     """Use the first so many training pictures of each class."""
+    views: int | None = None
+    """Show training pictures in a fixed list of views instead of any crop: 1 (the centre), 2 (with its mirror) or 10
+    (corners and centre with mirrors). An approximation, whose frozen features are kept for the next study."""
     recipe: str | None = None
     """caffe (the paper's, to the letter), fast, mini (small pictures) or a TOML file; by default caffe for ILSVRC12 and
     stores of its size, else mini."""
@@ -228,6 +236,10 @@ class Choices:
             self.per_class is None or self.per_class >= 1,
             f"--per-class {self.per_class}: at least 1 is needed",
         )
+        need(
+            self.views is None or self.views in views.COUNTS,
+            f"--views {self.views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre with mirrors)",
+        )
         need(self.epochs is None or self.steps is None, "--epochs and --steps: give one of them")
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
 
@@ -260,10 +272,20 @@ class Feeding:
     hw_share: float | None = None
     """Share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes from its cores, where it has one; by default
     DALI's own, 0.65."""
+    engine: Literal["local", "ray"] = "local"
+    """Who trains: local (worker processes of this machine) or ray (workers of the Ray cluster that RAY_ADDRESS names,
+    else of one on this machine; docs/clusters.md)."""
+    features: Literal["auto", "cache", "live"] = "auto"
+    """Where frozen features come from in a study with --views: cache (computed once and kept), live (computed in every
+    step) or auto (kept where reading is faster and the disk has room). The results are the same."""
 
     def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise InputError(f"--engine {self.engine}: choose local or ray")
         if self.feed not in (None, "memory", "dali"):
             raise InputError(f"--feed {self.feed}: choose memory or dali")
+        if self.features not in ("auto", "cache", "live"):
+            raise InputError(f"--features {self.features}: choose auto, cache or live")
         if self.hw_share is not None and not 0 <= self.hw_share <= 1:
             raise InputError(f"--hw-share {self.hw_share}: a share from 0 to 1 is needed")
 
@@ -279,6 +301,7 @@ class Study:
         classes, per_class: limits that were set on the pictures.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
         threads: CPU threads a network is trained with (sums are rounded in an order that depends on it).
+        views: length of the list of views that training pictures are shown in; None: any crop and its mirror.
     """
 
     data: str
@@ -296,14 +319,18 @@ class Study:
     recipe: Recipe
     classes: int | None = None
     per_class: int | None = None
+    views: int | None = None
 
     def cells(self) -> tuple[cells.Cell, ...]:
         """Every network of the study."""
         return cells.study_cells(self.targets, self.treatments, self.layers, self.seeds)
 
     def digest(self) -> str:
-        """A digest of every value: equal for equal studies, written into what they train."""
-        return xxhash.xxh3_128_hexdigest(json.dumps(self.to_dict(), sort_keys=True).encode())
+        """A digest of every value that is not at its default: equal for equal studies, written into what they train.
+
+        A study from before there was some value keeps its digest, for it was trained with what is now the default.
+        """
+        return xxhash.xxh3_128_hexdigest(json.dumps(_chosen(self), sort_keys=True).encode())
 
     def to_dict(self) -> dict[str, Any]:
         """As nested plain values, without what is not set (TOML has no null)."""
@@ -359,6 +386,12 @@ def _build(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
                 raise InputError(f"{where}: {name} is {value!r}, {wanted} is needed")
         values[name] = value
     return kind(**values)
+
+
+def _chosen(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults, nested."""
+    found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
+    return {name: _chosen(each) if dataclasses.is_dataclass(each) else each for name, each in found.items()}
 
 
 def _plain(value: Any) -> Any:

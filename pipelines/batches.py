@@ -103,7 +103,7 @@ class StoreFeed(ABC):
                 )
                 for task, mean in self._means.items()
             }
-        return Batch(shown, labels, views.ids)
+        return Batch(shown, labels, views.ids, views.number)
 
     def _moved(self, *lists: Tensor) -> Sequence[Tensor]:
         """Lists of N numbers on the device, in one copy that nobody waits for."""

@@ -6,9 +6,10 @@ can be asked for at any time, so that a run may start anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,13 +24,16 @@ class Batch(NamedTuple):
     """N pictures ready for stage 1.
 
     `pictures` maps the task whose mean was subtracted to (N, 3 * block^2, side, side) in channels-last memory, of the
-    dtype asked for: the same pictures and views under each mean. `labels` and `ids` (rows of the task's list) are (N,)
-    int64.
+    dtype asked for: the same pictures and views under each mean. `labels`, `ids` (rows of the task's list) and `views`
+    (numbers in the stream's list of views; 0 where it has none) are (N,) int64, the latter two on the CPU. `cuts` has
+    what is known of the pictures further up: source and n, e.g. "A5", -> cut n, (N, ...) bfloat16.
     """
 
     pictures: Mapping[str, Tensor]
     labels: Tensor
     ids: Tensor
+    views: Tensor
+    cuts: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Feed(Protocol):
@@ -74,13 +78,35 @@ def task_pictures(store: Store, part: Part, classes: tuple[str, ...], per_class:
     return Pictures(part, rows, labels[rows])
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this is, and so which part of every batch it takes: all of it where there is one.
+
+    Parts are as equal as whole pictures allow, and in the order of the processes.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, count: int) -> tuple[int, int]:
+        """Where this process's part of `count` pictures begins and ends."""
+        return count * self.rank // self.ranks, count * (self.rank + 1) // self.ranks
+
+
+WHOLE = Share()
+
+
 class Views(NamedTuple):
-    """Which pictures, and what of them is shown: all (N,); `mirror` bool, the rest int64."""
+    """Which pictures, and what of them is shown: all (N,); `mirror` bool, the rest int64.
+
+    `number` is the view's place in the stream's list, 0 where it has none.
+    """
 
     ids: Tensor
     top: Tensor
     left: Tensor
     mirror: Tensor
+    number: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,8 @@ class Stream:
         order_key, view_key: Philox keys of the order of an epoch and of the views in it.
         pictures: how many there are; batch: pictures a step.
         margin: side of the store minus side of the crop, in pixels.
+        choices: the views to draw from, (top, left, mirror) each; without them any crop and its mirror.
+        share: the part of every batch that is made; the order is that of the whole.
     """
 
     order_key: int
@@ -100,10 +128,12 @@ class Stream:
     pictures: int
     batch: int
     margin: int
+    choices: Sequence[tuple[int, int, bool]] = ()
+    share: Share = WHOLE
 
     def views(self, step: int) -> Views:
         """The pictures of training step `step`, counted from 0, with their crops and mirrors."""
-        start, stop = step * self.batch, (step + 1) * self.batch
+        start, stop = (step * self.batch + end for end in self.share.of(self.batch))
         parts = []
         for epoch in range(start // self.pictures, (stop - 1) // self.pictures + 1):
             first = epoch * self.pictures
@@ -111,8 +141,12 @@ class Stream:
             parts.append((ids, self._draws(epoch)[ids]))
         ids = torch.cat([ids for ids, _ in parts])
         draws = torch.cat([draws for _, draws in parts])
+        if self.choices:
+            number = (draws[:, 0] * len(self.choices)) >> 32
+            top, left, mirror = torch.tensor(self.choices)[number].unbind(1)
+            return Views(ids, top, left, mirror.bool(), number)
         offsets = (draws[:, :2] * (self.margin + 1)) >> 32
-        return Views(ids, offsets[:, 0], offsets[:, 1], draws[:, 2] >= 1 << 31)
+        return Views(ids, offsets[:, 0], offsets[:, 1], draws[:, 2] >= 1 << 31, torch.zeros_like(ids))
 
     def _order(self, epoch: int) -> Tensor:
         return _table("order", self.order_key, self.pictures, epoch)
@@ -121,10 +155,33 @@ class Stream:
         return _table("views", self.view_key, self.pictures, epoch)
 
 
+class Sweep(Stream):
+    """Every picture in every view of the list, once: record number = picture * views + view.
+
+    Behind the last record it comes again and again, so that every batch is full.
+    """
+
+    @property
+    def records(self) -> int:
+        return self.pictures * len(self.choices)
+
+    @property
+    def steps(self) -> int:
+        """Batches until every record has come."""
+        return -(-self.records // self.batch)
+
+    def views(self, step: int) -> Views:
+        """The records of batch `step`, counted from 0."""
+        records = torch.arange(step * self.batch, (step + 1) * self.batch).clamp(max=self.records - 1)
+        ids, number = records // len(self.choices), records % len(self.choices)
+        top, left, mirror = torch.tensor(self.choices)[number].unbind(1)
+        return Views(ids, top, left, mirror.bool(), number)
+
+
 def centre_views(ids: Tensor, margin: int) -> Views:
-    """The centre crop of each picture, not mirrored."""
+    """The centre crop of each picture, not mirrored: number 0 of every list of views."""
     middle = torch.full_like(ids, margin // 2)
-    return Views(ids, middle, middle, torch.zeros_like(ids, dtype=torch.bool))
+    return Views(ids, middle, middle, torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids))
 
 
 @lru_cache(maxsize=8)

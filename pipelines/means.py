@@ -58,14 +58,23 @@ def task_mean(store: Store, classes: Sequence[str], per_class: int | None, cache
     Args:
         classes, per_class: see `fasttransfer.pipelines.feed.task_pictures`.
     """
-    key = json.dumps([store.digest, list(classes), per_class])
-    path = cache / "means" / f"{xxhash.xxh3_128_hexdigest(key.encode())}.npy"
+    path = _path(store, classes, per_class, cache)
     mean = _read(path, store.size)
     if mean is None:
         mean = mean_picture(task_pictures(store, store.train, tuple(classes), per_class))
         with suppress(InputError):
             _write(path, mean)
     return mean
+
+
+def known(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> bool:
+    """Whether `task_mean` was computed before."""
+    return _path(store, classes, per_class, cache).exists()
+
+
+def _path(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Path:
+    key = json.dumps([store.digest, list(classes), per_class])
+    return cache / "means" / f"{xxhash.xxh3_128_hexdigest(key.encode())}.npy"
 
 
 def _write(path: Path, mean: Mean) -> None:

@@ -36,10 +36,10 @@ def make_once(
     if folder.exists() and not stale():
         return  # without the lock: a cache that is only read need not be ours to write
     make_folder(folder.parent)
-    with locked(_lock_of(folder), waiting):
+    with locked(lock_of(folder), waiting):
         if folder.exists() and not stale():
             return
-        _sweep(folder.parent, keep)
+        sweep_unfinished(folder.parent, keep)
         temporary = temporary_of(folder)
         try:
             with disk_trouble(folder):
@@ -60,11 +60,12 @@ def temporary_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.tmp")
 
 
-def _lock_of(folder: Path) -> Path:
+def lock_of(folder: Path) -> Path:
+    """The file that is locked by whoever makes `folder`."""
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _sweep(parent: Path, keep: Callable[[Path], bool]) -> None:
+def sweep_unfinished(parent: Path, keep: Callable[[Path], bool] = lambda temporary: False) -> None:
     """Removes temporary folders whose lock is free and that are not kept. Ours is locked, by us."""
     for temporary in parent.glob(".*.tmp"):
         lock = temporary.with_suffix(".lock")

@@ -92,6 +92,20 @@ def begun(source: Listing, *, size: int, cache: Path, bad_pictures: str = "fail"
     return tuple(kind for kind, folder in of if folder.exists() or temporary_of(folder).exists())
 
 
+def finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_pictures: str = "fail") -> Path | None:
+    """The store that `prepare` has in the cache; None where there is work left."""
+    folder = Path(cache) / "stores" / _job(source, size, kind, bad_pictures=bad_pictures).key
+    return folder if folder.exists() else None
+
+
+def drawn(*, size: int, cache: Path, train: int, val: int) -> Path:
+    """Where `builtin` renders the pictures that it prepares."""
+    from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
+
+    key = xxhash.xxh3_128_hexdigest(f"{synthetic.fingerprint()} {size} {train} {val}".encode())
+    return Path(cache) / "builtin" / key
+
+
 def builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw", say: Say = print) -> Store:
     """The store of the built-in pictures, rendered into `cache/builtin/<key>/` unless they are there.
 
@@ -106,8 +120,7 @@ def builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw",
 
     if train < 1 or val < 1:
         raise InputError(f"{train} training and {val} validation pictures a class: say at least one of each")
-    key = xxhash.xxh3_128_hexdigest(f"{synthetic.fingerprint()} {size} {train} {val}".encode())
-    folder = Path(cache) / "builtin" / key
+    folder = drawn(size=size, cache=cache, train=train, val=val)
     pictures = len(synthetic.SIDES) * (train + val)
 
     def fill(temporary: Path) -> None:

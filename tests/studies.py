@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from fasttransfer import grid
+from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.cells import Cell
+from fasttransfer.cohort import Checked, Ended, Message
+from fasttransfer.files import cache_folder
+from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.rates import Rates
+from fasttransfer.records import Records
 from fasttransfer.study import Choices
+
+# A second for each training step, a hundredth for each stage of a forward pass, nothing for the rest.
+RATES = Rates(
+    starting=1.0, step=dict.fromkeys(range(8), 1.0), forward=(0.01,) * 8, feed=0.0, validation=0.0, draw=0.0, build=0.0,
+    save=0.0, alone=0.5,
+)  # fmt: skip
 
 NATURAL = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark
 MANMADE = ("n02672831", "n02687172", "n02690373")  # accordion, aircraft carrier, airliner
@@ -28,6 +44,7 @@ dropout = 0.5
 init = "he"
 scale = 0.015625
 outputs = "task"
+give_up = 1.0  # a dozen steps are too few to judge by
 
 [geometry]
 name = "tiny"
@@ -67,3 +84,30 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
         draw_pictures(pictures, NATURAL + MANMADE)
     values: dict[str, object] = {"data": str(pictures), "recipe": tiny_recipe(folder), "device": "cpu"}
     return Choices(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Path:
+    """The folder of the tiny study with `cells` trained and recorded, in this process; the others are planned."""
+    choices = tiny_choices(folder, **changes)
+    plan = grid.settle(choices)
+    store = prepare(Path(choices.data), size=plan.recipe.geometry.store, cache=cache_folder(), say=lambda _: None)
+    out = folder / "run"
+    for name in ("weights", "checkpoints", "means"):
+        (out / name).mkdir(parents=True)
+    study = grid._study(plan, store.digest, None)
+    study.write(out / "study.toml")
+    setting = Setting(study, out, store.folder, plan.classes)
+    grid._means(setting, store)
+    with Records(out / "study.db") as book:
+        book.plan(study.cells())
+        grid._describe(book, plan, store, study, out)
+
+        def hear(message: Message) -> None:
+            if isinstance(message, Checked):
+                book.checked((message.cell, e) for e in message.evaluations)
+            elif isinstance(message, Ended):
+                book.finished(message.cell, message.state, message.steps, message.reason)
+
+        for cell in cells:
+            build_cohort(setting, [cell], torch.device("cpu")).run(hear, lambda: False, 1e9)
+    return out

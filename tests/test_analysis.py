@@ -28,6 +28,7 @@ from fasttransfer.analysis import (
 )
 from fasttransfer.analysis.intervals import seed_parts
 from fasttransfer.cells import Cell
+from fasttransfer.chance import at_chance, hopeless
 from fasttransfer.paper import recorded
 from fasttransfer.records import Evaluation, Result
 
@@ -442,6 +443,39 @@ def test_a_network_in_training_is_judged_by_the_length_of_its_whole_training() -
     assert budget_of([hopeless, curve([(1000, 1.0, 0.7)])], "B") == 1000
     assert budget_of([hopeless], "B") is None
     assert not stuck(replace(hopeless, state="diverged"), 16, 1000)
+
+
+def test_a_training_loss_that_no_guesser_has_is_no_chance() -> None:
+    even = math.log(16)
+    assert at_chance(Evaluation(100, even, even, 1 / 16), 16)
+    assert at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down
+    assert not at_chance(Evaluation(100, even - 0.1, even + 1, 1 / 16), 16)  # learned by heart
+    assert not at_chance(Evaluation(100, even, None, 1 / 16), 16)  # diverged, which is another thing
+
+
+def test_when_a_network_is_given_up() -> None:
+    even = math.log(16)
+    lost = [Evaluation(step, even, even, 1 / 16) for step in (25, 50, 75, 100)]
+    assert [hopeless(lost[:i], 16, 100, 0.5) for i in range(1, 5)] == [False, True, True, False]
+    assert not any(hopeless(lost[:i], 16, 100, 1.0) for i in range(1, 5))
+    begun = [replace(lost[0], val_top1=0.3), *lost[1:]]  # it fell back to chance, and may come back
+    assert not any(hopeless(begun[:i], 16, 100, 0.5) for i in range(1, 5))
+
+
+def test_a_network_ended_early_is_stuck_and_counts() -> None:
+    even = math.log(16)
+    ended = replace(curve([(25, even, 1 / 16), (50, even, 1 / 16)], "random"), state="stuck")
+    base = curve([(100, 1.0, 0.7)])
+    assert stuck(ended, 16) and stuck(ended, 16, 1000) and not recovered(ended, 16)
+    assert share_at_chance(ended, 16) == 1.0 and share_at_chance(ended, 16, 100) == 0.5
+    assert budget_of([ended], "B") is None and budget_of([ended, base], "B") == 100
+    (row,) = summarise([base, ended]).rows
+    assert row.difference["random"].value == pytest.approx(1 / 16 - 0.7)
+    assert score_of(ended, "best10") == 1 / 16
+    assert score_of(replace(ended, state="skipped", evaluations=())) is None
+    # As a base it is there, and what is paired with it has a difference.
+    as_base = replace(curve([(50, even, 1 / 16)]), state="stuck")
+    assert not [told for told in confounds([as_base, net("selffer", 0.1)]) if "missing" in told]
 
 
 def test_the_published_networks_that_are_stuck() -> None:

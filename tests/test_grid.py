@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from studies import MANMADE, NATURAL, draw_pictures, tiny_choices
+from studies import MANMADE, NATURAL, RECIPE, draw_pictures, tiny_choices
 
 from fasttransfer import forecast, grid, records, weights
 from fasttransfer.cells import Cell
@@ -161,9 +161,38 @@ def test_a_base_that_diverges_takes_only_its_copies_with_it(tmp_path: Path) -> N
     console = quiet()
     assert grid.run(choices, out, console=console)
     results = records.read(out).results
-    assert {r.state for r in results} == {"diverged"}
-    assert any("source baseA diverged" in r.reason for r in results)
+    assert {r.name for r in results if r.state == "diverged"} == {"baseA", "baseB", "R3A", "R3B"}
+    skipped = [r for r in results if r.state == "skipped"]
+    assert len(skipped) == 8 and any(r.reason == "its source baseA diverged" for r in skipped)
     assert not network_tensors(out)
+
+
+def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
+    """Everything ends early, and the study is complete; what is lost of it is trained again, and nothing else."""
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.replace('init = "he"', 'init = "caffe"').replace("give_up = 1.0", "give_up = 0.5"))
+    choices = tiny_choices(tmp_path, recipe=str(recipe), layers=(3,), treatments=("transfer", "selffer+", "random"))
+    console, out = quiet(), tmp_path / "run"
+    assert grid.run(choices, out, console=console)
+    results = {r.name: r for r in records.read(out).results}
+    stuck = {"baseA", "baseB", "R3A", "R3B"}
+    assert {name for name, r in results.items() if r.state == "stuck"} == stuck
+    assert all([e.step for e in results[name].evaluations] == [4, 8] and results[name].steps == 8 for name in stuck)
+    assert all("no better than chance" in results[name].reason for name in stuck)
+    assert {r.reason for r in results.values() if r.state == "skipped"} == {
+        "its source baseA is stuck",
+        "its source baseB is stuck",
+    }
+    assert network_tensors(out).keys() == {f"{name}.s0.safetensors" for name in stuck}
+    assert not list((out / "checkpoints").iterdir())
+    assert "Stuck at chance, ended early, counted: baseA, baseB, R3A, R3B." in said(console)
+    with records.Records(out / "study.db") as book:  # as after a kill before the last line of the records
+        book.reopen(Cell(0, "B", "random", 3))
+    (out / "weights" / "R3A.s0.safetensors").unlink()
+    again = quiet()
+    assert grid.run(choices, out, console=again)
+    assert {r.name: r for r in records.read(out).results} == results
+    assert "1 of 8 networks" in said(again)
 
 
 def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None:
@@ -194,6 +223,22 @@ def test_how_the_grid_is_cut_into_jobs_changes_nothing(tmp_path: Path, monkeypat
         monkeypatch.setattr(grid.machine, "workers_for", lambda device, threads, n=workers: n)
         grid.run(choices, tmp_path / str(workers), console=quiet())
     same_study(tmp_path / "1", tmp_path / "3")
+    # Room for two processes with a network of a few thousand weights each, hardly more: waves of single cells.
+    monkeypatch.setattr(grid.footprint, "_GAPS", 1000.0)
+    monkeypatch.setattr(grid.footprint, "free_memory", lambda *sizes: 2_400_000_000)
+    console = quiet()
+    grid.run(choices, tmp_path / "waves", console=console)
+    assert "memory: 2 of 3 workers train at the same time and cohorts train in waves of at most" in said(console)
+    same_study(tmp_path / "1", tmp_path / "waves")
+
+
+def test_a_network_too_large_for_the_memory_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid.footprint, "free_memory", lambda *sizes: 500_000_000)
+    with pytest.raises(InputError, match=r"one network .* needs .* of memory to train, 500 MB are free"):
+        grid.run(tiny_choices(tmp_path), tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import tiny_choices
+from studies import RATES, tiny_choices
 from test_grid import quiet, said, same_study
 
 from fasttransfer import cli, forecast, grid, records, weights
@@ -152,7 +152,8 @@ def test_pictures_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monk
         assert facts["synthetic"] == str(synthetic).lower()
 
 
-def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path) -> None:
+def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "measure", lambda *asked: RATES)
     console = quiet()
     forecast.dry_run(tiny_choices(tmp_path), tmp_path / "run", console=console)
     text = " ".join(said(console).split())
@@ -163,6 +164,7 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path) -> None:
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
     every = sum(map(sum, grid.settle(choices).pictures.per_class.values()))
+    monkeypatch.setattr(forecast, "measure", lambda *asked: RATES)
     monkeypatch.setattr(forecast, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
     console = quiet()
     forecast.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)

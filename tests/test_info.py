@@ -26,7 +26,7 @@ def test_what_a_bug_report_needs() -> None:
 
 
 def test_what_is_not_installed() -> None:
-    assert info._version("no-such-package-fasttransfer") == "not installed"
+    assert info.version("no-such-package-fasttransfer") == "not installed"
 
 
 def test_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

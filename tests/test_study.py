@@ -42,6 +42,17 @@ def test_the_caffe_recipe_is_the_papers() -> None:
     assert rates == pytest.approx(expected)
 
 
+def test_a_study_from_before_a_value_had_a_name_is_the_same_study(tmp_path: Path) -> None:
+    made = study()
+    made.write(tmp_path / "study.toml")
+    text = (tmp_path / "study.toml").read_text()
+    (tmp_path / "study.toml").write_text(text.replace("give_up = 0.5\n", ""))
+    before = Study.read(tmp_path / "study.toml")
+    assert "give_up" in text and before == made
+    assert made.digest() == "2763e62ce1876c16b8be4eb14d04f776"  # what weights of such studies carry
+    assert replace(made, recipe=replace(made.recipe, give_up=0.7)).digest() != made.digest()
+
+
 @pytest.mark.parametrize("name", ["caffe", "fast", "mini"])
 def test_every_recipe_of_the_package_loads(name: str) -> None:
     assert name in recipe_names()
@@ -125,6 +136,8 @@ def test_choices_that_make_no_sense_are_told(choices: dict[str, object], sentenc
         ({"epochs": None}, "either steps or epochs"),
         ({"epochs": -1.0}, "epochs is -1.0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"give_up": 0.0}, "give_up is 0.0"),
+        ({"give_up": 1.1}, "give_up is 1.1"),
         ({"init": "xavier"}, "choose one of caffe, he"),
         ({"outputs": "some"}, "choose one of task, all"),
         ({"lr_drops": (1.5,)}, "shares of the run"),

@@ -78,3 +78,15 @@ def test_loaded_tensors_do_not_follow_the_file(tmp_path: Path) -> None:
     found, _ = weights.load(path)
     path.write_bytes(bytes(path.stat().st_size))
     assert (found["a"] == 1).all()
+
+
+def test_what_was_told_is_read_without_the_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    weights.save(path, {"a": torch.arange(12.0)}, {"cell": "baseA.s0", "step": 7})
+    assert weights.read_about(path) == {"cell": "baseA.s0", "step": 7}
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(weights.CorruptFileError):
+        weights.read_about(path)
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(weights.CorruptFileError):
+        weights.read_about(path)

@@ -97,7 +97,7 @@ def advise(recorded: Recorded, target: str, score: Score = "last") -> Advice:
     scores = _scores(found)
     if len(scores) < 2:
         on_it = [r for r in recorded.results if r.target == target and r.treatment in ("base", *CHOICES)]
-        yet = " yet" if any(r.state in ("planned", "running") for r in on_it) else ""
+        yet = " yet" if any(r.waiting for r in on_it) else ""
         raise InputError(
             f"{recorded.folder}: nothing to advise on {target}{yet}: it takes a finished base and a finished transfer "
             "network of the same seed"

@@ -18,9 +18,13 @@ from fasttransfer.analysis.stuck import stuck
 from fasttransfer.analysis.summary import Summary, summarise
 from fasttransfer.cells import ALL_TREATMENTS
 from fasttransfer.errors import InputError
+from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded
+from fasttransfer.study import Recipe
 
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # what draws of one kind may differ in
+# What studies from before there was such a value were trained with.
+_BEFORE = {"recipe.give_up": Recipe.give_up}
 _RANDOM = re.compile(r"random:\d+")
 
 
@@ -193,7 +197,7 @@ def _unlike(first: Recorded, other: Recorded, name: str, other_name: str) -> lis
     ours, theirs = dict(_flat(first.study)), dict(_flat(other.study))
     told = []
     recipe = [key for key in ours.keys() | theirs.keys() if key.startswith("recipe.") and key != "recipe.name"]
-    changed = sorted(key for key in recipe if ours.get(key) != theirs.get(key))
+    changed = sorted(key for key in recipe if ours.get(key, _BEFORE.get(key)) != theirs.get(key, _BEFORE.get(key)))
     networks = [key for key in changed if key.startswith("recipe.geometry")]
     if networks:
         told.append(
@@ -210,6 +214,11 @@ def _unlike(first: Recorded, other: Recorded, name: str, other_name: str) -> lis
         told.append(
             f"{other_name} was trained by another recipe than {name} ({shown}{more}): how far they are apart is not "
             "due to the tasks alone."
+        )
+    if (shown := views_of(other.study)) != (shown_first := views_of(first.study)):
+        told.append(
+            f"{other_name} was trained on other views than {name} ({shown_first} and {shown}): limited views "
+            "approximate unlimited random crops, and how far the two are apart is not due to the tasks alone."
         )
     if ours.get("data") != theirs.get("data"):
         told.append(f"{other_name} and {name} are of different pictures: only their paired differences compare.")

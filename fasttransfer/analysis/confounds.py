@@ -52,8 +52,8 @@ def _scores(results: Sequence[Result], treatment: str, score: Score) -> Scores:
 
 
 def _missing_bases(results: Sequence[Result], seeds_are: str) -> list[str]:
-    there = {(r.target, r.seed) for r in results if r.treatment == "base" and r.state == "done"}
-    alone = [(r.target, r.seed) for r in results if r.treatment != "base" and r.state == "done"]
+    there = {(r.target, r.seed) for r in results if r.treatment == "base" and r.trained}
+    alone = [(r.target, r.seed) for r in results if r.treatment != "base" and r.trained]
     orphans = [half for half in alone if half not in there]
     if not orphans:
         return []

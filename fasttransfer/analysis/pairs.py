@@ -54,12 +54,12 @@ class Drop:
 
 
 def score_of(result: Result, score: Score = "last") -> float | None:
-    """Top-1 of a finished network; None for one that is planned, running or diverged.
+    """Top-1 of a finished network, a stuck one included; None for one that is planned, running, diverged or skipped.
 
     `last` is the last validation check; `best10` the mean of the ten best, which the paper plots. A running
     network has no score: part of its training against all of its base's would look like a cost.
     """
-    if result.state != "done":
+    if not result.trained:
         return None
     return result.best10_top1 if score == "best10" else result.last_top1
 

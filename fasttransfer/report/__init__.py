@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fasttransfer.analysis import Comparison, Score
+from fasttransfer.features.views import views_of
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.records import Recorded
 from fasttransfer.report.table import table
@@ -47,7 +48,7 @@ def write_report(recorded: Recorded, folder: Path, *, score: Score = "last", ove
     }
     if filters.first_filters(recorded):
         drawn["filters"] = figures.filters(recorded)
-    _write_figures(report, drawn)
+    _write_figures(report, drawn, f"views: {views_of(recorded.study)}")
     _write(report / "results.csv", spreadsheet.results_csv(recorded))
     _write(report / "means.csv", spreadsheet.means_csv({folder.resolve().name: recorded}, score))
     return _write(report / "index.html", page.page(recorded, score, overlay).encode())
@@ -85,14 +86,20 @@ def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> P
 
     make_folder(folder)
     studies = dict(zip(comparison.names, comparison.studies, strict=True))
-    _write_figures(folder, {"comparison": figures.comparison(studies, comparison.score)})
+    views = {views_of(study.study) for study in studies.values()}
+    each = "; ".join(f"{name} {views_of(study.study)}" for name, study in studies.items())
+    caption = f"views: {each if len(views) > 1 else views.pop()}"
+    _write_figures(folder, {"comparison": figures.comparison(studies, comparison.score)}, caption)
     return _write(folder / "index.html", side_by_side.comparison_page(comparison, command=command).encode())
 
 
-def _write_figures(folder: Path, drawn: Mapping[str, Figure]) -> None:
-    from fasttransfer.report import svg
+def _write_figures(folder: Path, drawn: Mapping[str, Figure], caption: str = "") -> None:
+    from fasttransfer.report import drawing, svg
 
     for name, figure in drawn.items():
+        if caption:
+            with svg.settings():
+                drawing.caption(figure, caption)
         for kind, encode in (("svg", svg.svg), ("pdf", svg.pdf), ("png", svg.png)):
             _write(folder / f"{name}.{kind}", encode(figure))
             figure.set_layout_engine("none")  # laid out once: that takes as long as drawing

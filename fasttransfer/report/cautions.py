@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fasttransfer.analysis import Summary
+from fasttransfer.features.views import UNLIMITED, views_of
 from fasttransfer.records import Recorded
 from fasttransfer.report.findings import warnings
 from fasttransfer.report.numbers import count, label, some
@@ -12,15 +13,16 @@ def cautions(recorded: Recorded, summary: Summary) -> list[str]:
     """Sentences, the gravest first."""
     several = len(summary.seeds) > 1
     told = []
-    failed: dict[tuple[bool, str], list[str]] = {}
+    failed: dict[tuple[str, bool, str], list[str]] = {}
     for result in recorded.results:
-        if result.state == "diverged":
-            failed.setdefault((bool(result.evaluations), result.reason), []).append(label(result, several))
-    for (drawn, reason), names in failed.items():
+        if result.state in ("diverged", "skipped"):
+            what = "Diverged" if result.state == "diverged" else "Not trained"
+            failed.setdefault((what, bool(result.evaluations), result.reason), []).append(label(result, several))
+    for (what, drawn, reason), names in failed.items():
         why = f" ({'each: ' if len(names) > 1 else ''}{reason})" if reason else ""
         cross = ", drawn as a cross" if drawn else ""
-        told.append(f"Diverged, left out of every mean{cross}: {some(names)}{why}.")
-    if waiting := [result for result in recorded.results if result.state not in ("done", "diverged")]:
+        told.append(f"{what}, left out of every mean{cross}: {some(names)}{why}.")
+    if waiting := [result for result in recorded.results if result.waiting]:
         told.append(f"Unfinished, not counted in any mean: {some([label(result, several) for result in waiting])}.")
     told += warnings(recorded, summary.score)
     if not several and any(row.top1 for row in summary.rows):
@@ -28,6 +30,8 @@ def cautions(recorded: Recorded, summary: Summary) -> list[str]:
             "One seed: every number rests on a single run for each task, so it has no interval and small "
             "differences may be chance. More seeds give intervals."
         )
+    if (views := views_of(recorded.study)) != UNLIMITED:
+        told.append(f"Views limited to {views}: an approximation of the paper's unlimited random crops.")
     if recorded.facts.get("held_out"):
         told.append("The source has no validation pictures: they were cut from its training pictures.")
     if refused := recorded.facts.get("refused"):

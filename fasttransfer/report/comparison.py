@@ -19,7 +19,7 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = []
     letters = [f"[{i}]" for i in range(1, len(comparison.names) + 1)]
     for letter, name, study in zip(letters, comparison.names, comparison.studies, strict=True):
-        done = sum(result.state == "done" for result in study.results)
+        done = sum(result.trained for result in study.results)
         total = len(study.results)
         parts.append(Text(f"{letter} {name}" + (f", {done} of {count(total, 'network')} done" if done < total else "")))
     if comparison.lines:

@@ -84,6 +84,13 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, fontsize=7.5, columnspacing=1.2)
 
 
+def caption(figure: Figure, text: str) -> None:
+    """A line at the lower left, which makes room for itself."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.15)
+    figure.supxlabel(text, x=0.02, ha="left", fontsize=6.5, color=FAINT)
+
+
 def line(ax: Axes, means: Sequence[tuple[int, float]], style: Style, runs: Sequence[tuple[int, float]]) -> None:
     """Mean line with markers, and every run behind it where there is more than one for some n."""
     xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]

@@ -166,7 +166,8 @@ def decomposition(recorded: Recorded, score: Score = "last", *, target: str | No
 def learning(recorded: Recorded, treatment: str | None = None, *, keys: bool = True) -> Figure:
     """Validation top-1 against steps of every network, a panel for each treatment, or for `treatment` alone.
 
-    The first task is drawn solid, the second dashed; a cross ends the curve of a network that diverged.
+    The first task is drawn solid, the second dashed; a cross ends the curve of a network that diverged or
+    whose training was ended because it was stuck.
     """
     treatments = [treatment] if treatment else curves_of(recorded) or ["base"]
     figure, axes = drawing.panels(len(treatments), columns=2, sharey=True, height=2.1)
@@ -435,7 +436,7 @@ def _curves(ax: Axes, recorded: Recorded, treatment: str) -> None:
             linestyle="-" if result.target == first else "--",
             linewidth=0.9,
         )
-        if result.state == "diverged":
+        if result.state in ("diverged", "stuck"):
             step, value = checks[-1]
             ax.plot([step], [100 * value], color=layer_colour(result.n), marker="x", markersize=6, zorder=4)
     ax.set_xlim(left=0)

@@ -18,7 +18,7 @@ def first_filters(recorded: Recorded, seed: int | None = None) -> dict[str, NDAr
 
     Bases that are not done, or whose weights are not in the study's folder or cannot be read, are left out.
     """
-    bases = [r for r in recorded.results if r.treatment == "base" and r.state == "done"]
+    bases = [r for r in recorded.results if r.treatment == "base" and r.trained]
     if seed is None:
         seed = min((result.seed for result in recorded.results), default=0)
     found = {}

@@ -94,6 +94,8 @@ def _stuck(recorded: Recorded) -> list[str]:
             f"Random controls stuck at chance: {_names(found['random'], several)}. Nothing that can be learned from "
             "passes their frozen layers: they do not tell what random features are worth, and are in the means."
         )
+    if early := [result for result in recorded.results if result.state == "stuck"]:
+        told.append(f"Ended before the end of their training, at chance in every check: {_names(early, several)}.")
     if late:
         told.append(
             f"At chance for more than {100 * STUCK_SHARE:.0f} % of training before learning began: {some(late)}."

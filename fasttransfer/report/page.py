@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fasttransfer.analysis import Score, Summary, score_of, summarise
+from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report import figures
 from fasttransfer.report.blocks import PART_HEADS, blocks, task_title
@@ -27,11 +28,11 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
     `overlay` is the part of the paper whose curves are laid behind the study's.
     """
     summary = summarise(recorded.results, score=score)
-    states = [result.state for result in recorded.results]
+    done = sum(result.trained for result in recorded.results)
     drawn: dict[str, Any] = {
         "accuracy": _accuracy(recorded, summary, overlay),
         "decomposition": _decomposition(recorded, summary),
-        "numbers": [block for block in blocks(recorded, summary) if block.top1] if states.count("done") else [],
+        "numbers": [block for block in blocks(recorded, summary) if block.top1] if done else [],
         "learning": _learning(recorded),
         "filters": _filters(recorded),
     }
@@ -42,8 +43,8 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
         name=recorded.folder.name or str(recorded.folder),
         facts_line=_facts_line(recorded, summary),
         synthetic=bool(recorded.facts.get("synthetic")),
-        done=states.count("done"),
-        total=len(states),
+        done=done,
+        total=len(recorded.results),
         findings=findings(recorded, score),
         warnings=cautions(recorded, summary),
         score=SCORES[score],
@@ -56,7 +57,7 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
         several_seeds=len(summary.seeds) > 1,
         precision=_precision(recorded, summary),
         tasks=_tasks(recorded),
-        configuration=list(_flat(recorded.study)),
+        configuration=list(_flat({**recorded.study, "views": views_of(recorded.study)})),
         environment=sorted(recorded.environment.items()),
         events=recorded.events,
         command=recorded.facts.get("command", ""),
@@ -84,6 +85,7 @@ def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
         "split": study.get("split"),
         "recipe": recipe.get("name") if isinstance(recipe, Mapping) else recipe,
         "network": geometry.get("name") if isinstance(geometry, Mapping) else geometry,
+        "views": views_of(study),
     }
     line = [f"{what}: {value}" for what, value in named.items() if value]
     if summary.seeds:

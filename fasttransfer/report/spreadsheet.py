@@ -17,12 +17,13 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
+from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded, Result
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
     "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes", "chance",
-    "share_at_chance", "stuck", "reason",
+    "share_at_chance", "stuck", "reason", "views",
 )  # fmt: skip
 MEANS = ("study", "n", "what", "mean", "half_interval_95", "runs", "seeds")
 
@@ -57,8 +58,9 @@ def results_csv(recorded: Recorded) -> bytes:
             "classes": classes,
             "chance": _number(chance(recorded.facts, result.target)),
             "share_at_chance": f"{share_at_chance(result, classes):.3f}" if classes and result.evaluations else None,
-            "stuck": int(stuck(result, classes)) if classes and result.state == "done" else None,
+            "stuck": int(stuck(result, classes)) if classes and result.trained else None,
             "reason": result.reason,
+            "views": views_of(recorded.study),
         }
         writer.writerow(row)
     return out.getvalue().encode()

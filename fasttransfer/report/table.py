@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.analysis import Estimate, Row, Score, Summary, mean_chance, summarise
+from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.report.numbers import MINUS, cost, count, decimals, label, per_cent, points, some
 
@@ -85,17 +86,22 @@ def _note(recorded: Recorded, summary: Summary) -> str:
         lines.append("Where runs are missing, top-1 is of those there are; brackets stay paired.")
     if len(summary.seeds) == 1:
         lines.append("One seed: no interval, small differences may be chance.")
+    lines.append(f"views: {views_of(recorded.study)}.")
     if recorded.facts.get("synthetic"):
         lines.append("The pictures are synthetic.")
     several = len(summary.seeds) > 1
     diverged = [label(result, several) for result in recorded.results if result.state == "diverged"]
     if diverged:
         lines.append(f"Diverged, not counted: {some(diverged)}.")
-    if any(r.state not in ("done", "diverged") for r in recorded.results):
+    if skipped := [label(result, several) for result in recorded.results if result.state == "skipped"]:
+        lines.append(f"Not trained, for their source diverged or is stuck: {some(skipped)}.")
+    if stuck := [label(result, several) for result in recorded.results if result.state == "stuck"]:
+        lines.append(f"Stuck at chance, ended early, counted: {some(stuck)}.")
+    if any(result.waiting for result in recorded.results):
         lines.append(f"Unfinished: {_progress(recorded)}; the rest is not counted.")
     return "\n".join(lines)
 
 
 def _progress(recorded: Recorded) -> str:
-    done = sum(result.state == "done" for result in recorded.results)
+    done = sum(result.trained for result in recorded.results)
     return f"{done} of {count(len(recorded.results), 'network')} done"

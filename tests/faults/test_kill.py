@@ -1,65 +1,92 @@
-"""SIGKILL in the middle of a study: resumed, it ends with the very bits of one that was left alone."""
+"""SIGKILL in the middle of a study, of its driver or of a worker: it ends with the very bits of one left alone.
+
+Whose workers they are makes no difference, nor that a study goes on with others than it began with.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import pytest
 import torch.multiprocessing as mp
 from studies import tiny_choices
-from test_grid import quiet, same_study
+from test_grid import quiet, said, same_study
 
-from fasttransfer import engine, grid, records
+from fasttransfer import grid, records
 from fasttransfer.assembly import Setting
-from fasttransfer.study import Choices
+from fasttransfer.engine import local
+from fasttransfer.study import Choices, Feeding
 
 # Checkpoints as often as possible, so that kills meet every stage of writing them.
 DRIVER = """
 import sys
 from pathlib import Path
 from fasttransfer import grid
-from fasttransfer.study import Choices
+from fasttransfer.study import Choices, Feeding
 if __name__ == "__main__":
     choices = Choices(**eval(sys.argv[1]))
-    grid.run(choices, Path(sys.argv[2]), checkpoint_seconds=0.0)
+    grid.run(choices, Path(sys.argv[2]), feeding=Feeding(engine=sys.argv[3]), checkpoint_seconds=0.0)
 """
 STEPS = 200
 
 
-def start(choices: Choices, out: Path) -> subprocess.Popen[bytes]:
+PATIENCE = 300.0  # seconds for what takes a few: a machine may be busy
+
+
+@contextmanager
+def driving(choices: Choices, out: Path, engine: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The study in a process of its own, which does not outlive the block."""
     script = out.parent / "driver.py"
     script.write_text(DRIVER)
-    return subprocess.Popen(
-        [sys.executable, str(script), repr(asdict(choices)), str(out)],
+    driver = subprocess.Popen(
+        [sys.executable, str(script), repr(asdict(choices)), str(out), engine],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    try:
+        yield driver
+    finally:
+        driver.kill()
+        driver.wait()
 
 
-def alive_in_session(session: int) -> list[int]:
-    """Processes of the session that still run (zombies do not)."""
+def processes(wanted: Callable[[list[str]], bool]) -> list[int]:
+    """Processes that still run (zombies do not), by the fields of /proc/<pid>/stat from the state on."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except (OSError, NotADirectoryError):
             continue
-        if int(fields[3]) == session and fields[0] != "Z":
+        if wanted(fields) and fields[0] != "Z":
             found.append(int(entry.name))
     return found
 
 
 def gone(session: int) -> bool:
-    return not alive_in_session(session)
+    """All of a session but what watches a Ray cluster, which takes a minute to see that there is none any more."""
+    left = processes(lambda fields: int(fields[3]) == session)
+    return all(command(pid).rstrip(b"\0 ").endswith(b"Agent") for pid in left)
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it ended meanwhile
+        return b"Agent"
 
 
 def met(out: Path, pattern: str, driver: subprocess.Popen[bytes]) -> bool:
@@ -67,8 +94,8 @@ def met(out: Path, pattern: str, driver: subprocess.Popen[bytes]) -> bool:
     return any(out.glob(pattern)) or driver.poll() is not None
 
 
-def wait_until(what: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
+def wait_until(what: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if what():
             return True
@@ -76,50 +103,115 @@ def wait_until(what: Callable[[], bool], seconds: float) -> bool:
     return False
 
 
-def test_a_killed_study_resumes_to_the_same_weights_and_records(tmp_path: Path) -> None:
-    choices = tiny_choices(tmp_path, layers=(2, 7), treatments=("transfer", "selffer+"), steps=STEPS)
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
-    assert grid.run(choices, undisturbed, console=quiet())
-    kills = 0
-    for wanted in ("checkpoints/base*", "weights/base*", "checkpoints/A*"):
-        driver = start(choices, out)
-        assert wait_until(partial(met, out, wanted, driver), 60), wanted
-        if driver.poll() is None:
-            os.kill(driver.pid, signal.SIGKILL)
-            kills += 1
-        driver.wait()
-        assert wait_until(partial(gone, driver.pid), 10), "workers outlived their driver"
+@contextmanager
+def once_there(out: Path, pattern: str, do: Callable[[], None]) -> Iterator[None]:
+    """Does something as soon as a file of this pattern is there, beside what is done meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(lambda: wait_until(lambda: any(out.glob(pattern))) and do())
+        yield
+    assert done.result() is not False, f"{pattern} never came"
+
+
+def kill_worker() -> None:
+    """One that trains: jobs are more than workers when this is called."""
+    worker = multiprocessing.active_children()[0].pid
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+
+
+def kill_actor() -> None:
+    """One of Ray's workers, whose parent is a child of ours."""
+    children = processes(lambda fields: int(fields[1]) == os.getpid())
+    theirs = processes(lambda fields: int(fields[1]) in children)
+    actors = [pid for pid in theirs if command(pid).startswith(b"ray::_Worker")]
+    os.kill(actors[0], signal.SIGKILL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_report() -> Iterator[None]:
+    """Half of the time of a study this small: not what is killed here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "write_report", lambda recorded, out: out / "report")
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Choices, Path]:
+    """A study of two bases and eight copies, and its folder when it is done."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    choices = tiny_choices(folder, layers=(2, 7), treatments=("transfer", "selffer+"), steps=STEPS)
+    with pytest.MonkeyPatch.context() as patch:  # the cache of the tests is set for one test at a time
+        patch.setenv("FASTTRANSFER_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        assert grid.run(choices, folder / "run", console=quiet())
+    return choices, folder / "run"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One for all tests: it takes seconds to start."""
+    ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    from fasttransfer.engine.ray import _join
+
+    assert _join()
+    yield
+    ray.shutdown()
+
+
+def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path: Path) -> None:
+    """Each in another stage and with other workers, which are gone soon after."""
+    choices, expected = undisturbed
+    out, kills = tmp_path / "run", 0
+    for wanted, engine in (("checkpoints/base*", "local"), ("weights/base*", "ray"), ("checkpoints/A*", "local")):
+        with driving(choices, out, engine) as driver:
+            assert wait_until(partial(met, out, wanted, driver)), wanted
+            kills += driver.poll() is None
+        assert wait_until(partial(gone, driver.pid)), "workers outlived their driver"
     assert kills == 3
     assert {r.state for r in records.read(out).results} != {"done"}
     assert grid.run(choices, out, console=quiet())
-    same_study(undisturbed, out)
+    same_study(expected, out)
     leftovers = [p.name for p in out.rglob("*") if p.name.endswith((".tmp", ".damaged"))]
     assert not leftovers
 
 
-def test_a_killed_worker_is_told_and_loses_nothing(tmp_path: Path) -> None:
-    choices = tiny_choices(tmp_path, layers=(2,), treatments=("transfer", "selffer+"), steps=STEPS)
-    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
-    assert grid.run(choices, undisturbed, console=quiet())
-    driver = start(choices, out)
-    assert wait_until(partial(met, out, "checkpoints/A*", driver), 60)
-    worker = next(
-        pid for pid in alive_in_session(driver.pid)
-        if pid != driver.pid and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )  # fmt: skip
-    os.kill(worker, signal.SIGKILL)
-    _, error = driver.communicate(timeout=60)
-    assert driver.returncode == 1
-    assert b"a worker ended with exit code -9" in error
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_killed_worker_is_told_and_its_job_goes_on(
+    undisturbed: tuple[Choices, Path], tmp_path: Path, engine: str, request: pytest.FixtureRequest
+) -> None:
+    choices, expected = undisturbed
+    if engine == "ray":
+        request.getfixturevalue("cluster")
+    kill = {"local": kill_worker, "ray": kill_actor}[engine]
+    out, console = tmp_path / "run", quiet()
+    with once_there(out, "checkpoints/A*", kill):
+        feeding = Feeding(engine=engine)  # type: ignore[arg-type]
+        assert grid.run(choices, out, feeding=feeding, console=console, checkpoint_seconds=0.0)
+    same_study(expected, out)
+    (told,) = [text for _, _, text in records.read(out).events if "worker lost" in text]
+    assert told.endswith("goes on from checkpoints, try 1 of 3")
+    assert "worker lost" in said(console)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_rays_workers_stop_cleanly(undisturbed: tuple[Choices, Path], tmp_path: Path) -> None:
+    choices, expected = undisturbed
+    out, console = tmp_path / "run", quiet()
+    before = signal.getsignal(signal.SIGTERM)
+    with once_there(out, "weights/base*", partial(os.kill, os.getpid(), signal.SIGTERM)):
+        finished = grid.run(choices, out, feeding=Feeding(engine="ray"), console=console)
+    assert not finished
+    assert "The same command goes on from here" in said(console)
+    assert list((out / "checkpoints").iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
     assert grid.run(choices, out, console=quiet())
-    same_study(undisturbed, out)
+    same_study(expected, out)
 
 
 def test_ctrl_c_while_a_worker_starts_does_not_end_it(tmp_path: Path) -> None:
     """Until it ignores the signals itself it is deaf to them; its parent hears them as before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     context = mp.get_context("spawn")
-    worker = engine._Worker(context, cast(Setting, None), 0, context.Event())
+    worker = local._Worker(context, cast(Setting, None), 0, context.Event())
     try:
         status = Path(f"/proc/{worker.process.pid}/status").read_text()
     finally:

@@ -55,7 +55,7 @@ def test_a_view_belongs_to_the_picture_and_the_epoch_not_to_the_batch() -> None:
         found = by_batch[batch] = {}
         stream, position = Stream(1, 2, 20, batch, 6), 0
         while position < 60:
-            for id, top, left, mirror in zip(*(t.tolist() for t in stream.views(position // batch)), strict=True):
+            for id, top, left, mirror, _ in zip(*(t.tolist() for t in stream.views(position // batch)), strict=True):
                 found[position // 20, id] = top, left, mirror
                 position += 1
     common = by_batch[4].keys() & by_batch[9].keys()
@@ -137,7 +137,7 @@ def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
     feed = MemoryFeed(train, val, stream, {"A": mean}, crop=29, scale=0.5, device=torch.device("cpu"), **wanted)
     batch, views = feed.train(3), stream.views(3)
     pixels = torch.from_numpy(store.train.gather(train.rows[views.ids.numpy()]))
-    expected = ops.augment([pixels], torch.arange(8), mean, *views[1:], crop=29, scale=0.5, **wanted)
+    expected = ops.augment([pixels], torch.arange(8), mean, *views[1:4], crop=29, scale=0.5, **wanted)
     assert expected.shape == (8, 48, 9, 9)
     assert torch.equal(batch.pictures["A"], expected)
     assert {b.pictures["A"].shape[1:] for b in feed.val()} == {(48, 9, 9)}

@@ -44,7 +44,7 @@ class Counting:
 
 def batch_of(step: int) -> Batch:
     number = torch.tensor([step])
-    return Batch({"A": number.float()}, number, number)
+    return Batch({"A": number.float()}, number, number, number)
 
 
 def nothing() -> None:

@@ -165,7 +165,7 @@ def test_a_cost_called_cheap_is_doubted_where_its_interval_reaches_further() -> 
 
 def _one(treatment: str, n: int, seed: int, top1: float, *, loss: float = 1.0, target: str = "B") -> Result:
     cell = Cell(seed, target, treatment, n)
-    return Result(cell.name, treatment, target, cell.source, n, seed, "done", 10, (Evaluation(10, 1.0, loss, top1),))
+    return Result(cell.name, treatment, target, cell.source, n, seed, "done", 10, (Evaluation(10, loss, loss, top1),))
 
 
 def test_what_fine_tuning_gains_is_not_claimed_where_halves_do_not_pair() -> None:

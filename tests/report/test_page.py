@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from html_reader import Reader, check_stands_alone
+from rich.console import Console
 from safetensors.numpy import save_file
 
 from fasttransfer import paper
+from fasttransfer.analysis import compare
 from fasttransfer.errors import InputError
-from fasttransfer.records import Recorded, Result
-from fasttransfer.report import write_report
+from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.report import table, write_comparison, write_report
 from fasttransfer.report.page import page
 from fasttransfer.report.spreadsheet import results_csv
 
@@ -65,6 +70,28 @@ def test_what_could_not_be_trained_is_no_cross(study: Callable[..., Recorded]) -
     never = tuple(replace(r, evaluations=()) if r.state == "diverged" else r for r in made.results)
     text = Reader(page(replace(made, results=never))).text
     assert "Diverged, left out of every mean: A1B, A2B, A3B (each: loss is not a number)." in text
+
+
+def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Recorded]) -> None:
+    made = study(("B",), (0,), treatments=["transfer", "random"], layers=[2, 7])
+    lost = tuple(Evaluation(50 * k, math.log(16), math.log(16), 1 / 16) for k in (1, 2))
+    changes: dict[str, dict[str, Any]] = {
+        "R7B": {"state": "stuck", "steps": 100, "evaluations": lost, "reason": "no better than chance"},
+        "A7B": {"state": "skipped", "steps": 0, "evaluations": (), "reason": "its source baseA is stuck"},
+    }
+    changed = replace(made, results=tuple(replace(r, **changes.get(r.name, {})) for r in made.results))
+    text = Reader(page(changed)).text
+    assert "Not trained, left out of every mean: A7B (its source baseA is stuck)." in text
+    assert "Ended before the end of their training, at chance in every check: R7B." in text
+    assert "Random controls stuck at chance: R7B." in text
+    assert "Unfinished" not in text and "5 of 6 networks done" in text
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(results_csv(changed).decode()))}
+    assert (rows["R7B"]["stuck"], rows["R7B"]["share_at_chance"]) == ("1", "1.000")
+    assert rows["R7B"]["difference_to_base"] and not rows["A7B"]["difference_to_base"]
+    printed = Console(file=io.StringIO(), width=100)
+    printed.print(table(changed))
+    assert "Stuck at chance, ended early, counted: R7B." in printed.file.getvalue()  # type: ignore[attr-defined]
+    assert "diverged or is stuck: A7B." in printed.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_few_validation_pictures_are_a_wide_interval_in_plain_digits(study: Callable[..., Recorded]) -> None:
@@ -159,6 +186,29 @@ def test_writes_every_file_whole(study: Callable[..., Recorded], tmp_path: Path)
     assert {path.name: path.read_bytes() for path in index.parent.iterdir()} == before
 
 
+@pytest.mark.parametrize("views", [None, 10])
+def test_says_everywhere_which_views_were_shown(
+    study: Callable[..., Recorded], tmp_path: Path, views: int | None
+) -> None:
+    made = study(("B",), (0,), layers=[1])
+    if views:
+        made = replace(made, study={**made.study, "views": views})
+    named = str(views or "unlimited")
+    text = Reader(page(made)).text
+    assert f"views: {named}" in text
+    limited = "Views limited to 10: an approximation of the paper's unlimited random crops."
+    assert (limited in text) == (views is not None)
+    rows = csv.DictReader(results_csv(made).decode().splitlines())
+    assert {row["views"] for row in rows} == {named}
+    folder = write_report(made, tmp_path).parent
+    for figure in ("accuracy", "differences", "decomposition", "learning"):
+        assert f"views: {named}" in (folder / f"{figure}.svg").read_text()
+    other = replace(made, folder=Path("runs/other"), study={**made.study, "views": 2})
+    compared = write_comparison(compare([made, other]), tmp_path / "c", command="compare")
+    assert f"views: made-up {named}; other 2" in (compared.parent / "comparison.svg").read_text()
+    assert f"other was trained on other views than made-up ({named} and 2)" in Reader(compared.read_text()).text
+
+
 def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., Recorded], tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file is in the way")
     with pytest.raises(InputError, match="report"):
@@ -171,7 +221,7 @@ def test_results_csv(study: Callable[..., Recorded]) -> None:
     assert list(rows[0]) == [
         "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
         "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes",
-        "chance", "share_at_chance", "stuck", "reason",
+        "chance", "share_at_chance", "stuck", "reason", "views",
     ]  # fmt: skip
     assert [(r["name"], int(r["seed"])) for r in rows] == [(r.name, r.seed) for r in made.results]
     by_name = {(r["name"], r["seed"]): r for r in rows}

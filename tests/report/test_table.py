@@ -76,6 +76,9 @@ def test_says_what_is_not_in_the_means(study: Callable[..., Recorded]) -> None:
     assert "Unfinished: 17 of 37 networks done" in text
     assert "One seed" in text
     assert "synthetic" in text
+    assert "views: unlimited." in text
+    limited = study(("B",), (0,))
+    assert "views: 10." in printed(replace(limited, study={**limited.study, "views": 10}))
     assert "One seed" not in printed(study(seeds=(0, 1)))
 
 

@@ -1,0 +1,294 @@
+"""One large network on several devices: what torchrun starts trains it together.
+
+Every process holds the whole network and makes its own part of every batch; PyTorch's DistributedDataParallel averages
+the gradients while they are computed. Order, views and dropout masks are those of the whole batch, so the result is
+that of one process but for rounding. The first process alone prepares pictures and writes files.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from fasttransfer import grid, machine
+from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.cells import TASKS, Cell, study_cells
+from fasttransfer.cohort import Cohort, Message, Target, _Member
+from fasttransfer.errors import InputError
+from fasttransfer.jobs import Division
+from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.pipelines.feed import Share
+from fasttransfer.records import Evaluation
+from fasttransfer.step import Trainee
+from fasttransfer.study import Choices, Feeding, Recipe, Study
+
+_ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
+_AGREE = 16  # steps between two questions whether to stop
+# The others wait while the first prepares pictures. A process that dies is noticed at once, by its connections and by
+# torchrun.
+_PATIENCE = timedelta(days=7)
+_INTERRUPTED = 130
+
+
+def train_bases(
+    choices: Choices,
+    out: Path | None = None,
+    *,
+    tasks: Sequence[str] = TASKS,
+    feeding: Feeding | None = None,
+    console: Console | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> int:
+    """Trains the base networks of a study on `tasks`, in all processes that torchrun started; returns the exit code.
+
+    They go into the study's folder as `fasttransfer.grid.run` puts them there, which finds them done. Where torchrun
+    started no others, it is that function that trains them.
+
+    Raises:
+        InputError: as `grid.run`; fewer GPUs, pictures or pictures a batch than processes; another process failed.
+    """
+
+    def wanted(cell: Cell) -> bool:
+        return cell.treatment == "base" and cell.target in tasks
+
+    def run(**how: Any) -> bool:
+        return grid.run(
+            choices,
+            out,
+            feeding=feeding,
+            console=console,
+            checkpoint_seconds=checkpoint_seconds,
+            wanted=wanted,
+            **how,
+        )
+
+    if not any(map(wanted, study_cells(choices.targets, choices.treatments, choices.layers, choices.seeds))):
+        raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return 0 if run() else _INTERRUPTED
+    with _joined(machine.device_for(choices.device)) as share:
+        if share.rank:
+            _follow(share)
+            return 0  # how it ended is for the first to say: torchrun ends all of them when one has another exit code
+        if console:
+            console.print(Text(f"{ranks} processes train each network together"))
+        return 0 if _lead(share, run) else _INTERRUPTED
+
+
+@contextmanager
+def _joined(device: str) -> Iterator[Share]:
+    """This process as one of those that torchrun started; which of them it is."""
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device == "cuda":
+        if here > (there := torch.cuda.device_count()):
+            raise InputError(
+                f"torchrun started {here} processes here, each needs a GPU and there are {there}: give it "
+                f"--nproc-per-node {there}, or choose --device cpu"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Share(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _lead(share: Share, run: Callable[..., bool]) -> bool:
+    """The first process: what `grid.run` does, with every job done by all."""
+    training = False
+
+    def together(
+        setting: Setting,
+        division: Division,
+        hear: Callable[[Message], None],
+        *,
+        ended: Callable[[Cell], str | None],
+    ) -> bool:
+        nonlocal training
+        for job in division.jobs:
+            training = True
+            _tell((setting, job.cells))
+            finished = _work(setting, job.cells, share, hear)
+            training = False
+            if not finished:
+                return False
+        return True
+
+    try:
+        return run(together=together)
+    finally:
+        if not training:  # amid a network the others do not listen: they lose their connection, which they tell
+            _tell(None)
+
+
+def _follow(share: Share) -> None:
+    """Another process: does its part of every job, until told that there are no more."""
+    while (job := _told()) is not None:
+        setting, cells = job
+        _work(setting, cells, share, lambda _: None)
+
+
+def _tell(what: object) -> None:
+    with _company():
+        dist.broadcast_object_list([what], src=0, device=torch.device("cpu"))
+
+
+def _told() -> Any:
+    box: list[Any] = [None]
+    with _company():
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+@contextmanager
+def _company() -> Iterator[None]:
+    """Turns the loss of another process, which torch tells by an address, into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            "another process of this run has ended, so this one cannot go on: see what that one said. The same command "
+            "goes on from the last checkpoint."
+        ) from error
+
+
+def _work(setting: Setting, cells: tuple[Cell, ...], share: Share, hear: Callable[[Message], None]) -> bool:
+    """Trains a network together with the other processes; False when one of them was asked to stop."""
+    study = setting.study
+    torch.set_num_threads(study.threads)
+    torch.backends.cudnn.deterministic = True
+    if study.device == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    else:
+        device = torch.device("cpu")
+        machine.keep_freed_memory()
+    with _company(), _asked() as stop:
+        cohort = build_cohort(setting, cells, device, share=share, kind=SharedCohort)
+        return cohort.run(hear, _agreed(stop), setting.checkpoint_seconds)
+
+
+@contextmanager
+def _asked() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, however often: torchrun passes on what a terminal has sent already."""
+    stop = threading.Event()
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in _ASKED}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _agreed(stop: threading.Event) -> Callable[[], bool]:
+    """Whether any process was asked to stop: all hear the same at the same step."""
+    steps = count()
+
+    def asked() -> bool:
+        if next(steps) % _AGREE:
+            return False
+        flag = torch.tensor(int(stop.is_set()))
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    return asked
+
+
+class SharedTrainee(Trainee):
+    """A trainee that sees a part of every batch and gets the gradients of the whole."""
+
+    def __init__(self, net: CaffeNet, start: int, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
+        super().__init__(net, start, weights, recipe)
+        self._batch = recipe.batch
+        self._parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
+
+    def _gradients(self, x: Tensor, labels: Tensor, drop: Drop) -> tuple[Tensor, Sequence[Tensor]]:
+        """As of the whole batch. DDP listens to `backward`, not to `torch.autograd.grad`."""
+        for weight in self._working:
+            weight.grad = None
+        logits = self._parallel(x, start=self.start, drop=drop)
+        mine = F.cross_entropy(logits.float(), labels, reduction="sum") / self._batch
+        (mine * dist.get_world_size()).backward()  # DDP takes the mean over processes, whose parts may differ in size
+        loss = mine.detach().clone()
+        dist.all_reduce(loss)
+        gradients = [weight.grad for weight in self._working if weight.grad is not None]
+        return loss, gradients
+
+
+class SharedCohort(Cohort):
+    """A base network that several processes train, each with its part of every batch and of the validation pictures.
+
+    What decides how it goes on (losses, top-1, stopping) is summed over all processes, so that all decide the same;
+    files are the first one's.
+
+    Raises:
+        InputError: fewer pictures than processes in a batch, or to validate on.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        cells: Sequence[Cell],
+        target: Target,
+        sources: Mapping[str, Mapping[str, Tensor]],
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        for pictures, what in ((study.recipe.batch, "a batch"), (target.val_pictures, "validation")):
+            if pictures < target.share.ranks:
+                raise InputError(
+                    f"{cells[0].name}: {target.share.ranks} processes cannot share {pictures} pictures of {what}: "
+                    f"start {pictures} at most"
+                )
+        super().__init__(study, cells, target, sources, folder, device)
+
+    def _trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor]) -> Trainee:
+        return SharedTrainee(net, start, begin, self._recipe)
+
+    def _recorded(self, compute: Callable[[Mapping[str, Tensor]], None]) -> Callable[[Mapping[str, Tensor]], None]:
+        return compute  # DDP orders its buckets in the first steps
+
+    def _over_processes(self, losses: Tensor, hits: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
+        pictures = torch.tensor(count, device=hits.device)
+        for each in (losses, hits, pictures):
+            dist.all_reduce(each)
+        return losses, hits, int(pictures)
+
+    def _save(self, members: Sequence[_Member]) -> None:
+        if not self._target.share.rank:
+            super()._save(members)
+
+    def _finish(self, m: _Member, emit: Callable[[Message], None]) -> None:
+        if not self._target.share.rank:
+            super()._finish(m, emit)
+
+    @torch.no_grad()
+    def _restore(self, m: _Member) -> None:
+        """Goes on from the checkpoint that the first process finds, or from the initial values that it drew."""
+        if not self._target.share.rank:
+            super()._restore(m)
+        for tensor in (*m.trainee.weights.values(), *m.trainee.velocities.values(), m.loss_sum):
+            dist.broadcast(tensor, src=0)
+        m.trainee.load(m.trainee.weights)
+        box = [(m.step, m.since, [asdict(e) for e in m.evaluations])]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        m.step, m.since, found = box[0]
+        m.evaluations = [Evaluation(**each) for each in found]

@@ -1,0 +1,100 @@
+"""What a probe leaves in the study's folder: every head as CSV, means and settings as JSON, the figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from fasttransfer import info
+from fasttransfer.files import make_folder, replace_file
+from fasttransfer.probe.examples import STEPS
+from fasttransfer.probe.figure import accuracy
+from fasttransfer.probe.heads import MOMENTUM
+from fasttransfer.probe.study import Beside
+from fasttransfer.probe.sweep import Head, Probed
+from fasttransfer.probe.table import rules
+from fasttransfer.report import svg
+
+ALL = "all"
+_SCORES = ("held_out_top1", "held_out_loss", "val_top1", "val_loss")
+
+
+def write(probed: Probed, beside: Beside, folder: Path, command: str) -> None:
+    """Writes heads.csv, probe.json and accuracy.svg, .pdf, .png into `folder`; `command` makes them again.
+
+    The same heads give the same bytes of CSV, SVG and PDF.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    make_folder(folder)
+    _write(folder / "heads.csv", heads_csv(probed))
+    _write(folder / "probe.json", (json.dumps(facts(probed, beside, command), indent=1) + "\n").encode())
+    figure = accuracy(probed, beside)
+    for kind, encode in (("svg", svg.svg), ("pdf", svg.pdf), ("png", svg.png)):
+        _write(folder / f"accuracy.{kind}", encode(figure))
+        figure.set_layout_engine("none")  # laid out once: that takes as long as drawing
+
+
+def heads_csv(probed: Probed) -> bytes:
+    """A row a head, trained on all its examples; see `fasttransfer.probe.sweep.Head`."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(Head._fields)
+    for head in probed.heads:
+        found = head._asdict()
+        scores = {name: "" if found[name] is None else f"{found[name]:.6f}" for name in _SCORES}
+        plain = {"per_class": ALL if head.per_class is None else head.per_class, "chosen": int(head.chosen)}
+        writer.writerow((found | scores | plain).values())
+    return out.getvalue().encode()
+
+
+def facts(probed: Probed, beside: Beside, command: str) -> dict[str, Any]:
+    """Settings, rules, means and machine, as JSON has them. Scores lie in [0, 1]."""
+    asked, swept = probed.asked, probed.swept
+    means = []
+    for cut in swept.cuts:
+        for k in swept.examples:
+            found = probed.top1(cut, k)
+            means.append(
+                {
+                    "cut": cut,
+                    "per_class": ALL if k is None else k,
+                    "pictures_a_class": round(probed.examples[k], 2),
+                    "top1": round(found.value, 6),
+                    "half_interval_95": None if found.half is None else round(found.half, 6),
+                    "seeds": found.seeds,
+                    "chosen": [{"seed": h.seed, "rate": h.rate, "decay": h.decay} for h in probed.chosen(cut, k)],
+                }
+            )
+    return {
+        "command": command,
+        "network": asked.cell.label,
+        "task": asked.task,
+        "pictures": {"data": asked.data, "store": asked.digest},
+        "classes": list(asked.classes),
+        "chance": 1 / len(asked.classes),
+        "train_pictures": len(asked.pictures["train"]),
+        "val_pictures": len(asked.pictures["val"]),
+        "views": len(asked.views),
+        "cuts": swept.cuts,
+        "examples": [ALL if k is None else k for k in swept.examples],
+        "seeds": swept.seeds,
+        "rates": swept.rates,
+        "decays": swept.decays,
+        "steps": STEPS,
+        "momentum": MOMENTUM,
+        "dtype": str(probed.dtype).removeprefix("torch."),
+        "rules": rules(probed, beside),
+        "means": means,
+        "study": {"base": beside.base, "frozen": beside.frozen},
+        "machine": info.measured_on(),
+    }
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replace_file(path) as file:
+        file.write(content)

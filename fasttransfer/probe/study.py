@@ -1,0 +1,44 @@
+"""What the study itself found for the task of a probe: the base, and the networks with the same layers frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fasttransfer import records
+from fasttransfer.cells import LAYERS, TASKS
+from fasttransfer.features.extract import Asked
+
+
+@dataclass(frozen=True)
+class Beside:
+    """For orientation; nothing where the pictures are not the study's.
+
+    Attributes:
+        base: name and top-1 of the network that was trained on the task from scratch.
+        frozen: cut -> name and top-1 of the network with as many frozen layers of the probed one.
+        synthetic: whether the pictures are.
+    """
+
+    base: tuple[str, float] | None = None
+    frozen: dict[int, tuple[str, float]] = field(default_factory=dict)
+    synthetic: bool = False
+
+
+def beside(asked: Asked) -> Beside:
+    """What is known of the task of `asked` in its study, of the seed of the network, by the last check."""
+    if asked.task not in TASKS:
+        return Beside()
+    recorded = records.read(asked.folder)
+    done = {
+        r.name: r.last_top1
+        for r in recorded.results
+        if r.seed == asked.cell.seed and r.state == "done" and r.last_top1 is not None
+    }
+    base = f"base{asked.task}"
+    frozen = {}
+    if asked.cell.treatment == "base":
+        for n in LAYERS:
+            name = f"{asked.cell.target}{n}{asked.task}"
+            if name in done:
+                frozen[n] = name, done[name]
+    return Beside((base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")))

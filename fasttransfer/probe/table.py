@@ -1,0 +1,85 @@
+"""What a probe found, for the terminal: cuts down, examples of each class across."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fasttransfer.probe.examples import BATCH, FOLDS, MANY, STEPS
+from fasttransfer.probe.heads import MOMENTUM
+from fasttransfer.probe.study import Beside
+from fasttransfer.probe.sweep import Probed, choose
+from fasttransfer.report.numbers import count, per_cent
+
+
+def table(probed: Probed, beside: Beside) -> RenderableType:
+    """Top-1 in per cent with its interval over seeds, below it the rate and decay that were chosen most often."""
+    asked, swept = probed.asked, probed.swept
+    digits = 0 if len(asked.pictures["val"]) < 200 else 1
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="bold")
+    grid.add_column("cut", justify="right", no_wrap=True)
+    for k in swept.examples:
+        grid.add_column(examples_title(probed, k), justify="right", no_wrap=True)
+    if beside.frozen:
+        grid.add_column("study", justify="right", no_wrap=True)
+    for cut in swept.cuts:
+        found = [probed.top1(cut, k) for k in swept.examples]
+        tops = [f"{per_cent(e.value, digits)}{f' ± {100 * e.half:.{digits}f}' if e.half else ''}" for e in found]
+        pairs = [usual(probed, cut, k) for k in swept.examples]
+        others = [beside.frozen.get(cut)] if beside.frozen else []
+        grid.add_row(str(cut), *tops, *(per_cent(each[1], digits) if each else "-" for each in others))
+        grid.add_row("", *pairs, *(each[0] if each else "" for each in others), style="dim")
+    head = Text(
+        f"Softmax regressions on features of {asked.cell.label}: top-1 on {len(asked.pictures['val']):,} validation "
+        f"pictures of {asked.task}, by training pictures a class; chance {per_cent(1 / len(asked.classes), digits)} %"
+    )
+    return Group(head, grid, Text("\n".join(rules(probed, beside))))
+
+
+def examples_title(probed: Probed, k: int | None) -> str:
+    """A number of examples of each class; of all there are, their mean number."""
+    return str(k) if k is not None else f"all ({probed.examples[None]:.0f})"
+
+
+def usual(probed: Probed, cut: int, k: int | None) -> str:
+    """The rate and decay that most seeds chose."""
+    (rate, decay), _ = Counter((head.rate, head.decay) for head in probed.chosen(cut, k)).most_common(1)[0]
+    return f"{rate:g}, {short(decay)}"
+
+
+def short(number: float) -> str:
+    """0.0001 -> "1e-4"."""
+    return (f"{number:.0e}" if 0 < number < 0.01 and float(f"{number:.0e}") == number else f"{number:g}").replace(
+        "e-0", "e-"
+    )
+
+
+def rules(probed: Probed, beside: Beside) -> list[str]:
+    """How the numbers came about, a sentence a line."""
+    swept = probed.swept
+    seeds = count(len(swept.seeds), "seed")
+    interval = ", ± half the 95 % interval over seeds" if len(swept.seeds) > 1 else "; one seed: no interval"
+    lines = [
+        f"Mean over {seeds}{interval}: other examples, other batches, the same network and validation pictures.",
+        f"Below: rate and decay chosen most often, for each seed among {count(len(swept.pairs), 'head')} by top-1 on "
+        f"held-out training examples: each of up to {FOLDS} parts left out once, from {MANY} a class on one of them.",
+        "Validation pictures choose nothing.",
+    ]
+    if 1 in swept.examples:
+        rate, decay = swept.pairs[choose(swept.pairs, None, None)]
+        lines.append(f"Of 1 example none can be held out: the middle of the lists, {rate:g} and {short(decay)}.")
+    precision = "bfloat16" if probed.dtype == torch.bfloat16 else "float32"
+    lines.append(
+        f"{STEPS} steps of momentum {MOMENTUM:g}, batches of {BATCH} or more, {precision}; features centred and "
+        "brought to length 1 by the examples learned from."
+    )
+    if beside.frozen:
+        lines.append("study: the study's own network with these layers frozen, the others trained on all pictures.")
+    if beside.synthetic:
+        lines.append("The pictures are synthetic.")
+    return lines

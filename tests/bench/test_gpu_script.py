@@ -1,0 +1,114 @@
+"""What the script for a borrowed GPU does apart from the GPU: parts, time, interrupts, what is missing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fasttransfer.bench import gpu
+from fasttransfer.bench.gpu import Part
+
+WAITS = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('wrote what it knew')"
+DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
+
+
+def python(name: str, code: str, least: float = 0.0, most: float = 60.0, needed: bool = False) -> Part:
+    return Part(name, [sys.executable, "-c", code], least, most, needed)
+
+
+def outcomes(out: Path) -> dict[str, str]:
+    return {row["part"]: row["outcome"] for row in json.loads((out / "summary.json").read_text())}
+
+
+def test_parts_run_in_order_and_a_needed_one_that_fails_is_the_end(tmp_path: Path) -> None:
+    todo = [
+        replace(python("one", "import os; print(os.environ['SAID'])"), extra={"SAID": "first"}),
+        python("two", "raise SystemExit(3)"),
+        python("three", "raise SystemExit(4)", needed=True),
+        python("four", ""),
+    ]
+    assert not gpu.run_all(todo, tmp_path, 1.0)
+    assert (tmp_path / "one.log").read_text() == "first\n"
+    assert outcomes(tmp_path) == {
+        "one": "passed",
+        "two": "failed with exit code 3",
+        "three": "failed with exit code 4",
+    }
+
+
+def test_what_does_not_fit_or_is_not_there_is_left_out(tmp_path: Path) -> None:
+    todo = [python("long", "", least=100.0), Part("tool", ["no-such-tool"], 0.0), python("short", "")]
+    assert gpu.run_all(todo, tmp_path, 0.5)
+    found = outcomes(tmp_path)
+    assert found["long"].startswith("left out: ") and found["long"].endswith("it takes 100")
+    assert found["tool"] == "left out: there is no no-such-tool"
+    assert found["short"] == "passed"
+
+
+def test_a_part_that_takes_too_long_is_interrupted_and_then_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    start = time.monotonic()
+    todo = [python("polite", WAITS, most=4.0), python("deaf", DEAF, most=4.0), python("next", "")]
+    assert not gpu.run_all(todo, tmp_path, 1.0)
+    assert time.monotonic() - start < 40
+    assert (tmp_path / "polite.log").read_text() == "wrote what it knew\n"
+    found = outcomes(tmp_path)
+    assert found["polite"].startswith("out of time") and found["deaf"].startswith("out of time")
+    assert found["next"] == "passed"
+
+
+def test_the_page_is_written_after_every_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr(gpu, "_write_page", lambda out: written.append(len(outcomes(out))))
+    gpu.run_all([python("build", ""), python("kernels", ""), python("step", "raise SystemExit(1)")], tmp_path, 1.0)
+    assert written == [2, 3]
+
+
+def test_all_that_the_hour_is_for_is_there(tmp_path: Path) -> None:
+    found = {part.name: part for part in gpu.parts(tmp_path, None, Path("tiny.tar"))}
+    names = list(found)
+    assert names[:2] == ["build", "library"]
+    assert [name for name in names if name in gpu.BENCHES] == list(gpu.BENCHES)
+    assert (
+        names.index("tests") < names.index("kernels") < names.index("sanitizer") < names.index("study-natural-manmade")
+    )
+    assert str(tmp_path / "step.json") in found["step"].command
+    assert found["sanitizer"].command[0].endswith("compute-sanitizer") and found["sanitizer"].extra
+    assert "study-random-0" in names and "study-random-0" not in [p.name for p in gpu.parts(tmp_path, None, None)]
+    # Every benchmark is a command that there is.
+    from fasttransfer.bench import command, grid
+
+    assert set(gpu.BENCHES) <= set(command.measures(grid.Asked(None, None, None, "cpu", True)))
+
+
+def test_only_what_is_missing_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"torch", "torchvision", "numpy", "nvidia-dali-cuda130"}
+    monkeypatch.setattr(gpu, "_installed", lambda name: name in there)
+    lacking = gpu.missing(None)
+    assert "rich>=13.9" in lacking and "pytest>=8.3" in lacking and "matplotlib>=3.9" in lacking
+    assert not any(line.startswith(("torch", "numpy", "nvidia")) for line in lacking)
+    there.remove("nvidia-dali-cuda130")
+    assert not any("dali" in line for line in gpu.missing(tmp_path))  # large: only where it was brought along
+    (tmp_path / "nvidia_dali_cuda130-2.0-py3-none-any.whl").touch()
+    assert "nvidia-dali-cuda130" in gpu.missing(tmp_path)
+    names = [part.name for part in gpu.parts(tmp_path, tmp_path, None)]
+    assert names[0] == "packages"
+    there |= {line.split(">")[0] for line in lacking} | {"nvidia-dali-cuda130"}
+    assert "packages" not in [part.name for part in gpu.parts(tmp_path, tmp_path, None)]
+
+
+def test_without_a_gpu_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert gpu.main(["1", "--out", str(tmp_path / "out")]) == 2
+    assert "sees no CUDA device" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
