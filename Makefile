@@ -5,14 +5,14 @@ COMPILER := $(if $(filter default,$(origin CXX)),c++,$(CXX))
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-BENCHES ?= $(wildcard bench/test_*.py)
+BENCHES ?=
 
 NATIVE := $(shell find csrc -type f)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 # Without the build tools' warnings, which only speak to packagers; errors are shown.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help grid test sanitize lint format bench clean
+.PHONY: help grid test sanitize lint format bench bench-check clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,7 +21,8 @@ help:
 	@echo 'make sanitize  run the tests of native code with every access to memory checked            (ARGS="-k augment" likewise)'
 	@echo 'make lint      check style and types of Python and C++'
 	@echo 'make format    put Python and C++ into shape'
-	@echo 'make bench     measure; results go to bench/results/                         (BENCHES=bench/test_forms.py picks)  '
+	@echo 'make bench     measure everything and write a page of it, in 15 minutes     (ARGS=--quick; BENCHES=bench/test_forms.py)'
+	@echo 'make bench-check           compare how much faster than PyTorch things are with what was recorded'
 	@echo 'make clean     remove what was built, the environment included; studies in runs/ stay'
 	@echo ''
 	@echo 'The environment in $(VENV)/ is made on first use; PYTHON=python3.12 chooses the Python for it.'
@@ -49,7 +50,7 @@ sanitize: $(VENV)/.installed
 		> $(SANITIZED)/build.txt 2>&1 || { cat $(SANITIZED)/build.txt; exit 1; }
 	@PYTHONPATH=$(SANITIZED) LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -P -m pytest --capture=sys -m 'not compiled and not gpu' \
-		tests/test_native.py::test_the_library_is_built_and_loaded tests/ops tests/features $(ARGS)
+		tests/test_native.py::test_the_library_is_built_and_loaded tests/ops tests/features/test_shards.py $(ARGS)
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
@@ -62,13 +63,20 @@ format: $(VENV)/.installed
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(SOURCES)
 
-# One JSON a suite, the machine described inside: commit it with the change that it speaks for.
+# The page of everything; or suites, one JSON each, the machine described inside.
 bench: $(VENV)/.installed
+ifeq ($(BENCHES),)
+	@$(BIN)/fasttransfer bench all $(ARGS)
+else
 	@mkdir -p bench/results
 	@for suite in $(BENCHES); do \
 		name=$$(basename $$suite .py); \
 		$(BIN)/python -m pytest $$suite --benchmark-json=bench/results/$${name#test_}.json $(ARGS) || exit; \
 	done
+endif
+
+bench-check: $(VENV)/.installed
+	@$(BIN)/python bench/check.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,95 +15,121 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import info, machine
-from fasttransfer.bench import data, kernels, memory, training
-from fasttransfer.bench.timing import Timing, compare, copying
+from fasttransfer import info, machine, roofline
+from fasttransfer.bench import ablation, data, grid, kernels, memory, parts, training
+from fasttransfer.bench.parts import Size
+from fasttransfer.bench.rows import Rows, ratio, time, times
+from fasttransfer.bench.timing import compare, copying
+from fasttransfer.cells import base
 from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.geometry import GEOMETRIES
 from fasttransfer.native import CPU_ONLY
 
-
-@dataclass(frozen=True)
-class Size:
-    """How long is measured.
-
-    Attributes:
-        rounds: samples of each variant.
-        batch: pictures a training step, and half of those that are decoded at a time.
-        pictures: how many are prepared; many: how many where memory is measured, 0 for not at all.
-        sample: seconds of a sample of decoding or feeding, at least.
-    """
-
-    rounds: int
-    batch: int
-    pictures: int
-    many: int
-    sample: float
-
-
 QUICK, FULL = Size(3, 32, 64, 0, 0.1), Size(7, 128, 800, 22_000, 0.3)
+GPU_BATCH = 256  # pictures: the paper's
 
 DATA_STEPS = ("decode", "resize", "prepare", "feed", "memory")
+WITH_PICTURES = ("ceilings", "data", "ablation", "grid")  # parts that read some
+
+Measure = Callable[[Size, str, torch.device, Console], Iterator[dict[str, Any]]]
 
 
 def run(
-    part: str, *, quick: bool, only: str, device: str, out: Path | None, console: Console, source: Path | None = None
+    part: str,
+    *,
+    quick: bool,
+    only: str,
+    device: str,
+    out: Path | None,
+    console: Console,
+    source: Path | None = None,
+    epochs: float | None = None,
+    classes: int | None = None,
 ) -> None:
-    """Measures `part` ("kernels", "step" or "data") on `device`; every result is on the disk as soon as it is known.
+    """Measures a part, see `measures`, on `device`; every result is on the disk as soon as it is known.
 
     Args:
         quick: fewer samples and a smaller batch: minutes become seconds, and numbers rough.
         only: cases whose names contain this.
         out: the JSON file; none is written without.
-        source: the pictures for "data"; the built-in ones without.
+        source: the pictures for those that read some; the built-in ones without.
+        epochs, classes: limits on the study of "grid".
 
     Raises:
         InputError: nothing has that name, or `out` cannot be written.
     """
     names = {
+        "ceilings": ["ceilings"],
         "kernels": [case.label for case in kernels.cases()],
         "step": list(GEOMETRIES),
+        "cells": ["cells"],
         "data": list(DATA_STEPS),
+        "features": ["features"],
+        "ablation": list(ablation.IDEAS),
+        "grid": list(grid.PARTS),
     }[part]
-    if source is not None and part != "data":
-        raise InputError(f"--data {source}: bench {part} reads no pictures: leave it out")
+    asked = grid.Asked(source, epochs, classes, device, quick)
     if not any(only in name for name in names):
         raise InputError(f"--only {only}: no case has that in its name: {', '.join(names)}")
     if device == "cpu":
         machine.keep_freed_memory()  # as a grid's workers do, for everything that is measured
-    size = QUICK if quick else FULL
-    measures: dict[str, Callable[[Size, str, torch.device, Console], Iterator[dict[str, Any]]]] = {
-        "kernels": _kernels,
-        "step": _step,
-        "data": partial(_data, source=source),
-    }
-    choices = [f"--data {source.name}"] if source else []
-    choices += ["--quick"] * quick + ([f"--only {only}"] if only else [])
-    result: dict[str, Any] = {
-        "command": " ".join(["fasttransfer bench", part, *choices]),
-        "machine": info.measured_on() | {"threads": str(torch.get_num_threads())},
-        "device": device,
-    }
+    result = described(command_of(part, asked, only), device)
     if out is not None:
         make_folder(out.parent)
-        _write(out, result)  # refused now rather than when minutes have been measured
-    for found in measures[part](size, only, torch.device(device), console):
+        write(out, result)  # refused now rather than when minutes have been measured
+    for found in measures(asked)[part](sized(QUICK if quick else FULL, device), only, torch.device(device), console):
         result |= found
         if out is not None:
-            _write(out, result)
+            write(out, result)
     if out is not None:
         console.print(Text(f"written: {out}"), soft_wrap=True)
 
 
-def _write(out: Path, result: Mapping[str, Any]) -> None:
+def measures(asked: grid.Asked, studies: Sequence[str] = grid.PARTS) -> dict[str, Measure]:
+    """What each part runs, in the order in which all are run; `studies` are the parts of "grid"."""
+    source = asked.source
+    return {
+        "ceilings": partial(parts.ceilings_of, source=source),
+        "kernels": _kernels,
+        "step": _step,
+        "cells": parts.cells_of,
+        "data": partial(_data, source=source),
+        "features": parts.features_of,
+        "ablation": partial(parts.ablation_of, source=source),
+        "grid": partial(_grid, asked=asked, parts=studies),
+    }
+
+
+def sized(size: Size, device: str) -> Size:
+    """A GPU is not busy with the batches of a CPU."""
+    return replace(size, batch=max(size.batch, GPU_BATCH)) if device == "cuda" else size
+
+
+def command_of(part: str, asked: grid.Asked, only: str = "") -> str:
+    """The command that measures this again."""
+    return shlex.join(["fasttransfer", "bench", part, *asked.words, *(["--only", only] if only else [])])
+
+
+def described(command: str, device: str) -> dict[str, Any]:
+    """What stands at the head of a result: how, when and on what it was measured."""
+    return {
+        "command": command,
+        "when": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": info.measured_on() | {"threads": str(torch.get_num_threads())},
+        "device": device,
+    }
+
+
+def write(out: Path, result: Mapping[str, Any]) -> None:
+    """The result so far, whole or not at all."""
     with replace_file(out) as file:
         file.write((json.dumps(result, indent=1) + "\n").encode())
 
 
 def _kernels(size: Size, only: str, device: torch.device, console: Console) -> Iterator[dict[str, Any]]:
     found: dict[str, Any] = {"cases": {}}
-    rows = _Rows(console, ("case", 66), ("native", 10), ("GB/s", 8), ("of a copy", 9), ("others take", 0))
+    rows = Rows(console, ("case", 66), ("native", 10), ("GB/s", 8), ("of a copy", 9), ("others take", 0))
     for case in kernels.cases():
         if only not in case.label or (device.type == "cuda" and case.operator in CPU_ONLY):
             continue
@@ -109,11 +137,13 @@ def _kernels(size: Size, only: str, device: torch.device, console: Console) -> I
         timings = compare(calls | {"copy": copying(case.least_bytes, device)}, device, rounds=size.rounds)
         native = timings["native"].median
         share = timings["copy"].median / native
-        others = [f"{_ratio(timings[k].median, native)} {k}" for k in calls if k != "native"]
-        rows.add(
-            case.label, _time(native), f"{case.least_bytes / native / 1e9:,.1f}", f"{share:.0%}", ", ".join(others)
-        )
-        found["cases"][case.label] = {"least_bytes": case.least_bytes, "of_copy": round(share, 4)} | _times(timings)
+        others = [f"{ratio(timings[k].median, native)} {k}" for k in calls if k != "native"]
+        rows.add(case.label, time(native), f"{case.least_bytes / native / 1e9:,.1f}", f"{share:.0%}", ", ".join(others))
+        found["cases"][case.label] = {
+            "least_bytes": case.least_bytes,
+            "flops": case.flops,
+            "of_copy": round(share, 4),
+        } | times(timings)
         torch.compiler.reset()
         yield found
 
@@ -127,17 +157,23 @@ def _step(size: Size, only: str, device: torch.device, console: Console) -> Iter
         timings = compare(calls, device, rounds=size.rounds, sample=0.1)
         ours = timings["fasttransfer bf16"].median
         console.print(Text(f"{geometry.name}, batch {batch}, {training.OUTPUTS} classes, forward, backward and update"))
-        rows = _Rows(console, ("variant", 34), ("a step", 10), ("pictures/s", 11), ("takes, against bf16", 0))
+        rows = Rows(console, ("variant", 34), ("a step", 10), ("pictures/s", 11), ("takes, against bf16", 0))
         for name, timing in timings.items():
-            against = "" if name == "fasttransfer bf16" else _ratio(timing.median, ours)
-            rows.add(name, _time(timing.median), f"{batch / timing.median:,.0f}", against)
+            against = "" if name == "fasttransfer bf16" else ratio(timing.median, ours)
+            rows.add(name, time(timing.median), f"{batch / timing.median:,.0f}", against)
         spent = training.profile(calls["fasttransfer bf16"], device)[:15]
-        rows = _Rows(console, ("where the bf16 step's time goes", 54), ("a step", 10), ("calls", 6))
+        rows = Rows(console, ("where the bf16 step's time goes", 54), ("a step", 10), ("calls", 6))
         for operator, milliseconds, count in spent:
             rows.add(operator, f"{milliseconds:,.2f} ms", str(count))
         yield {
-            geometry.name: {"batch": batch}
-            | _times(timings)
+            geometry.name: {
+                "batch": batch,
+                "work": {
+                    name: asdict(roofline.trained(geometry, training.OUTPUTS, base("A", 0), batch, item))
+                    for name, item in (("bf16", 2), ("fp32", 4))
+                },
+            }
+            | times(timings)
             | {"profile": [{"operator": o, "ms": round(ms, 3), "calls": n} for o, ms, n in spent]}
         }
         torch.compiler.reset()
@@ -164,7 +200,7 @@ def _data(
             data.lay_out(source, folder / "many", size.many)
             data.lay_out(source, folder / "few", data.BATCH)
             taken = memory.measure(folder)
-            rows = _Rows(console, ("memory above the libraries", 34), ("prepare", 10), ("feed", 10), ("store", 10))
+            rows = Rows(console, ("memory above the libraries", 34), ("prepare", 10), ("feed", 10), ("store", 10))
             for kind, most in taken.items():
                 rows.add(kind, *(f"{most[name] / 2**20:,.0f} MiB" for name in ("prepare", "feed", "store")))
             yield {"memory": {"pictures": size.many, "bytes": taken}}
@@ -196,37 +232,43 @@ def _pictures(
     found["against"] = {"what": other} | {name: round(rate / rates[other], 3) for name, rate in rates.items()}
     if step == "feed":
         found["of_copy"] = round(rates["fasttransfer raw"] / rates["copy"], 4)
-    rows = _Rows(
+    rows = Rows(
         console, (f"{step}, {cores} core{'s' if cores > 1 else ''}", 34), ("pictures/s", 11), (f"against {other}", 32)
     )
     for name, rate in rates.items():
         rows.add(name, f"{rate:,.0f}", f"{rate / rates[other]:.2f}x")
-    return found | _times(timings)
+    return found | times(timings)
 
 
-def _times(timings: Mapping[str, Timing]) -> dict[str, Any]:
-    return {"seconds": {name: asdict(timing) for name, timing in timings.items()}}
-
-
-def _ratio(theirs: float, ours: float) -> str:
-    return f"{theirs / ours:.2f}x"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds * 1e3:,.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:,.1f} us"
-
-
-class _Rows:
-    """A table whose rows are shown as soon as they are measured: a name, right-aligned columns, a last free one."""
-
-    def __init__(self, console: Console, *columns: tuple[str, int]) -> None:
-        self._console, self._widths = console, [width for _, width in columns]
-        self.add(*(heading for heading, _ in columns), style="bold")
-
-    def add(self, *cells: str, style: str = "") -> None:
-        """Prints one row."""
-        name, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, self._widths, strict=True))
-        )
-        self._console.print(Text("  ".join([name, *rest]), style=style), soft_wrap=True)
+def _grid(
+    size: Size, only: str, device: torch.device, console: Console, *, asked: grid.Asked, parts: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    rows: Rows | None = None
+    with data.scratch_folder() as folder:
+        for found in grid.measure(asked, [part for part in parts if only in part], folder, console):
+            yield found
+            if "study" in found:
+                study = found["study"]
+                tasks = (f"{t}: {study['classes'][t]} classes, {study['train_pictures'][t]} pictures" for t in "AB")
+                console.print(
+                    Text(f"{study['networks']} networks of {study['pictures']} ({'; '.join(tasks)})"), soft_wrap=True
+                )
+                rows = Rows(
+                    console, ("way", 8), ("seconds", 9), ("pictures/s", 11), ("memory", 10), ("of the limit", 0)
+                )
+            for way in found.keys() & {"cohort", "plain"}:
+                assert rows is not None
+                it = found[way]
+                shares = ", ".join(f"{share:.0%} of {name}" for name, share in it["of_limit"].items())
+                held = f"{it['peak_memory_bytes'] / 2**20:,.0f} MiB"
+                rows.add(way, f"{it['wall_seconds']:,.1f}", f"{it['pictures_a_second']:,.0f}", held, shares)
+            if "agreement" in found:
+                agreed = found["agreement"]
+                ways, seeds = agreed["plain - cohort"], agreed["other seed - cohort"]
+                lines = (
+                    f"plain takes {found['plain_over_cohort']:.2f}x as long",
+                    f"its top-1 less the cohort's: {ways['mean']:+.2%}, spread {ways['spread']:.2%}",
+                    f"the cohort's under another seed: {seeds['mean']:+.2%}, spread {seeds['spread']:.2%}",
+                    f"{'within' if agreed['agree'] else 'NOT within'} the noise of {2.5 * agreed['noise_of_mean']:.2%}",
+                )
+                console.print(Text("; ".join(lines)), soft_wrap=True)

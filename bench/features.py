@@ -17,7 +17,7 @@ import importlib
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fasttransfer import info, machine, ops, records, weights
 from fasttransfer.assembly import mean_path
-from fasttransfer.bench.timing import compare
+from fasttransfer.bench.timing import Timing, compare
 from fasttransfer.cells import TASKS
 from fasttransfer.features.shards import ShardReader, write_shard
 from fasttransfer.files import cache_folder, replace_file
@@ -46,6 +46,7 @@ ELEMENTS = int(np.prod(CAFFENET.cut_shape(5)))
 RECORDS, BLOCK = 2048, 64  # 38 MB of dense features, more than the caches hold; what is packed at a time
 
 Call = Callable[[int], object]
+Codec = tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]  # name, there, back
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def strung(x: Tensor) -> Tensor:
     return flat.repeat(-(-RECORDS * ELEMENTS // flat.numel()))[: RECORDS * ELEMENTS].view(RECORDS, ELEMENTS)
 
 
-def codecs() -> Iterator[tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]]:
+def codecs() -> Iterator[Codec]:
     """The general compressors that are installed: name, there, back."""
     try:
         lz4 = importlib.import_module("lz4.block")
@@ -119,15 +120,17 @@ def codecs() -> Iterator[tuple[str, Callable[[bytes], bytes], Callable[[bytes], 
         print("zstandard is not installed: pip install zstandard")
 
 
-def measure(x: Tensor, rounds: int) -> dict[str, Any]:
-    """Sizes against dense features and rates of one core, there and back."""
-    blocks = x.split(BLOCK)
+def timed(
+    x: Tensor, rounds: int, others: Iterable[Codec] = (), records: int = BLOCK
+) -> tuple[dict[str, int], dict[str, dict[str, Timing]]]:
+    """Bytes of the features packed and by `others`, and timings of some records there ("pack") and back ("unpack")."""
+    blocks = x.split(records)
     packed = [ops.pack_features(block) for block in blocks]
     target = torch.empty_like(blocks[0])
     there: dict[str, Call] = {"packed": lambda i: ops.pack_features(blocks[i % len(blocks)])}
     back: dict[str, Call] = {"packed": lambda i: ops.unpack_features(packed[i % len(packed)], (ELEMENTS,))}
     sizes = {"packed": sum(t.numel() * t.element_size() for p in packed for t in p)}
-    for name, compress, decompress in codecs():
+    for name, compress, decompress in others:
         raw = [block.view(torch.uint8).numpy().tobytes() for block in blocks]
         small = [compress(block) for block in raw]
         assert all(decompress(s) == r for s, r in zip(small, raw, strict=True))
@@ -135,16 +138,30 @@ def measure(x: Tensor, rounds: int) -> dict[str, Any]:
         there[name] = lambda i, f=compress, raw=raw: f(raw[i % len(raw)])  # type: ignore[misc]
         back[name] = lambda i, f=decompress, small=small: f(small[i % len(small)])  # type: ignore[misc]
     there["copy"] = back["copy"] = lambda i: target.copy_(blocks[i % len(blocks)])
-    dense = BLOCK * ELEMENTS * 2
-    rates = [
-        {name: round(dense / t.median / 1e9, 3) for name, t in compare(calls, CPU, rounds=rounds).items()}
-        for calls in (there, back)
-    ]
+    return sizes, {way: compare(calls, x.device, rounds=rounds) for way, calls in (("pack", there), ("unpack", back))}
+
+
+def measure(x: Tensor, rounds: int) -> dict[str, Any]:
+    """Sizes against dense features and rates of one core, there and back."""
+    sizes, timings = timed(x, rounds, codecs())
+    rates = {
+        way: {name: round(BLOCK * ELEMENTS * 2 / t.median / 1e9, 3) for name, t in calls.items()}
+        for way, calls in timings.items()
+    }
     return {
         "of_dense": {name: round(size / (x.numel() * 2), 4) for name, size in sizes.items()},
-        "pack_gb_s": rates[0],
-        "unpack_gb_s": rates[1],
+        "pack_gb_s": rates["pack"],
+        "unpack_gb_s": rates["unpack"],
     }
+
+
+def stored(x: Tensor, folder: Path) -> float:
+    """The bytes of features in a shard, against dense ones."""
+    with write_shard(
+        folder / "stored.shard", entry="bench", position=0, first=0, shape=x.shape[1:], packed=True
+    ) as shard:
+        shard.append(x)
+    return (folder / "stored.shard").stat().st_size / (2 * x.numel())
 
 
 def measure_shards(x: Tensor, rounds: int, folder: Path) -> dict[str, Any]:
@@ -199,13 +216,15 @@ def main() -> None:
             shares = {f"base {s} on {t}": round(kept(x[n]), 4) for (s, t), x in dense.items()}
             own, other = (np.mean([v for k, v in shares.items() if (k[5] == k[-1]) == same]) for same in (True, False))
             found = measure(strings[n], chosen.rounds)
+            with tempfile.TemporaryDirectory() as folder:
+                found["of_dense"]["shard"] = round(stored(strings[n], Path(folder)), 4)
             shape = trained.study.recipe.geometry.cut_shape(n)
             result["cuts"][n] = {"shape": shape, "not_zero": shares} | found
             print(f"{n:3}  {own:9.1%} {other:9.1%}", end="")
             for name in found["pack_gb_s"]:
                 size = f"{found['of_dense'][name]:.1%}, " if name in found["of_dense"] else ""
                 print(f"   {name} {size}{found['pack_gb_s'][name]:.2f}, {found['unpack_gb_s'][name]:.2f}", end="")
-            print(flush=True)
+            print(f"   in a shard {found['of_dense']['shard']:.1%}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             result["shards_gb_s"] = measure_shards(strings[5], chosen.rounds, Path(folder))
         print(json.dumps(result["shards_gb_s"], indent=1))

@@ -1,101 +1,253 @@
 """Everything worth knowing from a borrowed GPU, most important first, within the minutes there are.
 
-    python bench/gpu.py 25 --out gpu-results --wheels wheels
+    python bench/gpu.py 55 --out gpu-results --wheels wheels --pictures tiny-imagenet-200.tar
+    python bench/gpu.py 9 --out gpu-results --only build tests kernels
 
-Builds the libraries where it stands (nvcc, PyTorch 2.11 or newer for CUDA 13, setuptools, ninja; no network needed),
-runs the operators' tests on the GPU, then the benchmarks, and compute-sanitizer last, because it is slow. Each part
-writes its log and results into the folder `--out` as soon as it has them; what does not fit the time is left out and
-said so.
+Builds the libraries where it stands (nvcc, PyTorch 2.11 or newer for CUDA 13, Python 3.11 or newer, setuptools, ninja;
+no network needed), runs the tests on the GPU, every benchmark, the tests again under compute-sanitizer, and last whole
+studies of the pictures of a Tiny-ImageNet tar. Each part writes its log and results into the folder `--out` as soon as
+it has them, and may take no more than its share, so that none eats what is left; what does not fit the time is left out
+and said so. `--only` runs some parts: a lender may allow ten minutes at a time. The page of what was measured is
+written again after every benchmark.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
+TOOLKIT = Path("/usr/local/cuda")  # where nvcc is when nobody put it on the path
+GRACE = 30.0  # seconds that an interrupted part has to write what it knows
+BENCHES = ("ceilings", "kernels", "step", "cells", "ablation", "features", "data")
+# A wheel of these would bring another PyTorch than the machine's, or needs the GPU's libraries beside it.
+GIVEN = {"fasttransfer", "torch", "torchvision", "nvidia-dali-cuda130"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One command; `least` seconds must be left for it to start, `needed` parts after it are skipped when it fails."""
+    """One command.
+
+    Attributes:
+        least: seconds that must be left for it to start.
+        most: seconds after which it is interrupted.
+        needed: whether nothing after it makes sense when it fails.
+        extra: what its environment has beside that of all parts.
+    """
 
     name: str
     command: Sequence[str]
     least: float
+    most: float = 600.0
     needed: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def parts(out: Path, wheels: Path | None) -> list[Part]:
+def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[Part]:
     """What is run, in this order."""
-    install = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
-    bench = [PYTHON, "-m", "fasttransfer", "bench"]
-    tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    found = [
-        Part("build", [*install, "--no-build-isolation", "--no-deps", "--editable", "."], 60, needed=True),
-        Part("info", [PYTHON, "-m", "fasttransfer", "info"], 20),
-        Part("tests", [*tests, "tests/ops", "tests/test_net.py", "tests/test_step.py", "-m", "not compiled"], 60),
-        Part("feed tests", [*tests, "tests/pipelines/test_gpu_feeds.py", "tests/pipelines/test_decode_gpu.py"], 60),
-        Part("kernels", [*bench, "kernels", "--out", str(out / "kernels.json")], 90),
-        Part("step", [*bench, "step", "--out", str(out / "step.json")], 90),
-        Part("data", [*bench, "data", "--quick", "--out", str(out / "data.json")], 90),
-        Part("compiled tests", [*tests, "tests/ops", "-m", "compiled"], 60),
-        Part("sanitizer", ["compute-sanitizer", "--error-exitcode", "1", *tests, "tests/ops", "-k", "cuda"], 120),
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
+    ours = [PYTHON, "-m", "fasttransfer"]
+    tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=120"]
+    operators = ["tests/ops", "tests/test_net.py", "tests/test_step.py"]
+    found = []
+    lacking = missing(wheels)
+    if wheels is not None and lacking:
+        found.append(Part("packages", [*pip, "--find-links", str(wheels), *lacking], 20, needed=True))
+    found += [
+        Part("build", [*pip, "--no-build-isolation", "--no-deps", "--editable", "."], 60, needed=True),
+        Part("library", [PYTHON, "-c", _LOADED], 20, needed=True),
+        Part("machine", ["nvidia-smi", "-q"], 5, 60),
+        Part("info", [*ours, "info"], 20, 60),
+        Part("tests", [*tests, *operators, "-m", "not compiled"], 60),
     ]
-    if wheels is not None:
-        names = ["hypothesis", "pytest-benchmark", "platformdirs", "rich", "tomli-w", "tyro", "xxhash"]
-        if any(wheels.glob("nvidia_dali*.whl")):  # large; without it what needs it is skipped
-            names.append("nvidia-dali-cuda130")
-        found.insert(0, Part("packages", [*install, "--find-links", str(wheels), *names], 30, needed=True))
+    found += [
+        Part(name, [*ours, "bench", name, "--device", "cuda", "--out", str(out / f"{name}.json")], 60, 420)
+        for name in BENCHES
+    ]
+    found += [
+        Part(
+            "feed tests", [*tests, "tests/pipelines/test_gpu_feeds.py", "tests/pipelines/test_decode_gpu.py"], 60, 300
+        ),
+        # Tensors out of PyTorch's pools lie beside each other: reaching from one into the next would go unnoticed.
+        Part(
+            "sanitizer",
+            [_sanitizer(), "--error-exitcode", "1", *tests, "tests/ops", "-k", "cuda", "-m", "not compiled"],
+            120,
+            480,
+            extra={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+        ),
+        Part("compiled tests", [*tests, "tests/ops", "-m", "compiled"], 60, 300),
+    ]
+    if pictures is not None:
+        for split in ("natural-manmade", "random:0"):
+            folder = out / f"study-{split.replace(':', '-')}"
+            grid = ["grid", "--split", split, "--data", str(pictures), "--device", "cuda", "--out", str(folder)]
+            found.append(Part(folder.name, [*ours, *grid], 120, 900))
     return found
 
 
-def main() -> int:
-    """Runs the parts; 0 when all of them passed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("minutes", type=float, help="all there are")
-    parser.add_argument("--out", type=Path, default=ROOT / "gpu-results", help="folder of logs and results")
-    parser.add_argument("--wheels", type=Path, help="folder of wheels, for what the machine lacks")
-    chosen = parser.parse_args()
-    import torch
+def missing(wheels: Path | None) -> list[str]:
+    """What this project needs and the machine lacks, with versions; DALI only where there is a wheel of it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    found = []
+    for line in wanted:
+        requirement = line.split(";")[0].strip()
+        name = re.split(r"[^\w.-]", requirement)[0]
+        if name not in GIVEN and not _installed(name):
+            found.append(requirement)
+    if wheels is not None and any(wheels.glob("nvidia_dali*.whl")) and not _installed("nvidia-dali-cuda130"):
+        found.append("nvidia-dali-cuda130")
+    return found
 
-    if not torch.cuda.is_available():
-        print(f"PyTorch {torch.__version__} sees no CUDA device here: there is nothing to measure", file=sys.stderr)
-        return 2
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * chosen.minutes
+
+def environment() -> dict[str, str]:
+    """What parts run in: nvcc is found, and a Python that a distribution looks after may be added to."""
+    found = dict(os.environ) | {"PIP_BREAK_SYSTEM_PACKAGES": "1", "PYTHONUNBUFFERED": "1"}
+    if "CUDA_HOME" not in found and shutil.which("nvcc") is None and (TOOLKIT / "bin" / "nvcc").exists():
+        found["CUDA_HOME"] = str(TOOLKIT)
+    return found
+
+
+def run_all(todo: Sequence[Part], out: Path, minutes: float) -> bool:
+    """Runs the parts within so many minutes; whether all that were started passed. `out`/summary.json says of each."""
+    end = time.monotonic() + 60 * minutes
+    summary: list[dict[str, object]] = []
     good = True
-    for part in parts(chosen.out.resolve(), chosen.wheels):
+    for part in todo:
         start = time.monotonic()
-        outcome = _run(part, chosen.out, end - start)
-        print(f"{part.name:16}{time.monotonic() - start:7.0f} s  {outcome}", flush=True)
-        good &= outcome == "passed"
+        outcome = run_one(part, out, end - start)
+        seconds = time.monotonic() - start
+        print(f"{part.name:24}{seconds:7.0f} s  {outcome}", flush=True)
+        summary.append({"part": part.name, "seconds": round(seconds, 1), "outcome": outcome})
+        (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        good &= outcome == "passed" or outcome.startswith("left out")
         if part.needed and outcome != "passed":
             break
-    return 0 if good else 1
+        if part.name in BENCHES:
+            _write_page(out)
+    return good
 
 
-def _run(part: Part, out: Path, left: float) -> str:
+def run_one(part: Part, out: Path, left: float) -> str:
     """Runs one part, its output into a file, the end of that shown when it fails; returns how it went."""
     if left < part.least:
         return f"left out: {max(left, 0):.0f} s were left, it takes {part.least:.0f}"
     log = out / f"{part.name.replace(' ', '-')}.log"
     try:
         with log.open("wb") as file:
-            done = subprocess.run(part.command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=left)
-    except subprocess.TimeoutExpired:
-        return "out of time"
+            # A session of its own: an interrupt reaches the processes that a part starts as well.
+            process = subprocess.Popen(
+                part.command,
+                cwd=ROOT,
+                env={**environment(), **part.extra},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            code = _wait(process, min(part.most, left))
     except FileNotFoundError:
         return f"left out: there is no {part.command[0]}"
-    if done.returncode:
+    if code is None:
+        return f"out of time: what it knew is in {log.name}"
+    if code:
         print(*log.read_text(errors="replace").splitlines()[-30:], sep="\n")
-    return "passed" if done.returncode == 0 else f"failed with exit code {done.returncode}"
+    return "passed" if code == 0 else f"failed with exit code {code}"
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """The exit code; None where the time was over, which a part hears as Ctrl-C and in the end as a kill."""
+    try:
+        return process.wait(max(1.0, seconds - GRACE))
+    except subprocess.TimeoutExpired:
+        for sign, wait in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+            try:
+                os.killpg(process.pid, sign)
+                process.wait(wait)
+                break
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+    return None
+
+
+def _write_page(out: Path) -> None:
+    """The page of what the benchmarks have written so far."""
+    files = [str(out / f"{name}.json") for name in BENCHES if (out / f"{name}.json").exists()]
+    command = [PYTHON, "-m", "fasttransfer", "bench", "page", *files, "--out", str(out / "page.html")]
+    with (out / "page.log").open("wb") as log:
+        subprocess.run(command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, timeout=120)
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _sanitizer() -> str:
+    """compute-sanitizer, which lies in the toolkit."""
+    found = environment().get("CUDA_HOME", str(TOOLKIT))
+    return shutil.which("compute-sanitizer") or str(Path(found) / "bin" / "compute-sanitizer")
+
+
+# Plain PyTorch would be measured as if it were the kernels.
+_LOADED = """
+import sys
+from fasttransfer import native
+where = native.operators()
+print(*where.items(), native.why_not(), sep="\\n")
+sys.exit(not any("CUDA" in place for place in where.values()))
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the parts; 0 when all that were started passed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("minutes", type=float, help="all there are")
+    parser.add_argument("--out", type=Path, default=ROOT / "gpu-results", help="folder of logs and results")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels, for what the machine lacks")
+    parser.add_argument("--pictures", type=Path, help="Tiny-ImageNet, for whole studies: its folder or tar")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="run only these parts")
+    chosen = parser.parse_args(arguments)
+    import torch
+
+    if not torch.cuda.is_available():
+        print(f"PyTorch {torch.__version__} sees no CUDA device here: there is nothing to measure", file=sys.stderr)
+        return 2
+    for path in (chosen.wheels, chosen.pictures):
+        if path is not None and not path.exists():
+            print(f"{path}: is not there", file=sys.stderr)
+            return 2
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    todo = parts(
+        chosen.out.resolve(),
+        *(path.resolve() if path is not None else None for path in (chosen.wheels, chosen.pictures)),
+    )
+    if chosen.only:
+        unknown = set(chosen.only) - {part.name for part in todo}
+        if unknown:
+            print(
+                f"no such part: {', '.join(sorted(unknown))}: {', '.join(part.name for part in todo)}", file=sys.stderr
+            )
+            return 2
+        todo = [part for part in todo if part.name in chosen.only]
+    return 0 if run_all(todo, chosen.out.resolve(), chosen.minutes) else 1
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ Call = Callable[[int], object]
 class Case:
     """One operator on one size and type.
 
-    `least_bytes` is what has to be read and written at the least; `variants(device)` makes the inputs and returns
-    "native" and what it is held against, each to be called with a running number.
+    `least_bytes` is what has to be read and written at the least, `flops` the operations of convolutions.
+    `variants(device)` makes the inputs and returns "native" and what it is held against, each to be called with a
+    running number.
     """
 
     operator: str
@@ -35,6 +36,7 @@ class Case:
     work: str
     least_bytes: int
     variants: Callable[[torch.device], dict[str, Call]]
+    flops: int = 0
 
     @property
     def label(self) -> str:
@@ -155,7 +157,8 @@ def _frozen(
     elements = torch.Size(shape).numel()
     result = BATCH * torch.Size(CAFFENET.cut_shape(stage)).numel()
     traffic = (elements + result + torch.Size(weight_shape).numel()) * dtype.itemsize
-    return Case("conv_relu_pool_lrn", f"stage {stage}, batch {BATCH}", dtype, "forward", traffic, variants)
+    flops = 2 * BATCH * CAFFENET.macs(1)[stage - 1]
+    return Case("conv_relu_pool_lrn", f"stage {stage}, batch {BATCH}", dtype, "forward", traffic, variants, flops)
 
 
 def _dropout(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Case]:

@@ -48,9 +48,9 @@ def main(folder: Path) -> None:
     before = held()
     found = {}
     for kind in kinds:
-        with _watched() as prepare:
+        with watched() as prepare:
             store = _prepare(folder, "many", kind)
-        with _watched() as feed:
+        with watched() as feed:
             _epoch(store, kind)
         disk = sum(path.stat().st_size for path in store.folder.iterdir())
         found[kind] = {"prepare": prepare[0] - before, "feed": feed[0] - before, "store": disk}
@@ -76,7 +76,7 @@ def _epoch(store: Store, kind: Kind) -> None:
 
 
 @contextmanager
-def _watched() -> Iterator[list[int]]:
+def watched() -> Iterator[list[int]]:
     """Puts the most that was held into the list."""
     over, most = threading.Event(), [held()]
 

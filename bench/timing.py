@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +14,17 @@ CACHES = 128 << 20  # bytes: inputs are rotated until they take more than this
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median, least and most of `rounds` samples."""
+    """Seconds a call: the median, least and most of `rounds` samples, and the samples.
+
+    Sample i of all variants was taken in the same round: their ratios, round by round, show less of what else the
+    machine was doing than ratios of medians.
+    """
 
     median: float
     least: float
     most: float
     rounds: int
+    samples: tuple[float, ...] = ()
 
 
 def compare(
@@ -49,7 +54,12 @@ def compare(
             for i in range(lead):
                 call(i)
             samples[name].append(_time(call, repeats[name], device))
-    return {name: Timing(statistics.median(s), min(s), max(s), rounds) for name, s in samples.items()}
+    return {name: timing(taken) for name, taken in samples.items()}
+
+
+def timing(samples: Sequence[float]) -> Timing:
+    """What is kept of samples, in seconds."""
+    return Timing(statistics.median(samples), min(samples), max(samples), len(samples), tuple(samples))
 
 
 def _time(call: Callable[[int], object], repeats: int, device: torch.device) -> float:
@@ -72,6 +82,6 @@ def copying(traffic: int, device: torch.device) -> Callable[[int], object]:
     """A plain copy that reads and writes `traffic` bytes together, past the caches: what memory allows at the most."""
     count = max(1, traffic // 2)
     places = max(1, -(-CACHES // count))
-    source = torch.ones(places, count, dtype=torch.uint8, device=device)
+    source = torch.randint(0, 256, (places, count), dtype=torch.uint8, device=device)
     target = torch.empty_like(source).fill_(0)
     return lambda i: target[i % places].copy_(source[i % places])

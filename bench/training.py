@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from fasttransfer.study import load_recipe
 
 OUTPUTS = 500
 RECIPES = {"caffenet": "caffe", "caffenet-mini": "mini"}
+DROPOUT = 0.5
 
 
 def fast(
@@ -27,46 +29,91 @@ def fast(
     Args:
         compiled: the network through torch.compile, in one piece.
     """
-    recipe, dtype = load_recipe(RECIPES[geometry.name]), machine.dtype_of(precision)
-    begin = initial_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
-    trainee = Trainee(CaffeNet(geometry, OUTPUTS, dtype).to(device), 0, begin, recipe)
+    trainee = trainee_of(geometry, precision, device)
     if compiled:
         trainee.net.compile(fullgraph=True, dynamic=False)
+    return stepping(trainee, random_pictures(geometry, batch, precision, device), recorded=device.type == "cuda")
+
+
+def trainee_of(
+    geometry: Geometry,
+    precision: str,
+    device: torch.device,
+    *,
+    start: int = 0,
+    change: Callable[[CaffeNet], None] = lambda net: None,
+    kind: type[Trainee] = Trainee,
+) -> Trainee:
+    """A network that is trained from cut `start` on, from He's values.
+
+    Args:
+        change: what is done to the network before.
+        kind: how it is trained.
+    """
+    net = CaffeNet(geometry, OUTPUTS, machine.dtype_of(precision)).to(device)
+    change(net)
+    return kind(net, start, _begin(geometry), load_recipe(RECIPES[geometry.name]))
+
+
+@cache
+def _begin(geometry: Geometry) -> dict[str, Tensor]:
+    return initial_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
+
+
+def random_pictures(geometry: Geometry, batch: int, precision: str, device: torch.device) -> Tensor:
+    """A batch in the form that the first stage reads on `device`, see `machine.entrance`."""
     entrance = machine.entrance(geometry, device.type, precision)
     shape = (batch, 3 * entrance["block"] ** 2, entrance["side"], entrance["side"])
-    pictures = torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)
-    given = {"pictures": pictures, "labels": torch.randint(OUTPUTS, (batch,), device=device)}
+    return torch.randn(shape, device=device).to(entrance["dtype"], memory_format=torch.channels_last)
+
+
+def stepping(trainee: Trainee, x: Tensor, *, recorded: bool) -> Callable[[int], object]:
+    """A call does one step on `x`, at the trainee's cut, with random labels; `recorded` as a CUDA graph."""
+    device = x.device
+    given = {"x": x, "labels": torch.randint(trainee.net.outputs, (len(x),), device=device)}
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, at, recipe.dropout)
+    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, at, DROPOUT)
 
     def step(batch: Mapping[str, Tensor]) -> None:
         at.add_(1)
-        trainee.step(batch["pictures"], batch["labels"], drop, lr)
+        trainee.step(batch["x"], batch["labels"], drop, lr)
 
-    run = Recorded(step) if device.type == "cuda" else step
+    run = Recorded(step) if recorded else step
     return lambda i: run(given)
+
+
+def plain_step(
+    geometry: Geometry,
+    batch: int,
+    device: torch.device,
+    *,
+    channels_last: bool = False,
+    bf16: bool = False,
+    compiled: bool = False,
+) -> Callable[[int], object]:
+    """A step as one writes it in PyTorch, on random pictures; in float32 unless `bf16`, under autocast."""
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    net = plain.caffenet(geometry, OUTPUTS).to(device).to(memory_format=format)
+    pictures = torch.randn(batch, *geometry.cut_shape(0), device=device).contiguous(memory_format=format)
+    labels = torch.randint(OUTPUTS, (batch,), device=device)
+    step = plain.training_step(net, pictures, labels, bf16=bf16, compiled=compiled)
+    return lambda i: step()
 
 
 def variants(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Callable[[int], object]]:
     """This project's step in bfloat16 and float32, PyTorch's in its usual forms, and the products alone."""
-
-    def baseline(*, channels_last: bool, bf16: bool, compiled: bool) -> Callable[[int], object]:
-        format = torch.channels_last if channels_last else torch.contiguous_format
-        net = plain.caffenet(geometry, OUTPUTS).to(device).to(memory_format=format)
-        pictures = torch.randn(batch, *geometry.cut_shape(0), device=device).contiguous(memory_format=format)
-        labels = torch.randint(OUTPUTS, (batch,), device=device)
-        step = plain.training_step(net, pictures, labels, bf16=bf16, compiled=compiled)
-        return lambda i: step()
 
     products = plain.products_alone(geometry, OUTPUTS, batch, device)
     return {
         "fasttransfer bf16": fast(geometry, batch, "bf16", device),
         "fasttransfer bf16 compiled": fast(geometry, batch, "bf16", device, compiled=True),
         "fasttransfer fp32": fast(geometry, batch, "fp32", device),
-        "eager fp32": baseline(channels_last=False, bf16=False, compiled=False),
-        "eager bf16 channels-last": baseline(channels_last=True, bf16=True, compiled=False),
-        "compiled bf16 channels-last": baseline(channels_last=True, bf16=True, compiled=True),
-        "compiled bf16": baseline(channels_last=False, bf16=True, compiled=True),
+        "eager fp32": plain_step(geometry, batch, device),
+        "eager bf16 channels-last": plain_step(geometry, batch, device, channels_last=True, bf16=True),
+        "compiled bf16 channels-last": plain_step(
+            geometry, batch, device, channels_last=True, bf16=True, compiled=True
+        ),
+        "compiled bf16": plain_step(geometry, batch, device, bf16=True, compiled=True),
         "convolutions and products alone": lambda i: products(),
     }
 

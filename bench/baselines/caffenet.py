@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from fasttransfer.geometry import Geometry
 
+CUTS = (0, 4, 8, 10, 12, 15, 19, 22, 24)
+"""How many modules of `caffenet` stages 1 to n are, for n from 0 to 8: `net[: CUTS[n]]` ends at cut n."""
+
 
 def caffenet(g: Geometry, outputs: int, *, dropout: float = 0.5) -> nn.Sequential:
     """The network: pictures (N, 3, crop, crop) to logits (N, outputs)."""
@@ -67,17 +70,19 @@ def training_step(
     return step
 
 
-def products_alone(g: Geometry, outputs: int, batch: int, device: torch.device) -> Callable[[], None]:
-    """A call does the convolutions and matrix products of a bfloat16 training step, forward and backward, and no more.
+def products_alone(
+    g: Geometry, outputs: int, batch: int, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> Callable[[], None]:
+    """A call does the convolutions and matrix products of a training step, forward and backward, and no more.
 
     The gradient of the pictures is left out, as in training.
     """
-    net = caffenet(g, outputs).to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+    net = caffenet(g, outputs).to(device, dtype).to(memory_format=torch.channels_last)
     products: list[tuple[nn.Conv2d | nn.Linear, Tensor, Tensor]] = []
     shapes = [(batch, *g.cut_shape(0)), *((batch, c, s, s) for c, s in _inputs(g))]
     shapes += [(batch, width) for width in (math.prod(g.cut_shape(5)), *g.hidden)]
     for layer, shape in zip(layers(net), shapes, strict=True):
-        x = torch.randn(shape, dtype=torch.bfloat16, device=device)
+        x = torch.randn(shape, dtype=dtype, device=device)
         if x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         x.requires_grad_(bool(products))

@@ -53,7 +53,7 @@ def test_what_does_not_fit_or_is_not_there_is_left_out(tmp_path: Path) -> None:
 def test_a_part_that_takes_too_long_is_interrupted_and_then_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    monkeypatch.setattr(gpu, "GRACE", 6.0)
     start = time.monotonic()
     todo = [python("polite", WAITS, most=4.0), python("deaf", DEAF, most=4.0), python("next", "")]
     assert not gpu.run_all(todo, tmp_path, 1.0)

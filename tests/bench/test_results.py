@@ -100,7 +100,7 @@ def test_results_of_single_parts_make_a_page_too(tmp_path: Path) -> None:
         write(Path(files[-1]), found)
     assert cli.run(["bench", "page", *files, "--out", str(tmp_path / "page.json")]) == 0
     text = (tmp_path / "page.md").read_text()
-    assert "## Operators" in text and "## The training step" in text and "## Cells" not in text
+    assert "## Operators" in text and "## The training step" in text and "## Cells\n" not in text
     assert "fasttransfer bench kernels; fasttransfer bench step" in text
 
 

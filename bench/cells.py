@@ -1,0 +1,81 @@
+"""What a training step costs a cell that starts at each cut, and what the frozen stages before the cut cost.
+
+From these rates the whole study is projected. The paper's logs have the same curve: pictures a second on a K20 with
+the first 0 to 7 layers frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fasttransfer.bench import training
+from fasttransfer.cells import LAYERS, TREATMENTS, study_cells
+from fasttransfer.geometry import CAFFENET, STAGES, Geometry
+from fasttransfer.graphs import Recorded
+from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop
+
+TRAIN, FORWARD = "train from cut {}", "forward to cut {}"
+
+Call = Callable[[int], object]
+
+
+def calls(batch: int, precision: str, device: torch.device, geometry: Geometry = CAFFENET) -> dict[str, Call]:
+    """`TRAIN` for cuts 0 to 7: forward, backward and update of the stages behind. `FORWARD` for cuts 1 to 8.
+
+    Inputs are features as the stages before make them of random pictures.
+    """
+    pictures = training.random_pictures(geometry, batch, precision, device)
+    on_gpu = device.type == "cuda"
+    found: dict[str, Call] = {}
+    frozen = training.trainee_of(geometry, precision, device).net
+    for n in range(STAGES):
+        with torch.no_grad():
+            x = frozen(pictures, stop=n)
+        trainee = training.trainee_of(geometry, precision, device, start=n)
+        found[TRAIN.format(n)] = training.stepping(trainee, x, recorded=on_gpu)
+    for n in range(1, STAGES + 1):
+        found[FORWARD.format(n)] = _forward(frozen, pictures, n)
+    return found
+
+
+def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geometry = CAFFENET) -> tuple[int, Call]:
+    """(cells, a call): one step of a base and of all 35 copies of its task, every source's frozen stages run once.
+
+    Of the paper's network that takes about 20 GB.
+    """
+    pictures = training.random_pictures(geometry, batch, precision, device)
+    every = [cell for cell in study_cells("B", TREATMENTS, LAYERS, [0]) if cell.target == "B"]
+    sources = {cell.source: training.trainee_of(geometry, precision, device).net for cell in every if cell.frozen}
+    trainees = {
+        cell: training.trainee_of(geometry, precision, device, start=cell.n if cell.frozen else 0) for cell in every
+    }
+    labels = torch.randint(training.OUTPUTS, (batch,), device=device)
+    at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
+    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, at, training.DROPOUT)
+
+    def step(given: Mapping[str, Tensor]) -> None:
+        at.add_(1)
+        cuts: dict[tuple[str | None, int], Tensor] = {}
+        for source, net in sources.items():
+            x = given["pictures"]
+            for n in LAYERS:
+                with torch.no_grad():
+                    x = net(x, start=n - 1, stop=n, drop=drop)
+                cuts[source, n] = x
+        for cell, trainee in trainees.items():
+            trainee.step(cuts[cell.source, cell.n] if cell.frozen else given["pictures"], labels, drop, lr)
+
+    run = Recorded(step) if device.type == "cuda" else step
+    return len(every), lambda i: run({"pictures": pictures})
+
+
+def _forward(net: CaffeNet, pictures: Tensor, stop: int) -> Call:
+    @torch.no_grad()
+    def run(given: Mapping[str, Tensor]) -> None:
+        net(given["pictures"], stop=stop)
+
+    recorded = Recorded(run) if pictures.is_cuda else run
+    return lambda i: recorded({"pictures": pictures})

@@ -1,0 +1,167 @@
+"""What memory a worker takes that trains a cohort, beside what waves are planned with and what it may take.
+
+    python bench/footprint.py            # about ten minutes
+    python bench/footprint.py --quick    # the small network alone
+
+Each cohort is built, trained for two steps and stopped into checkpoints, in a process of its own; the most that it has
+held as the system says (Linux, VmHWM) is written to bench/results/footprint.json, beside `planned`, what
+`fasttransfer.footprint` says, and `bound`: the weights and velocities of all its cells (in bf16 the rounded weights
+too), one cell's activations and gradients, and 1 GiB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fasttransfer import footprint, info, machine, weights
+from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
+from fasttransfer.cohort import Cohort, Target, drawn_source, first_layers, start_weights, stream_of
+from fasttransfer.cost import weight_count
+from fasttransfer.geometry import GEOMETRIES
+from fasttransfer.pipelines.feed import Pictures
+from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.pipelines.store import RawPart
+from fasttransfer.study import Study, load_recipe
+
+RESULTS = Path(__file__).parent / "results" / "footprint.json"
+
+RECIPES = {"caffenet": "fast", "caffenet-mini": "mini"}
+OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}
+_ROWS = 4  # pictures there are: a store's lie in the page cache and count for nobody
+
+# Geometry, precision, pictures a batch, cells.
+SMALL = [
+    ("caffenet-mini", "fp32", 32, "baseB"),
+    ("caffenet-mini", "fp32", 32, "all"),
+    ("caffenet-mini", "bf16", 32, "all"),
+    ("caffenet-mini", "fp32", 256, "all"),
+]
+COHORTS = [
+    *SMALL,
+    ("caffenet", "bf16", 64, "baseB"),
+    ("caffenet", "fp32", 64, "baseB"),
+    ("caffenet", "bf16", 128, "baseB"),
+    ("caffenet", "fp32", 128, "baseB"),
+    ("caffenet", "bf16", 64, "A7B"),
+    ("caffenet", "fp32", 64, "A7B"),
+    ("caffenet", "bf16", 64, "A5B+"),
+    ("caffenet", "fp32", 64, "A7B A7B+"),
+    ("caffenet", "bf16", 64, "A1B A3B A5B B3B"),
+    ("caffenet", "fp32", 64, "A1B A2B A3B A4B A5B A6B A7B"),
+    ("caffenet", "bf16", 32, "A2B B2B R2B A7B B7B R7B A4B+ B7B+"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the small network alone; no JSON unless --out")
+    parser.add_argument("--out", type=Path, help=f"the JSON file; by default {RESULTS.name} of a full run")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.child:
+        geometry, precision, batch, names = chosen.child
+        print(json.dumps(train(geometry, precision, int(batch), names)))
+        return
+    out = chosen.out or (None if chosen.quick else RESULTS)
+    result: dict[str, Any] = {"command": " ".join(["python bench/footprint.py", *sys.argv[1:]])}
+    result |= {"machine": info.measured_on(), "cohorts": []}
+    for geometry, precision, batch, names in SMALL if chosen.quick else COHORTS:
+        command = [sys.executable, __file__, "--child", geometry, precision, str(batch), names]
+        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        found = {"geometry": geometry, "precision": precision, "batch": batch, "cells": names} | found
+        result["cohorts"].append(found | {"planned / taken": round(found["planned"] / found["taken"], 3)})
+        print(json.dumps(result["cohorts"][-1]), flush=True)
+        if out is not None:
+            out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, int]:
+    """Trains a cohort in this process and returns the bytes that it took, was planned with, and may take."""
+    recipe = replace(load_recipe(RECIPES[geometry]), batch=batch, steps=3, epochs=None, checks=1)
+    cells, outputs, sizes = _cells(names), OUTPUTS[geometry], GEOMETRIES[geometry]
+    study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", precision, "cpu", 1, recipe)
+    torch.set_num_threads(1)
+    machine.keep_freed_memory()
+    count, side = 2 * batch, sizes.store
+    shard = np.random.default_rng(0).integers(0, 255, (_ROWS, side, side, 3), dtype=np.uint8)
+    part = RawPart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)
+    pictures = Pictures(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
+    feed = MemoryFeed(
+        pictures,
+        pictures,
+        stream_of(study, cells[0], count),
+        {cell.mean_of: torch.zeros(side, side, 3) for cell in cells},
+        crop=sizes.crop,
+        scale=recipe.scale,
+        device=torch.device("cpu"),
+        **machine.entrance(sizes, "cpu", precision),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "checkpoints").mkdir()
+        tasks = {c.needs.target for c in cells if c.needs is not None}
+        wanted = {task: max(c.n for c in cells if c.source == task) for task in tasks}
+        for task in wanted:  # by another process: none of what it takes to draw them is to count
+            code = "import sys; from fasttransfer.bench import footprint; footprint.draw(*sys.argv[1:])"
+            subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
+        sources = {task: first_layers(weights.load(folder / f"{task}")[0], n) for task, n in wanted.items()}
+        for cell in {c.source: c for c in cells if c.source is not None and c.needs is None}.values():
+            n = max(c.n for c in cells if c.source == cell.source)
+            sources[str(cell.source)] = drawn_source(study, cell, outputs, n)
+        cohort = Cohort(
+            study, cells, Target("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
+        )
+        del sources
+        steps = iter(range(10))
+        cohort.run(lambda message: None, lambda: next(steps) == 2)  # stopped into checkpoints
+    parameters = weight_count(sizes, outputs)
+    weighs = 6 if precision == "bf16" else 4
+    live = [sum(_counts(geometry)[cell.n if cell.frozen else 0 :]) for cell in cells]
+    one = max(footprint.step_bytes(sizes, outputs, batch, precision, cell.n if cell.frozen else 0) for cell in cells)
+    cohort_bytes = footprint.cohort_bytes(sizes, outputs, batch, precision, cells)
+    return {
+        "taken": _most(),
+        "planned": footprint.OWN + footprint.SHARED + cohort_bytes,
+        "bound": sum(4 * n + weighs * parameters for n in live) + one + (1 << 30),
+    }
+
+
+def draw(geometry: str, path: str) -> None:
+    """Writes a network's weights."""
+    recipe = load_recipe(RECIPES[geometry])
+    study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", "fp32", "cpu", 1, recipe)
+    weights.save(Path(path), start_weights(study, "base", 0, "B", OUTPUTS[geometry], "he"), {})
+
+
+def _counts(geometry: str) -> list[int]:
+    shapes = GEOMETRIES[geometry].weight_shapes(OUTPUTS[geometry])
+    return [int(np.prod(shape)) + shape[0] for shape in shapes]
+
+
+def _cells(names: str) -> Sequence[Cell]:
+    """Cells on task B by their names in the paper, or all copies."""
+    every = [base("B", 0), *(Cell(0, "B", treatment, n) for treatment in TREATMENTS for n in LAYERS)]
+    if names == "all":
+        return every[1:]
+    return [cell for cell in every if cell.name in names.split()]
+
+
+def _most() -> int:
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

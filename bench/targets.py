@@ -1,0 +1,228 @@
+"""The numbers that this project set out to reach, and what has been measured of each, with the reason of a miss.
+
+A book is all that is known of one machine: the parts of a run of `bench all`, and beside them, under their own names,
+the results that other commands write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fasttransfer.bench import projection
+from fasttransfer.paper import PICTURES_PER_SECOND
+
+RESULTS = Path(__file__).parent / "results"
+# What takes too long for a run of everything, or needs a trained study: part -> file.
+BESIDE = {
+    "both ways": "bench-grid.json",
+    "cohorts": "cohorts.json",
+    "cached": "cached.json",
+    "densities": "features.json",
+}
+PRODUCTS = ("convolution", "aten::mm", "aten::addmm", "aten::_addmm")
+STEP, POOLING = "fasttransfer bf16", "relu_pool_lrn 64x96x55x55 bfloat16 forward + backward"
+PYTORCH = ("eager fp32", "eager bf16 channels-last", "compiled bf16 channels-last", "compiled bf16")
+ALONE = "convolutions and products alone"
+NOT_YET = "not yet measured"
+
+Book = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found: in words, whether it reaches the target (None where there is none), how, and why not."""
+
+    text: str
+    met: bool | None
+    command: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table: `cpu` and `gpu` are what was set out for each, `of` reads it from a book."""
+
+    what: str
+    against: str
+    cpu: str
+    gpu: str
+    of: Callable[[Book, bool], Measured | None]
+
+
+def book(result: Mapping[str, Any], folder: Path = RESULTS) -> dict[str, Any]:
+    """The parts of a run, and for a CPU what lies committed in `folder` where the run itself did not measure it."""
+    found = dict(result.get("parts", {}))
+    if result.get("device") == "cpu":
+        for part, name in BESIDE.items():
+            path = folder / name
+            if part not in found and path.exists():
+                found[part] = json.loads(path.read_text()) | {"beside": name}
+    return found
+
+
+def ratio(seconds: Mapping[str, Mapping[str, float]], theirs: str, ours: str) -> float:
+    """How many times as long `theirs` takes as `ours`, by their medians."""
+    return seconds[theirs]["median"] / seconds[ours]["median"]
+
+
+def _pooling(book: Book, gpu: bool) -> Measured | None:
+    part = book.get("kernels", {})
+    case = part.get("cases", {}).get(POOLING)
+    if case is None:
+        return None
+    eager, compiled = (ratio(case["seconds"], name, "native") for name in ("eager", "compiled"))
+    wanted = (10, 3, 0.7) if gpu else (12, 12, 0.2)
+    met = all(found >= least for found, least in zip((eager, compiled, case["of_copy"]), wanted, strict=True))
+    text = f"{eager:.0f}x / {compiled:.0f}x / {case['of_copy']:.0%}"
+    return Measured(text, met, f"{part['command']} --only relu_pool_lrn")
+
+
+def _step(book: Book, gpu: bool) -> Measured | None:
+    part = book.get("step", {})
+    step = part.get("caffenet")
+    if step is None:
+        return None
+    seconds = step["seconds"]
+    eager = ratio(seconds, "eager fp32", STEP)
+    best = min(ratio(seconds, name, STEP) for name in PYTORCH)
+    share = ratio(seconds, ALONE, STEP)
+    wanted = (3.0, 1.5, 0.8) if gpu else (2.4, 1.45, 0.85)
+    met = all(round(found, 2) >= least for found, least in zip((eager, best, share), wanted, strict=True))
+    why = (
+        f"{of_products(step):.0%} of the step are convolutions and matrix products, which PyTorch computes for both: "
+        "what is left cannot make up for more"
+    )
+    return Measured(f"{eager:.2f}x / {best:.2f}x / {share:.0%}", met, f"{part['command']} --only caffenet", why)
+
+
+def of_products(step: Mapping[str, Any]) -> float:
+    """The share of a profiled step that its convolutions and products take, of the operators that are listed."""
+    rows = step["profile"]
+    products = sum(row["ms"] for row in rows if any(name in row["operator"] for name in PRODUCTS))
+    return products / sum(row["ms"] for row in rows)
+
+
+def _pictures(book: Book, gpu: bool) -> Measured | None:
+    part = book.get("step", {})
+    step = part.get("caffenet")
+    if step is None:
+        return None
+    rate = step["batch"] / step["seconds"][STEP]["median"]
+    met = rate >= 60_000 if gpu else None
+    text = f"{rate:,.0f} ({rate / PICTURES_PER_SECOND[0]:.2g} K20)"
+    return Measured(text, met, f"{part['command']} --only caffenet")
+
+
+def _feed(book: Book, gpu: bool) -> Measured | None:
+    part = book.get("data", {})
+    feed = part.get("feed", {}).get("1 core")
+    if feed is None:
+        return None
+    rate = feed["pictures a second"]["fasttransfer raw"]
+    command = f"{part['command']} --only feed"
+    if gpu:
+        return Measured(f"{rate:,.0f} pictures/s", rate >= 120_000, command)
+    gain = rate / feed["pictures a second"]["DataLoader + Pillow"]
+    why = (
+        f"it runs at {feed['of_copy']:.0%} of the speed at which this core copies the bytes that have to be read and "
+        f"written; 15 times as fast would be {feed['of_copy'] * 15 / gain:.0%} of it, with the arithmetic in between"
+    )
+    return Measured(f"{gain:.1f}x", gain >= 15, command, why)
+
+
+def _cohort(book: Book, gpu: bool) -> Measured | None:
+    part = book.get("cohorts", {})
+    case = part.get("frozen cells", {}).get("caffenet bf16")
+    if case is not None:
+        why = f"arithmetic allows {case['arithmetic_allows']:.2f}x"
+        return Measured(f"{case['gain']:.2f}x", case["gain"] >= 1.5, part["command"], why)
+    part = book.get("ablation", {})
+    if "cohort" not in part:
+        return None
+    gain = ratio(part["cohort"]["seconds"], "shared prefix", "all ideas")
+    why = "arithmetic allows 1.63x; what is done for each cell alone, updates and small products, is not shared"
+    return Measured(f"{gain:.2f}x", round(gain, 2) >= 1.5, f"{part['command']} --only cohort", why)
+
+
+def _packed(book: Book, gpu: bool) -> Measured | None:
+    part, sizes = book.get("features", {}), book.get("densities", {})
+    if "unpack" not in part:
+        return None
+    rate = part["dense_bytes"] / part["unpack"]["seconds"]["packed"]["median"] / 1e9
+    cut = sizes.get("cuts", {}).get("5")
+    size = cut["of_dense"]["packed"] if cut else part["of_dense"]
+    kept = sum(cut["not_zero"].values()) / len(cut["not_zero"]) if cut else part["not_zero"]
+    met = size <= 0.5 and rate >= (500 if gpu else 2)
+    why = f"{kept:.0%} of the features at cut 5 are not zero: a maximum over nine values seldom is"
+    return Measured(f"{size:.0%} / {rate:.1f} GB/s", met, part["command"], why)
+
+
+def _study(book: Book, gpu: bool) -> Measured | None:
+    both = book.get("both ways", {})
+    grid = both if "plain_over_cohort" in both else book.get("grid", {})
+    if "cohort" not in grid:
+        return None
+    seconds, times = grid["cohort"]["wall_seconds"], grid.get("plain_over_cohort")
+    text = f"{seconds / 60:.1f} minutes; {NOT_YET if times is None else f'{times:.1f}x'}"
+    met = None if times is None else seconds <= 300 and times >= 5
+    shares = grid["cohort"].get("of_limit", {})
+    why = ""
+    if share := shares.get("the network's products"):
+        why = (
+            f"{share:.0%} of the time is what the networks' products alone would take; fine-tuned cells, most of the "
+            "arithmetic, share nothing but their pictures"
+        )
+    return Measured(text, met, grid["command"], why)
+
+
+def _cached(book: Book, gpu: bool) -> Measured | None:
+    part = book.get("cached", {})
+    gains = {n: found["ratio"] for n, found in part.get("n", {}).items()}
+    if not {"5", "7"} <= gains.keys():
+        return None
+    met = gains["5"] >= 5 and gains["7"] >= 30
+    why = (
+        "what is left of a cell behind the cut, its own stages' products and their update, is not shortened by a cache"
+    )
+    return Measured(f"{gains['5']:.1f}x / {gains['7']:.1f}x", met, part["command"], why)
+
+
+def _whole(book: Book, gpu: bool) -> Measured | None:
+    rates = projection.rates_of(book)
+    if rates is None:
+        return None
+    days = projection.project(projection.papers_networks(), rates).together / 86400
+    text = f"{days * 24:,.0f} hours" if days < 10 else f"{days:,.0f} days"
+    met = days <= 2 if gpu else None
+    return Measured(f"{text} ({projection.K20_DAYS / days:.3g}x)", met, book["cells"]["command"])
+
+
+TARGETS = (
+    Target(
+        "relu_pool_lrn forward + backward, 64x96x55x55 bf16",
+        "eager / compiled / copy bandwidth",
+        "12x / 12x / 20 %",
+        "10x / 3x / 70 %",
+        _pooling,
+    ),
+    Target(
+        "CaffeNet training step, bf16, 500 classes",
+        "eager fp32 / best PyTorch variant / its products alone",
+        "2.4x / 1.45x / 85 %",
+        "3x / 1.5x / 80 %",
+        _step,
+    ),
+    Target("pictures a second of it", "the study's K20: 145", "", "60,000", _pictures),
+    Target(
+        "feed from a raw store, 256 to 227", "DataLoader + Pillow, per core", "15x", "120,000 pictures/s", _feed
+    ),
+    Target("cohort of 7 frozen cells", "the same 7 one after another, live", "1.5x", "1.5x", _cohort),
+    Target("frozen cell from the cache, n = 5 / 7", "the same cell live", "5x / 30x", "5x / 30x", _cached),
+    Target("packed features, n = 5", "dense bf16; unpacked a core", "half; 2 GB/s", "half; 500 GB/s", _packed),
+    Target("the default study, to its page", "the same in plain PyTorch", "5 minutes; 5x", "", _study),
+    Target("the whole study, projected", f"{projection.K20_DAYS} K20-days", "", "48 hours", _whole),
+)  # fmt: skip
