@@ -197,11 +197,14 @@ def test_rays_workers_stop_cleanly(undisturbed: tuple[Choices, Path], tmp_path: 
     choices, expected = undisturbed
     out, console = tmp_path / "run", quiet()
     before = signal.getsignal(signal.SIGTERM)
-    with once_there(out, "weights/base*", partial(os.kill, os.getpid(), signal.SIGTERM)):
-        finished = grid.run(choices, out, feeding=Feeding(engine="ray"), console=console)
+    with once_there(out, "checkpoints/base*", partial(os.kill, os.getpid(), signal.SIGTERM)):
+        finished = grid.run(choices, out, feeding=Feeding(engine="ray"), console=console, checkpoint_seconds=0.0)
     assert not finished
     assert "The same command goes on from here" in said(console)
-    assert list((out / "checkpoints").iterdir())
+    kept = {path.stem for path in (out / "checkpoints").iterdir()}
+    results = records.read(out).results
+    assert {f"{r.name}.s{r.seed}" for r in results if r.state == "running"} <= kept
+    assert {r.state for r in results if r.treatment != "base"} == {"planned"}
     assert signal.getsignal(signal.SIGTERM) == before
     assert grid.run(choices, out, console=quiet())
     same_study(expected, out)
