@@ -48,6 +48,7 @@ class Idea:
 IDEAS = {
     "step": (
         Idea("fused pooling and normalisation", "bias, ReLU, max pooling and LRN as PyTorch has them"),
+        Idea("sparse gradients", "PyTorch's gradients of convolutions, with all the zeros that pooling leaves"),
         Idea("sgd_step", "torch.optim.SGD (foreach), gradients and weights cast between bf16 and fp32"),
         Idea("channels-last", "pictures, weights and features in planes"),
         Idea("bf16", "fp32"),
@@ -108,6 +109,7 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
     found = {
         WHOLE: made(),
         "fused pooling and normalisation": made(stage=_Composite),
+        "sparse gradients": made(stage=_Dense),
         "sgd_step": made(kind=_PlainUpdate),
         "channels-last": made(pictures.contiguous(), stage=_Planes, change=_in_planes),
         "bf16": training.fast(geometry, batch, "fp32", device),
@@ -217,6 +219,15 @@ class _Planes(Stage):
         if self.groups == 2 and x.is_cuda:
             return halves(x, self.weight, bias, self.padding)
         return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
+
+
+class _Dense(Stage):
+    """Convolutions whose gradients are PyTorch's."""
+
+    def _convolution(self, x: Tensor) -> Tensor:
+        if not self.pools or x.is_cuda:
+            return super()._convolution(x)
+        return F.conv2d(x, self.weight, None, self.stride, self.padding, groups=self.groups)
 
 
 class _Grouped(Stage):

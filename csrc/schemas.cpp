@@ -46,6 +46,12 @@ STABLE_TORCH_LIBRARY(fasttransfer, m) {
       "sgd_step(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, Tensor lr, "
       "float momentum, float[] lr_scale, float[] decay) -> ()");
 
+  // gradient: (N, K, OH, OW); x: (N, C, H, W); weight: (K, C / groups, kernel, kernel), all of one type -> dx: as x,
+  // without `input` it has no elements; dweight: as weight
+  m.def(
+      "sparse_conv_backward(Tensor gradient, Tensor x, Tensor weight, int stride, int padding, int groups, bool input) "
+      "-> (Tensor dx, Tensor dweight)");
+
   // What pack_features made; rows: (M,) int64, which pictures -> (M, elements) bfloat16
   m.def("unpack_features(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor");
 }

@@ -34,11 +34,15 @@ SCHEMAS = {
         "(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, "
         "Tensor lr, float momentum, float[] lr_scale, float[] decay) -> ()"
     ),
+    "sparse_conv_backward": (
+        "(Tensor gradient, Tensor x, Tensor weight, int stride, int padding, int groups, bool input) -> (Tensor dx, "
+        "Tensor dweight)"
+    ),
     "unpack_features": "(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor",
 }
 
 # What has no kernel for GPUs, and needs none.
-CPU_ONLY = {"resize"}
+CPU_ONLY = {"resize", "sparse_conv_backward"}
 
 _NAMES = {"cpu": "the native library", "cuda": "the native library for GPUs"}
 _RUN_PLAIN = {"cpu": "run as plain PyTorch", "cuda": "on GPUs run as plain PyTorch"}

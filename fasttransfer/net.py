@@ -106,6 +106,8 @@ class Stage(nn.Module):
             return F.conv2d(x, blocks_of(self.weight, self.stride), bias)
         if self.groups == 2 and x.is_cuda:  # cuDNN is slow at groups in channels-last memory, oneDNN is not
             return halves(x, self.weight, bias, self.padding)
+        if self.pools:
+            return ops.conv2d_to_pool(x, self.weight, stride=self.stride, padding=self.padding, groups=self.groups)
         return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
 
 

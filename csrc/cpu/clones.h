@@ -32,6 +32,15 @@
 #define FT_NO_ALIAS
 #endif
 
+// Before a loop of at most 32 steps, a number known when it is compiled: what it works on can stay in registers.
+#if defined(__GNUC__) && !defined(__clang__)
+#define FT_UNROLL _Pragma("GCC unroll 32")
+#elif defined(__clang__)
+#define FT_UNROLL _Pragma("unroll")
+#else
+#define FT_UNROLL
+#endif
+
 #if defined(__GNUC__)
 #define FT_PREFETCH(address) __builtin_prefetch(address)
 #else

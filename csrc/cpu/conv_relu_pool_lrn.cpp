@@ -6,10 +6,9 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
 #include "conv_tensors.h"
+#include "cpu/buffer.h"
 #include "cpu/clones.h"
 #include "cpu/conv_tile.h"
 #include "math/bf16.h"
@@ -30,17 +29,6 @@ struct Sizes : ConvShape {
   int64_t packed_row() const { return (w + 2 * padding) * group_c(); }   // of one group, in elements
   int64_t sums_pixel() const { return groups * vectors() * kLanes; }     // of all groups, in floats
 };
-
-struct Free {
-  void operator()(void* memory) const { ::operator delete[](memory, std::align_val_t(64)); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
-
-template <typename T>
-Buffer<T> buffer(int64_t count) {
-  return Buffer<T>(static_cast<T*>(::operator new[](static_cast<size_t>(count) * sizeof(T), std::align_val_t(64))));
-}
 
 FT_INLINE void convert(float from, float* to) { *to = from; }
 FT_INLINE void convert(uint16_t from, uint16_t* to) { *to = from; }

@@ -15,10 +15,12 @@ from fasttransfer.ops._relu_pool import relu_pool
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 from fasttransfer.ops._resize import resize
 from fasttransfer.ops._sgd_step import sgd_step
+from fasttransfer.ops._sparse_conv_backward import conv2d_to_pool, sparse_conv_backward
 
 __all__ = [
     "PackedFeatures",
     "augment",
+    "conv2d_to_pool",
     "conv_relu_pool_lrn",
     "conv_relu_pool_lrn_pays",
     "dropout",
@@ -27,5 +29,6 @@ __all__ = [
     "relu_pool_lrn",
     "resize",
     "sgd_step",
+    "sparse_conv_backward",
     "unpack_features",
 ]

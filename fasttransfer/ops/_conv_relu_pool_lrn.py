@@ -12,7 +12,18 @@ from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 # Where PyTorch's own convolution, made for many channels, leaves something to gain.
 _FEW_CHANNELS = 4
 
-native.load()
+
+def _faster() -> frozenset[torch.dtype]:
+    """The types for which this processor gains from one operator."""
+    instructions = info.instructions() if native.load() else ()
+    found = {
+        torch.float32: "avx512f" in instructions,
+        torch.bfloat16: "avx512_bf16" in instructions and "amx_bf16" not in instructions,
+    }
+    return frozenset(dtype for dtype, gains in found.items() if gains)
+
+
+_FASTER = _faster()
 
 
 def conv_relu_pool_lrn(
@@ -50,7 +61,6 @@ def conv_relu_pool_lrn(
     return torch.ops.fasttransfer.conv_relu_pool_lrn(x, weight, bias.contiguous(), stride, padding, groups)
 
 
-@torch.compiler.assume_constant_result
 def conv_relu_pool_lrn_pays(dtype: torch.dtype, device_type: str, channels: int) -> bool:
     """Whether `conv_relu_pool_lrn` was measured to be faster than a convolution and `relu_pool_lrn`.
 
@@ -59,12 +69,7 @@ def conv_relu_pool_lrn_pays(dtype: torch.dtype, device_type: str, channels: int)
         device_type: "cpu" or "cuda".
         channels: C / groups. The numbers are in docs/decisions/frozen-stages.md.
     """
-    if device_type != "cpu" or channels > _FEW_CHANNELS or not native.load():
-        return False
-    instructions = info.instructions()
-    if dtype == torch.bfloat16:
-        return "avx512_bf16" in instructions and "amx_bf16" not in instructions
-    return dtype == torch.float32 and "avx512f" in instructions
+    return device_type == "cpu" and channels <= _FEW_CHANNELS and dtype in _FASTER
 
 
 def conv_relu_pool_lrn_reference(
@@ -82,7 +87,6 @@ def _runs_on_a_gpu(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool
     return x.dtype == torch.bfloat16 and needed <= _shared_memory(x.device.index or 0)
 
 
-@torch.compiler.assume_constant_result
 def _shared_memory(device: int) -> int:
     """Bytes that a block can have on a GPU."""
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin

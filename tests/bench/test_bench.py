@@ -58,7 +58,7 @@ def test_short_calls_are_repeated_and_numbered() -> None:
 @pytest.mark.parametrize(
     "operator",
     ["augment", "conv_relu_pool_lrn", "dropout", "pack_features", "relu_pool", "relu_pool_lrn", "resize", "sgd_step",
-     "unpack_features"],
+     "sparse_conv_backward", "unpack_features"],
 )  # fmt: skip
 def test_every_operator_has_cases_that_run(operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "BATCH", 2)
