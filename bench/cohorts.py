@@ -36,7 +36,7 @@ from fasttransfer.bench.memory import held, watched
 from fasttransfer.bench.timing import compare
 from fasttransfer.bench.training import RECIPES
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell
-from fasttransfer.cohort import Cohort, Target, drawn_source, first_layers, stream_of
+from fasttransfer.cohort import Cohort, Target, copied_weights, stream_of
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.geometry import GEOMETRIES, Geometry
 from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
@@ -112,12 +112,7 @@ def cohort_of(
     )
     outputs = OUTPUTS[geometry.name]
     target = Target("B", outputs, outputs, len(pictures), len(pictures), feed)
-    copied = {}
-    for cell in {c.source: c for c in cells if c.source is not None}.values():
-        n = max(c.n for c in cells if c.source == cell.source)
-        drawn = cell.needs is None
-        given = drawn_source(study, cell, outputs, n) if drawn else first_layers(sources[str(cell.source)], n)
-        copied[str(cell.source)] = given
+    copied = copied_weights(study, cells, outputs, lambda base: sources[base.target])
     return Cohort(study, cells, target, copied, folder, CPU)
 
 

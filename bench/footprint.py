@@ -26,7 +26,7 @@ import torch
 
 from fasttransfer import footprint, info, machine, weights
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
-from fasttransfer.cohort import Cohort, Target, drawn_source, first_layers, start_weights, stream_of
+from fasttransfer.cohort import Cohort, Target, copied_weights, start_weights, stream_of
 from fasttransfer.cost import weight_count
 from fasttransfer.geometry import GEOMETRIES
 from fasttransfer.pipelines.feed import Pictures
@@ -110,15 +110,11 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "checkpoints").mkdir()
-        tasks = {c.needs.target for c in cells if c.needs is not None}
-        wanted = {task: max(c.n for c in cells if c.source == task) for task in tasks}
-        for task in wanted:  # by another process: none of what it takes to draw them is to count
+        for task in {c.needs.target for c in cells if c.needs is not None}:
+            # By another process: none of what it takes to draw them is to count.
             code = "import sys; from fasttransfer.bench import footprint; footprint.draw(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
-        sources = {task: first_layers(weights.load(folder / f"{task}")[0], n) for task, n in wanted.items()}
-        for cell in {c.source: c for c in cells if c.source is not None and c.needs is None}.values():
-            n = max(c.n for c in cells if c.source == cell.source)
-            sources[str(cell.source)] = drawn_source(study, cell, outputs, n)
+        sources = copied_weights(study, cells, outputs, lambda base: weights.load(folder / base.target)[0])
         cohort = Cohort(
             study, cells, Target("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
         )

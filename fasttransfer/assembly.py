@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from fasttransfer import machine, weights
 from fasttransfer.cells import Cell
-from fasttransfer.cohort import Cohort, Noted, Target, drawn_source, first_layers, stream_of, weights_path
+from fasttransfer.cohort import Cohort, Noted, Target, copied_weights, stream_of, weights_path
 from fasttransfer.features.reading import Part
 from fasttransfer.features.supply import Shown, open_cached_feed, prefixes_of
 from fasttransfer.pipelines.feed import WHOLE, Feed, Pictures, Share, Stream, task_pictures
@@ -57,35 +58,13 @@ def build_cohort(
     store = Store.open(setting.store)
     classes = setting.classes[first.target]
     train, val = task_pictures(store, store.train, classes, study.per_class), task_pictures(store, store.val, classes)
-    geometry = study.recipe.geometry
     means = {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
     stream = replace(stream_of(study, first, len(train)), share=share)
     mine, end = share.of(len(val))
     my_val = Pictures(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
-    sources = {}
-    for cell in {c.source: c for c in cells if c.source is not None}.values():
-        n = max(c.n for c in cells if c.source == cell.source)
-        if cell.needs:
-            read = first_layers(weights.load(weights_path(setting.folder, cell.needs))[0], n)
-        else:
-            read = drawn_source(study, cell, outputs, n)
-        sources[str(cell.source)] = read
-
-    def open_pictures(train: Pictures, val: Pictures, stream: Stream, means: Mapping[str, Tensor]) -> Feed:
-        return open_feed(
-            train,
-            val,
-            stream,
-            means,
-            device=device,
-            threads=study.threads,
-            hw_share=setting.hw_share,
-            crop=geometry.crop,
-            scale=study.recipe.scale,
-            **machine.entrance(geometry, device.type, study.precision),
-        )
-
+    sources = copied_weights(study, cells, outputs, lambda base: weights.load(weights_path(setting.folder, base))[0])
+    open_pictures = partial(study_feed, study, device, setting.hw_share)
     prefixes = prefixes_of(cells, sources) if study.views is not None else []
     if setting.features == "live" or not prefixes:
         feed = open_pictures(train, my_val, stream, means)
@@ -106,6 +85,31 @@ def build_cohort(
         )
     target = Target(first.target, len(classes), outputs, len(train), len(val), feed, share)
     return kind(study, cells, target, sources, setting.folder, device)
+
+
+def study_feed(
+    study: Study,
+    device: torch.device,
+    hw_share: float | None,
+    train: Pictures,
+    val: Pictures,
+    stream: Stream,
+    means: Mapping[str, Tensor],
+) -> Feed:
+    """Pictures as the networks of `study` see them, on `device`; see `fasttransfer.pipelines.feeds.open_feed`."""
+    geometry = study.recipe.geometry
+    return open_feed(
+        train,
+        val,
+        stream,
+        means,
+        device=device,
+        threads=study.threads,
+        hw_share=hw_share,
+        crop=geometry.crop,
+        scale=study.recipe.scale,
+        **machine.entrance(geometry, device.type, study.precision),
+    )
 
 
 def mean_path(folder: Path, task: str) -> Path:

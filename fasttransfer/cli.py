@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.analysis import Score
@@ -23,6 +22,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.features.commands import Cache
 from fasttransfer.probe.command import Probe
 from fasttransfer.study import Choices, Feeding
+from fasttransfer.tables import plain_table
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class SplitsList:
     def run(self, console: Console) -> int:
         from fasttransfer import splits
 
-        rows = _table("--split", "A", "B", "what it is")
+        rows = plain_table("--split", "A", "B", "what it is")
         for known in splits.list_splits():
             rows.add_row(known.spec, str(known.a), str(known.b), known.about)
         console.print(rows)
@@ -235,7 +235,7 @@ class SplitsShow:
         from fasttransfer import splits
 
         split, words = _split_of(self.split, self.data)
-        rows = _table("task", "label", "class", "words")
+        rows = plain_table("task", "label", "class", "words")
         for member in splits.show(split, words):
             rows.add_row(member.task, str(member.label), member.name, member.words)
         console.print(rows)
@@ -282,7 +282,7 @@ class SplitsVerify:
     def run(self, console: Console) -> int:
         from fasttransfer import splits
 
-        rows = _table("half", "published", "found", "")
+        rows = plain_table("half", "published", "found", "")
         checks = splits.verify()
         for check in checks:
             rows.add_row(check.half, check.expected, check.found, "same" if check.same else "DIFFERENT")
@@ -317,7 +317,7 @@ class DataInspect:
             source = grid.builtin_store(load_recipe("mini").geometry.store, _say(console)).folder
         opened = open_pictures(source)
         found = inspect(opened)
-        rows = _table("", "")
+        rows = plain_table("", "")
         rows.add_row(found.kind, str(found.path))
         if found.store is not None:
             rows.add_row("kind", f"{found.store.kind}, {found.store.disk / 1e6:,.1f} MB on disk")
@@ -462,7 +462,7 @@ class Info:
     def run(self, console: Console) -> int:
         from fasttransfer import info
 
-        rows = _table("", "")
+        rows = plain_table("", "")
         for name, value in info.collect().items():
             rows.add_row(name, Text(value, overflow="fold"))
         console.print(rows)
@@ -531,13 +531,6 @@ def _say(console: Console) -> Callable[[str], None]:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=any(headings), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

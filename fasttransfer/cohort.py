@@ -114,7 +114,7 @@ def stream_of(study: Study, cell: Cell, pictures: int) -> Stream:
     )
 
 
-def first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+def _first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
     """Those of the first `n` layers."""
     return {name: w for name, w in weights.items() if name.split(".")[0] in LAYER_NAMES[:n]}
 
@@ -145,10 +145,23 @@ def start_weights(
     return weights
 
 
-def drawn_source(study: Study, cell: Cell, outputs: int, n: int) -> dict[str, Tensor]:
-    """The first `n` layers of the random network that `cell` copies from."""
-    init = "he" if cell.source == HE else study.recipe.init
-    return start_weights(study, "random", cell.seed, cell.target, outputs, init, stop=n)
+def copied_weights(
+    study: Study, cells: Sequence[Cell], outputs: int, read: Callable[[Cell], Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """What `cells`, all of one target and seed, copy: source -> its first layers, as many as any of them wants.
+
+    Args:
+        read: the weights of a base; random sources are drawn.
+    """
+    found = {}
+    for source, cell in {c.source: c for c in cells if c.source is not None}.items():
+        n = max(c.n for c in cells if c.source == source)
+        if cell.needs is not None:
+            found[source] = _first_layers(read(cell.needs), n)
+        else:
+            init = "he" if source == HE else study.recipe.init
+            found[source] = start_weights(study, "random", cell.seed, cell.target, outputs, init, stop=n)
+    return found
 
 
 def _init(study: Study, cell: Cell) -> str:

@@ -174,13 +174,7 @@ def _company() -> Iterator[None]:
 def _work(setting: Setting, cells: tuple[Cell, ...], share: Share, hear: Callable[[Message], None]) -> bool:
     """Trains a network together with the other processes; False when one of them was asked to stop."""
     study = setting.study
-    torch.set_num_threads(study.threads)
-    torch.backends.cudnn.deterministic = True
-    if study.device == "cuda":
-        device = torch.device("cuda", torch.cuda.current_device())
-    else:
-        device = torch.device("cpu")
-        machine.keep_freed_memory()
+    device = machine.settle_in(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
     with _company(), _asked() as stop:
         cohort = build_cohort(setting, cells, device, share=share, kind=SharedCohort)
         return cohort.run(hear, _agreed(stop), setting.checkpoint_seconds)

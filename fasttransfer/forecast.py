@@ -31,6 +31,7 @@ from fasttransfer.pipelines.store import Store, expected_bytes
 from fasttransfer.progress import duration, size
 from fasttransfer.rates import SECONDS, Rates, Sizes, measure
 from fasttransfer.study import Choices, Feeding
+from fasttransfer.tables import plain_table
 
 # Of the seconds that a process takes to start, which grow with a machine's load as they do: the report's imports and
 # figures, and each network in it. From one report of 72 networks, 5.4 s.
@@ -130,9 +131,7 @@ def print_features(plan: Plan, cells: Sequence[Cell], asked: str, console: Conso
 
 
 def _networks(plan: Plan) -> Table:
-    rows = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("network", "treatment", "trained on", "copies", "steps", "needs"):
-        rows.add_column(heading)
+    rows = plain_table("network", "treatment", "trained on", "copies", "steps", "needs")
     for cell in plan.cells():
         copies = (
             "" if cell.source is None else f"1-{cell.n} of {cell.source}, {'frozen' if cell.frozen else 'fine-tuned'}"

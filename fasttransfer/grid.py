@@ -202,9 +202,7 @@ def run(
             if there:
                 _must_be_same(there, study, out)
             else:
-                for name in _FOLDERS:
-                    make_folder(out / name)
-                study.write(out / _STUDY)
+                begin(plan, store, out)
             setting = Setting(
                 study, out, store.folder, plan.classes, checkpoint_seconds, feeding.hw_share, feeding.features
             )
@@ -218,6 +216,15 @@ def run(
             shutil.rmtree(out, ignore_errors=True)
         raise
     return finished
+
+
+def begin(plan: Plan, store: Store, out: Path) -> Setting:
+    """A new study in folder `out`: what `plan` comes to on the pictures in `store`. Nothing is trained yet."""
+    study = _study(plan, store.digest, None)
+    for name in _FOLDERS:
+        make_folder(out / name)
+    study.write(out / _STUDY)
+    return Setting(study, out, store.folder, plan.classes)
 
 
 def begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
@@ -345,7 +352,7 @@ def _train(
         ended = book.ended()
         left = [c for c in cells if (c.seed, c.name) not in ended]
         if left:
-            _means(setting, store)
+            write_means(setting, store)
             book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
             console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
             console.print(Text(feeding_line(plan, str(store.folder), study.device)), soft_wrap=True)
@@ -504,7 +511,7 @@ def options(choices: Choices) -> list[str]:
     return words
 
 
-def _means(setting: Setting, store: Store) -> None:
+def write_means(setting: Setting, store: Store) -> None:
     """The mean picture of each task's training pictures, in the study's folder: networks are useless without."""
     for task, classes in setting.classes.items():
         path = mean_path(setting.folder, task)

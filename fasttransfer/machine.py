@@ -46,6 +46,21 @@ def precision_for(asked: str | None, device: str, geometry: Geometry) -> str:
     return "bf16" if fast and geometry.crop >= _SMALL_CROP else "fp32"
 
 
+def settle_in(device: str, threads: int, index: int) -> torch.device:
+    """Makes this process, the `index`-th of its kind here, compute as a study says; returns its device.
+
+    All that train, time or keep what is trained on have to set the same: bits depend on it.
+    """
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    if device == "cuda":
+        found = torch.device("cuda", index % torch.cuda.device_count())
+        torch.cuda.set_device(found)  # streams and graphs are of the current one
+        return found
+    keep_freed_memory()
+    return torch.device("cpu")
+
+
 def keep_freed_memory() -> None:
     """Makes this process keep the memory of freed tensors for the next ones, where glibc allocates it.
 

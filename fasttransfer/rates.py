@@ -143,14 +143,7 @@ def _heard(pipe: Connection) -> dict[str, float]:
 def _work(sizes: Sizes, index: int, pipe: Connection, barrier: Any, seconds: float, begun: float) -> None:
     found = {"starting": time.time() - begun}
     try:
-        torch.set_num_threads(sizes.threads)
-        torch.backends.cudnn.deterministic = True
-        if sizes.device == "cuda":
-            device = torch.device("cuda", index % torch.cuda.device_count())
-            torch.cuda.set_device(device)
-        else:
-            device = torch.device("cpu")
-            machine.keep_freed_memory()
+        device = machine.settle_in(sizes.device, sizes.threads, index)
         pipe.send(found | _timed(sizes, device, barrier, seconds, index))
     except BaseException:
         barrier.abort()

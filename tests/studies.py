@@ -11,10 +11,12 @@ from PIL import Image
 
 from fasttransfer import grid
 from fasttransfer.assembly import Setting, build_cohort
-from fasttransfer.cells import Cell
+from fasttransfer.cells import TASKS, Cell, base
 from fasttransfer.cohort import Checked, Ended, Message
 from fasttransfer.files import cache_folder
+from fasttransfer.grid import Plan
 from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.pipelines.store import Store
 from fasttransfer.rates import Rates
 from fasttransfer.records import Records
 from fasttransfer.study import Choices
@@ -86,18 +88,35 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
     return Choices(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def settled(choices: Choices) -> tuple[Plan, Store]:
+    """What `choices` come to, and their pictures, prepared."""
+    plan = grid.settle(choices)
+    side = plan.recipe.geometry.store
+    return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), say=lambda _: None)
+
+
+def ready(plan: Plan, store: Store, out: Path) -> Setting:
+    """A new study in `out`, ready to be trained."""
+    setting = grid.begin(plan, store, out)
+    grid.write_means(setting, store)
+    return setting
+
+
+def with_bases(choices: Choices, out: Path) -> Setting:
+    """A new study in `out` with both bases of seed 0 trained."""
+    setting = ready(*settled(choices), out)
+    for task in TASKS:
+        cohort = build_cohort(setting, [base(task, 0)], torch.device(setting.study.device))
+        cohort.run(lambda _: None, lambda: False, 1e9)
+    return setting
+
+
 def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Path:
     """The folder of the tiny study with `cells` trained and recorded, in this process; the others are planned."""
     choices = tiny_choices(folder, **changes)
-    plan = grid.settle(choices)
-    store = prepare(Path(choices.data), size=plan.recipe.geometry.store, cache=cache_folder(), say=lambda _: None)
-    out = folder / "run"
-    for name in ("weights", "checkpoints", "means"):
-        (out / name).mkdir(parents=True)
-    study = grid._study(plan, store.digest, None)
-    study.write(out / "study.toml")
-    setting = Setting(study, out, store.folder, plan.classes)
-    grid._means(setting, store)
+    plan, store = settled(choices)
+    setting = ready(plan, store, folder / "run")
+    study, out = setting.study, setting.folder
     with Records(out / "study.db") as book:
         book.plan(study.cells())
         grid._describe(book, plan, store, study, out)

@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from devices import DEVICES
-from studies import RECIPE, tiny_choices
+from studies import RECIPE, tiny_choices, with_bases
 from torch import Tensor
 
-from fasttransfer import grid, machine, weights
+from fasttransfer import machine, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base
 from fasttransfer.cohort import Advanced, Checked, Cohort, Ended, Message, found_on_disk, start_weights, weights_path
-from fasttransfer.files import cache_folder
-from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.records import Evaluation
 
 CPU = torch.device("cpu")
@@ -47,17 +45,7 @@ def setting(tmp_path: Path) -> Setting:
 
 
 def make_setting(tmp_path: Path, **changes: object) -> Setting:
-    choices = tiny_choices(tmp_path, **changes)
-    plan = grid.settle(choices)
-    store = prepare(Path(choices.data), size=plan.recipe.geometry.store, cache=cache_folder(), say=lambda _: None)
-    folder = tmp_path / "run"
-    for name in ("weights", "checkpoints", "means"):
-        (folder / name).mkdir(parents=True)
-    setting = Setting(grid._study(plan, store.digest, None), folder, store.folder, plan.classes)
-    grid._means(setting, store)
-    for task in ("A", "B"):
-        train(setting, [base(task, 0)])
-    return setting
+    return with_bases(tiny_choices(tmp_path, **changes), tmp_path / "run")
 
 
 def train(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import RATES, tiny_choices
+from studies import RATES, ready, tiny_choices
 from test_grid import quiet, said, same_study
 
 from fasttransfer import cli, forecast, grid, records, weights
@@ -83,12 +83,7 @@ def test_an_interrupted_study_on_a_store_ends_with_the_same_bits(tmp_path: Path,
 
 def setting_in(out: Path, choices: Choices, store: Store) -> Setting:
     """A study on `store`, ready to be trained in `out`."""
-    plan = grid.settle(replace(choices, data=str(store.folder)))
-    for folder in grid._FOLDERS:
-        (out / folder).mkdir(parents=True)
-    setting = Setting(grid._study(plan, store.digest, None), out, store.folder, plan.classes)
-    grid._means(setting, store)
-    return setting
+    return ready(grid.settle(replace(choices, data=str(store.folder))), store, out)
 
 
 def cohort(setting: Setting, cells: list[Cell]) -> Cohort:

@@ -116,7 +116,7 @@ def _work(setting: Setting, index: int, pipe: Connection, stop: threading.Event)
         except BrokenPipeError:  # the driver has let go of us
             raise SystemExit from None
 
-    device = work.settle_in(setting, index)
+    device = machine.settle_in(setting.study.device, setting.study.threads, index)
     say(Free())
     while True:
         try:

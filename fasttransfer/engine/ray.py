@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fasttransfer import info
+from fasttransfer import info, machine
 from fasttransfer.assembly import Setting
 from fasttransfer.engine import work
 from fasttransfer.engine.work import Failed, Free, Lost, Said
@@ -170,7 +170,9 @@ class _Worker:
             self._said.put(Failed(text, spoken=True))
 
     def train(self, job: Job) -> None:
-        work.train(self._setting, job, work.settle_in(self._setting, 0), self._said.put, self._stop.is_set)
+        study = self._setting.study
+        device = machine.settle_in(study.device, study.threads, 0)
+        work.train(self._setting, job, device, self._said.put, self._stop.is_set)
 
     def hear(self) -> list[Said]:
         """What there is to say, as soon as there is something."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from fasttransfer import machine
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cohort import Message
 from fasttransfer.errors import InputError
@@ -58,18 +57,6 @@ class Lost:
 
 
 Said = Message | Free | Short | Failed | Lost
-
-
-def settle_in(setting: Setting, index: int) -> torch.device:
-    """Makes this thread train as the study says, worker `index` on its own GPU; returns the device."""
-    torch.set_num_threads(setting.study.threads)
-    torch.backends.cudnn.deterministic = True
-    if setting.study.device == "cuda":
-        device = torch.device("cuda", index % torch.cuda.device_count())
-        torch.cuda.set_device(device)  # streams and graphs are of the current one
-        return device
-    machine.keep_freed_memory()
-    return torch.device("cpu")
 
 
 def train(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.errors import InputError
 from fasttransfer.study import Choices
+from fasttransfer.tables import plain_table
 
 if TYPE_CHECKING:  # PyTorch is not loaded to print a manual page
     from fasttransfer.features.cache import Entry
@@ -80,7 +80,7 @@ class CacheList:
 
         root, said = cache.root(), list[str]()
         there = sorted(cache.entries(root, said.append), key=lambda entry: -entry.use.last)
-        rows = _table("entry", "features", "of", "size", "share", "used", "last")
+        rows = plain_table("entry", "features", "of", "size", "share", "used", "last")
         for entry in there:
             hits, last = entry.use
             rows.add_row(
@@ -121,7 +121,7 @@ class CacheShow:
 
         entry = _one(self.entry)
         key, (hits, last) = entry.key, entry.use
-        rows = _table("", "")
+        rows = plain_table("", "")
         facts = {
             "entry": entry.folder.name,
             "folder": str(entry.folder),
@@ -308,7 +308,7 @@ class CacheWhere:
         root = there = cache.root()
         while not there.exists() and there != there.parent:
             there = there.parent
-        rows = _table("", "")
+        rows = plain_table("", "")
         rows.add_row("folder", Text(str(root), overflow="fold"))
         rows.add_row("features", size(sum(entry.bytes for entry in cache.entries(root))))
         rows.add_row("free", size(shutil.disk_usage(there).free))
@@ -385,10 +385,3 @@ def _bytes(text: str) -> int:
     if not found:
         raise InputError(f"--max-size {text}: is no size: write it as 10GB, 500MB or 0")
     return int(float(found[1]) * _UNITS[found[2]])
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=any(headings), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table

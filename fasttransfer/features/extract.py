@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer import info, machine, pictures, records, weights
-from fasttransfer.assembly import mean_path
+from fasttransfer.assembly import mean_path, study_feed
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.cohort import weights_path
 from fasttransfer.errors import InputError
@@ -27,12 +27,12 @@ from fasttransfer.features import cache
 from fasttransfer.features.cache import About, Entry
 from fasttransfer.features.entry import Say, tell
 from fasttransfer.features.fill import fill
-from fasttransfer.features.key import Key, mean_digest, pictures_digest, versions, weights_digest
+from fasttransfer.features.key import Key, key_of, pictures_digest
 from fasttransfer.features.prefix import DEEPEST, kept_cut, rounded_cuts
 from fasttransfer.features.views import COUNTS, View, view_list
 from fasttransfer.files import cache_folder
 from fasttransfer.net import CaffeNet
-from fasttransfer.pipelines import feeds, prepare
+from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.feed import Feed, Pictures, Sweep, task_pictures
 from fasttransfer.pipelines.feeds import HOST_SHARE
 from fasttransfer.pipelines.store import Store
@@ -397,20 +397,15 @@ def _as_in_training(asked: Asked) -> Iterator[None]:
 
 
 def _key(asked: Asked, part: Part, cut: int, views: Sequence[View]) -> Key:
-    study = asked.study
-    return Key(
-        prefix=weights_digest(asked.weights, cut),
-        mean=mean_digest(asked.mean),
-        scale=study.recipe.scale,
-        geometry=study.recipe.geometry,
-        cut=cut,
-        pictures=pictures_digest(asked.digest, part, asked.pictures[part].rows),
-        views=tuple((top, left, mirror) for top, left, mirror in views),
-        precision=study.precision,
+    return key_of(
+        asked.study,
+        asked.weights,
+        asked.mean,
+        cut,
+        pictures_digest(asked.digest, part, asked.pictures[part].rows),
+        views,
         device=asked.device.type,
-        threads=torch.get_num_threads() if asked.device.type == "cpu" else 0,
-        batch=study.recipe.batch,
-        versions=versions(asked.device.type, decodes=asked.decodes),
+        decodes=asked.decodes,
     )
 
 
@@ -507,16 +502,4 @@ def _sweep(asked: Asked, count: int) -> Sweep:
 
 
 def _feed(asked: Asked, shown: Pictures, sweep: Sweep) -> Feed:
-    study = asked.study
-    geometry = study.recipe.geometry
-    return feeds.open_feed(
-        shown,
-        shown,
-        sweep,
-        {asked.cell.mean_of: asked.mean},
-        device=asked.device,
-        threads=study.threads,
-        crop=geometry.crop,
-        scale=study.recipe.scale,
-        **machine.entrance(geometry, asked.device.type, study.precision),
-    )
+    return study_feed(asked.study, asked.device, None, shown, shown, sweep, {asked.cell.mean_of: asked.mean})

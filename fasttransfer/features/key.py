@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from fasttransfer import info, native
 from fasttransfer.features import shards
 from fasttransfer.geometry import Geometry
 from fasttransfer.net import LAYER_NAMES
+from fasttransfer.study import Study
 
 FORMAT = 1
 """Of keys and of what an entry says of itself; raised when either changes. It enters every digest."""
@@ -101,6 +102,40 @@ class Key:
         geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"]), "hidden": tuple(sizes["hidden"])})
         views = tuple((int(top), int(left), bool(mirror)) for top, left, mirror in facts["views"])
         return cls(**{**facts, "geometry": geometry, "views": views})
+
+
+def key_of(
+    study: Study,
+    weights: Mapping[str, Tensor],
+    mean: Tensor,
+    cut: int,
+    pictures: str,
+    views: Sequence[tuple[int, int, bool]],
+    *,
+    device: str,
+    decodes: bool,
+) -> Key:
+    """The key of a cut of a network of `study`, computed by this process as it is set now.
+
+    Args:
+        weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, what it sees pixels less.
+        pictures: see `pictures_digest`.
+        device, decodes: see `versions`.
+    """
+    return Key(
+        prefix=weights_digest(weights, cut),
+        mean=mean_digest(mean),
+        scale=study.recipe.scale,
+        geometry=study.recipe.geometry,
+        cut=cut,
+        pictures=pictures,
+        views=tuple((top, left, mirror) for top, left, mirror in views),
+        precision=study.precision,
+        device=device,
+        threads=torch.get_num_threads() if device == "cpu" else 0,
+        batch=study.recipe.batch,
+        versions=versions(device, decodes=decodes),
+    )
 
 
 def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:

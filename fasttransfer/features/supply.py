@@ -21,7 +21,7 @@ from fasttransfer.features import auto, cache
 from fasttransfer.features.cache import About, Entry
 from fasttransfer.features.entry import Say
 from fasttransfer.features.fill import Stopped, fill
-from fasttransfer.features.key import Key, mean_digest, pictures_digest, versions, weights_digest
+from fasttransfer.features.key import Key, key_of, pictures_digest
 from fasttransfer.features.prefix import cut_name, kept_cut
 from fasttransfer.features.reading import CachedFeed, Needs, Part
 from fasttransfer.net import CaffeNet
@@ -162,20 +162,17 @@ def keys_of(shown: Shown, prefix: Prefix) -> dict[Part, dict[int, Key]]:
     study, views = shown.study, shown.stream.choices
     found: dict[Part, dict[int, Key]] = {}
     for part, pictures in shown.pictures.items():
+        digest = pictures_digest(shown.data, part, pictures.rows)
         found[part] = {
-            cut: Key(
-                prefix=weights_digest(prefix.weights, cut),
-                mean=mean_digest(shown.means[prefix.mean]),
-                scale=study.recipe.scale,
-                geometry=study.recipe.geometry,
-                cut=cut,
-                pictures=pictures_digest(shown.data, part, pictures.rows),
-                views=tuple((top, left, mirror) for top, left, mirror in views[: None if part == "train" else 1]),
-                precision=study.precision,
+            cut: key_of(
+                study,
+                prefix.weights,
+                shown.means[prefix.mean],
+                cut,
+                digest,
+                views[: None if part == "train" else 1],
                 device=study.device,
-                threads=torch.get_num_threads() if study.device == "cpu" else 0,
-                batch=study.recipe.batch,
-                versions=versions(study.device, decodes=shown.decodes),
+                decodes=shown.decodes,
             )
             for cut in prefix.cuts
         }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from studies import tiny_choices
+from studies import tiny_choices, with_bases
 from torch import Tensor
 
 from fasttransfer import assembly, grid, records, weights
@@ -23,11 +23,9 @@ from fasttransfer.features import auto, cache
 from fasttransfer.features.auto import Measured
 from fasttransfer.features.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.features.views import view_list
-from fasttransfer.files import cache_folder
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
 from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.pipelines.feed import Stream, Sweep
-from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.study import Choices, Feeding, Study
 
 CPU = torch.device("cpu")
@@ -50,16 +48,7 @@ def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: ob
     choices = tiny_choices(tmp_path, views=views, **changes)
     recipe = Path(str(choices.recipe))
     recipe.write_text(recipe.read_text().replace('init = "he"', f'init = "{init}"'))
-    plan = grid.settle(choices)
-    store = prepare(Path(choices.data), size=plan.recipe.geometry.store, cache=cache_folder(), say=lambda _: None)
-    folder = tmp_path / "run"
-    for name in ("weights", "checkpoints", "means"):
-        (folder / name).mkdir(parents=True)
-    setting = Setting(grid._study(plan, store.digest, None), folder, store.folder, plan.classes)
-    grid._means(setting, store)
-    for task in ("A", "B"):
-        build_cohort(setting, [base(task, 0)], CPU).run(lambda m: None, lambda: False, 1e9)
-    return setting
+    return with_bases(choices, tmp_path / "run")
 
 
 def train(
