@@ -142,6 +142,20 @@ class BenchFeatures(_Part):
 
 
 @dataclass(frozen=True)
+class BenchCached(_Part):
+    """Measure a frozen cell of the paper's network from the cache of features against the same cell live.
+
+    And what it takes to fill the cache, against the forward pass that it cannot do without.
+
+    For example:
+
+        fasttransfer bench cached --only "n = 7"
+    """
+
+    part = "cached"
+
+
+@dataclass(frozen=True)
 class BenchAblation(_PartWithPictures):
     """Measure the training step without each of the ideas it is made of: what each is worth on this machine.
 
@@ -179,7 +193,8 @@ class BenchGrid(_PartWithPictures):
 class BenchAll:
     """Measure everything in one run and write a page: ceilings, operators, step, cells, pictures, features, ideas.
 
-    The default study is trained as well; what plain PyTorch takes for it is left to bench grid.
+    The default study is trained as well; what plain PyTorch takes for it is left to bench grid. Of what bench cached
+    measures there are n = 5 and 7.
 
     The results are in the JSON file as soon as they are known; when all are, a page of them is written beside it, as
     HTML and as Markdown, each number with the command that measures it alone.
@@ -194,7 +209,7 @@ class BenchAll:
     full: bool = False
     """All samples and sizes, as without --quick."""
     data: Path | None = None
-    """Pictures: a source as grid takes it; by default some are drawn."""
+    """Pictures to decode and feed: a source as grid takes it; by default some are drawn. The study has its own."""
     device: Literal["cpu", "cuda"] | None = None
     """By default a GPU where there is one."""
     out: Path = Path("runs") / "bench" / "bench-all.json"
@@ -299,6 +314,7 @@ class Bench:
         | Annotated[BenchCells, tyro.conf.subcommand("cells")]
         | Annotated[BenchData, tyro.conf.subcommand("data")]
         | Annotated[BenchFeatures, tyro.conf.subcommand("features")]
+        | Annotated[BenchCached, tyro.conf.subcommand("cached")]
         | Annotated[BenchAblation, tyro.conf.subcommand("ablation")]
         | Annotated[BenchGrid, tyro.conf.subcommand("grid")]
         | Annotated[BenchCompare, tyro.conf.subcommand("compare")]

@@ -20,7 +20,7 @@ from fasttransfer.bench import ablation, data, grid, kernels, memory, parts, tra
 from fasttransfer.bench.parts import Size
 from fasttransfer.bench.rows import Rows, ratio, time, times
 from fasttransfer.bench.timing import compare, copying
-from fasttransfer.cells import base
+from fasttransfer.cells import LAYERS, base
 from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.geometry import GEOMETRIES
@@ -30,7 +30,6 @@ QUICK, FULL = Size(3, 32, 64, 0, 0.1), Size(7, 128, 800, 22_000, 0.3)
 GPU_BATCH = 256  # pictures: the paper's
 
 DATA_STEPS = ("decode", "resize", "prepare", "feed", "memory")
-WITH_PICTURES = ("ceilings", "data", "ablation", "grid")  # parts that read some
 
 Measure = Callable[[Size, str, torch.device, Console], Iterator[dict[str, Any]]]
 
@@ -66,6 +65,7 @@ def run(
         "cells": ["cells"],
         "data": list(DATA_STEPS),
         "features": ["features"],
+        "cached": [f"n = {n}" for n in LAYERS],
         "ablation": list(ablation.IDEAS),
         "grid": list(grid.PARTS),
     }[part]
@@ -86,8 +86,14 @@ def run(
         console.print(Text(f"written: {out}"), soft_wrap=True)
 
 
-def measures(asked: grid.Asked, studies: Sequence[str] = grid.PARTS) -> dict[str, Measure]:
-    """What each part runs, in the order in which all are run; `studies` are the parts of "grid"."""
+def measures(
+    asked: grid.Asked, studies: Sequence[str] = grid.PARTS, layers: Sequence[int] = LAYERS
+) -> dict[str, Measure]:
+    """What each part runs, in the order in which all are run.
+
+    Args:
+        studies: the parts of "grid"; layers: the cuts of "cached".
+    """
     source = asked.source
     return {
         "ceilings": partial(parts.ceilings_of, source=source),
@@ -96,6 +102,7 @@ def measures(asked: grid.Asked, studies: Sequence[str] = grid.PARTS) -> dict[str
         "cells": parts.cells_of,
         "data": partial(_data, source=source),
         "features": parts.features_of,
+        "cached": partial(parts.cached_of, layers=layers),
         "ablation": partial(parts.ablation_of, source=source),
         "grid": partial(_grid, asked=asked, parts=studies),
     }

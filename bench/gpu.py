@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TOOLKIT = Path("/usr/local/cuda")  # where nvcc is when nobody put it on the path
 GRACE = 30.0  # seconds that an interrupted part has to write what it knows
-BENCHES = ("ceilings", "kernels", "step", "cells", "ablation", "features", "data")
+BENCHES = ("ceilings", "kernels", "step", "cells", "ablation", "features", "cached", "data")
 # A wheel of these would bring another PyTorch than the machine's, or needs the GPU's libraries beside it.
 GIVEN = {"fasttransfer", "torch", "torchvision", "nvidia-dali-cuda130"}
 
@@ -225,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=Path, help="Tiny-ImageNet, for whole studies: its folder or tar")
     parser.add_argument("--only", nargs="+", metavar="PART", help="run only these parts")
     chosen = parser.parse_args(arguments)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; parts would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     import torch
 
     if not torch.cuda.is_available():

@@ -5,7 +5,7 @@ Each part yields what it has found as soon as it is known, in the form in which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer import info, roofline
-from fasttransfer.bench import ablation, ceilings, cells, data, features, kernels, training
+from fasttransfer.bench import ablation, cached, ceilings, cells, data, features, kernels, training
 from fasttransfer.bench.rows import Rows, ratio, time, times
 from fasttransfer.bench.timing import compare
 from fasttransfer.cells import Cell, base
@@ -24,6 +24,7 @@ from fasttransfer.paper import PICTURES_PER_SECOND
 
 Found = Iterator[dict[str, Any]]
 LARGER = (512, 1024, 2048)  # pictures a step, to see what a GPU gains from more than the paper's 256
+CACHED_BATCH, CACHED_CLASSES = 256, 1000  # the paper's
 UNITS = {"bytes": (1e9, "GB/s"), "FLOP": (1e9, "GFLOP/s"), "pictures": (1.0, "pictures/s")}
 
 
@@ -115,6 +116,35 @@ def features_of(size: Size, only: str, device: torch.device, console: Console) -
         rows.add(way, f"{dense / taken / 1e9:.1f}", f"{copied / taken:.0%}")
         found[way] = {"of_copy": round(copied / taken, 4)} | times(of_way)
     yield found
+
+
+def cached_of(size: Size, only: str, device: torch.device, console: Console, *, layers: Sequence[int]) -> Found:
+    """A step of a cell frozen up to each of `layers`, from the cache of features and live, and what filling takes."""
+    batch = min(2 * size.batch, CACHED_BATCH)
+    classes = min(4 * batch, CACHED_CLASSES)
+    with data.scratch_folder() as folder, cached.own_cache(folder / "cache"):
+        setting = cached.open_study(folder, batch, classes, device.type)
+        study = setting.study
+        with cached.settled(setting) as settled:
+            found = cached.filling(setting, settled)
+            took, least = found["fill_seconds"], found["forward_seconds"]
+            console.print(
+                Text(f"filling all cuts with {found['records']} pictures: {took:.1f} s, a forward pass {least:.1f} s")
+            )
+            outputs = study.recipe.outputs_for("B", setting.classes)
+            facts = {"precision": study.precision, "threads": study.threads, "batch": batch, "outputs": outputs}
+            yield {"study": facts, "filling": found}
+            rows = Rows(console, ("layers frozen", 14), ("live", 10), ("cached", 10), ("pictures a second", 0))
+            steps: dict[str, Any] = {}
+            for n in layers:
+                if only not in f"n = {n}":
+                    continue
+                timings = cached.steps(setting, n, settled, size.rounds)
+                live, ours = (batch / timings[name].median for name in ("live", "cached"))
+                rows.add(str(n), f"{live:,.0f}", f"{ours:,.0f}", f"{ours / live:.1f}x")
+                steps[str(n)] = {"live": round(live, 1), "cached": round(ours, 1), "ratio": round(ours / live, 2)}
+                steps[str(n)] |= times(timings)
+                yield {"n": steps}
 
 
 def ablation_of(size: Size, only: str, device: torch.device, console: Console, *, source: Path | None) -> Found:

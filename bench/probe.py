@@ -173,7 +173,7 @@ def main() -> None:
     if chosen.study:
         found = choices(chosen.study, (1, 6), (0, 1))
         about = {"command": "python bench/probe.py --study RUN", "machine": info.measured_on()}
-        write(out, about | {"data": records.read(chosen.study).study["data"], "top1": found})
+        write(out, about | {"data": Path(records.read(chosen.study).study["data"]).name, "top1": found})
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

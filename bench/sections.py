@@ -171,8 +171,9 @@ def _bounds(book: Book, geometry: str, step: Mapping[str, Any]) -> list[str]:
         return []
     arithmetic, memory = work["flops"] / products, work["bytes"] / copied
     return [
-        f"{geometry}: {work['flops'] / 1e9:,.0f} GFLOP and at least {work['bytes'] / 1e9:.2f} GB a step, which would "
-        f"take {_duration(arithmetic)} and {_duration(memory)} at the ceilings; it takes {_duration(median)}."
+        f"{geometry}: {work['flops'] / 1e9:,.0f} GFLOP, with those that a gradient of zero needs not, and at least "
+        f"{work['bytes'] / 1e9:.2f} GB a step would take {_duration(arithmetic)} and {_duration(memory)} at the "
+        f"ceilings; it takes {_duration(median)}."
     ]
 
 

@@ -14,11 +14,15 @@ from rich.text import Text
 
 from fasttransfer import machine
 from fasttransfer.bench import command, grid, pages
+from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder
 
+STUDIES = ("limit", "cohort")  # of the parts of "grid": plain PyTorch takes longer than all the rest
+LAYERS = (5, 7)  # of "cached"
+# Parts that read the pictures that are given, which may be too few for a study.
+WITH_PICTURES = ("ceilings", "data", "ablation")
 # A run of everything takes a quarter of an hour: five samples are enough for a median, and what memory a prepare takes
 # is a question of its own.
-STUDIES = ("limit", "cohort")  # of the parts of "grid": plain PyTorch takes longer than all the rest
 FULL = replace(command.FULL, rounds=5, pictures=400, many=0)
 
 
@@ -31,7 +35,7 @@ def run(
 
     Args:
         quick: fewer samples and a smaller batch.
-        source: the pictures for the parts that read some; the built-in ones without.
+        source: the pictures to decode and feed; the built-in ones without, and for the study always.
         price: of an hour of this machine, for the projection of the study; in any currency.
 
     Raises:
@@ -46,8 +50,9 @@ def run(
     command.write(out, result)
     size = command.sized(command.QUICK if quick else FULL, device)
     good = True
-    for part, measure in command.measures(asked, STUDIES).items():
-        given = asked if part in command.WITH_PICTURES else replace(asked, source=None)
+    for part in command.measures(asked):
+        given = asked if part in WITH_PICTURES else replace(asked, source=None)
+        measure = command.measures(given, STUDIES, LAYERS)[part]
         found: dict[str, Any] = {"command": command.command_of(part, given)}
         result["parts"][part] = found
         start = time.monotonic()
@@ -57,7 +62,10 @@ def run(
                 found |= piece
                 command.write(out, result)
         except Exception as error:  # a borrowed machine's hour must not end with one part
-            traceback.print_exc()
+            if isinstance(error, InputError):
+                console.print(Text(str(error)), soft_wrap=True)
+            else:
+                traceback.print_exc()
             found["failed"] = f"{type(error).__name__}: {error}"
             good = False
         found["took"] = round(time.monotonic() - start, 1)

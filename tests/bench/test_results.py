@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from fasttransfer.bench import (
     check,
     command,
     features,
+    grid,
     pages,
     parts,
     projection,
@@ -33,6 +35,7 @@ from fasttransfer.bench import (
     suite,
     targets,
 )
+from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET_MINI
 from fasttransfer.paper import PICTURES_PER_SECOND
 
@@ -273,7 +276,7 @@ def test_a_run_of_everything_survives_a_part_that_fails(tmp_path: Path, monkeypa
         yield {"before": 1}
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(command, "measures", lambda asked, studies: {"bad": bad, "good": good})
+    monkeypatch.setattr(command, "measures", lambda asked, *limits: {"bad": bad, "good": good})
     console = Console(file=io.StringIO())
     assert not suite.run(quick=True, device="cpu", out=out, console=console, price=1.5)
     found = json.loads(out.read_text())
@@ -282,6 +285,34 @@ def test_a_run_of_everything_survives_a_part_that_fails(tmp_path: Path, monkeypa
     assert states == [{"command": "fasttransfer bench good --quick", "first": 1}]
     assert found["parts"]["good"]["second"] == 2 and found["parts"]["good"]["took"] >= 0
     assert "out of luck" in out.with_suffix(".html").read_text()
+
+
+def test_pictures_without_a_validation_part_are_decoded_and_the_study_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measures(asked: grid.Asked, *limits: object) -> dict[str, command.Measure]:
+        return {part: lambda *_: iter([{"source": str(asked.source)}]) for part in ("data", "grid")}
+
+    monkeypatch.setattr(command, "measures", measures)
+    out = tmp_path / "all.json"
+    assert suite.run(quick=True, device="cpu", out=out, console=Console(file=io.StringIO()), source=tmp_path / "some")
+    found = json.loads(out.read_text())["parts"]
+    assert {part: piece["source"] for part, piece in found.items()} == {"data": str(tmp_path / "some"), "grid": "None"}
+    assert found["grid"]["command"] == "fasttransfer bench grid --quick"
+
+
+def test_bad_input_of_a_part_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> Iterator[dict[str, Any]]:
+        raise InputError("no pictures there")
+        yield
+
+    monkeypatch.setattr(command, "measures", lambda *_: {"data": refused})
+    console = Console(file=io.StringIO())
+    assert not suite.run(quick=True, device="cpu", out=tmp_path / "all.json", console=console)
+    assert "no pictures there" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_cells_features_and_ideas_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +338,24 @@ def test_cells_features_and_ideas_are_measured_and_shown(tmp_path: Path, monkeyp
     rates = projection.rates_of(result["parts"])
     assert rates is not None and 0 < rates.forward[1] < 1
     assert abs(result["parts"]["features"]["of_dense"] - 1 / 16 - result["parts"]["features"]["not_zero"]) < 0.01
+
+
+def test_a_cell_from_the_cache_is_timed_beside_the_same_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    before = os.environ["FASTTRANSFER_CACHE"], torch.get_num_threads()
+    found: dict[str, Any] = {"command": "fasttransfer bench cached"}
+    for piece in parts.cached_of(command.Size(1, 2, 8, 0, 0.0), "n = 7", CPU, console, layers=(5, 7)):
+        found |= json.loads(json.dumps(piece))
+    assert (os.environ["FASTTRANSFER_CACHE"], torch.get_num_threads()) == before
+    assert found["study"]["batch"] == 4 and found["filling"]["records"] == 2 * 8 + 8
+    assert set(found["filling"]["cuts"]) == set("123456")
+    step = found["n"]["7"]
+    assert set(found["n"]) == {"7"} and set(step["seconds"]) == {"live", "cached"}
+    assert step["ratio"] == pytest.approx(step["cached"] / step["live"], rel=0.01)
+    assert step["ratio"] > 2  # 29 by the arithmetic
+    result = measured.result()
+    result["parts"]["cached"] = found
+    assert f"{step['ratio']:.1f}x" in pages.markdown_page([result])
 
 
 @pytest.mark.parametrize("group", ablation.IDEAS)
