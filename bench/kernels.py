@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fasttransfer import ops, randomness
 from fasttransfer.bench.timing import CACHES
-from fasttransfer.geometry import CAFFENET
+from fasttransfer.geometry import CAFFENET, CONVOLUTIONS
+from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
 
 BATCH = 64  # pictures
 KEPT_AT = {1: 0.73, 2: 0.41, 5: 0.54}  # cut -> share of its features that are not zero, bench/results/features.json
@@ -55,11 +56,8 @@ def cases() -> list[Case]:
             *_pooling("relu_pool_lrn", ops.relu_pool_lrn, _plain_relu_pool_lrn, (BATCH, 96, 55, 55), dtype),
             *_pooling("relu_pool_lrn", ops.relu_pool_lrn, _plain_relu_pool_lrn, (BATCH, 256, 27, 27), dtype),
             *_pooling("relu_pool", ops.relu_pool, _plain_relu_pool, (BATCH, 256, 13, 13), dtype),
-            _frozen(1, (BATCH, 3, 227, 227), (96, 3, 11, 11), dtype, stride=4),
-            _frozen(2, (BATCH, 96, 27, 27), (256, 48, 5, 5), dtype, padding=2, groups=2),
-            _behind_pooling(1, (BATCH, 3, 227, 227), (96, 3, 11, 11), dtype, stride=4),
-            _behind_pooling(2, (BATCH, 96, 27, 27), (256, 48, 5, 5), dtype, padding=2, groups=2),
-            _behind_pooling(5, (BATCH, 384, 13, 13), (256, 192, 3, 3), dtype, padding=1, groups=2),
+            *(_frozen(stage, dtype) for stage in (1, 2)),
+            *(_behind_pooling(stage, dtype) for stage in KEPT_AT),
             *_dropout((4 * BATCH, 9216), dtype),
             *(_packing() if dtype == torch.bfloat16 else ()),
             _augment(dtype),
@@ -130,20 +128,21 @@ def _pooling(
     yield Case(name, size, dtype, "forward + backward", traffic, both)
 
 
-def _frozen(
-    stage: int,
-    shape: tuple[int, int, int, int],
-    weight_shape: tuple[int, int, int, int],
-    dtype: torch.dtype,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-) -> Case:
+def _stage(stage: int) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]:
+    """The shapes of what a convolution of the paper's network reads and of its weights, and how it is done."""
+    shapes = (BATCH, *CAFFENET.cut_shape(stage - 1)), CAFFENET.weight_shapes(1)[stage - 1]
+    if stage == 1:
+        return *shapes, {"stride": CAFFENET.stride, "padding": 0, "groups": 1}
+    _, padding, groups, _ = CONVOLUTIONS[stage]
+    return *shapes, {"stride": 1, "padding": padding, "groups": groups}
+
+
+def _frozen(stage: int, dtype: torch.dtype) -> Case:
+    shape, weight_shape, same = _stage(stage)
+
     def variants(device: torch.device) -> dict[str, Call]:
         weight = (0.01 * _channels_last(weight_shape, torch.float32, device)).to(dtype)
         bias = torch.randn(weight_shape[0], device=device)
-        same = {"stride": stride, "padding": padding, "groups": groups}
         inputs = _rotated(elements * dtype.itemsize, lambda: (_channels_last(shape, dtype, device),))
 
         def parts(x: Tensor) -> Tensor:
@@ -165,25 +164,17 @@ def _frozen(
     return Case("conv_relu_pool_lrn", f"stage {stage}, batch {BATCH}", dtype, "forward", traffic, variants, flops)
 
 
-def _behind_pooling(
-    stage: int,
-    shape: tuple[int, int, int, int],
-    weight_shape: tuple[int, int, int, int],
-    dtype: torch.dtype,
-    *,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-) -> Case:
+def _behind_pooling(stage: int, dtype: torch.dtype) -> Case:
     """The gradients of a stage's convolution behind pooling and a ReLU that lets through as much as a trained one."""
+    shape, weight_shape, same = _stage(stage)
 
     def variants(device: torch.device) -> dict[str, Call]:
         weight = _channels_last(weight_shape, dtype, device)
-        how = stride, padding, groups, stage > 1  # nobody wants the gradient of the pictures
+        wanted = stage > 1  # nobody wants the gradient of the pictures
 
         def make() -> Sequence[Tensor]:
             x = _channels_last(shape, dtype, device)
-            y = F.conv2d(x, weight, None, stride, padding, groups=groups).float().requires_grad_()
+            y = F.conv2d(x, weight, None, **same).float().requires_grad_()
             pooled = F.max_pool2d(y, 3, 2, ceil_mode=True)
             passed = torch.randn_like(pooled).masked_fill_(torch.rand_like(pooled) >= KEPT_AT[stage], 0.0)
             (gradient,) = torch.autograd.grad(pooled, y, passed)
@@ -192,13 +183,10 @@ def _behind_pooling(
         inputs = _rotated((elements + result) * dtype.itemsize, make)
 
         def native(gradient: Tensor, x: Tensor) -> object:
-            return ops.sparse_conv_backward(gradient, x, weight, *how)
+            return ops.sparse_conv_backward(gradient, x, weight, input=wanted, **same)
 
         def plain(gradient: Tensor, x: Tensor) -> object:
-            wanted = [stage > 1, True, False]
-            return torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, wanted
-            )
+            return sparse_conv_backward_reference(gradient, x, weight, input=wanted, **same)
 
         return {k: lambda i, f=f: f(*inputs(i)) for k, f in {"native": native, "eager": plain}.items()}  # type: ignore[misc]
 

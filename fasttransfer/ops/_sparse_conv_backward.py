@@ -39,12 +39,11 @@ def conv2d_to_pool(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int =
     Returns:
         (N, K, H', W'), exactly `torch.nn.functional.conv2d`.
     """
-    if not (torch.is_grad_enabled() and weight.requires_grad) or torch.is_autocast_enabled(x.device.type):
-        return F.conv2d(x, weight, None, stride, padding, groups=groups)
-    if not _pays(x.dtype, x.device.type, weight.shape[1]):
-        return F.conv2d(x, weight, None, stride, padding, groups=groups)
-    found: Tensor = _Convolution.apply(x, weight, stride, padding, groups)
-    return found
+    trained = torch.is_grad_enabled() and weight.requires_grad and not torch.is_autocast_enabled(x.device.type)
+    if trained and _pays(x.dtype, x.device.type, weight.shape[1]):
+        found: Tensor = _Convolution.apply(x, weight, stride, padding, groups)
+        return found
+    return F.conv2d(x, weight, None, stride, padding, groups=groups)
 
 
 def _pays(dtype: torch.dtype, device_type: str, channels: int) -> bool:
