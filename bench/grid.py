@@ -31,7 +31,7 @@ from fasttransfer import cost, machine, pictures, records
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import products_alone
 from fasttransfer.bench.studies import Peak
-from fasttransfer.cells import TASKS, Cell, study_cells
+from fasttransfer.cells import TASKS, Cell
 from fasttransfer.errors import InputError
 from fasttransfer.files import disk_trouble
 from fasttransfer.geometry import Geometry
@@ -80,7 +80,7 @@ def measure(asked: Asked, chosen: Collection[str], folder: Path, console: Consol
         InputError: pictures, split or limits that make no study, or pictures that are no files.
     """
     plan = _plan(asked, folder)
-    cells = study_cells(plan.choices.targets, plan.choices.treatments, plan.choices.layers, plan.choices.seeds)
+    cells = plan.cells()
     trained = sum(plan.recipe.steps_for(plan.train[c.target]) for c in cells) * plan.recipe.batch
     yield {
         "study": {
@@ -133,6 +133,7 @@ def _plan(asked: Asked, folder: Path) -> Plan:
         epochs=QUICK_EPOCHS if asked.quick and asked.epochs is None else asked.epochs,
         classes=asked.classes,
         device=asked.device,
+        seeds=(0,),
     )
     plan = settle(dataclasses.replace(chosen, layers=QUICK_LAYERS) if asked.quick else chosen)
     listing = plan.pictures.listing
@@ -285,7 +286,7 @@ def job_of(plan: Plan, cells: Iterable[Cell], settings: plain.Settings | None) -
         "networks": [asdict(network) for network in networks],
         "geometry": asdict(recipe.geometry),
         "recipe": {name: value for name, value in asdict(recipe).items() if name != "geometry"},
-        "seed": plan.choices.seeds[0],
+        "seed": plan.seeds[0],
         "device": plan.device,
         "settings": asdict(settings) if settings else None,
     }

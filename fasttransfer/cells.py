@@ -3,8 +3,10 @@
 The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, 1..7.
 `baseB` is trained on B from scratch; `BnB` is the selffer (first n layers from baseB, frozen), `BnB+` the same
 fine-tuned; `AnB` and `AnB+` are the transfer networks (first n layers from baseA); `RnB` has n random, frozen layers.
-One control is not the paper's: `HnB` is `RnB` with He's initial values in all its layers. The paper's small Gaussian
-lets a signal fade behind three frozen layers, so that `RnB` says nothing about random features from there on.
+`B8B+`, "base+", is baseB trained on for one more full schedule: what it gains, a comparison with a base that had not
+finished learning would credit to whatever is compared with it. The paper, which trained to the end, did without.
+One more control is not the paper's: `HnB` is `RnB` with He's initial values in all its layers. The paper's small
+Gaussian lets a signal fade behind three frozen layers, so that `RnB` says nothing about random features from there on.
 """
 
 from __future__ import annotations
@@ -15,15 +17,21 @@ from dataclasses import dataclass
 TASKS = ("A", "B")
 TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")  # the paper's, and the default grid
 RANDOM_HE = "random-he"
+BASE = "base"
+BASE_PLUS = "base+"  # a part of every study, as the bases are
 ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE)
 LAYERS = (1, 2, 3, 4, 5, 6, 7)
+STAGES = 8  # the last one is the classifier
 RANDOM = "R"
 HE = "H"
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One network: `treatment` ("base" or one of ALL_TREATMENTS) on `target`, with `n` layers copied (0 for a base)."""
+    """One network: `treatment` on `target`, with `n` layers copied.
+
+    `treatment` is "base" (n = 0), "base+" (n = 8) or one of ALL_TREATMENTS (n from 1 to 7).
+    """
 
     seed: int
     target: str
@@ -33,8 +41,10 @@ class Cell:
     @property
     def source(self) -> str | None:
         """Where the first n layers come from: task "A" or "B", "R" or "H" (random values), None for a base."""
-        if self.treatment == "base":
+        if self.treatment == BASE:
             return None
+        if self.treatment == BASE_PLUS:
+            return self.target
         if self.treatment == "random":
             return RANDOM
         if self.treatment == RANDOM_HE:
@@ -56,7 +66,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The paper's name, e.g. baseA, B3B, A3B+, R3B; H3B is named after it."""
-        if self.treatment == "base":
+        if self.treatment == BASE:
             return f"base{self.target}"
         return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"
 
@@ -78,7 +88,12 @@ def other_task(task: str) -> str:
 
 def base(task: str, seed: int) -> Cell:
     """The base network of `task`."""
-    return Cell(seed, task, "base", 0)
+    return Cell(seed, task, BASE, 0)
+
+
+def base_plus(task: str, seed: int) -> Cell:
+    """The base network of `task`, all its stages copied and trained on for one more full schedule."""
+    return Cell(seed, task, BASE_PLUS, STAGES)
 
 
 def study_cells(
@@ -86,7 +101,8 @@ def study_cells(
 ) -> tuple[Cell, ...]:
     """Every network of a study, each base before what is copied from it.
 
-    The base of every target is included even where nothing copies it: all else is compared with it.
+    The base of every target is included even where nothing copies it, for all else is compared with it; and its base+,
+    which shows whether it had finished learning.
     """
     treatments, layers = tuple(treatments), tuple(layers)
     bases: dict[Cell, None] = {}
@@ -94,6 +110,7 @@ def study_cells(
     for seed in seeds:
         for target in targets:
             bases[base(target, seed)] = None
+            copies.append(base_plus(target, seed))
             for treatment in treatments:
                 for n in layers:
                     cell = Cell(seed, target, treatment, n)

@@ -14,12 +14,13 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer import cost, graphs, machine, randomness, weights
-from fasttransfer.cells import HE, RANDOM_HE, Cell
+from fasttransfer.cells import BASE, HE, RANDOM_HE, Cell
 from fasttransfer.chance import at_chance, hopeless
 from fasttransfer.features.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.features.views import view_list
@@ -61,12 +62,16 @@ class Checked:
 
 @dataclass(frozen=True)
 class Ended:
-    """A cell is "done" or "stuck" (its weights are on disk), "diverged", or "skipped" with what it copies from."""
+    """A cell is "done" or "stuck" (its weights are on disk), "diverged", or "skipped" with what it copies from.
+
+    `correct` says which validation images its last check got right, see `fasttransfer.records.Result`.
+    """
 
     cell: Cell
     state: str
     steps: int
     reason: str = ""
+    correct: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ def _first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
 
 
 def _purpose(cell: Cell) -> str:
-    return "base" if cell.treatment == "base" else "cell"
+    return "base" if cell.treatment == BASE else "cell"
 
 
 def start_weights(
@@ -186,7 +191,10 @@ class _Source:
 
 @dataclass
 class _Member:
-    """A cell in training. `step` counts the steps it has done; sums run since its last check."""
+    """A cell in training. `step` counts the steps it has done; sums run since its last check.
+
+    `correct`: (validation images,) bool, which of them the last check got right.
+    """
 
     cell: Cell
     trainee: Trainee
@@ -194,6 +202,7 @@ class _Member:
     step: int = 0
     since: int = 0
     evaluations: list[Evaluation] = field(default_factory=list)
+    correct: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
 class Cohort:
@@ -401,9 +410,11 @@ class Cohort:
         """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
         lost = []
         give_up = self._recipe.give_up
-        for m, (val_loss, val_top1) in zip(active, self._validate(active), strict=True):
+        for m, (val_loss, correct) in zip(active, self._validate(active), strict=True):
+            val_top1 = float(correct.sum() / len(correct))
             found = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
             m.evaluations.append(found)
+            m.correct = correct
             m.loss_sum.zero_()
             m.since = 0
             emit(Checked(m.cell, (found,)))
@@ -417,24 +428,24 @@ class Cohort:
         return lost
 
     @torch.no_grad()
-    def _validate(self, active: Sequence[_Member]) -> list[tuple[float, float]]:
-        """(mean loss, top-1) of each cell over the validation pictures, without dropout."""
+    def _validate(self, active: Sequence[_Member]) -> list[tuple[float, Tensor]]:
+        """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
+        total = self._target.val_pictures
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
-        hits = torch.zeros(len(active), dtype=torch.int64, device=self._device)
-        count = 0
+        correct = torch.zeros(len(active), total, dtype=torch.uint8, device=self._device)
+        start, _ = self._target.share.of(total)
         for batch in self._target.feed.val():
             cuts = self._cuts({**batch.pictures, **batch.cuts}, active, None)
             for i, m in enumerate(active):
                 logits = m.trainee.net(self._entrance(m, batch.pictures, cuts), start=m.trainee.start).float()
                 losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
-                hits[i] += (logits.argmax(dim=1) == batch.labels).sum()
-            count += len(batch.labels)
-        losses, hits, count = self._over_processes(losses, hits, count)
-        return list(zip((losses / count).tolist(), (hits / count).tolist(), strict=True))
+                correct[i, start : start + len(batch.labels)] = logits.argmax(dim=1) == batch.labels
+            start += len(batch.labels)
+        self._sum_over_processes(losses, correct)
+        return list(zip((losses / total).tolist(), correct.bool().cpu(), strict=True))
 
-    def _over_processes(self, losses: Tensor, hits: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
-        """Sums over the validation pictures of all processes; here is but one."""
-        return losses, hits, count
+    def _sum_over_processes(self, *counts: Tensor) -> None:
+        """Adds up, in place, what each process has counted on its share of the validation images; here is but one."""
 
     # -- on disk ------------------------------------------------------------------------------------------------
 
@@ -444,7 +455,8 @@ class Cohort:
     def _save(self, members: Sequence[_Member]) -> None:
         for m in members:
             velocities = {f"velocity/{name}": v for name, v in m.trainee.velocities.items()}
-            tensors = {"loss_sum": m.loss_sum, **m.trainee.weights, **velocities}
+            right = {"correct": m.correct.to(torch.uint8)} if len(m.correct) else {}
+            tensors = {"loss_sum": m.loss_sum, **right, **m.trainee.weights, **velocities}
             about = {
                 "cell": m.cell.label,
                 "study": self._study.digest(),
@@ -474,6 +486,8 @@ class Cohort:
         m.loss_sum.copy_(tensors["loss_sum"])
         m.step, m.since = about["step"], about["since"]
         m.evaluations = [Evaluation(**e) for e in about["evaluations"]]
+        if "correct" in tensors:
+            m.correct = tensors["correct"].bool()
 
     def _finish(self, m: _Member, emit: Callable[[Message], None]) -> None:
         """Writes the network and reports it; before the last step it is stuck."""
@@ -482,6 +496,7 @@ class Cohort:
         if at_chance(last, classes):
             reason = f"no better than chance: loss {last.val_loss:.3f}, an even guess has {math.log(classes):.3f}"
         state = "done" if m.step == self._steps else "stuck"
+        right = np.packbits(m.correct.numpy()).tobytes()
         about = {
             "cell": m.cell.label,
             "study": self._study.digest(),
@@ -489,6 +504,7 @@ class Cohort:
             "step": m.step,
             "reason": reason,
             "evaluations": [asdict(e) for e in m.evaluations],
+            "correct": right.hex(),
             "geometry": asdict(self._recipe.geometry),
             "mean": f"means/{m.cell.mean_of}.npy",
             "scale": self._recipe.scale,
@@ -499,7 +515,7 @@ class Cohort:
         weights.save(weights_path(self._folder, m.cell), {**copied, **m.trainee.weights}, about)
         self._checkpoint_path(m.cell).unlink(missing_ok=True)
         emit(Checked(m.cell, tuple(m.evaluations)))
-        emit(Ended(m.cell, state, m.step, reason))
+        emit(Ended(m.cell, state, m.step, reason, right))
 
 
 def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ended] | None:
@@ -519,7 +535,8 @@ def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ende
         weights.quarantine(path)
         return None
     evaluations = tuple(Evaluation(**e) for e in about["evaluations"])
-    return Checked(cell, evaluations), Ended(cell, about.get("state", "done"), about["step"], about["reason"])
+    end = Ended(cell, about["state"], about["step"], about["reason"], bytes.fromhex(about["correct"]))
+    return Checked(cell, evaluations), end
 
 
 def _finite(number: float) -> float | None:

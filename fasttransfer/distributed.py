@@ -78,7 +78,7 @@ def train_bases(
             **how,
         )
 
-    if not any(map(wanted, study_cells(choices.targets, choices.treatments, choices.layers, choices.seeds))):
+    if not any(map(wanted, study_cells(choices.targets, choices.treatments, choices.layers, [0]))):
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
@@ -260,11 +260,9 @@ class SharedCohort(Cohort):
     def _recorded(self, compute: Callable[[Mapping[str, Tensor]], None]) -> Callable[[Mapping[str, Tensor]], None]:
         return compute  # DDP orders its buckets in the first steps
 
-    def _over_processes(self, losses: Tensor, hits: Tensor, count: int) -> tuple[Tensor, Tensor, int]:
-        pictures = torch.tensor(count, device=hits.device)
-        for each in (losses, hits, pictures):
+    def _sum_over_processes(self, *counts: Tensor) -> None:
+        for each in counts:
             dist.all_reduce(each)
-        return losses, hits, int(pictures)
 
     def _save(self, members: Sequence[_Member]) -> None:
         if not self._target.share.rank:

@@ -137,7 +137,7 @@ def _networks(plan: Plan) -> Table:
             "" if cell.source is None else f"1-{cell.n} of {cell.source}, {'frozen' if cell.frozen else 'fine-tuned'}"
         )
         steps = plan.recipe.steps_for(plan.train[cell.target])
-        seed = f" (seed {cell.seed})" if len(plan.choices.seeds) > 1 else ""
+        seed = f" (seed {cell.seed})" if len(plan.seeds) > 1 else ""
         rows.add_row(
             cell.name + seed,
             cell.treatment,

@@ -31,7 +31,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.features.views import UNLIMITED
 from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
 from fasttransfer.jobs import Division, plan_jobs
-from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL, Pictures
+from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_SEEDS, BUILTIN_TRAIN, BUILTIN_VAL, Pictures
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali, need_dali
 from fasttransfer.pipelines.feed import task_pictures
@@ -40,7 +40,7 @@ from fasttransfer.pipelines.store import Kind, Store, expected_bytes
 from fasttransfer.progress import Display, duration
 from fasttransfer.records import Evaluation, Records
 from fasttransfer.report import table, write_report
-from fasttransfer.study import Choices, Feeding, Recipe, Study, recipes_for
+from fasttransfer.study import BUILTIN, VERSION, Choices, Feeding, Recipe, Study, recipes_for
 
 _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
 _STUDY = "study.toml"
@@ -58,6 +58,7 @@ class Plan:
     """
 
     choices: Choices
+    seeds: tuple[int, ...]
     recipe: Recipe
     pictures: Pictures
     kind: Kind
@@ -78,7 +79,7 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """Every network of the study."""
         chosen = self.choices
-        return study_cells(chosen.targets, chosen.treatments, chosen.layers, chosen.seeds)
+        return study_cells(chosen.targets, chosen.treatments, chosen.layers, self.seeds)
 
 
 def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
@@ -95,6 +96,10 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
     kind, why = _kind(found, recipe, choices, feeding)
     split = splits.make_split(choices.split, found.classes)
+    seeds = choices.seeds or (0,)
+    if choices.data == BUILTIN:
+        seeds = choices.seeds or BUILTIN_SEEDS
+        choices = replace(choices, classes=choices.classes or BUILTIN_CLASSES)
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
     classes = {"A": split.a, "B": split.b}
@@ -104,7 +109,9 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
         if not val[task]:
             raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
     precision = machine.precision_for(choices.precision, device, recipe.geometry)
-    return Plan(choices, recipe, found, kind, why, classes, train, val, device, precision, machine.threads_for(device))
+    return Plan(
+        choices, seeds, recipe, found, kind, why, classes, train, val, device, precision, machine.threads_for(device)
+    )
 
 
 def divide(plan: Plan, cells: Sequence[Cell], workers: int | None = None) -> Division:
@@ -291,7 +298,12 @@ def _study_in(out: Path) -> Study | None:
     """The study that is in folder `out`; None where it is empty."""
     path = out / _STUDY
     if path.exists():
-        return Study.read(path)
+        if (study := Study.read(path)).version < VERSION:
+            raise InputError(
+                f"{out}: this study was begun by an earlier fasttransfer, whose studies have no base+: report, advise "
+                "and compare still read it; to train, choose another --out"
+            )
+        return study
     strangers = [p.name for p in out.iterdir() if p.name not in (".lock", *_FOLDERS)]
     if strangers:
         raise InputError(f"{out}: holds {strangers[0]} but no study: choose another --out or empty it")
@@ -320,7 +332,7 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
         layers=choices.layers,
         treatments=choices.treatments,
         targets=choices.targets,
-        seeds=choices.seeds,
+        seeds=plan.seeds,
         bad_pictures=store.manifest["bad_pictures"] if (store := plan.pictures.store) else choices.bad_pictures,
         precision=there.precision if there and not choices.precision else plan.precision,
         device=machine.device_for(there.device) if there and not choices.device else plan.device,
@@ -414,7 +426,7 @@ def _run_jobs(
                 book.checked((message.cell, e) for e in message.evaluations)
                 listener(message.cell, message.evaluations)
             elif isinstance(message, Ended):
-                book.finished(message.cell, message.state, message.steps, message.reason)
+                book.finished(message.cell, message.state, message.steps, message.reason, message.correct)
                 ended[message.cell.seed, message.cell.name] = message.state
                 display.skip(_left(setting, train, message))  # what ended early leaves its budget
                 if message.reason:
@@ -468,7 +480,7 @@ def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> N
         elif state is None:
             checked, end = found
             book.checked((cell, e) for e in checked.evaluations)
-            book.finished(cell, end.state, end.steps, end.reason)
+            book.finished(cell, end.state, end.steps, end.reason, end.correct)
 
 
 def _describe(

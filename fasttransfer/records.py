@@ -1,7 +1,8 @@
 """What a study has found so far: `study.db`, an SQLite file that only the driver process writes.
 
-Tables: `cells` (one row a network), `evaluations` (one row a validation check), `events`, `environment`, `facts`.
-Nothing in `cells` and `evaluations` depends on time or machine, so that two runs of one study can be compared.
+Tables: `cells` (one row per network), `evaluations` (one row per validation check), `correct` (which validation images
+each network got right at its last check), `events`, `environment`, `facts`.
+Nothing in the first three depends on time or machine, so that two runs of one study can be compared.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS cells (
 CREATE TABLE IF NOT EXISTS evaluations (
     seed INTEGER, name TEXT, step INTEGER, train_loss REAL, val_loss REAL, val_top1 REAL,
     PRIMARY KEY (seed, name, step));
+CREATE TABLE IF NOT EXISTS correct (seed INTEGER, name TEXT, bits BLOB, PRIMARY KEY (seed, name));
 CREATE TABLE IF NOT EXISTS events (utc TEXT, cell TEXT, text TEXT);
 CREATE TABLE IF NOT EXISTS environment (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
@@ -59,6 +61,9 @@ class Result:
 
     `best10` is the mean of the ten best checks as somebody else published it, where the checks themselves are not at
     hand; None for every network trained here.
+
+    `correct` has one bit per validation image of the target (`numpy.packbits`), in the order of the store, set where
+    the last check got the image right; None where that was not recorded.
     """
 
     name: str
@@ -72,6 +77,7 @@ class Result:
     evaluations: tuple[Evaluation, ...]
     reason: str = ""
     best10: float | None = None
+    correct: bytes | None = None
 
     @property
     def trained(self) -> bool:
@@ -161,9 +167,11 @@ class Records:
                     (e.step, cell.seed, cell.name),
                 )
 
-    def finished(self, cell: Cell, state: str, steps: int, reason: str = "") -> None:
-        """Marks a cell as ended: done, diverged, stuck or skipped."""
+    def finished(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
+        """Marks a cell as ended: done, diverged, stuck or skipped; `correct` is that of `Result`."""
         with self._spoken(), self._db:
+            if correct is not None:
+                self._db.execute("INSERT OR REPLACE INTO correct VALUES (?, ?, ?)", (cell.seed, cell.name, correct))
             self._db.execute(
                 "UPDATE cells SET state = ?, steps = ?, reason = ? WHERE seed = ? AND name = ?",
                 (state, steps, reason, cell.seed, cell.name),
@@ -176,7 +184,8 @@ class Records:
                 "UPDATE cells SET state = 'planned', steps = 0, reason = '' WHERE seed = ? AND name = ?",
                 (cell.seed, cell.name),
             )
-            self._db.execute("DELETE FROM evaluations WHERE seed = ? AND name = ?", (cell.seed, cell.name))
+            for kept in ("evaluations", "correct"):
+                self._db.execute(f"DELETE FROM {kept} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
 
     def event(self, text: str, cell: str = "") -> None:
         """Notes what happened, with the time."""
@@ -220,10 +229,13 @@ def read(folder: Path) -> Recorded:
             "SELECT seed, name, step, train_loss, val_loss, val_top1 FROM evaluations ORDER BY step"
         ):
             checks.setdefault((seed, name), []).append(Evaluation(step, train_loss, val_loss, top1))
+        correct: dict[tuple[int, str], bytes] = {}
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'correct'").fetchone():  # studies before it lack it
+            correct = {(seed, name): bits for seed, name, bits in db.execute("SELECT seed, name, bits FROM correct")}
         results = tuple(
             Result(
                 name, treatment, target, source, n, seed, state, steps,
-                tuple(checks.get((seed, name), ())), reason,
+                tuple(checks.get((seed, name), ())), reason, correct=correct.get((seed, name)),
             )
             for seed, name, treatment, target, source, n, state, steps, reason in db.execute(
                 "SELECT seed, name, treatment, target, source, n, state, steps, reason FROM cells ORDER BY rowid"

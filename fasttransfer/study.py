@@ -28,6 +28,9 @@ from fasttransfer.geometry import GEOMETRIES, Geometry
 BUILTIN = "builtin"
 INITS = ("caffe", "he")
 OUTPUTS = ("task", "all")
+SCHEDULES = ("step", "cosine")
+VERSION = 2
+"""Of the networks that a study has: 1 had no base+."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Recipe:
         batch: pictures a step.
         steps, epochs: length of training; exactly one of them is set.
         checks: validations, evenly spread over training, the last at its end.
-        lr: rate of the weights; lr_drops: shares of the run after which it is multiplied by lr_factor.
+        lr: learning rate of the weights.
+        schedule: "step" (times `lr_factor` after each of the shares `lr_drops` of the run) or "cosine" (half a cosine
+            from `lr` to 0); warmup: share of the run over which the learning rate first rises linearly from 0.
         bias_lr, bias_decay: factors on rate and weight decay for biases.
         dropout: probability of dropping a value at the entrance of stages 7 and 8.
         init: "caffe" or "he", see `fasttransfer.net.initial_weights`.
@@ -67,6 +72,8 @@ class Recipe:
     steps: int | None = None
     epochs: float | None = None
     give_up: float = 0.5
+    schedule: str = "step"
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         def need(good: bool, what: str) -> None:
@@ -83,6 +90,12 @@ class Recipe:
         need(0 <= self.momentum < 1, f"momentum is {self.momentum}, 0 <= momentum < 1 is needed")
         need(self.init in INITS, f"init is {self.init!r}, choose one of {', '.join(INITS)}")
         need(self.outputs in OUTPUTS, f"outputs is {self.outputs!r}, choose one of {', '.join(OUTPUTS)}")
+        need(self.schedule in SCHEDULES, f"schedule is {self.schedule!r}, choose one of {', '.join(SCHEDULES)}")
+        need(
+            self.schedule == "step" or not self.lr_drops,
+            "lr_drops belong to the schedule step: leave them empty, or choose it",
+        )
+        need(0 <= self.warmup < 1, f"warmup is {self.warmup}, a share of the run from 0 and below 1 is needed")
         need(all(0 < d < 1 for d in self.lr_drops), "lr_drops are shares of the run, between 0 and 1")
         need(0 < self.give_up <= 1, f"give_up is {self.give_up}, a share of the run up to 1 is needed")
 
@@ -103,7 +116,12 @@ class Recipe:
         return tuple(round(i * steps / checks) for i in range(1, checks + 1))
 
     def lr_at(self, step: int, steps: int) -> float:
-        """The rate of training step `step`, counted from 0, of `steps`."""
+        """The learning rate of training step `step`, counted from 0, of `steps`."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / (rising + 1)
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
         return self.lr * self.lr_factor ** sum(step >= round(d * steps) for d in self.lr_drops)
 
 
@@ -183,10 +201,10 @@ class Choices:
     random control from He's initial values, where the recipe has smaller ones."""
     targets: tuple[str, ...] = cells.TASKS
     """Tasks to train them on: A, B."""
-    seeds: tuple[int, ...] = (0,)
-    """One whole grid for each seed."""
+    seeds: tuple[int, ...] | None = None
+    """One whole grid for each seed; by default 0, of the built-in images 0 and 1."""
     classes: int | None = None
-    """Use this many classes of each task, chosen in a seeded order."""
+    """Use this many classes of each task, chosen in a seeded order; by default all, of the built-in images 6."""
     per_class: int | None = None
     """Use the first so many training pictures of each class."""
     views: int | None = None
@@ -203,6 +221,8 @@ class Choices:
     """Pictures a step."""
     lr: float | None = None
     """Learning rate."""
+    dropout: float | None = None
+    """Probability of dropping a value at the entrance of stages 7 and 8; by default the recipe's."""
     precision: str | None = None
     """fp32 or bf16; by default bf16 where the hardware has it, but fp32 for small networks on a CPU."""
     device: str | None = None
@@ -225,9 +245,10 @@ class Choices:
                 need(value in allowed, f"{option} {value}: choose among {shown}")
             need(len(set(values)) == len(values), f"{option}: a value is given twice")
         need(len(self.targets) > 0, "--targets: name at least one of A, B")
-        need(len(self.seeds) > 0, "--seeds: name at least one")
-        need(len(set(self.seeds)) == len(self.seeds), "--seeds: a value is given twice")
-        need(all(s >= 0 for s in self.seeds), "--seeds: whole numbers from 0 are needed")
+        seeds = (0,) if self.seeds is None else self.seeds
+        need(len(seeds) > 0, "--seeds: name at least one")
+        need(len(set(seeds)) == len(seeds), "--seeds: a value is given twice")
+        need(all(s >= 0 for s in seeds), "--seeds: whole numbers from 0 are needed")
         need(
             self.classes is None or self.classes >= 2,
             f"--classes {self.classes}: at least 2 a task are needed",
@@ -239,6 +260,10 @@ class Choices:
         need(
             self.views is None or self.views in views.COUNTS,
             f"--views {self.views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre with mirrors)",
+        )
+        need(
+            self.dropout is None or 0 <= self.dropout < 1,
+            f"--dropout {self.dropout}: a probability from 0 and below 1 is needed",
         )
         need(self.epochs is None or self.steps is None, "--epochs and --steps: give one of them")
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
@@ -257,7 +282,7 @@ class Choices:
                 f"--treatments {cells.RANDOM_HE}: recipe {recipe.name} starts from He's values already, so that random "
                 "is the same network: leave it out, or choose a recipe whose init is caffe"
             )
-        changes = {name: v for name in ("batch", "lr") if (v := getattr(self, name)) is not None}
+        changes = {name: v for name in ("batch", "lr", "dropout") if (v := getattr(self, name)) is not None}
         return dataclasses.replace(recipe, **changes)
 
 
@@ -302,6 +327,7 @@ class Study:
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
         threads: CPU threads a network is trained with (sums are rounded in an order that depends on it).
         views: length of the list of views that training pictures are shown in; None: any crop and its mirror.
+        version: see `VERSION`.
     """
 
     data: str
@@ -320,6 +346,7 @@ class Study:
     classes: int | None = None
     per_class: int | None = None
     views: int | None = None
+    version: int = VERSION
 
     def cells(self) -> tuple[cells.Cell, ...]:
         """Every network of the study."""
@@ -351,7 +378,8 @@ class Study:
         table = read_toml(path, "study")
         if not isinstance(table.get("recipe"), Mapping):
             raise InputError(f"{path}: not a study: it has no table [recipe]")
-        return _build(Study, {**table, "recipe": recipe_from(table["recipe"], str(path))}, str(path))
+        before = {"version": 1}  # which wrote none
+        return _build(Study, {**before, **table, "recipe": recipe_from(table["recipe"], str(path))}, str(path))
 
     def differences(self, other: Study) -> list[str]:
         """One line a value in which `other` differs: `batch: 64 here, 128 there`."""

@@ -125,7 +125,7 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
             if isinstance(message, Checked):
                 book.checked((message.cell, e) for e in message.evaluations)
             elif isinstance(message, Ended):
-                book.finished(message.cell, message.state, message.steps, message.reason)
+                book.finished(message.cell, message.state, message.steps, message.reason, message.correct)
 
         for cell in cells:
             build_cohort(setting, [cell], torch.device("cpu")).run(hear, lambda: False, 1e9)

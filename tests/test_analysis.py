@@ -10,14 +10,19 @@ import pytest
 from networks import net
 
 from fasttransfer.analysis import (
+    Contrast,
+    Convergence,
     Estimate,
+    Noise,
     budget_of,
     chance,
     confounds,
+    convergence,
     difference,
     drops,
     estimate,
     mean_chance,
+    minus,
     recovered,
     score_of,
     share_at_chance,
@@ -53,10 +58,17 @@ def test_a_drop_is_taken_apart_within_its_own_target_and_seed() -> None:
     assert on_b.lost == pytest.approx(0.09)
     assert on_b.co_adaptation == pytest.approx(0.04)
     assert on_b.specificity == pytest.approx(0.05)
-    assert on_b.boost == pytest.approx(0.02)
-    assert on_b.boost_over_selffer == pytest.approx(0.01)
+    assert on_b.freezing == pytest.approx(0.05)
+    assert on_b.frozen_cost == pytest.approx(0.10)
+    assert on_b.boost == pytest.approx(0.01)
+    assert on_b.boost_over_base == pytest.approx(0.02)
     assert on_a.lost == pytest.approx(0.05)
-    assert on_a.boost is None and on_a.difference("random") is None
+    assert (
+        on_a.boost is None
+        and on_a.boost_over_base is None
+        and on_a.freezing is None
+        and on_a.difference("random") is None
+    )
 
 
 def test_means_are_of_paired_differences() -> None:
@@ -65,7 +77,8 @@ def test_means_are_of_paired_differences() -> None:
     assert row.difference["transfer"].value == pytest.approx(-0.07)
     assert row.lost is not None and row.lost.value == pytest.approx(0.07)
     # transfer+ exists on B only: against B's base it gains 2 points, against the mean of both bases 12.
-    assert rounded(row.boost) == (0.02, 1, None)
+    assert rounded(row.boost_over_base) == (0.02, 1, None)
+    assert rounded(row.boost) == (0.01, 1, None)
 
 
 def test_pairing_removes_the_difficulty_of_a_task() -> None:
@@ -199,14 +212,17 @@ def test_pooling_the_runs_of_correlated_seeds_would_not_cover() -> None:
 
 
 def test_coverage_through_everything_a_study_runs_through() -> None:
-    """Networks drawn with known effects: a better base is harder to beat and has better features for the other task."""
+    """Networks drawn with known effects: a better base is harder to beat and has better features for the other task.
+
+    Five seeds, the first number at which a quantity has an interval of its own.
+    """
     random = np.random.default_rng(2)
-    truth = {"transfer": -0.05, "co_adaptation": 0.02, "specificity": 0.03, "boost": 0.01}
+    truth = {"transfer": -0.05, "co_adaptation": 0.02, "specificity": 0.03, "boost_over_base": 0.01}
     hits = dict.fromkeys(truth, 0)
     studies = 2500
     for _ in range(studies):
         results = []
-        for seed in range(3):
+        for seed in range(5):
             luck = {target: random.normal(scale=0.004) for target in BOTH}
             for target, other in (("A", "B"), ("B", "A")):
                 level = {"A": 0.65, "B": 0.53}[target]
@@ -217,9 +233,9 @@ def test_coverage_through_everything_a_study_runs_through() -> None:
                     results.append(net(treatment, level + mean + noise, target=target, seed=seed))
         (row,) = summarise(results).rows
         found = {"transfer": row.difference["transfer"], "co_adaptation": row.co_adaptation,
-                 "specificity": row.specificity, "boost": row.boost}  # fmt: skip
+                 "specificity": row.specificity, "boost_over_base": row.boost_over_base}  # fmt: skip
         for name, one in found.items():
-            assert one is not None and one.half is not None
+            assert one is not None and one.half is not None and one.kind == "seeds"
             hits[name] += abs(one.value - truth[name]) <= one.half
     for name, count in hits.items():
         assert 0.93 < count / studies < 0.97, name
@@ -255,6 +271,19 @@ def test_the_parts_add_up_even_where_networks_are_missing() -> None:
     assert row.lost.value == pytest.approx(row.co_adaptation.value + row.specificity.value)
     assert row.lost.runs == 1
     assert rounded(row.difference["transfer"]) == (-0.195, 2, None)
+    # At equal training: selffer+ is there on one seed only, so all three parts are of that seed.
+    more = [*results, net("selffer+", 0.72), net("selffer", 0.60, seed=1), net("transfer", 0.40, seed=1)]
+    (row,) = summarise(more).rows
+    assert row.freezing is not None and row.specificity is not None and row.frozen_cost is not None
+    assert row.frozen_cost.value == pytest.approx(row.freezing.value + row.specificity.value)
+    assert row.freezing.runs == row.specificity.runs == row.frozen_cost.runs == 1
+
+
+def test_where_no_selffer_was_fine_tuned_the_specificity_is_over_all_runs_that_have_it() -> None:
+    results = [net(t, v, seed=seed) for seed in range(2) for t, v in (("selffer", 0.6), ("transfer", 0.5))]
+    (row,) = summarise(results).rows
+    assert row.specificity is not None and row.specificity.runs == 2
+    assert row.freezing is None and row.frozen_cost is None
 
 
 @pytest.mark.parametrize("state", ["planned", "running", "diverged"])
@@ -328,15 +357,18 @@ def test_published_records_paired(treatment: str, expected: list[float], runs: l
         assert one.seeds == {8: 4, 4: 4, 2: 2, 1: 1}[count]
 
 
-def test_published_frozen_transfer_has_an_interval_over_four_splits() -> None:
+def test_published_frozen_transfer_has_an_interval_pooled_over_four_splits() -> None:
     last = summarise(RANDOM, score="best10").rows[-1].difference["transfer"]
-    # Means of the two directions of each split: -.08180, -.08542, -.08225, -.08098 about -.08264.
-    assert last.freedom == pytest.approx(3)
-    by_split = [
-        sum(d.difference("transfer") or 0 for d in drops(RANDOM, "best10") if (d.seed, d.n) == (s, 7)) / 2
-        for s in range(4)
-    ]
-    assert last.half == pytest.approx(3.1824463 * float(np.std(by_split, ddof=1)) / 2)
+    assert last.kind == "pooled"
+    # Both halves of every split have the base and seven frozen transfers: (8 - 1) (4 - 1).
+    assert last.freedom == pytest.approx(21)
+    both = np.zeros((8, 4))
+    for drop in drops(RANDOM, "best10"):
+        both[drop.n, drop.seed] += drop.top1["transfer"] / 2
+        both[0, drop.seed] += (drop.base or 0) / 14  # the base stands beside every n
+    rest = both - both.mean(axis=0) - both.mean(axis=1, keepdims=True) + both.mean()
+    assert last.half == pytest.approx(t_quantile(21) * math.sqrt(float((rest**2).sum()) / 21 * 2 / 4))
+    assert 0.001 < last.half < 0.006
 
 
 def test_published_fine_tuning_boost_is_the_same_for_both_sources() -> None:
@@ -345,14 +377,16 @@ def test_published_fine_tuning_boost_is_the_same_for_both_sources() -> None:
     boost, control = summary.difference["transfer+"], summary.difference["selffer+"]
     assert (boost.runs, control.runs) == (10, 10)
     assert round(boost.value, 4) == round(control.value, 4) == 0.0097
-    assert summary.boost_over_selffer is None  # no half has both
+    assert summary.boost is None  # no half has both
 
 
 def test_published_parts_add_up_on_the_halves_that_have_all_three() -> None:
     for row in summarise(RANDOM, score="best10").rows:
-        assert row.lost is not None and row.co_adaptation is not None and row.specificity is not None
-        assert row.lost.runs == row.co_adaptation.runs == row.specificity.runs == 4
-        assert row.lost.value == pytest.approx(row.co_adaptation.value + row.specificity.value)
+        assert row.lost is not None and row.co_adaptation is not None
+        assert row.lost.runs == row.co_adaptation.runs == 4
+        assert row.freezing is not None and row.specificity is not None and row.frozen_cost is not None
+        assert row.freezing.runs == row.specificity.runs == row.frozen_cost.runs < 4  # few selffers were fine-tuned
+        assert row.frozen_cost.value == pytest.approx(row.freezing.value + row.specificity.value)
 
 
 def test_published_natural_manmade_has_one_run_a_task_and_no_interval() -> None:
@@ -360,6 +394,255 @@ def test_published_natural_manmade_has_one_run_a_task_and_no_interval() -> None:
     last = summary.rows[-1].difference["transfer"]
     # A: .39903 - .65340, B: .29137 - .53724.
     assert rounded(last) == (-0.25012, 2, None)
+
+
+# Noise: one rule for every difference, by the number of seeds.
+
+SMALL = {  # (treatment, n) -> scores of seeds 0 and 1, on B
+    ("base", 0): (0.60, 0.62), ("selffer", 3): (0.58, 0.59), ("transfer", 3): (0.50, 0.55),
+}  # fmt: skip
+
+
+def small(target: str = "B", sign: float = 1.0) -> list[Result]:
+    return [
+        net(t, sign * v, n=n, seed=seed, target=target) for (t, n), vs in SMALL.items() for seed, v in enumerate(vs)
+    ]
+
+
+def test_two_seeds_pool_the_noise_of_all_networks() -> None:
+    found = summarise(small()).rows[0].specificity
+    assert found is not None and found.kind == "pooled"
+    # Seed differences .02, .01, .05: about their mean, .08 / 3, they leave (-.02, -.05, .07) / 3; the squares of the
+    # residuals are half of those: .0078 / 9 / 2, on (3 - 1) (2 - 1) degrees of freedom.
+    variance = 0.0078 / 18 / 2
+    assert found.freedom == pytest.approx(2)
+    assert found.half == pytest.approx(4.3026527 * math.sqrt(variance * 2 / 2))
+
+
+def test_two_targets_are_averaged_before_the_noise_is_pooled() -> None:
+    # What B gains A loses: their mean is known exactly, each alone is not.
+    results = [*small(), *[replace(r, evaluations=(Evaluation(1, 1.0, 1.0, 1 - r.evaluations[0].val_top1),))
+                           for r in small("A")]]  # fmt: skip
+    both = summarise(results).rows[0].specificity
+    assert both is not None and both.kind == "pooled" and both.half == pytest.approx(0.0, abs=1e-12)
+    one = summarise(results, target="A").rows[0].specificity
+    assert one is not None and one.half is not None and one.half > 0.04
+
+
+def test_a_base_that_occurs_several_times_in_a_mean_has_its_summed_weight() -> None:
+    more = [net("transfer", v, n=5, seed=s, target=t) for t in BOTH for s, v in enumerate((0.40, 0.41))]
+    noise = Noise([*small(), *small("A"), *more])
+    runs = [(t, seed, minus(("transfer", n), ("base", 0))) for t in BOTH for seed in (0, 1) for n in (3, 5)]
+    mean, one = noise.mean(runs), noise.mean(runs[::2])
+    assert mean is not None and one is not None and mean.half is not None and one.half is not None
+    # The base's weight is 1, those of the two transfers 1/2 each; of one transfer, both are 1.
+    assert mean.half / one.half == pytest.approx(math.sqrt((1 + 1 / 4 + 1 / 4) / 2))
+
+
+def test_a_mean_over_n_of_one_target_keeps_the_interval_of_its_own_seeds() -> None:
+    """The transfer networks of one target share the noise of the base they copy, which the mean keeps."""
+    more = [net("transfer", v, n=5, seed=s) for s, v in enumerate((0.40, 0.41))]
+    runs = [("B", seed, minus(("transfer", n), ("base", 0))) for seed in (0, 1) for n in (3, 5)]
+    mean, one = Noise([*small(), *more]).mean(runs), Noise([*small(), *more]).mean(runs[::2])
+    assert mean is not None and mean.kind == "seeds" and mean.freedom == pytest.approx(1)
+    assert one is not None and one.kind == "pooled"
+
+
+def test_random_networks_have_a_pool_of_their_own_and_degrees_of_freedom_by_satterthwaite() -> None:
+    random = [net("random", v, n=n, seed=s) for n, vs in ((3, (0.1, 0.2)), (4, (0.1, 0.1))) for s, v in enumerate(vs)]
+    noise = Noise([*small(), *random])
+    found = noise.mean(("B", seed, minus(("random", 3), ("base", 0))) for seed in (0, 1))
+    assert found is not None and found.kind == "pooled"
+    trained, alone = 0.0078 / 18 / 2, 0.05**2 / 1  # four residuals of .025; 2 and 1 degrees of freedom
+    freedom = (trained + alone) ** 2 / (trained**2 / 2 + alone**2)
+    assert found.freedom == pytest.approx(freedom)
+    assert found.half == pytest.approx(t_quantile(freedom) * math.sqrt((trained + alone) / 2), rel=1e-4)
+    one = [r for r in [*small(), *random] if (r.treatment, r.n) != ("random", 4)]
+    own = Noise(one).mean(("B", seed, minus(("random", 3), ("base", 0))) for seed in (0, 1))
+    assert own is not None and own.kind == "seeds" and own.freedom == pytest.approx(1)
+
+
+def test_stuck_networks_leave_the_pool() -> None:
+    lost = [net("transfer+", 1 / 16, seed=seed, state="stuck") for seed in (0, 1)]
+    assert Noise([*small(), *lost]).mean(_specificity(2)) == Noise(small()).mean(_specificity(2))
+    found = Noise([*small(), *lost]).mean(("B", s, minus(("transfer+", 3), ("base", 0))) for s in (0, 1))
+    assert found is not None and found.kind == "seeds"  # what is said about them rests on themselves
+
+
+def _specificity(seeds: int, targets: tuple[str, ...] = ("B",)) -> list[tuple[str, int, Contrast]]:
+    return [(target, seed, minus(("selffer", 3), ("transfer", 3))) for target in targets for seed in range(seeds)]
+
+
+@pytest.mark.parametrize(("seeds", "kind"), [(1, "none"), (2, "pooled"), (4, "pooled"), (5, "seeds"), (6, "seeds")])
+def test_the_number_of_seeds_decides_what_an_interval_is_made_of(seeds: int, kind: str) -> None:
+    random = np.random.default_rng(4)
+    results = [
+        net(t, 0.5 + 0.01 * random.normal(), seed=s) for s in range(seeds) for t in ("base", "selffer", "transfer")
+    ]
+    summary = summarise(results)
+    part, level = summary.rows[0].specificity, summary.rows[0].top1["transfer"]
+    assert part is not None and part.kind == kind and (part.half is None) == (kind == "none")
+    assert level.kind == ("none" if seeds == 1 else "seeds")  # a level has its seeds' share in it: never pooled
+    assert summary.noise_kind == kind
+
+
+def test_runs_that_are_not_balanced_keep_the_interval_of_their_own_seeds() -> None:
+    runs = {
+        ("A", 0): (0.5, 0.4),
+        ("A", 1): (0.5, 0.42),
+        ("B", 0): (0.7, 0.5),
+        ("B", 1): (0.7, 0.53),
+        ("B", 2): (0.7, 0.51),
+    }
+    results = [net(t, v, target=target, seed=seed) for (target, seed), vs in runs.items()
+               for t, v in zip(("selffer", "transfer"), vs, strict=True)]  # fmt: skip
+    found = summarise(results).rows[0].specificity
+    own = estimate((target, seed, a - b) for (target, seed), (a, b) in runs.items())
+    assert found is not None and own is not None and found.kind == "seeds"
+    assert found.half == pytest.approx(own.half)
+
+
+BITS = {"selffer": [1, 1, 1, 0, 1, 0, 1, 1, 0, 1], "transfer": [1, 0, 1, 0, 0, 1, 1, 1, 0, 1]}
+
+
+def seen(target: str = "B") -> list[Result]:
+    """Two networks of which it is known which of ten images they got right."""
+    return [replace(net(t, sum(bits) / 10, target=target), correct=np.packbits(bits).tobytes())
+            for t, bits in BITS.items()]  # fmt: skip
+
+
+def test_one_seed_is_held_against_the_images_paired_one_by_one() -> None:
+    facts = {"val_pictures": {"A": 10, "B": 10}}
+    found = Noise(seen(), facts).mean(_specificity(1))
+    assert found is not None and found.value == pytest.approx(0.1) and found.kind == "images"
+    # Differences +1 twice, -1 once, 0 seven times: mean .1, variance .3 - .01.
+    assert found.half == pytest.approx(1.959964 * math.sqrt(0.29 / 10))
+    assert found.error is None and found.freedom == 0
+    both = Noise([*seen(), *seen("A")], facts).mean(_specificity(1, BOTH))
+    assert both is not None and both.half == pytest.approx(found.half / math.sqrt(2))
+
+
+def test_one_seed_without_a_record_of_the_images_has_no_interval_unless_errors_are_taken_as_independent() -> None:
+    facts = {"val_pictures": {"B": 10}}
+    results = [replace(seen()[0], correct=None), seen()[1]]
+    found = Noise(results, facts).mean(_specificity(1))
+    assert found is not None and found.half is None and found.kind == "none"
+    cautious = Noise(results, facts).mean(_specificity(1), unpaired=True)
+    assert cautious is not None and cautious.kind == "images"
+    assert cautious.half == pytest.approx(1.959964 * math.sqrt((0.7 * 0.3 + 0.6 * 0.4) / 10))
+    paired = Noise(seen(), facts).mean(_specificity(1), unpaired=True)
+    assert paired is not None and paired.half is not None and cautious.half is not None and paired.half < cautious.half
+    nothing = Noise(results).mean(_specificity(1), unpaired=True)
+    assert nothing is not None and nothing.kind == "none"
+    short = Noise(seen(), {"val_pictures": {"B": 100}}).mean(_specificity(1))  # of other images than the study's
+    assert short is not None and short.kind == "none"
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_pooled_intervals_of_few_seeds_cover(seeds: int) -> None:
+    """The noise of a base, 40 % of which what is copied from it inherits; 22 networks on each of two targets."""
+    random = np.random.default_rng([9, seeds])
+    parts = ("freezing", "specificity", "boost")
+    truth = {"selffer": -0.02, "selffer+": 0.0, "transfer": -0.05, "transfer+": 0.01}
+    true = {"freezing": 0.02, "specificity": 0.03, "boost": 0.01, "gain": 0.0}
+    studies, hits = 1200, dict.fromkeys((*parts, "gain"), 0)
+    for _ in range(studies):
+        results = []
+        for seed in range(seeds):
+            level, luck = 0.02 * random.normal(), dict(zip(BOTH, 0.01 * random.normal(size=2), strict=True))
+            for target, other in (BOTH, BOTH[::-1]):
+                mean = {"A": 0.65, "B": 0.53}[target] + level
+                own = iter(0.0092 * random.normal(size=40))
+                results.append(net("base", mean + luck[target], target=target, seed=seed))
+                results.append(net("base+", mean + 0.4 * luck[target] + next(own), n=8, target=target, seed=seed))
+                for treatment, effect in truth.items():
+                    source = luck[other if treatment.startswith("transfer") else target]
+                    for n in (1, 3, 4, 5, 7):
+                        top1 = mean + effect + 0.4 * source + next(own)
+                        results.append(net(treatment, top1, n=n, target=target, seed=seed))
+        noise = Noise(results)
+        pairs = {
+            "freezing": minus(("selffer+", 3), ("selffer", 3)),
+            "specificity": minus(("selffer", 3), ("transfer", 3)),
+            "boost": minus(("transfer+", 3), ("selffer+", 3)),
+            "gain": minus(("base+", 0), ("base", 0)),
+        }
+        for name, contrast in pairs.items():
+            found = noise.mean((target, seed, contrast) for target in BOTH for seed in range(seeds))
+            assert found is not None and found.half is not None and found.kind == "pooled"
+            hits[name] += abs(found.value - true[name]) <= found.half
+    for name in parts:
+        assert 0.93 < hits[name] / studies < 0.97, name
+    assert hits["gain"] / studies > 0.93  # a base has more in common with its base+ than with the rest of the pool
+
+
+# base+ and the verdict.
+
+
+def test_base_plus_is_no_row_and_no_target() -> None:
+    results = [net("base", 0.7), net("base+", 0.72, n=8), net("transfer", 0.6), net("base", 0.6, target="A"),
+               net("base+", 0.6, n=8, target="A")]  # fmt: skip
+    assert [drop.n for drop in drops(results)] == [3]
+    assert targets_of(results) == ("B",)
+    summary = summarise(results)
+    assert [row.n for row in summary.rows] == [3] and summary.treatments == ("transfer",)
+    assert rounded(summary.base_plus) == (0.72, 1, None)
+    assert summary.gain is not None and summary.gain.value == pytest.approx(0.02)
+    bases = [r for r in results if r.treatment != "transfer"]
+    assert targets_of(bases) == ("A", "B")
+    assert summarise(bases).rows == () and summarise(bases).noise_kind == "none"
+
+
+def gained(gains: list[float], **facts: dict[str, int]) -> Convergence:
+    """The verdict on bases that gain `gains`, one a seed; beside them selffers that tell the noise."""
+    results = []
+    for seed, gain in enumerate(gains):
+        results += [net("base", 0.7, seed=seed), net("base+", 0.7 + gain, n=8, seed=seed)]
+    found = convergence(results, facts)
+    assert found is not None
+    return found
+
+
+def test_a_gain_of_one_point_within_its_interval_is_finished_and_above_it_is_not() -> None:
+    spread = [0.01 - 0.02, 0.01, 0.01 + 0.02]  # mean one point, standard error above it
+    at_limit = gained(spread)
+    assert at_limit.gain.half is not None and at_limit.gain.half > at_limit.gain.value == pytest.approx(0.01)
+    assert at_limit.finished
+    assert not gained([gain + 0.0001 for gain in spread]).finished
+
+
+def test_a_small_gain_above_its_interval_is_not_finished() -> None:
+    small_gain = gained([0.0049, 0.005, 0.0051])
+    assert small_gain.gain.half is not None and small_gain.gain.half < small_gain.gain.value
+    assert not small_gain.finished
+    assert gained([-0.0049, -0.005, -0.0051]).finished  # a loss is no missing training
+    assert gained([0.0, 0.0, 0.0]).finished
+
+
+def test_without_an_interval_only_the_limit_counts() -> None:
+    assert gained([0.01]).gain.half is None
+    assert gained([0.01]).finished and not gained([0.0101]).finished
+    # Errors taken as independent: 10,000 images tell 1.3 points apart.
+    told = gained([0.009], val_pictures={"B": 10_000})
+    assert told.gain.kind == "images" and told.finished
+    assert not gained([0.009], val_pictures={"B": 1_000_000}).finished
+
+
+def test_the_verdict_is_of_the_mean_over_tasks_or_of_one() -> None:
+    results = [net(t, v, n=8, target=target) for target, gain in (("A", 0.03), ("B", -0.02))
+               for t, v in (("base", 0.7), ("base+", 0.7 + gain))]  # fmt: skip
+    both = convergence(results)
+    assert both is not None and both.gain.value == pytest.approx(0.005) and both.finished
+    assert {task: round(found.value, 6) for task, found in both.tasks.items()} == {"A": 0.03, "B": -0.02}
+    on_a = convergence(results, target="A")
+    assert on_a is not None and not on_a.finished and list(on_a.tasks) == ["A"]
+
+
+@pytest.mark.parametrize("state", ["planned", "running", "diverged"])
+def test_there_is_no_verdict_without_a_finished_base_plus_beside_its_base(state: str) -> None:
+    assert convergence([net("base", 0.7), net("base+", 0.7, n=8, state=state)]) is None
+    assert convergence([net("base", 0.7, state=state), net("base+", 0.7, n=8)]) is None
+    assert convergence(RANDOM) is None
 
 
 # What is confounded or missing, in words.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from devices import DEVICES
@@ -16,8 +17,18 @@ from torch import Tensor
 
 from fasttransfer import machine, weights
 from fasttransfer.assembly import Setting, build_cohort
-from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base
-from fasttransfer.cohort import Advanced, Checked, Cohort, Ended, Message, found_on_disk, start_weights, weights_path
+from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
+from fasttransfer.cohort import (
+    Advanced,
+    Checked,
+    Cohort,
+    Ended,
+    Message,
+    found_on_disk,
+    start_weights,
+    stream_of,
+    weights_path,
+)
 from fasttransfer.records import Evaluation
 
 CPU = torch.device("cpu")
@@ -82,7 +93,7 @@ def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]])
 
 
 def all_cells(target: str = "B") -> list[Cell]:
-    return [Cell(0, target, treatment, n) for treatment in TREATMENTS for n in LAYERS]
+    return [base_plus(target, 0), *(Cell(0, target, treatment, n) for treatment in TREATMENTS for n in LAYERS)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -117,7 +128,7 @@ def test_no_history_of_a_cohort_changes_a_bit(
         train(replace(setting, study=learned), [base(task, 0)])
     cells = [Cell(0, "B", t, n) for t, n in (
         ("transfer", 3), ("transfer", 7), ("selffer", 1), ("selffer", 5), ("transfer+", 2), ("selffer+", 7),
-        ("random-he", 2), ("random-he", 6), ("random", 4),
+        ("random-he", 2), ("random-he", 6), ("random", 4), ("base+", 8),
     )]  # fmt: skip
     sick = Cell(0, "B", "transfer+", 6)
     build = Cohort._build_member
@@ -324,3 +335,43 @@ def test_bfloat16_training_is_close_to_float32(tmp_path: Path) -> None:
         losses[precision] = [m.evaluations[-1].val_loss for m in heard if isinstance(m, Checked)][-1]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
     assert losses["bf16"] != losses["fp32"]
+
+
+def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(setting: Setting) -> None:
+    further = base_plus("B", 0)
+    cohort = build_cohort(setting, [further], CPU)
+    begun = weights.load(weights_path(setting.folder, base("B", 0)))[0]
+    (member,) = cohort._members
+    assert begun.keys() == member.trainee.weights.keys()
+    assert all(torch.equal(begun[name], w) for name, w in member.trainee.weights.items())
+    assert all(not v.any() for v in member.trainee.velocities.values())
+    assert member.trainee.start == 0  # all stages are trained
+    cohort.run(lambda _: None, never, 1e9)
+    ended = weights.load(weights_path(setting.folder, further))[0]
+    assert not any(torch.equal(begun[name], ended[name]) for name in begun)
+    streams = [stream_of(setting.study, cell, 30) for cell in (base("B", 0), further, Cell(0, "B", "selffer+", 7))]
+    assert streams[1] == streams[2] != streams[0]
+
+
+def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(setting: Setting) -> None:
+    cells = [Cell(0, "B", "transfer", 3), base_plus("B", 0)]
+    heard = train(setting, cells)
+    ends, checks = ends_in(heard), checks_in(heard)
+    images = 3 * 5
+    for cell in cells:
+        bits = np.unpackbits(np.frombuffer(ends[cell].correct or b"", np.uint8))
+        assert len(bits) == 16 and not bits[images:].any()
+        assert bits.sum() == round(images * checks[cell][-1].val_top1)
+        assert found_on_disk(setting.study, setting.folder, cell) == (Checked(cell, checks[cell]), ends[cell])
+    for cell in cells:
+        weights_path(setting.folder, cell).unlink()
+    # Stopped between the last check and the end: what that check found comes out of the checkpoint.
+    steps = setting.study.recipe.steps_for(30)
+    assert not ends_in(train(setting, cells, after(steps)))
+    assert ends_in(train(setting, cells)) == ends
+
+
+def test_a_checkpoint_of_a_network_never_checked_is_resumed(setting: Setting) -> None:
+    cell = base_plus("B", 0)
+    train(setting, [cell], after(1))
+    assert ends_in(train(setting, [cell]))[cell].state == "done"

@@ -12,7 +12,7 @@ from networks import net, study_of
 from rich.console import Console
 
 from fasttransfer import cli
-from fasttransfer.analysis import Line, compare, pooled
+from fasttransfer.analysis import PARTS, Line, compare, pooled
 from fasttransfer.errors import InputError
 from fasttransfer.paper import recorded
 from fasttransfer.records import Recorded, Result
@@ -111,16 +111,56 @@ def test_other_networks_recipes_and_pictures_are_said_and_shown_all_the_same() -
     here = one_split(0, 0.05)
     geometry = {**RECIPE["geometry"], "name": "wide"}
     there = one_split(
-        1, 0.08, data="/pictures", recipe={**RECIPE, "batch": 256, "lr_drops": [0.5], "geometry": geometry}
+        1, 0.08, data="/pictures", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry}
     )
     comparison = compare([here, there])
     notes = " ".join(comparison.notes)
     assert "random-1 has another network than random-0 (caffenet-mini and wide)" in notes
-    assert "another recipe than random-0 (batch: 32 and 256, lr_drops: 0.6 0.85 and 0.5)" in notes
+    assert "another recipe than random-0 (batch: 16 and 256, warmup: 0.05 and 0.1)" in notes
     assert "random-1 and random-0 are of different pictures" in notes
     apart = line_of(comparison.lines, "transfer", 3).apart[1]
     assert apart is not None and apart.value == pytest.approx(-0.03) and apart.half is None
     assert "no intervals" in notes
+
+
+def whole(name: str, gain: float | None, seeds: int = 2) -> Recorded:
+    """A study on B with all treatments at n = 3, its base+ ahead of its base by `gain`."""
+    tops = {"base": 0.7, "selffer": 0.66, "selffer+": 0.71, "transfer": 0.61, "transfer+": 0.73}
+    results = [
+        net(t, v + 0.001 * ((i + 1) * s % 3), seed=s) for s in range(seeds) for i, (t, v) in enumerate(tops.items())
+    ]
+    if gain is not None:
+        results += [net("base+", 0.7 + gain, n=8, seed=s) for s in range(seeds)]
+    return study_of(results, name=name)
+
+
+def test_the_parts_at_equal_training_have_lines_of_their_own() -> None:
+    comparison = compare([whole("x", None), whole("y", None, seeds=3)])
+    assert [line.treatment for line in comparison.lines if line.n == 3][-3:] == list(PARTS)
+    for part, value in (("freezing", 0.05), ("specificity", 0.05), ("boost", 0.02)):
+        line = line_of(comparison.lines, part, 3)
+        for found in line.differences:
+            assert found is not None and found.value == pytest.approx(value, abs=0.003) and found.kind == "pooled"
+        assert line.apart[0] is None and line.apart[1] is not None and line.apart[1].half is not None
+        assert line.apart[1].kind == "pooled"
+    assert not any(line.treatment == "base+" or line.n == 8 for line in comparison.lines)
+
+
+def test_a_study_whose_bases_had_not_finished_is_named_first() -> None:
+    comparison = compare([whole("x", 0.0, seeds=1), whole("y", 0.032, seeds=1)])
+    assert comparison.notes[0].startswith("y: its bases had not finished learning (base+ gains 3.2 ± ")
+    assert comparison.notes[0].endswith("points): differences from the base measure missing training too.")
+    assert not any(note.startswith("x: its bases") for note in comparison.notes)
+    assert not any("finished learning" in note for note in compare([whole("x", None), whole("y", None)]).notes)
+
+
+def test_one_seed_each_with_a_record_of_the_images_is_said_to_know_of_no_other_seed() -> None:
+    bits = np.packbits(np.arange(5000) % 5 > 0).tobytes()
+    studies = [whole(name, None, seeds=1) for name in ("x", "y")]
+    studies = [replace(s, results=tuple(replace(r, correct=bits) for r in s.results)) for s in studies]
+    notes = " ".join(compare(studies).notes)
+    assert "One seed each in x and y: the intervals are of the validation images only" in notes
+    assert "no intervals" not in notes
 
 
 def test_nothing_in_common_is_said() -> None:

@@ -47,7 +47,7 @@ def test_the_whole_grid(tmp_path: Path) -> None:
     console, out = quiet(), tmp_path / "run"
     assert grid.run(tiny_choices(tmp_path, seeds=(0, 1)), out, console=console)
     recorded = records.read(out)
-    assert len(recorded.results) == 2 * 72
+    assert len(recorded.results) == 2 * 74
     assert {r.state for r in recorded.results} == {"done"}
     for result in recorded.results:
         assert result.steps == 12
@@ -57,7 +57,7 @@ def test_the_whole_grid(tmp_path: Path) -> None:
     assert recorded.facts["train_pictures"] == {"A": 30, "B": 30}
     assert recorded.facts["command"].startswith("fasttransfer grid --data ")
     assert "--seeds 0 1" in recorded.facts["command"]
-    assert len(network_tensors(out)) == 2 * 72
+    assert len(network_tensors(out)) == 2 * 74
     assert not list((out / "checkpoints").iterdir())
     for name in ("index.html", "accuracy.svg", "filters.png", "results.csv"):
         assert (out / "report" / name).stat().st_size > 0
@@ -144,7 +144,7 @@ def test_one_target_and_few_treatments(tmp_path: Path, split: str) -> None:
     choices = tiny_choices(tmp_path, split=split, targets=("B",), treatments=("transfer", "selffer"), layers=(2, 7))
     out = tmp_path / "run"
     grid.run(choices, out, console=quiet())
-    assert {r.name for r in records.read(out).results} == {"baseA", "baseB", "A2B", "A7B", "B2B", "B7B"}
+    assert {r.name for r in records.read(out).results} == {"baseA", "baseB", "B8B+", "A2B", "A7B", "B2B", "B7B"}
 
 
 def test_classes_and_per_class_limit_the_pictures(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_base_that_diverges_takes_only_its_copies_with_it(tmp_path: Path) -> N
     results = records.read(out).results
     assert {r.name for r in results if r.state == "diverged"} == {"baseA", "baseB", "R3A", "R3B"}
     skipped = [r for r in results if r.state == "skipped"]
-    assert len(skipped) == 8 and any(r.reason == "its source baseA diverged" for r in skipped)
+    assert len(skipped) == 10 and any(r.reason == "its source baseA diverged" for r in skipped)
     assert not network_tensors(out)
 
 
@@ -192,7 +192,7 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     again = quiet()
     assert grid.run(choices, out, console=again)
     assert {r.name: r for r in records.read(out).results} == results
-    assert "1 of 8 networks" in said(again)
+    assert "1 of 10 networks" in said(again)
 
 
 def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_dry_run_lists_every_network_and_writes_nothing(tmp_path: Path) -> Non
     console, out = quiet(), tmp_path / "run"
     forecast.dry_run(tiny_choices(tmp_path), out, console=console)
     text = said(console)
-    assert all(name in text for name in ("baseA", "A3B+", "R7A", "fine-tuned", "frozen", "about", "72 networks"))
+    assert all(name in text for name in ("baseA", "A3B+", "R7A", "fine-tuned", "frozen", "about", "74 networks"))
     assert not out.exists()
 
 
@@ -263,3 +263,23 @@ def test_the_recipe_follows_the_pictures(tmp_path: Path) -> None:
     others = draw_pictures(tmp_path / "others", ("cat", "dog", "car", "bus"))
     assert grid.settle(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
     assert grid.settle(Choices()).recipe.name == "mini"  # the built-in pictures
+
+
+def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("transfer",), steps=2), tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    toml = out / "study.toml"
+    toml.write_text(toml.read_text().replace("version = 2\n", ""))
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="no base.: report, advise and compare still read it"):
+        grid.run(choices, out, console=quiet())
+    with pytest.raises(InputError, match="choose another --out"):
+        forecast.dry_run(choices, out, console=quiet())
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert len(records.read(out).results) == 6
+
+
+def test_the_built_in_study_has_two_seeds_and_others_one_unless_asked(tmp_path: Path) -> None:
+    assert grid.settle(Choices(device="cpu")).seeds == (0, 1)
+    assert grid.settle(tiny_choices(tmp_path)).seeds == (0,)
+    assert grid.settle(Choices(device="cpu", seeds=(5,))).seeds == (5,)

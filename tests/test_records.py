@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,22 @@ def test_reopening_forgets_a_cell(folder: Path) -> None:
     with Records(folder / "study.db") as book:
         book.plan([CELL])
         book.checked([(CELL, Evaluation(10, 2.5, 2.25, 0.125))])
-        book.finished(CELL, "done", 10)
+        book.finished(CELL, "done", 10, correct=b"\xa0")
         assert book.ended() == {(0, "A3B+"): "done"}
+        assert records.read(folder).results[0].correct == b"\xa0"
         book.reopen(CELL)
         assert book.ended() == {}
-    assert records.read(folder).results[0].evaluations == ()
+    found = records.read(folder).results[0]
+    assert (found.evaluations, found.correct) == ((), None)
+
+
+def test_a_study_from_before_correct_images_were_recorded_is_read(folder: Path) -> None:
+    with Records(folder / "study.db") as book:
+        book.plan([CELL])
+        book.finished(CELL, "done", 10)
+    with sqlite3.connect(folder / "study.db") as db:
+        db.execute("DROP TABLE correct")
+    assert records.read(folder).results[0].correct is None
 
 
 def test_missing_and_broken_studies_are_told(tmp_path: Path, folder: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_caffe_recipe_is_the_papers() -> None:
 
 
 def test_a_study_from_before_a_value_had_a_name_is_the_same_study(tmp_path: Path) -> None:
-    made = study()
+    made = study(recipe=load_recipe("caffe"))
     made.write(tmp_path / "study.toml")
     text = (tmp_path / "study.toml").read_text()
     (tmp_path / "study.toml").write_text(text.replace("give_up = 0.5\n", ""))
@@ -79,9 +79,19 @@ def test_epochs_become_steps() -> None:
 
 
 def test_what_was_asked_for_changes_the_recipe() -> None:
-    recipe = Choices(steps=5, batch=3, lr=0.5).settled_recipe("caffe")
-    assert (recipe.steps, recipe.epochs, recipe.batch, recipe.lr) == (5, None, 3, 0.5)
+    recipe = Choices(steps=5, batch=3, lr=0.5, dropout=0.0).settled_recipe("caffe")
+    assert (recipe.steps, recipe.epochs, recipe.batch, recipe.lr, recipe.dropout) == (5, None, 3, 0.5, 0)
     assert Choices(epochs=2.0).settled_recipe("caffe").steps is None
+
+
+def test_a_cosine_rises_over_the_warmup_and_falls_to_nothing() -> None:
+    recipe = replace(load_recipe("caffe"), lr=0.5, schedule="cosine", lr_drops=(), warmup=0.1)
+    rates = [recipe.lr_at(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.5 * (i + 1) / 11 for i in range(10)])
+    assert rates[10] == max(rates) == 0.5
+    assert rates[55] == pytest.approx(0.25)  # half way down
+    assert rates[10:] == sorted(rates[10:], reverse=True) and 0 < rates[-1] < 0.001
+    assert replace(recipe, warmup=0.0).lr_at(0, 100) == 0.5
 
 
 @pytest.mark.parametrize("recipe", ["caffe", "mini"])
@@ -96,7 +106,7 @@ def test_differences_name_what_differs_and_nothing_else() -> None:
     other = study(split="random:0", recipe=replace(load_recipe("mini"), batch=7), classes=4)
     assert study().differences(other) == [
         "classes: not set in the study, 4 in the command",
-        "recipe.batch: 32 in the study, 7 in the command",
+        "recipe.batch: 16 in the study, 7 in the command",
         "split: natural-manmade in the study, random:0 in the command",
     ]
     assert study().differences(study()) == []
@@ -113,6 +123,8 @@ def test_differences_name_what_differs_and_nothing_else() -> None:
         ({"targets": ("C",)}, "--targets C: choose among A, B"),
         ({"targets": ()}, "--targets: name at least one"),
         ({"seeds": ()}, "--seeds: name at least one"),
+        ({"dropout": 1.0}, "--dropout 1.0: a probability from 0 and below 1"),
+        ({"dropout": -0.1}, "--dropout -0.1: a probability from 0 and below 1"),
         ({"seeds": (-1,)}, "--seeds: whole numbers from 0"),
         ({"classes": 1}, "--classes 1: at least 2"),
         ({"per_class": 0}, "--per-class 0: at least 1"),
@@ -136,11 +148,14 @@ def test_choices_that_make_no_sense_are_told(choices: dict[str, object], sentenc
         ({"epochs": None}, "either steps or epochs"),
         ({"epochs": -1.0}, "epochs is -1.0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"schedule": "linear"}, "choose one of step, cosine"),
+        ({"schedule": "cosine", "lr_drops": (0.5,)}, "lr_drops belong to the schedule step"),
+        ({"warmup": 1.0}, "warmup is 1.0"),
         ({"give_up": 0.0}, "give_up is 0.0"),
         ({"give_up": 1.1}, "give_up is 1.1"),
         ({"init": "xavier"}, "choose one of caffe, he"),
         ({"outputs": "some"}, "choose one of task, all"),
-        ({"lr_drops": (1.5,)}, "shares of the run"),
+        ({"schedule": "step", "lr_drops": (1.5,)}, "shares of the run"),
         ({"checks": 0}, "checks is 0"),
     ],
 )
@@ -167,7 +182,7 @@ def test_recipe_files_that_make_no_sense_are_told(tmp_path: Path, text: str, sen
     if text.startswith("MINI"):
         from fasttransfer.study import _recipe_folder
 
-        mini = (_recipe_folder() / "mini.toml").read_text().replace("batch = 32", text.removeprefix("MINI\n"))
+        mini = (_recipe_folder() / "mini.toml").read_text().replace("batch = 16", text.removeprefix("MINI\n"))
         path.write_text(mini)
     else:
         path.write_text(text)

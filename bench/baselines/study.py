@@ -206,8 +206,7 @@ class Study:
             momentum=recipe["momentum"],
             weight_decay=recipe["weight_decay"],
         )
-        drops = [round(share * task.steps) for share in recipe["lr_drops"]]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, drops, recipe["lr_factor"])
+        schedule = schedule_of(recipe, optimiser, task.steps)
         for step, (x, labels) in enumerate(self.loader(network, training=True), start=1):
             net.train()
             x, labels = self._moved(x, labels)
@@ -234,6 +233,23 @@ class Study:
     def _moved(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         x = x.to(self.device, memory_format=self.format, non_blocking=True)
         return x, labels.to(self.device, non_blocking=True)
+
+
+def schedule_of(
+    recipe: Mapping[str, Any], optimiser: torch.optim.Optimizer, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The recipe's learning rate in PyTorch's own schedulers: a linear warm-up, then a cosine or steps."""
+    rising = round(recipe["warmup"] * steps)
+    main: torch.optim.lr_scheduler.LRScheduler
+    if recipe["schedule"] == "cosine":
+        main = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps - rising)
+    else:
+        drops = [round(share * steps) - rising for share in recipe["lr_drops"]]
+        main = torch.optim.lr_scheduler.MultiStepLR(optimiser, drops, recipe["lr_factor"])
+    if not rising:
+        return main
+    warmup = torch.optim.lr_scheduler.LinearLR(optimiser, 1 / (rising + 1), total_iters=rising)
+    return torch.optim.lr_scheduler.SequentialLR(optimiser, [warmup, main], [rising])
 
 
 def train(job: Job) -> Iterator[tuple[Network, list[float]]]:

@@ -4,13 +4,15 @@ Pairing is the lesson of the published records: halves of the classes differ in 
 treatments do, so a network is only ever compared with the base of its own target and seed. Means over targets
 and seeds are taken of those differences, never the other way round.
 
-All scores are top-1 on the validation pictures, in [0, 1]; differences are treatment minus base, same unit.
+All scores are top-1 on the validation images, in [0, 1]; differences are treatment minus base, same unit.
 """
 
 from fasttransfer.analysis.advice import Advice, Choice, advise
-from fasttransfer.analysis.comparison import Comparison, Line, Volume, compare, pictures_per_class, pooled
+from fasttransfer.analysis.comparison import PARTS, Comparison, Line, Volume, compare, pictures_per_class, pooled
 from fasttransfer.analysis.confounds import confounds
-from fasttransfer.analysis.intervals import Estimate, difference, estimate, t_quantile
+from fasttransfer.analysis.convergence import GAIN_LIMIT, Convergence, convergence
+from fasttransfer.analysis.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
+from fasttransfer.analysis.noise import Contrast, Key, Noise, minus
 from fasttransfer.analysis.pairs import (
     Drop,
     Score,
@@ -25,13 +27,20 @@ from fasttransfer.analysis.stuck import STUCK_SHARE, budget_of, recovered, share
 from fasttransfer.analysis.summary import Row, Summary, summarise
 
 __all__ = [
+    "GAIN_LIMIT",
+    "PARTS",
     "STUCK_SHARE",
     "Advice",
     "Choice",
     "Comparison",
+    "Contrast",
+    "Convergence",
     "Drop",
     "Estimate",
+    "Key",
     "Line",
+    "Noise",
+    "NoiseKind",
     "Row",
     "Score",
     "Summary",
@@ -42,10 +51,12 @@ __all__ = [
     "class_count",
     "compare",
     "confounds",
+    "convergence",
     "difference",
     "drops",
     "estimate",
     "mean_chance",
+    "minus",
     "pictures_per_class",
     "pooled",
     "recovered",

@@ -1,30 +1,31 @@
 """For a task and a base network of another: copy how many layers, freeze them or not, and what it costs.
 
-The choices are training from scratch and the transfer networks, frozen and fine-tuned, at every n that was run.
-Selffers and random layers are controls: they explain a result, nobody would deploy them.
+The choices are training from scratch, training from scratch twice as long (base+, where the study has it) and the
+transfer networks, frozen and fine-tuned, at every n that was run. Selffers and random layers are controls: they explain
+a result, nobody would deploy them.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from fasttransfer import cost
-from fasttransfer.analysis.intervals import Estimate, estimate, t_quantile
-from fasttransfer.analysis.pairs import Drop, Score, class_count, drops
-from fasttransfer.cells import Cell
+from fasttransfer.analysis.convergence import Convergence, convergence
+from fasttransfer.analysis.intervals import Estimate, NoiseKind, difference, estimate
+from fasttransfer.analysis.noise import Key, Noise, minus
+from fasttransfer.analysis.pairs import Score, class_count
+from fasttransfer.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.records import Recorded
 from fasttransfer.study import recipe_from
 
 CHOICES = ("transfer", "transfer+")
-NoiseKind = Literal["seeds", "validation", "none"]
-Scores = Mapping[tuple[str, int], Mapping[int, float]]  # (treatment, n) -> seed -> top-1; the base's is ("base", 0)
-_NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
+_SCRATCH: Key = (BASE, 0)
+Scores = Mapping[Key, Mapping[int, float]]  # seed -> top-1
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,16 @@ class Choice:
     """One way to train a network for the target.
 
     Attributes:
-        treatment: "base" (from scratch), "transfer" (copied layers frozen) or "transfer+" (fine-tuned).
-        n: layers copied.
+        treatment: "base" (from scratch), "base+" (from scratch, twice as long), "transfer" (copied layers frozen) or
+            "transfer+" (fine-tuned).
+        n: layers copied; 0 from scratch, however long.
         top1: mean over seeds.
         difference: from the base of the same seed; None for the base itself.
-        behind: how far behind the best choice, paired by seed; its `half` is what `Advice.noise` says.
-        macs: multiply-adds of a training step a picture, the frozen layers' forward pass included; None where the
-            study does not say what its network is.
-        saves: share of the multiply-adds of training from scratch that are saved.
-        faster: how many times as many pictures a second as from scratch, where that was measured.
+        behind: how far behind the best choice, paired by seed.
+        macs: multiply-adds of a training step per image, the frozen layers' forward pass included, twice the base's
+            for base+; None where the study does not say what its network is.
+        saves: share of the multiply-adds of training from scratch that are saved; -1 for base+.
+        faster: how many times as many images per second as from scratch, where that was measured.
     """
 
     treatment: str
@@ -66,9 +68,11 @@ class Advice:
         choices: all that were run, from scratch first, then by treatment and n.
         best: the one with the highest mean; cheapest: the least work of those whose distance from it lies within its
             interval; the best itself where distances have none.
-        noise: what the intervals of distances from the best are made of: "seeds", "validation" (one seed: only the
-            number of validation pictures, as if two networks' mistakes had nothing in common) or "none".
-        selffer: the best fine-tuned selffer's difference from the base, where any was run.
+        noise: what the intervals of most distances from the best are made of, as in `Estimate.kind`. "images" where
+            the study did not record which images a network got right: as if two networks' errors were independent.
+        convergence: whether the target's base had finished learning; None where no base+ was run.
+        boost: transfer+ minus selffer+ at the n of the best choice, where that is a transfer+ and the selffer+ was
+            run: what is left of its gain at equal training.
     """
 
     target: str
@@ -77,15 +81,14 @@ class Advice:
     best: Choice
     cheapest: Choice
     noise: NoiseKind
-    selffer: Estimate | None
+    convergence: Convergence | None
+    boost: Estimate | None
 
 
 def advise(recorded: Recorded, target: str, score: Score = "last") -> Advice:
-    """The best choice for `target`, and the cheapest that cannot be told from it.
+    """Return the best choice for `target`, and the cheapest that cannot be told from it.
 
-    Distances between choices have intervals of their own: the networks of a seed share its draws, so what is left when
-    the means of seeds and choices are taken out is their noise. It is pooled over the choices, which gives few seeds
-    enough degrees of freedom (docs/decisions/intervals.md).
+    Intervals of distances are those of `fasttransfer.analysis.noise.Noise`.
 
     Raises:
         InputError: the study has no such target, or no finished base and transfer network on it.
@@ -93,106 +96,89 @@ def advise(recorded: Recorded, target: str, score: Score = "last") -> Advice:
     targets = sorted({result.target for result in recorded.results})
     if target not in targets:
         raise InputError(f"--target {target}: the study has {', '.join(targets) or 'no targets'}")
-    found = [drop for drop in drops(recorded.results, score) if drop.target == target and drop.base is not None]
-    scores = _scores(found)
-    if len(scores) < 2:
-        on_it = [r for r in recorded.results if r.target == target and r.treatment in ("base", *CHOICES)]
+    noise = Noise(recorded.results, recorded.facts, score)
+    scores = _scores(recorded, noise, target)
+    if not any(treatment in CHOICES for treatment, _ in scores):
+        on_it = [r for r in recorded.results if r.target == target and r.treatment in (BASE, *CHOICES)]
         yet = " yet" if any(r.waiting for r in on_it) else ""
         raise InputError(
             f"{recorded.folder}: nothing to advise on {target}{yet}: it takes a finished base and a finished transfer "
             "network of the same seed"
         )
     best_key = max(scores, key=lambda key: _gain(scores, key))
-    noise = _noise(scores, recorded.facts.get("val_pictures", {}).get(target))
     works = _work(recorded, target, scores)
     rates = recorded.facts.get("pictures_per_second")
     choices = {}
-    for (treatment, n), values in scores.items():
-        macs = works.get((treatment, n))
+    for key, values in scores.items():
+        treatment, n = key
+        macs = works.get(key)
         top1 = estimate((target, seed, value) for seed, value in values.items())
         assert top1 is not None, "a choice without a run is none"
-        paired = ((target, seed, value - scores["base", 0][seed]) for seed, value in values.items())
-        choices[treatment, n] = Choice(
+        choices[key] = Choice(
             treatment,
             n,
             top1,
-            None if treatment == "base" else estimate(paired),
-            _behind(scores, (treatment, n), best_key, noise),
+            None if key == _SCRATCH else _paired(noise, target, key, _SCRATCH, values),
+            _behind(noise, target, scores, key, best_key),
             macs,
-            None if macs is None else 1 - macs / works["base", 0],
+            None if macs is None else 1 - macs / works[_SCRATCH],
             rates[n] / rates[0] if rates and treatment == "transfer" else None,
         )
+    kinds = Counter(choice.behind.kind for key, choice in choices.items() if key != best_key)
     best = choices[best_key]
     near = [c for c in choices.values() if c.behind.half is not None and c.behind.value <= c.behind.half]
     cheapest = min([best, *near], key=lambda choice: (_price(choice), choice.behind.value))
     if _price(cheapest) == _price(best):
         cheapest = best
-    return Advice(target, score, tuple(choices.values()), best, cheapest, noise.kind, _selffer(found, target))
+    boost = None
+    if best.treatment == "transfer+":
+        boost = _paired(noise, target, best_key, ("selffer+", best.n), noise.scores(target, best_key))
+    verdict = convergence(recorded.results, recorded.facts, score, target)
+    return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], verdict, boost)
 
 
-@dataclass(frozen=True)
-class _Noise:
-    """What a distance between two choices may be by chance; `deviation` is that of one network's score."""
-
-    kind: NoiseKind
-    deviation: float = 0.0
-    freedom: int = 0
-    pictures: int = 0
-
-
-def _scores(found: Iterable[Drop]) -> Scores:
-    """Finished choices that have a base, and that base."""
-    scores: dict[tuple[str, int], dict[int, float]] = {("base", 0): {}}
-    for treatment in CHOICES:
-        for drop in found:
-            if drop.base is not None and treatment in drop.top1:
-                scores.setdefault((treatment, drop.n), {})[drop.seed] = drop.top1[treatment]
-                scores["base", 0][drop.seed] = drop.base
+def _scores(recorded: Recorded, noise: Noise, target: str) -> Scores:
+    """Return the finished choices on the seeds that have a base, and the base on the seeds that have a choice."""
+    bases = noise.scores(target, _SCRATCH)
+    keys = {(r.treatment, r.n) for r in recorded.results if r.target == target and r.treatment in CHOICES}
+    scores: dict[Key, dict[int, float]] = {_SCRATCH: {}}
+    for key in [(BASE_PLUS, 0), *sorted(keys)]:
+        paired = {seed: value for seed, value in noise.scores(target, key).items() if seed in bases}
+        if paired:
+            scores[key] = paired
+            scores[_SCRATCH].update((seed, bases[seed]) for seed in paired)
+    scores[_SCRATCH] = dict(sorted(scores[_SCRATCH].items()))
     return scores
 
 
-def _gain(scores: Scores, key: tuple[str, int]) -> float:
-    """Mean distance of a choice from the base of the same seed."""
-    return _mean(value - scores["base", 0][seed] for seed, value in scores[key].items())
+def _gain(scores: Scores, key: Key) -> float:
+    """Return the mean distance of a choice from the base of the same seed."""
+    gains = [value - scores[_SCRATCH][seed] for seed, value in scores[key].items()]
+    return math.fsum(gains) / len(gains)
 
 
-def _noise(scores: Scores, pictures: int | None) -> _Noise:
-    """Scores as the sum of their choice's mean and their seed's: what is left is noise, over all choices."""
-    keys = list(scores)
-    seeds = sorted(scores["base", 0])
-    runs = [(keys.index(key), seeds.index(seed), value) for key in keys for seed, value in scores[key].items()]
-    columns = np.zeros((len(runs), len(keys) + len(seeds)))
-    for i, (choice, seed, _) in enumerate(runs):
-        columns[i, choice] = columns[i, len(keys) + seed] = 1
-    top1 = np.array([value for _, _, value in runs])
-    fitted, _, rank, _ = np.linalg.lstsq(columns, top1, rcond=None)
-    freedom = len(runs) - int(rank)
-    if freedom:
-        squares = float(np.sum((top1 - columns @ fitted) ** 2))
-        return _Noise("seeds", math.sqrt(squares / freedom), freedom)
-    return _Noise("validation", pictures=pictures) if pictures else _Noise("none")
+def _paired(noise: Noise, target: str, left: Key, right: Key, seeds: Iterable[int]) -> Estimate | None:
+    return noise.mean(((target, seed, minus(left, right)) for seed in seeds), unpaired=True)
 
 
-def _behind(scores: Scores, key: tuple[str, int], best_key: tuple[str, int], noise: _Noise) -> Estimate:
-    """How far a choice is behind the best: over the seeds that have both, else each against its own seeds' base."""
-    ours, best = scores[key], scores[best_key]
-    if key == best_key:
-        return Estimate(0.0, len(ours), None if noise.kind == "none" else 0.0, len(ours))
-    if shared := ours.keys() & best.keys():
-        value, share = _mean(best[seed] - ours[seed] for seed in sorted(shared)), 2 / len(shared)
-    else:
-        value, share = _gain(scores, best_key) - _gain(scores, key), 2 / len(best) + 2 / len(ours)
-    half = None
-    if noise.kind == "seeds":
-        half = t_quantile(noise.freedom) * noise.deviation * math.sqrt(share)
-    elif noise.kind == "validation":
-        spread = sum(p * (1 - p) for p in (_mean(ours.values()), _mean(best.values())))
-        half = _NORMAL * math.sqrt(spread / noise.pictures)
-    return Estimate(value, len(ours), half, len(ours), noise.freedom)
+def _behind(noise: Noise, target: str, scores: Scores, key: Key, best: Key) -> Estimate:
+    """Return how far a choice is behind the best: over the seeds that have both, else each against its own bases."""
+    ours = scores[key]
+    if key == best:
+        return Estimate(0.0, len(ours), 0.0, len(ours))
+    paired = _paired(noise, target, best, key, sorted(ours.keys() & scores[best].keys()))
+    if paired is not None:
+        return paired
+    left, right = (_paired(noise, target, one, _SCRATCH, scores[one]) for one in (best, key))
+    assert left is not None and right is not None, "every choice has a base"
+    return difference(left, right)  # no seed in common: independent
 
 
-def _work(recorded: Recorded, target: str, choices: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-    """Multiply-adds of a training step a picture of each choice; empty where the study does not say enough."""
+def _work(recorded: Recorded, target: str, choices: Iterable[Key]) -> dict[Key, int]:
+    """Return the multiply-adds of a training step per image of each choice; empty where the study does not say enough.
+
+    Those of base+ are twice those of the base: it takes two schedules.
+    """
     table: Any = recorded.study.get("recipe")
     tasks = [*recorded.facts.get("classes", {}), *recorded.facts.get("class_counts", {})]
     counts = {task: count for task in tasks if (count := class_count(recorded.facts, task))}
@@ -204,27 +190,17 @@ def _work(recorded: Recorded, target: str, choices: Iterable[tuple[str, int]]) -
         return {}
     outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
     return {
-        (treatment, n): cost.cohort_macs(recipe.geometry, outputs, [Cell(0, target, treatment, n)])
+        (treatment, n): 2 * cost.cohort_macs(recipe.geometry, outputs, [base(target, 0)])
+        if treatment == BASE_PLUS
+        else cost.cohort_macs(recipe.geometry, outputs, [Cell(0, target, treatment, n)])
         for treatment, n in choices
     }
 
 
 def _price(choice: Choice) -> int:
-    """What choices are ordered by: multiply-adds, or the frozen layers where those are not known."""
+    """Return what choices are ordered by: multiply-adds, or the frozen layers where those are not known."""
     if choice.macs is not None:
         return choice.macs
+    if choice.treatment == BASE_PLUS:
+        return 1
     return -choice.n if choice.frozen else 0
-
-
-def _selffer(found: Iterable[Drop], target: str) -> Estimate | None:
-    by_n: dict[int, list[tuple[str, int, float]]] = {}
-    for drop in found:
-        if (gained := drop.difference("selffer+")) is not None:
-            by_n.setdefault(drop.n, []).append((target, drop.seed, gained))
-    means = [mean for runs in by_n.values() if (mean := estimate(runs)) is not None]
-    return max(means, key=lambda mean: mean.value, default=None)
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fasttransfer.analysis.convergence import convergence
 from fasttransfer.analysis.intervals import Estimate, difference
 from fasttransfer.analysis.pairs import Score, chance, class_count
 from fasttransfer.analysis.stuck import stuck
@@ -22,9 +23,10 @@ from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.study import Recipe
 
+PARTS = ("freezing", "specificity", "boost")  # of a Row, at equal training; a Line names them as its treatment
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # what draws of one kind may differ in
 # What studies from before there was such a value were trained with.
-_BEFORE = {"recipe.give_up": Recipe.give_up}
+_BEFORE = {"recipe.give_up": Recipe.give_up, "recipe.schedule": Recipe.schedule, "recipe.warmup": Recipe.warmup}
 _RANDOM = re.compile(r"random:\d+")
 
 
@@ -32,6 +34,7 @@ _RANDOM = re.compile(r"random:\d+")
 class Line:
     """One treatment at one n: its difference from the base in each study, and how far each is from the first study.
 
+    `treatment` may also be one of PARTS, the differences between networks of equal training.
     `apart` is the study's difference minus that of the first study (None for the first and where one lacks it), with
     the interval of `fasttransfer.analysis.difference`.
     """
@@ -80,19 +83,19 @@ def compare(studies: Sequence[Recorded], score: Score = "last") -> Comparison:
     given = len(studies)
     studies = pooled(studies)
     names = _names(studies)
-    summaries = tuple(summarise(study.results, score=score) for study in studies)
+    summaries = tuple(summarise(study.results, score=score, facts=study.facts) for study in studies)
     volumes = _volumes(studies, names, score)
     if given < 2 and not volumes:
         raise InputError("compare: name two studies or more")
     lines = []
-    for treatment in ALL_TREATMENTS:
+    for treatment in (*ALL_TREATMENTS, *PARTS):
         for n in sorted({row.n for summary in summaries for row in summary.rows}):
             found = tuple(_difference(summary, treatment, n) for summary in summaries)
             if any(found):
                 first = found[0]
                 apart = (None, *(difference(one, first) if one and first else None for one in found[1:]))
                 lines.append(Line(treatment, n, found, apart))
-    notes = _notes(studies, names, summaries, lines)
+    notes = [*_unfinished(studies, names, score), *_notes(studies, names, summaries, lines)]
     return Comparison(score, names, tuple(studies), summaries, tuple(lines), volumes, tuple(notes))
 
 
@@ -147,7 +150,25 @@ def _names(studies: Iterable[Recorded]) -> tuple[str, ...]:
 
 
 def _difference(summary: Summary, treatment: str, n: int) -> Estimate | None:
-    return next((row.difference.get(treatment) for row in summary.rows if row.n == n), None)
+    row = next((row for row in summary.rows if row.n == n), None)
+    if row is None:
+        return None
+    parts = {"freezing": row.freezing, "specificity": row.specificity, "boost": row.boost}
+    return parts[treatment] if treatment in parts else row.difference.get(treatment)
+
+
+def _unfinished(studies: Sequence[Recorded], names: Sequence[str], score: Score) -> list[str]:
+    """Name the studies whose bases had not finished learning."""
+    notes = []
+    for study, name in zip(studies, names, strict=True):
+        verdict = convergence(study.results, study.facts, score)
+        if verdict is not None and not verdict.finished:
+            half = "" if verdict.gain.half is None else f" ± {100 * verdict.gain.half:.1f}"
+            notes.append(
+                f"{name}: its bases had not finished learning (base+ gains {100 * verdict.gain.value:.1f}{half} "
+                "points): differences from the base measure missing training too."
+            )
+    return notes
 
 
 def _volumes(studies: Sequence[Recorded], names: Sequence[str], score: Score) -> tuple[Volume, ...]:
@@ -188,7 +209,13 @@ def _notes(
             "would vary as those of the other do: it says where one more seed of that study would fall."
         )
     elif len(single) > 1:
-        told.append(f"One seed each in {_and(single)}: no intervals, small differences may be chance.")
+        if any(one.kind == "images" for line in lines for one in line.differences if one is not None):
+            told.append(
+                f"One seed each in {_and(single)}: the intervals are of the validation images only, which another "
+                "seed exceeds, and there is none for how far the studies are apart."
+            )
+        else:
+            told.append(f"One seed each in {_and(single)}: no intervals, small differences may be chance.")
     return told
 
 

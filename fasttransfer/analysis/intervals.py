@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
+NoiseKind = Literal["seeds", "pooled", "images", "none"]
 Run = tuple[str, int]  # target (or another constant: a cut of a target), seed
 
 
@@ -25,8 +27,14 @@ Run = tuple[str, int]  # target (or another constant: a cut of a target), seed
 class Estimate:
     """A mean over runs.
 
-    `half`: half the width of its 95 % interval, None where the runs cannot give one. `seeds`: how many seeds are behind
-    it; `freedom`: the degrees of freedom of an interval over seeds, 0 without one.
+    Attributes:
+        value: the mean.
+        runs: how many networks or differences it is taken over.
+        half: half the width of its 95 % interval, None where the runs cannot give one.
+        seeds: how many seeds are behind it.
+        freedom: the degrees of freedom of an interval over seeds, 0 without one.
+        kind: what `half` is made of: "seeds" (those of the quantity itself), "pooled" (the noise of all networks of
+            a few seeds), "images" (one seed: the sampling of validation images, a lower bound) or "none".
     """
 
     value: float
@@ -34,6 +42,7 @@ class Estimate:
     half: float | None = None
     seeds: int = 1
     freedom: float = 0.0
+    kind: NoiseKind = "none"
 
     @property
     def error(self) -> float | None:
@@ -60,7 +69,7 @@ def estimate(values: Iterable[tuple[str, int, float]]) -> Estimate | None:
     if not freedom:
         return Estimate(mean, len(runs), None, seeds)
     error = math.sqrt(math.fsum((parts @ (top1 - mean)) ** 2))
-    return Estimate(mean, len(runs), t_quantile(freedom) * error, seeds, freedom)
+    return Estimate(mean, len(runs), t_quantile(freedom) * error, seeds, freedom, "seeds")
 
 
 @lru_cache
@@ -102,7 +111,8 @@ def difference(left: Estimate, right: Estimate) -> Estimate:
             return Estimate(value, left.runs + right.runs, None, seeds)
         squares, freedom = error * error * (known.seeds + 1), known.freedom
     half = t_quantile(freedom) * math.sqrt(squares)
-    return Estimate(value, left.runs + right.runs, half, seeds, freedom)
+    kind: NoiseKind = "pooled" if "pooled" in (left.kind, right.kind) else "seeds"
+    return Estimate(value, left.runs + right.runs, half, seeds, freedom, kind)
 
 
 @lru_cache

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fasttransfer.cells import BASE, BASE_PLUS
 from fasttransfer.records import Result
 
 Score = Literal["last", "best10"]
@@ -15,7 +16,12 @@ Score = Literal["last", "best10"]
 
 @dataclass(frozen=True)
 class Drop:
-    """One target, one seed, one n: the base and the finished networks that copied n layers."""
+    """One target, one seed, one n: the base and the finished networks that copied n layers.
+
+    `lost`, `co_adaptation` and `boost_over_base` are the paper's differences from the base, which was trained for one
+    schedule where a copied network had two. `freezing`, `specificity`, `frozen_cost` and `boost` compare networks of
+    equal training.
+    """
 
     target: str
     seed: int
@@ -43,14 +49,24 @@ class Drop:
         return _minus(self.top1.get("selffer"), self.top1.get("transfer"))
 
     @property
-    def boost(self) -> float | None:
-        """transfer+ - base: what starting from another task's layers leaves after fine-tuning."""
-        return self.difference("transfer+")
+    def freezing(self) -> float | None:
+        """selffer+ - selffer: the cost of freezing, at equal training."""
+        return _minus(self.top1.get("selffer+"), self.top1.get("selffer"))
 
     @property
-    def boost_over_selffer(self) -> float | None:
-        """transfer+ - selffer+: the boost beyond what restarting and training longer gives."""
+    def frozen_cost(self) -> float | None:
+        """selffer+ - transfer: the cost of freezing another task's layers, freezing + specificity."""
+        return _minus(self.top1.get("selffer+"), self.top1.get("transfer"))
+
+    @property
+    def boost(self) -> float | None:
+        """transfer+ - selffer+: what is left of the other task's layers after fine-tuning, at equal training."""
         return _minus(self.top1.get("transfer+"), self.top1.get("selffer+"))
+
+    @property
+    def boost_over_base(self) -> float | None:
+        """transfer+ - base: the paper's boost, with the training that the base did not have."""
+        return self.difference("transfer+")
 
 
 def score_of(result: Result, score: Score = "last") -> float | None:
@@ -68,7 +84,8 @@ def drops(results: Iterable[Result], score: Score = "last") -> list[Drop]:
     """Pairs every network with the base of its own target and seed.
 
     Returns:
-        one `Drop` for each (target, seed, n) that the study plans, n from 1, sorted in that order.
+        one `Drop` for each (target, seed, n) that the study plans, n from 1, sorted in that order. The base+ has no
+        n and is in none.
     """
     bases: dict[tuple[str, int], float] = {}
     cells: dict[tuple[str, int, int], dict[str, float]] = defaultdict(dict)
@@ -77,6 +94,8 @@ def drops(results: Iterable[Result], score: Score = "last") -> list[Drop]:
         if result.treatment == "base":
             if value is not None:
                 bases[result.target, result.seed] = value
+            continue
+        if result.treatment == BASE_PLUS:
             continue
         top1 = cells[result.target, result.seed, result.n]
         if value is not None:
@@ -88,9 +107,9 @@ def drops(results: Iterable[Result], score: Score = "last") -> list[Drop]:
 
 
 def targets_of(results: Iterable[Result]) -> tuple[str, ...]:
-    """The tasks that networks are compared on; that of a base that is only copied from does not count."""
+    """Return the tasks that networks are compared on; that of a base that is only copied from does not count."""
     results = tuple(results)
-    compared = {result.target for result in results if result.treatment != "base"}
+    compared = {result.target for result in results if result.treatment not in (BASE, BASE_PLUS)}
     return tuple(sorted(compared or {result.target for result in results}))
 
 

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-from fasttransfer.analysis.intervals import Estimate, estimate
-from fasttransfer.analysis.pairs import Drop, Score, drops, score_of, targets_of
-from fasttransfer.cells import ALL_TREATMENTS
+from fasttransfer.analysis.convergence import gain_of
+from fasttransfer.analysis.intervals import Estimate, NoiseKind
+from fasttransfer.analysis.noise import Contrast, Key, Noise, minus
+from fasttransfer.analysis.pairs import Drop, Score, drops, targets_of
+from fasttransfer.cells import ALL_TREATMENTS, BASE, BASE_PLUS
 from fasttransfer.records import Result
 
 
 @dataclass(frozen=True)
 class Row:
-    """One n, averaged over targets and seeds. Dictionaries hold the treatments with at least one run."""
+    """One n, averaged over targets and seeds. Dictionaries hold the treatments with at least one run.
+
+    The equal-training parts are over the runs that have selffer+, selffer and transfer, so that freezing + specificity
+    = frozen_cost; where no run has all three, each is over the runs it has. `lost` and `co_adaptation`, the paper's,
+    are over the runs that have base, selffer and transfer; their difference is the specificity over those runs.
+    """
 
     n: int
     top1: Mapping[str, Estimate]
     difference: Mapping[str, Estimate]  # treatment - base, paired
-    lost: Estimate | None  # these three over the runs that have base, selffer and transfer, so that they add up
-    co_adaptation: Estimate | None
-    specificity: Estimate | None
-    boost: Estimate | None
-    boost_over_selffer: Estimate | None
+    freezing: Estimate | None  # selffer+ - selffer
+    specificity: Estimate | None  # selffer - transfer
+    frozen_cost: Estimate | None  # selffer+ - transfer
+    boost: Estimate | None  # transfer+ - selffer+
+    lost: Estimate | None  # base - transfer
+    co_adaptation: Estimate | None  # base - selffer
+    boost_over_base: Estimate | None  # transfer+ - base
 
 
 @dataclass(frozen=True)
@@ -36,81 +45,96 @@ class Summary:
     seeds: tuple[int, ...]
     treatments: tuple[str, ...]  # those the study plans, in the order of ALL_TREATMENTS
     base: Estimate | None
+    base_plus: Estimate | None
+    gain: Estimate | None  # base+ - base, paired
     rows: tuple[Row, ...]
     difference: Mapping[str, Estimate]  # treatment - base, paired, over all n
-    boost_over_selffer: Estimate | None  # transfer+ - selffer+, paired, over all n
+    boost: Estimate | None  # transfer+ - selffer+, paired, over all n
+    noise_kind: NoiseKind  # what the intervals of most of its differences are made of
 
 
-def summarise(results: Iterable[Result], *, score: Score = "last", target: str | None = None) -> Summary:
-    """Means over targets and seeds for each n; over the seeds of one target where `target` is given.
+def summarise(
+    results: Iterable[Result],
+    *,
+    score: Score = "last",
+    target: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Return means over targets and seeds for each n; over the seeds of one target where `target` is given.
 
-    Intervals are those of `fasttransfer.analysis.intervals.estimate`.
+    Intervals are those of `fasttransfer.analysis.noise.Noise`; with one seed they need the `facts` of the study.
     """
     results = tuple(results)
     targets = targets_of(results) if target is None else (target,)
     kept = [result for result in results if result.target in targets]
+    noise = Noise(kept, facts, score)
     by_n: dict[int, list[Drop]] = defaultdict(list)
     for drop in drops(kept, score):
         by_n[drop.n].append(drop)
     planned = {result.treatment for result in kept}
-    bases = [
-        (result.target, result.seed, value)
-        for result in kept
-        if result.treatment == "base" and (value := score_of(result, score)) is not None
-    ]
+    every = [drop for _, group in sorted(by_n.items()) for drop in group]
+    rows = tuple(_row(noise, n, group) for n, group in sorted(by_n.items()))
+    difference = {name: mean for name in ALL_TREATMENTS if (mean := _over(noise, every, name, BASE)) is not None}
     return Summary(
         score=score,
         targets=targets,
         seeds=tuple(sorted({result.seed for result in kept})),
         treatments=tuple(treatment for treatment in ALL_TREATMENTS if treatment in planned),
-        base=estimate(bases),
-        rows=tuple(_row(n, group) for n, group in sorted(by_n.items())),
-        difference=_differences(by_n),
-        boost_over_selffer=_over_cuts(by_n, lambda drop: drop.boost_over_selffer),
+        base=_level(noise, targets, (BASE, 0)),
+        base_plus=_level(noise, targets, (BASE_PLUS, 0)),
+        gain=gain_of(noise, targets),
+        rows=rows,
+        difference=difference,
+        boost=_over(noise, every, "transfer+", "selffer+"),
+        noise_kind=_most_frequent_kind(rows),
     )
 
 
-def _differences(by_n: Mapping[int, Sequence[Drop]]) -> dict[str, Estimate]:
-    means = {}
-    for name in ALL_TREATMENTS:
-        found = _over_cuts(by_n, partial(Drop.difference, treatment=name))
-        if found is not None:
-            means[name] = found
-    return means
+def _level(noise: Noise, targets: Iterable[str], key: Key) -> Estimate | None:
+    contrast: Contrast = ((key, 1.0),)
+    return noise.mean((target, seed, contrast) for target in targets for seed in noise.scores(target, key))
 
 
-def _over_cuts(by_n: Mapping[int, Sequence[Drop]], value: Callable[[Drop], float | None]) -> Estimate | None:
-    """The mean over all networks, whatever their n: each n of each target a constant, seeds the draws."""
-    return estimate(
-        (f"{drop.target} {n}", drop.seed, found)
-        for n, group in by_n.items()
-        for drop in group
-        if (found := value(drop)) is not None
+def _over(noise: Noise, among: Iterable[Drop], left: str, right: str) -> Estimate | None:
+    """Return the mean of left - right; each n of each target is a constant, seeds are the draws."""
+    return noise.mean(
+        (drop.target, drop.seed, minus((left, drop.n), (right, 0 if right == BASE else drop.n))) for drop in among
     )
 
 
-def _row(n: int, group: Sequence[Drop]) -> Row:
-    def mean(value: Callable[[Drop], float | None], among: Sequence[Drop] = group) -> Estimate | None:
-        return estimate((drop.target, drop.seed, v) for drop in among if (v := value(drop)) is not None)
-
-    def each(value: Callable[[Drop, str], float | None]) -> dict[str, Estimate]:
-        means = {}
-        for name in ALL_TREATMENTS:
-            found = estimate((drop.target, drop.seed, v) for drop in group if (v := value(drop, name)) is not None)
-            if found is not None:
-                means[name] = found
-        return means
-
-    # Where some runs have all three networks, the parts are taken over those only: means over different runs
+def _row(noise: Noise, n: int, group: Sequence[Drop]) -> Row:
+    # Where some runs have all networks of a sum, its parts are taken over those only: means over different runs
     # would not add up, and the gap would be the difficulty of the tasks.
-    whole = [drop for drop in group if drop.lost is not None and drop.co_adaptation is not None] or group
+    equal = [d for d in group if d.freezing is not None and d.specificity is not None] or group
+    paper = [d for d in group if d.lost is not None and d.co_adaptation is not None] or group
+    top1 = {
+        name: mean
+        for name in ALL_TREATMENTS
+        if (mean := noise.mean((d.target, d.seed, (((name, n), 1.0),)) for d in group)) is not None
+    }
+    difference = {name: mean for name in ALL_TREATMENTS if (mean := _over(noise, group, name, BASE)) is not None}
     return Row(
         n=n,
-        top1=each(lambda drop, name: drop.top1.get(name)),
-        difference=each(lambda drop, name: drop.difference(name)),
-        lost=mean(lambda drop: drop.lost, whole),
-        co_adaptation=mean(lambda drop: drop.co_adaptation, whole),
-        specificity=mean(lambda drop: drop.specificity, whole),
-        boost=mean(lambda drop: drop.boost),
-        boost_over_selffer=mean(lambda drop: drop.boost_over_selffer),
+        top1=top1,
+        difference=difference,
+        freezing=_over(noise, equal, "selffer+", "selffer"),
+        specificity=_over(noise, equal, "selffer", "transfer"),
+        frozen_cost=_over(noise, equal, "selffer+", "transfer"),
+        boost=_over(noise, group, "transfer+", "selffer+"),
+        lost=_cost(noise, paper, n, "transfer"),
+        co_adaptation=_cost(noise, paper, n, "selffer"),
+        boost_over_base=_over(noise, group, "transfer+", BASE),
     )
+
+
+def _cost(noise: Noise, among: Iterable[Drop], n: int, treatment: str) -> Estimate | None:
+    """Return base - treatment."""
+    return noise.mean((d.target, d.seed, minus((BASE, 0), (treatment, n))) for d in among)
+
+
+def _most_frequent_kind(rows: Iterable[Row]) -> NoiseKind:
+    kinds: Counter[NoiseKind] = Counter()
+    for row in rows:
+        parts = (row.freezing, row.specificity, row.boost)
+        kinds.update(one.kind for one in (*row.difference.values(), *parts) if one is not None)
+    return kinds.most_common(1)[0][0] if kinds else "none"

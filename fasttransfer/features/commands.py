@@ -280,13 +280,11 @@ class CachePlan(Choices):
 
     def run(self, console: Console) -> int:
         from fasttransfer import forecast, grid
-        from fasttransfer.cells import study_cells
 
         if self.views is None:
             raise InputError("cache plan: where any crop is shown none can be kept: give --views 1, 2 or 10")
         plan = grid.settle(self)
-        cells = study_cells(self.targets, self.treatments, self.layers, self.seeds)
-        forecast.print_features(plan, cells, "auto", console)
+        forecast.print_features(plan, plan.cells(), "auto", console)
         return 0
 
 

@@ -19,10 +19,10 @@ EXAMPLES = (1, 2, 5, 10, 25)
 
 @dataclass(frozen=True)
 class Probe:
-    """Train many softmax regressions on the features of a stored network, and show how few pictures they need.
+    """Train many softmax regressions on the features of a stored network, and show how few images they need.
 
     For every cut, number of examples of each class and seed, a head for each rate and decay, all in one pass over the
-    features, which are kept in the cache. Rate and decay are chosen on held-out training examples; validation pictures
+    features, which are kept in the cache. Rate and decay are chosen on held-out training examples; validation images
     are only reported on. The table, a figure, and every head go to RUN/probe/<name>/.
 
     For example:
@@ -37,11 +37,11 @@ class Probe:
     task: str | None = None
     """The study's task to classify, A or B; by default the one that the network was trained on."""
     data: str | None = None
-    """Other pictures to classify, all their classes: builtin, a source or a prepared store."""
+    """Other images to classify, all their classes: builtin, a source or a prepared store."""
     cuts: tuple[int, ...] = (1, 3, 5, 6, 7)
     """The stages whose outputs are the features; all values, nothing is pooled."""
     examples: tuple[str, ...] = ()
-    """Training pictures of each class, or all; by default 1 2 5 10 25, as far as there are as many, and all."""
+    """Training images of each class, or all; by default 1 2 5 10 25, as far as there are as many, and all."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One draw of examples and of the order of batches for each."""
     lrs: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0)

@@ -7,28 +7,33 @@ from dataclasses import dataclass, field
 from fasttransfer import records
 from fasttransfer.cells import LAYERS, TASKS
 from fasttransfer.features.extract import Asked
+from fasttransfer.report.verdict import verdict
 
 
 @dataclass(frozen=True)
 class Beside:
-    """For orientation; nothing where the pictures are not the study's.
+    """For orientation; nothing but the verdict where the images are not the study's.
 
     Attributes:
         base: name and top-1 of the network that was trained on the task from scratch.
         frozen: cut -> name and top-1 of the network with as many frozen layers of the probed one.
-        synthetic: whether the pictures are.
+        synthetic: whether the images are.
+        verdict: whether the bases had finished learning, in a sentence; None where that cannot be said yet.
     """
 
     base: tuple[str, float] | None = None
     frozen: dict[int, tuple[str, float]] = field(default_factory=dict)
     synthetic: bool = False
+    verdict: str | None = None
 
 
 def beside(asked: Asked) -> Beside:
     """What is known of the task of `asked` in its study, of the seed of the network, by the last check."""
-    if asked.task not in TASKS:
-        return Beside()
     recorded = records.read(asked.folder)
+    judged = verdict(recorded)
+    told = None if judged is None else judged.text
+    if asked.task not in TASKS:
+        return Beside(verdict=told)
     done = {
         r.name: r.last_top1
         for r in recorded.results
@@ -41,4 +46,4 @@ def beside(asked: Asked) -> Beside:
             name = f"{asked.cell.target}{n}{asked.task}"
             if name in done:
                 frozen[n] = name, done[name]
-    return Beside((base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")))
+    return Beside((base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), told)

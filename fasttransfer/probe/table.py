@@ -14,7 +14,7 @@ from fasttransfer.probe.examples import BATCH, FOLDS, MANY, STEPS
 from fasttransfer.probe.heads import MOMENTUM
 from fasttransfer.probe.study import Beside
 from fasttransfer.probe.sweep import Probed, choose
-from fasttransfer.report.numbers import count, per_cent
+from fasttransfer.report.numbers import count, per_cent, plain
 
 
 def table(probed: Probed, beside: Beside) -> RenderableType:
@@ -36,9 +36,10 @@ def table(probed: Probed, beside: Beside) -> RenderableType:
         grid.add_row("", *pairs, *(each[0] if each else "" for each in others), style="dim")
     head = Text(
         f"Softmax regressions on features of {asked.cell.label}: top-1 on {len(asked.pictures['val']):,} validation "
-        f"pictures of {asked.task}, by training pictures a class; chance {per_cent(1 / len(asked.classes), digits)} %"
+        f"images of {asked.task}, by training images per class; chance {per_cent(1 / len(asked.classes), digits)} %"
     )
-    return Group(head, grid, Text("\n".join(rules(probed, beside))))
+    first = [Text(plain(beside.verdict))] if beside.verdict else []
+    return Group(*first, head, grid, Text("\n".join(rules(probed, beside))))
 
 
 def examples_title(probed: Probed, k: int | None) -> str:
@@ -65,10 +66,10 @@ def rules(probed: Probed, beside: Beside) -> list[str]:
     seeds = count(len(swept.seeds), "seed")
     interval = ", ± half the 95 % interval over seeds" if len(swept.seeds) > 1 else "; one seed: no interval"
     lines = [
-        f"Mean over {seeds}{interval}: other examples, other batches, the same network and validation pictures.",
+        f"Mean over {seeds}{interval}: other examples, other batches, the same network and validation images.",
         f"Below: rate and decay chosen most often, for each seed among {count(len(swept.pairs), 'head')} by top-1 on "
         f"held-out training examples: each of up to {FOLDS} parts left out once, from {MANY} a class on one of them.",
-        "Validation pictures choose nothing.",
+        "Validation images choose nothing.",
     ]
     if 1 in swept.examples:
         rate, decay = swept.pairs[choose(swept.pairs, None, None)]
@@ -79,7 +80,7 @@ def rules(probed: Probed, beside: Beside) -> list[str]:
         "brought to length 1 by the examples learned from."
     )
     if beside.frozen:
-        lines.append("study: the study's own network with these layers frozen, the others trained on all pictures.")
+        lines.append("study: the study's own network with these layers frozen, the others trained on all images.")
     if beside.synthetic:
-        lines.append("The pictures are synthetic.")
+        lines.append("The images are synthetic.")
     return lines

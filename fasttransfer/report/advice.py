@@ -9,13 +9,27 @@ from rich.text import Text
 
 from fasttransfer.analysis import Advice, Choice, Estimate, class_count, stuck
 from fasttransfer.analysis.advice import CHOICES
+from fasttransfer.cells import BASE_PLUS
 from fasttransfer.records import Recorded
 from fasttransfer.report.findings import CHEAP
-from fasttransfer.report.numbers import MINUS, count, decimals, half, label, per_cent, points, some
+from fasttransfer.report.numbers import (
+    MINUS,
+    decimals,
+    half,
+    intervals,
+    is_within_noise,
+    label,
+    per_cent,
+    plain,
+    points,
+    signed,
+    some,
+)
+from fasttransfer.report.verdict import verdict
 
 
 def advice_table(recorded: Recorded, advice: Advice) -> RenderableType:
-    """The choices, a line each, and below them the sentences; for rich, in 80 columns."""
+    """The verdict on the base, the choices, a line each, and below them the sentences; for rich, in 80 columns."""
     digits = decimals(recorded.facts, [advice.target])
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     grid.add_column(f"on {advice.target}", no_wrap=True)
@@ -28,13 +42,16 @@ def advice_table(recorded: Recorded, advice: Advice) -> RenderableType:
             _short(choice),
             str(choice.top1.runs),
             per_cent(choice.top1.value, digits),
-            "" if choice.difference is None else _plain(_amount(choice.difference, digits)),
-            "" if best else _plain(_amount(choice.behind, digits, signed=False)),
+            "" if choice.difference is None else plain(_amount(choice.difference, digits)),
+            "" if best else plain(_amount(choice.behind, digits, with_sign=False)),
             "" if choice.saves is None else f"{100 * choice.saves:.0f} %",
             "best" if best else "cheapest" if choice == advice.cheapest else "",
         )
-    told = sentences(recorded, advice)
-    return Group(grid, *(Text(_plain(sentence)) for sentence in told))
+    judged = verdict(recorded, advice.score, advice.target)
+    lead = [] if judged is None else [judged.text]
+    return Group(
+        *(Text(plain(text)) for text in lead), grid, *(Text(plain(text)) for text in sentences(recorded, advice))
+    )
 
 
 def sentences(recorded: Recorded, advice: Advice) -> list[str]:
@@ -42,6 +59,8 @@ def sentences(recorded: Recorded, advice: Advice) -> list[str]:
     digits = decimals(recorded.facts, [advice.target])
     best, cheapest = advice.best, advice.cheapest
     told = [*_stuck(recorded, advice), _best(advice, digits)]
+    if best.treatment == "transfer+":
+        told.append(_boost(advice, digits))
     if cheapest != best:
         lead = f"{_long(cheapest)}: {_behind(cheapest.behind, digits)}{_saved(cheapest)}"
         told.append(f"Cheapest that cannot be told from it: {lead}.")
@@ -51,14 +70,25 @@ def sentences(recorded: Recorded, advice: Advice) -> list[str]:
         saved = f"; the best itself takes{_saved(best).removeprefix(',')}" if best.saves else ""
         told.append(f"Nothing cheaper comes within the interval of its distance from the best{saved}.")
     told += _basis(recorded, advice, digits)
-    gained = advice.selffer
-    if best.treatment == "transfer+" and best.difference and gained and gained.value >= best.difference.value:
-        told.append(
-            f"Its gain is no credit to the other task: the fine-tuned selffer, which only trains longer on "
-            f"{advice.target} itself, gains {points(gained.value, digits)}{half(gained, digits)}. Longer training may "
-            "do as well."
-        )
     return told
+
+
+def _boost(advice: Advice, digits: int) -> str:
+    """What the other task has to do with a fine-tuned transfer that is best."""
+    boost, n = advice.boost, advice.best.n
+    if boost is None:
+        return (
+            f"Whether that is due to the other task cannot be told: it has had more training than the base, and no "
+            f"fine-tuned selffer was run at n = {n}."
+        )
+    compared = f"transfer+ {MINUS} selffer+ at n = {n} is {signed(boost, digits)} points"
+    if boost.value <= 0 or is_within_noise(boost):
+        return (
+            f"That is no credit to the other task: {compared}. The fine-tuned selffer has had as much training, all of "
+            f"it on {advice.target}."
+        )
+    doubt = "" if boost.half is not None else ", though without an interval"
+    return f"What the other task's layers leave at equal training: {compared}{doubt}."
 
 
 def _stuck(recorded: Recorded, advice: Advice) -> list[str]:
@@ -69,7 +99,9 @@ def _stuck(recorded: Recorded, advice: Advice) -> list[str]:
     names = [
         label(result, len({r.seed for r in recorded.results}) > 1)
         for result in recorded.results
-        if result.target == advice.target and result.treatment in ("base", *CHOICES) and stuck(result, classes)
+        if result.target == advice.target
+        and result.treatment in ("base", BASE_PLUS, *CHOICES)
+        and stuck(result, classes)
     ]
     if not names:
         return []
@@ -92,6 +124,9 @@ def _best(advice: Advice, digits: int) -> str:
     scratch = next(choice for choice in advice.choices if choice.treatment == "base").behind
     if scratch.half is not None and scratch.value <= scratch.half:
         text += ", which may be chance"
+    longer = next((choice for choice in advice.choices if choice.treatment == BASE_PLUS), None)
+    if longer is not None and longer.difference is not None and best != longer:
+        text += f", against {signed(longer.difference, digits)} for training from scratch twice as long (base+)"
     return f"{text}."
 
 
@@ -99,19 +134,15 @@ def _basis(recorded: Recorded, advice: Advice, digits: int) -> list[str]:
     """Where the intervals are from."""
     unit = recorded.facts.get("seeds_are", "seeds")
     if advice.noise == "none":
-        return ["One seed, and the number of validation pictures is not recorded: no intervals."]
-    if advice.noise == "validation":
-        pictures = recorded.facts["val_pictures"][advice.target]
+        return ["The runs and what is recorded of the validation images give no intervals."]
+    if advice.noise == "images":
+        images = recorded.facts["val_pictures"][advice.target]
         return [
-            f"One {unit.removesuffix('s')}, so no interval over {unit}. ± behind the best is what {pictures:,} "
-            "validation pictures can tell apart, as if two networks erred on unrelated pictures (binomial, 95 %, the "
-            "cautious side); another seed may move each number further. More seeds would say."
+            f"One {unit.removesuffix('s')}, so no interval over {unit}. ± is what {images:,} validation images can "
+            "tell apart (95 %), a lower bound: another seed may move each number further. More seeds would say."
         ]
     seeds = max(choice.top1.runs for choice in advice.choices)
-    told = [
-        f"± is a 95 % interval over {count(seeds, unit.removesuffix('s'))}; behind the best, of the paired difference, "
-        f"its noise pooled over {len(advice.choices)} choices."
-    ]
+    told = [f"{intervals([choice.behind for choice in advice.choices if choice != advice.best], unit)}."]
     if any(choice.top1.runs < seeds for choice in advice.choices):
         told.append(f"Not every choice was run with every {unit.removesuffix('s')}: see the runs.")
     told.append("The best of many is partly the luckiest: expect a little less of it.")
@@ -121,17 +152,20 @@ def _basis(recorded: Recorded, advice: Advice, digits: int) -> list[str]:
 def _long(choice: Choice) -> str:
     if choice.treatment == "base":
         return "training from scratch"
+    if choice.treatment == BASE_PLUS:
+        return "training from scratch, twice as long (base+)"
     layers, them = ("the first layer", "it") if choice.n == 1 else (f"the first {choice.n} layers", "them")
     then = f"freeze {them}" if choice.frozen else "train all"
     return f"copy {layers} and {then} ({choice.treatment}, n = {choice.n})"
 
 
 def _short(choice: Choice) -> str:
-    return "from scratch" if choice.treatment == "base" else f"{choice.treatment} n = {choice.n}"
+    short = {"base": "from scratch", BASE_PLUS: "twice as long"}
+    return short.get(choice.treatment, f"{choice.treatment} n = {choice.n}")
 
 
 def _behind(behind: Estimate, digits: int) -> str:
-    text = f"{_amount(behind, digits, signed=False)} points behind"
+    text = f"{_amount(behind, digits, with_sign=False)} points behind"
     most = behind.value + (behind.half or 0)
     return f"{text}, so that it may cost up to {per_cent(most, digits)}" if most >= CHEAP else text
 
@@ -139,16 +173,14 @@ def _behind(behind: Estimate, digits: int) -> str:
 def _saved(choice: Choice) -> str:
     if not choice.saves:
         return ""
+    if choice.saves < 0:
+        return f", {-100 * choice.saves:.0f} % more multiply-adds"
     text = f", {100 * choice.saves:.0f} % fewer multiply-adds a training step"
     if choice.faster is not None:
-        text += f" (measured: {choice.faster:.1f} times the pictures a second)"
+        text += f" (measured: {choice.faster:.1f} times the images per second)"
     return text
 
 
-def _amount(value: Estimate, digits: int, *, signed: bool = True) -> str:
+def _amount(value: Estimate, digits: int, *, with_sign: bool = True) -> str:
     number = points(value.value, digits)
-    return (number if signed else number.removeprefix("+")) + half(value, digits)
-
-
-def _plain(text: str) -> str:
-    return text.replace(MINUS, "-").replace("±", "+-")
+    return (number if with_sign else number.removeprefix("+")) + half(value, digits)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fasttransfer.analysis import Estimate, Summary, class_count, mean_chance, summarise
 from fasttransfer.records import Recorded
-from fasttransfer.report.numbers import cost, decimals, half, per_cent, points
+from fasttransfer.report.numbers import cost, decimals, half, intervals, per_cent, points, signed
 
-PART_HEADS = ("n", "lost by transfer", "co-adaptation", "specificity", "transfer+ − base", "transfer+ − selffer+")
+# At equal training: both networks have had the same number of schedules.
+PART_HEADS = (
+    "n",
+    "freezing: selffer+ − selffer",
+    "specificity: selffer − transfer",
+    "both: selffer+ − transfer",
+    "lasting boost: transfer+ − selffer+",
+)
+PAPER_HEADS = ("n", "lost by transfer: base − transfer", "co-adaptation: base − selffer", "transfer+ − base")
+PART_CAPTION = "Where the points go, at equal training"
+PAPER_CAPTION = "The paper's comparison, against the base"
 Rows = tuple[tuple[str, tuple["Cell", ...]], ...]
 
 
@@ -27,10 +38,13 @@ class Block:
 
     title: str
     base: str
+    base_plus: str
     chance: str
     treatments: tuple[str, ...]
     top1: Rows
-    parts: Rows  # none where the study has neither both parts nor fine-tuned networks
+    parts: Rows  # at equal training; none where the study has no two such networks
+    paper: Rows  # from the base
+    intervals: str  # what ± is made of
 
 
 def block(recorded: Recorded, summary: Summary, title: str) -> Block:
@@ -52,36 +66,41 @@ def block(recorded: Recorded, summary: Summary, title: str) -> Block:
         return Cell("–") if estimate is None else Cell(cost(estimate, digits), "", runs(estimate))
 
     def boost(estimate: Estimate | None) -> Cell:
-        return Cell("–") if estimate is None else Cell(_signed(estimate, digits), "", runs(estimate))
+        return Cell("–") if estimate is None else Cell(signed(estimate, digits), "", runs(estimate))
 
     parts = tuple(
-        (
-            str(row.n),
-            (
-                part(row.lost), part(row.co_adaptation), part(row.specificity),
-                boost(row.boost), boost(row.boost_over_selffer),
-            ),
-        )
+        (str(row.n), (part(row.freezing), part(row.specificity), part(row.frozen_cost), boost(row.boost)))
         for row in summary.rows
-    )  # fmt: skip
+    )
+    papers = tuple(
+        (str(row.n), (part(row.lost), part(row.co_adaptation), boost(row.boost_over_base))) for row in summary.rows
+    )
+    shown = [e for row in summary.rows for e in (*row.difference.values(), row.frozen_cost, row.boost) if e is not None]
     return Block(
         title=title,
         base=per_cent(summary.base.value, digits) + half(summary.base, digits) if summary.base else "",
+        base_plus=per_cent(summary.base_plus.value, digits) if summary.base_plus else "",
         chance="" if level is None else per_cent(level, digits),
         treatments=summary.treatments,
         top1=tuple(
             (str(row.n), tuple(top1(row.top1.get(name), row.difference.get(name)) for name in summary.treatments))
             for row in summary.rows
         ),
-        parts=parts if any(cell.main != "–" for _, cells in parts for cell in cells) else (),
+        parts=_unless_empty(parts),
+        paper=_unless_empty(papers),
+        intervals=intervals(shown, recorded.facts.get("seeds_are", "seeds")),
     )
+
+
+def _unless_empty(rows: Sequence[tuple[str, tuple[Cell, ...]]]) -> Rows:
+    return tuple(rows) if any(cell.main != "–" for _, cells in rows for cell in cells) else ()
 
 
 def blocks(recorded: Recorded, summary: Summary) -> list[Block]:
     """The mean over targets where there are several, then each target."""
     found = [block(recorded, summary, "Mean over tasks")] if len(summary.targets) > 1 else []
     for target in summary.targets:
-        alone = summarise(recorded.results, score=summary.score, target=target)
+        alone = summarise(recorded.results, score=summary.score, target=target, facts=recorded.facts)
         found.append(block(recorded, alone, task_title(recorded, target)))
     return found
 
@@ -90,7 +109,3 @@ def task_title(recorded: Recorded, target: str) -> str:
     """A task and how many classes it has."""
     classes = class_count(recorded.facts, target)
     return f"Task {target}" + (f", {classes} classes" if classes else "")
-
-
-def _signed(estimate: Estimate, digits: int) -> str:
-    return points(estimate.value, digits) + half(estimate, digits)

@@ -26,14 +26,22 @@ def cautions(recorded: Recorded, summary: Summary) -> list[str]:
         told.append(f"Unfinished, not counted in any mean: {some([label(result, several) for result in waiting])}.")
     told += warnings(recorded, summary.score)
     if not several and any(row.top1 for row in summary.rows):
-        told.append(
-            "One seed: every number rests on a single run for each task, so it has no interval and small "
-            "differences may be chance. More seeds give intervals."
-        )
+        told.append(_one_seed(summary))
     if (views := views_of(recorded.study)) != UNLIMITED:
         told.append(f"Views limited to {views}: an approximation of the paper's unlimited random crops.")
     if recorded.facts.get("held_out"):
-        told.append("The source has no validation pictures: they were cut from its training pictures.")
+        told.append("The source has no validation images: they were cut from its training images.")
     if refused := recorded.facts.get("refused"):
-        told.append(f"{count(refused, 'picture')} could not be decoded and took no part.")
+        told.append(f"{count(refused, 'image')} could not be decoded and took no part.")
     return told
+
+
+def _one_seed(summary: Summary) -> str:
+    found = [estimate for row in summary.rows for estimate in row.difference.values()]
+    single = "One seed: every number rests on a single run for each task"
+    if any(estimate.half is not None for estimate in found):
+        return (
+            f"{single}. ± is what the validation images alone can tell, a lower bound: another seed may move a number "
+            "further. More seeds say how far."
+        )
+    return f"{single} and has no interval: small differences may be chance. More seeds give intervals."

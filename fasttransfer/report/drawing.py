@@ -25,13 +25,14 @@ class Style:
     label: str
     colour: str  # of Okabe and Ito's palette, told apart by colour-blind readers
     marker: str
-    line: Literal["-", "--", ":"]
+    line: Literal["-", "--", ":", "-."]
     filled: bool
     shift: float  # of its points along n, so that treatments do not hide each other
 
 
 STYLES = {
     "base": Style("base", INK, "D", "-", True, 0.0),
+    "base+": Style("base+, one more schedule", INK, "", "-.", False, 0.0),  # a thin line across
     "selffer": Style("selffer, frozen", "#0072b2", "o", "-", True, -0.12),
     "selffer+": Style("selffer+, fine-tuned", "#56b4e9", "o", "--", False, -0.06),
     "transfer": Style("transfer, frozen", "#d55e00", "s", "-", True, 0.12),
@@ -39,6 +40,7 @@ STYLES = {
     "random": Style("random, frozen", "#009e73", "^", ":", True, 0.0),
     "random-he": Style("random of He's values", "#cc79a7", "v", ":", True, 0.0),
 }
+ACROSS_PLUS: dict[str, Any] = {"linestyle": (0, (6, 2, 1, 2)), "linewidth": 0.6}  # dash-dot
 # Studies side by side: of the same palette, each with a marker of its own.
 STUDY_LOOKS = (
     ("#d55e00", "s"), ("#0072b2", "o"), ("#009e73", "^"), ("#cc79a7", "v"), ("#e69f00", "D"), ("#56b4e9", "P"),
@@ -50,6 +52,8 @@ _LAYER_COLOURS = ("#dd9a1f", "#e2743c", "#d65468", "#b8478f", "#8f4fb0", "#6a62c
 def key(treatment: str) -> Line2D:
     """The legend entry of a treatment."""
     style = STYLES[treatment]
+    if treatment == "base+":
+        return Line2D([], [], color=style.colour, label=style.label, **ACROSS_PLUS)
     line = "--" if treatment == "base" else style.line  # the base is drawn across, dashed
     return Line2D([], [], color=style.colour, linestyle=line, label=style.label, **marker(style, 4.5))
 
@@ -140,10 +144,7 @@ def interval(ax: Axes, x: float, estimate: Estimate, colour: str) -> None:
 
 
 def fit(ax: Axes, estimates: Iterable[Estimate]) -> None:
-    """Sets the scale by what is drawn, and by the intervals as long as that leaves it half of the height.
-
-    Two seeds can give an interval ten times as long as any effect: it runs out of the panel.
-    """
+    """Sets the scale by what is drawn, and by the intervals as long as that leaves it half of the height."""
     low, high = ax.dataLim.intervaly
     spare = max(high - low, 0.1) / 2
     known = [(e.value, e.half) for e in estimates if e.half is not None]
@@ -180,7 +181,7 @@ def grid(ax: Axes) -> None:
 
 
 def zero(ax: Axes) -> None:
-    """The base, across."""
+    """The reference of all differences, across."""
     ax.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
 
 

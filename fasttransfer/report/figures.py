@@ -19,7 +19,6 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fasttransfer.analysis import (
     Estimate,
-    Row,
     Score,
     chance,
     class_count,
@@ -31,14 +30,20 @@ from fasttransfer.analysis import (
     summarise,
     targets_of,
 )
+from fasttransfer.cells import BASE, BASE_PLUS
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report import drawing
 from fasttransfer.report.drawing import STUDY_LOOKS, STYLES, Style, key, layer_colour
 from fasttransfer.report.filters import first_filters, montage
+from fasttransfer.report.pieces import Piece, pieces
 from fasttransfer.report.svg import FAINT, INK, PAPER, settings
 
-PART_COLOURS = {"co-adaptation": STYLES["selffer"].colour, "specificity": STYLES["transfer"].colour}
-_HATCHES = {"co-adaptation": "", "specificity": "////"}
+PART_COLOURS = {  # the first two are the same piece, at equal training and as the paper measures it
+    "freezing": STYLES["selffer"].colour,
+    "co-adaptation": STYLES["selffer"].colour,
+    "specificity": STYLES["transfer"].colour,
+}
+_HATCHES = {"freezing": "", "co-adaptation": "", "specificity": "////"}
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "linestyle": "", "zorder": 4, "clip_on": False}
 _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for only makes the file long
 
@@ -47,7 +52,7 @@ _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for 
 def accuracy(
     recorded: Recorded, score: Score = "last", *, target: str | None = None, pooled: bool = False, keys: bool = True
 ) -> Figure:
-    """Top-1 against n: every run a point, the mean a line, the base across.
+    """Top-1 against n: every run a point, the mean a line, the base across and, thinner, base+.
 
     Args:
         recorded: the study.
@@ -64,9 +69,10 @@ def accuracy(
         _top1(ax, recorded, group, score)
     if not groups:
         drawing.nothing(axes[0], False)
-    treatments = summarise(recorded.results).treatments
+    summary = summarise(recorded.results)
+    across = ("base", "base+") if summary.base_plus is not None else ("base",)
     if keys:
-        drawing.legend(figure, [key(name) for name in STYLES if name == "base" or name in treatments])
+        drawing.legend(figure, [key(name) for name in STYLES if name in across or name in summary.treatments])
     return figure
 
 
@@ -87,12 +93,12 @@ def differences(
         recorded: the study.
         score: "last" check or the mean of the "best10".
         overlay: another study whose means are laid behind, broad and pale; differences can be compared where
-            accuracies on other pictures cannot.
+            accuracies on other images cannot.
         overlay_name: what the legend calls it.
         keys: with a legend.
     """
     figure, (ax,) = drawing.panels(1)
-    summary = summarise(recorded.results, score=score)
+    summary = summarise(recorded.results, score=score, facts=recorded.facts)
     found = drops(recorded.results, score)
     ax.set_title("Difference from the base")
     ax.set_ylabel("points of top-1")
@@ -123,11 +129,12 @@ def differences(
 
 @settings()
 def decomposition(recorded: Recorded, score: Score = "last", *, target: str | None = None, keys: bool = True) -> Figure:
-    """What the frozen transfer loses, as areas that hang from the base: first co-adaptation, then specificity.
+    """What frozen transfer costs, as areas that hang from the fine-tuned selffer: first freezing, then specificity.
 
-    The lower edge is the frozen transfer. A part below zero is a gain and stands above the base; what remains of
-    both is the diamond. Between two n that were measured the areas run straight; an n whose neighbours were not
-    measured stands alone.
+    All networks have had equal training. In a study that lacks fine-tuned selffers the areas hang from the base and the
+    first one is the paper's co-adaptation; the title says so. The lower edge is the frozen transfer. A part below zero
+    is a gain and stands above the reference; what remains of both is the diamond. Between two n that were measured the
+    areas run straight; an n whose neighbours were not measured stands alone.
 
     Args:
         recorded: the study.
@@ -137,15 +144,17 @@ def decomposition(recorded: Recorded, score: Score = "last", *, target: str | No
     """
     figure, (ax,) = drawing.panels(1)
     targets = targets_of(recorded.results)
-    summary = summarise(recorded.results, score=score, target=target)
+    summary = summarise(recorded.results, score=score, target=target, facts=recorded.facts)
     alone = target or (targets[0] if len(targets) == 1 else None)
-    ax.set_title(_task(recorded, alone) if alone else "Frozen transfer, mean over tasks")
-    ax.set_ylabel("points of top-1 from the base")
-    rows = [row for row in summary.rows if row.lost and row.co_adaptation and row.specificity]
+    found = pieces(recorded, summary)
+    what = _task(recorded, alone) if alone else "Mean over tasks"
+    ax.set_title(f"{what}: {'equal training' if found.is_equal or not found.split else 'the paper’s pieces'}")
+    ax.set_ylabel(f"points of top-1 from {'selffer+' if found.is_equal else 'the base'}")
+    rows = found.split
     for stretch in _stretches(rows):
-        _areas(ax, stretch)
+        _areas(ax, stretch, found.first_name)
     drawing.zero(ax)
-    nets = [(row.n, replace(row.lost, value=-row.lost.value)) for row in rows if row.lost is not None]
+    nets = [(row.n, replace(row.whole, value=-row.whole.value)) for row in rows]
     for n, net in nets:
         ax.plot([n], [100 * net.value], zorder=4, **drawing.marker(STYLES["base"], 4.5))
         drawing.interval(ax, n, net, INK)
@@ -154,8 +163,8 @@ def decomposition(recorded: Recorded, score: Score = "last", *, target: str | No
     drawing.nothing(ax, bool(rows))
     if keys:
         handles: list[Any] = [
-            Patch(facecolor=colour, hatch=_HATCHES[name], edgecolor=PAPER, linewidth=0, label=name)
-            for name, colour in PART_COLOURS.items()
+            Patch(facecolor=PART_COLOURS[name], hatch=_HATCHES[name], edgecolor=PAPER, linewidth=0, label=name)
+            for name in (found.first_name, "specificity")
         ]
         handles.append(Line2D([], [], linestyle="", label="frozen transfer", **drawing.marker(STYLES["base"], 4.5)))
         drawing.legend(figure, handles)
@@ -183,7 +192,7 @@ def learning(recorded: Recorded, treatment: str | None = None, *, keys: bool = T
 
 @settings()
 def volume(studies: Sequence[Recorded], score: Score = "last", *, keys: bool = True) -> Figure:
-    """Top-1 of the bases against the training pictures a class, on a logarithmic axis.
+    """Top-1 of the bases against the training images per class, on a logarithmic axis.
 
     A network that ended no better than chance is a cross.
 
@@ -194,9 +203,9 @@ def volume(studies: Sequence[Recorded], score: Score = "last", *, keys: bool = T
     """
     figure, (ax,) = drawing.panels(1)
     points = volumes(studies, score)
-    ax.set_title("Base networks on fewer pictures")
+    ax.set_title("Base networks on fewer images")
     ax.set_ylabel("validation top-1, %")
-    ax.set_xlabel("training pictures a class (at most)")
+    ax.set_xlabel("training images per class (at most)")
     looks = [
         Style(f"task {task}", colour, mark, "-", True, 0.0)
         for task, (colour, mark) in zip(points, STUDY_LOOKS, strict=False)
@@ -250,7 +259,7 @@ def comparison(
     for i, (name, recorded) in enumerate(studies.items()):
         colour, mark = STUDY_LOOKS[i % len(STUDY_LOOKS)]
         shift = 0.08 * (i - (len(studies) - 1) / 2)
-        rows = summarise(recorded.results, score=score).rows
+        rows = summarise(recorded.results, score=score, facts=recorded.facts).rows
         for treatment in treatments:
             found = [(row.n, row.difference[treatment]) for row in rows if treatment in row.difference]
             if not found:
@@ -310,7 +319,7 @@ def curve_tasks(recorded: Recorded) -> list[str]:
 
 
 def volumes(studies: Sequence[Recorded], score: Score = "last") -> dict[str, dict[int, list[tuple[float, bool]]]]:
-    """Task -> training pictures a class -> (top-1, whether it is no better than chance) of its finished bases."""
+    """Task -> training images per class -> (top-1, whether it is no better than chance) of its finished bases."""
     found: dict[str, dict[int, list[tuple[float, bool]]]] = {}
     for recorded in studies:
         for result in recorded.results:
@@ -340,7 +349,7 @@ def _apart(ticks: Sequence[int]) -> list[int]:
 def _top1(ax: Axes, recorded: Recorded, targets: Sequence[str], score: Score) -> None:
     """One panel of `accuracy`: the runs of all `targets` together."""
     results = [result for result in recorded.results if result.target in targets]
-    summary = summarise(results, score=score)
+    summary = summarise(results, score=score, facts=recorded.facts)
     found = drops(results, score)
     ax.set_title(_task(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
     ax.set_ylabel("validation top-1, %")
@@ -351,6 +360,9 @@ def _top1(ax: Axes, recorded: Recorded, targets: Sequence[str], score: Score) ->
     if summary.base is not None:
         ax.axhline(100 * summary.base.value, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
         drawing.dots(ax, [0.0] * len(bases), bases, STYLES["base"], big=len(bases) < 3)
+    if summary.base_plus is not None:
+        ax.axhline(100 * summary.base_plus.value, color=STYLES["base+"].colour, zorder=1, **drawing.ACROSS_PLUS)
+        values.append(summary.base_plus.value)
     for treatment in summary.treatments:
         runs = [(drop.n, drop.top1[treatment]) for drop in found if treatment in drop.top1]
         means = [(row.n, row.top1[treatment].value) for row in summary.rows if treatment in row.top1]
@@ -377,16 +389,16 @@ def _behind(
     overlay: Recorded, score: Score, layers: Sequence[int], treatments: Sequence[str]
 ) -> dict[str, list[tuple[int, float]]]:
     """Treatment -> (n, mean difference) of the study laid behind, as far as the one in front goes."""
-    rows = [row for row in summarise(overlay.results, score=score).rows if row.n in layers]
+    rows = [row for row in summarise(overlay.results, score=score, facts=overlay.facts).rows if row.n in layers]
     found = {
         name: [(row.n, row.difference[name].value) for row in rows if name in row.difference] for name in treatments
     }
     return {name: means for name, means in found.items() if means}
 
 
-def _stretches(rows: Sequence[Row]) -> list[list[Row]]:
+def _stretches(rows: Sequence[Piece]) -> list[list[Piece]]:
     """Rows whose n follow each other."""
-    found: list[list[Row]] = []
+    found: list[list[Piece]] = []
     for row in rows:
         if found and row.n == found[-1][-1].n + 1:
             found[-1].append(row)
@@ -395,14 +407,15 @@ def _stretches(rows: Sequence[Row]) -> list[list[Row]]:
     return found
 
 
-def _areas(ax: Axes, rows: Sequence[Row]) -> None:
-    """Losses stacked below the base, gains above it; half a column wide on both sides of the outer n."""
+def _areas(ax: Axes, rows: Sequence[Piece], first_name: str) -> None:
+    """Costs stacked below the reference, gains above it; half a column wide on both sides of the outer n."""
     layers = np.array([row.n for row in rows], dtype=float)
     # Fine enough that where a part turns from loss to gain, its neighbour's edge turns at the same place.
     xs = np.union1d(np.linspace(layers[0] - 0.3, layers[-1] + 0.3, 60 * len(rows) + 1).round(4), layers)
     above, below = np.zeros_like(xs), np.zeros_like(xs)
-    for name, colour in PART_COLOURS.items():
-        parts = (row.co_adaptation if name == "co-adaptation" else row.specificity for row in rows)
+    for name in (first_name, "specificity"):
+        colour = PART_COLOURS[name]
+        parts = (row.specificity if name == "specificity" else row.first for row in rows)
         change = np.interp(xs, layers, [-100 * part.value if part else 0.0 for part in parts])
         for side, share in ((above, change.clip(min=0)), (below, change.clip(max=0))):
             if share.any():
@@ -432,21 +445,31 @@ def _curves(ax: Axes, recorded: Recorded, treatment: str) -> None:
         ax.plot(
             [step for step, _ in checks],
             [100 * value for _, value in checks],
-            color=layer_colour(result.n),
+            color=_curve_colour(result),
             linestyle="-" if result.target == first else "--",
             linewidth=0.9,
         )
         if result.state in ("diverged", "stuck"):
             step, value = checks[-1]
-            ax.plot([step], [100 * value], color=layer_colour(result.n), marker="x", markersize=6, zorder=4)
+            ax.plot([step], [100 * value], color=_curve_colour(result), marker="x", markersize=6, zorder=4)
     ax.set_xlim(left=0)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     ax.xaxis.set_major_formatter(lambda value, _: _thousands(value))
     drawing.nothing(ax, bool(results))
 
 
+def _curve_colour(result: Result) -> str:
+    """Of its number of copied layers; base+, which copies all, is drawn as its base."""
+    return layer_colour(0 if result.treatment == BASE_PLUS else result.n)
+
+
+def layers_of(recorded: Recorded) -> list[int]:
+    """The n of the study's networks with copied layers; base+ has none."""
+    return sorted({r.n for r in recorded.results if r.treatment not in (BASE, BASE_PLUS)})
+
+
 def _layer_keys(recorded: Recorded) -> list[Line2D]:
-    layers = sorted({result.n for result in recorded.results if result.n})
+    layers = layers_of(recorded)
     keys = [Line2D([], [], color=layer_colour(n), label=f"n = {n}") for n in layers]
     if len(tasks := curve_tasks(recorded)) > 1:
         solid, dashed = tasks[:2]

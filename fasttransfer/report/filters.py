@@ -1,4 +1,4 @@
-"""The first layer of the trained bases, as pictures: read from a study's weights, laid out in a grid."""
+"""The first layer of the trained bases, as images: read from a study's weights, laid out in a grid."""
 
 from __future__ import annotations
 
@@ -33,8 +33,25 @@ def first_filters(recorded: Recorded, seed: int | None = None) -> dict[str, NDAr
     return dict(sorted(found.items()))
 
 
+def smoothness(weights: NDArray[np.float32]) -> float:
+    """Return the correlation of weights that are neighbours, over all filters and channels, in [-1, 1].
+
+    A pair is two weights side by side or one above the other. The correlation is taken about zero, the mean of initial
+    values: those are drawn independently, so that theirs is 0 in expectation, and structure in a trained layer shows
+    as what exceeds it. Weights that are all zero give 0.
+
+    Args:
+        weights: (filters, channels, kernel, kernel).
+    """
+    w = weights.astype(np.float64)
+    one = np.concatenate([w[..., :-1].ravel(), w[..., :-1, :].ravel()])
+    other = np.concatenate([w[..., 1:].ravel(), w[..., 1:, :].ravel()])
+    size = math.sqrt(float(one @ one) * float(other @ other))
+    return float(one @ other) / size if size else 0.0
+
+
 def montage(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Filters (filters, 3, kernel, kernel) side by side as one RGBA picture, wider than high.
+    """Filters (filters, 3, kernel, kernel) side by side as one RGBA image, wider than high.
 
     Each is divided by its own largest weight, so that zero is middle grey; the gaps are transparent.
     """

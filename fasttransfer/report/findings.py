@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from fasttransfer.analysis import (
     STUCK_SHARE,
     Estimate,
-    Row,
     Score,
     Summary,
     budget_of,
@@ -21,9 +20,23 @@ from fasttransfer.analysis import (
     summarise,
 )
 from fasttransfer.records import Recorded, Result
-from fasttransfer.report.numbers import cost, decimals, half, label, per_cent, some
+from fasttransfer.report.numbers import (
+    MINUS,
+    cost,
+    count,
+    decimals,
+    half,
+    intervals,
+    is_within_noise,
+    label,
+    per_cent,
+    signed,
+    some,
+)
+from fasttransfer.report.pieces import Pieces, pieces
+from fasttransfer.report.verdict import verdict
 
-CHEAP = 0.02  # a frozen transfer that costs less than these two points is called cheap
+CHEAP = 0.02  # frozen transfer that costs less than these two points is called cheap
 _VISIBLE = 0.005  # losses below half a point are not taken apart
 
 
@@ -35,18 +48,40 @@ class Finding:
     basis: str
 
 
+@dataclass(frozen=True)
+class _Context:
+    """What all sentences share; `unit` is what the study's seeds are called."""
+
+    summary: Summary
+    pieces: Pieces
+    digits: int
+    unit: str
+    is_unfinished: bool  # the bases
+
+
 def findings(recorded: Recorded, score: Score = "last") -> list[Finding]:
-    """The headline sentences of a study, over all its targets and seeds; none while nothing is comparable."""
-    summary = summarise(recorded.results, score=score)
-    digits = decimals(recorded.facts, summary.targets)
+    """The headline sentences of a study, over all its targets and seeds; none while nothing is comparable.
+
+    Each compares networks at equal training wherever the study has them, so that it would hold were all networks
+    trained twice as long. What is measured from the base is called the paper's comparison, and is not stated where the
+    bases had not finished learning.
+    """
+    summary = summarise(recorded.results, score=score, facts=recorded.facts)
+    told = verdict(recorded, score)
+    context = _Context(
+        summary,
+        pieces(recorded, summary),
+        decimals(recorded.facts, summary.targets),
+        recorded.facts.get("seeds_are", "seeds"),
+        told is not None and told.is_bad,
+    )
     level = mean_chance(recorded.facts, summary.targets)
-    unit = recorded.facts.get("seeds_are", "seeds")
     found = (
-        _frozen_transfer(summary, digits, unit),
-        _parts(summary, digits, unit),
-        _fine_tuning(summary, digits, unit),
-        _random(summary, "random", "frozen random layers", digits, level, unit),
-        _random(summary, "random-he", "with He's initial values frozen random layers", digits, level, unit),
+        _frozen_transfer(context),
+        _parts(context),
+        _fine_tuning(context),
+        _random(context, "random", "frozen random layers", level),
+        _random(context, "random-he", "with He's initial values frozen random layers", level),
     )
     kept = [finding for finding in found if finding is not None]
     return [
@@ -108,13 +143,11 @@ def _names(results: Sequence[Result], several: bool) -> str:
 
 
 def _caution(summary: Summary) -> str:
-    """What the first sentence opens with where no number has an interval."""
+    """What the first sentence opens with where every number rests on one run of each task, or none has an interval."""
+    if len(summary.seeds) == 1:
+        return "in this single run, " if len(summary.targets) == 1 else "with one run for each task, "
     estimates = [found for row in summary.rows for found in row.difference.values()]
-    if any(found.half is not None for found in estimates):
-        return ""
-    if len(summary.seeds) > 1:
-        return "without an interval anywhere, "
-    return "in this single run, " if len(summary.targets) == 1 else "with one run for each task, "
+    return "" if any(found.half is not None for found in estimates) else "without an interval anywhere, "
 
 
 def _sentence(text: str, opening: str) -> str:
@@ -122,35 +155,53 @@ def _sentence(text: str, opening: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _frozen_transfer(summary: Summary, digits: int, unit: str) -> Finding | None:
-    losses = {
-        row.n: replace(difference, value=-difference.value)
-        for row in summary.rows
-        if (difference := row.difference.get("transfer")) is not None
-    }
-    if not losses:
+def _frozen_transfer(context: _Context) -> Finding | None:
+    found = context.pieces
+    costs = {row.n: row.whole for row in found.rows}
+    if not found.is_equal:  # what is not taken apart is over all frozen transfers, also those without a selffer
+        from_base = {row.n: row.difference.get("transfer") for row in context.summary.rows}
+        costs = {n: replace(found, value=-found.value) for n, found in from_base.items() if found is not None}
+    if not costs:
         return None
-    most = max(losses, key=lambda n: losses[n].value)
-    peak = f"{cost(losses[most], digits)} at n = {most}"
-    limit = f"{100 * CHEAP:.0f} points"
-    first = next((n for n in losses if losses[n].value >= CHEAP), None)
-    if first is None:
-        at_most = f"at most {peak}" if losses[most].value > 0 else "indeed nothing"
+    if not found.is_equal and context.is_unfinished:
         text = (
-            f"copying and freezing {_layers(list(losses))} costs less than {limit}, {at_most}{_doubt(losses, losses)}"
+            "what copying and freezing costs is not stated: the study has no fine-tuned selffer beside its frozen "
+            "transfer, and the distance from a base that had not finished learning measures the missing training too"
         )
-        return _finding(text, summary, list(losses.values()), unit)
-    if before := [n for n in losses if n < first]:
-        stays = all(loss.value >= CHEAP for n, loss in losses.items() if n > first)
+        return Finding(text, "the study has base+ and no selffer+")
+    digits = context.digits
+    against = (
+        f"at equal training (selffer+ {MINUS} transfer)"
+        if found.is_equal
+        else "against the base, as the paper compares,"
+    )
+    most = max(costs, key=lambda n: costs[n].value)
+    peak = f"{cost(costs[most], digits)} at n = {most}{_noise(costs[most])}"
+    limit = f"{100 * CHEAP:.0f} points"
+    first = next((n for n in costs if costs[n].value >= CHEAP), None)
+    if first is None:
+        at_most = f"at most {peak}" if costs[most].value > 0 else "indeed nothing"
         text = (
-            f"copying and freezing {_layers(before)} costs less than {limit}{_doubt(losses, before)}; "
-            f"{'from layer' if stays else 'at n ='} {first} it costs {cost(losses[first], digits)}"
+            f"{against} copying and freezing {_layers(list(costs))} costs less than {limit}, {at_most}"
+            f"{_doubt(costs, costs)}"
+        )
+        return _finding(text, context, list(costs.values()))
+    start = f"{cost(costs[first], digits)}{_noise(costs[first])}"
+    if before := [n for n in costs if n < first]:
+        stays = all(loss.value >= CHEAP for n, loss in costs.items() if n > first)
+        text = (
+            f"{against} copying and freezing {_layers(before)} costs less than {limit}{_doubt(costs, before)}; "
+            f"{'from layer' if stays else 'at n ='} {first} it costs {start}"
         )
     else:
-        text = f"even copying and freezing {_layers([first])} costs {cost(losses[first], digits)} points"
+        text = f"{against} even copying and freezing {_layers([first])} costs {start} points"
     if most != first:
         text += f", rising to {peak}"
-    return _finding(text, summary, list(losses.values()), unit)
+    return _finding(text, context, list(costs.values()))
+
+
+def _noise(estimate: Estimate) -> str:
+    return " (not distinguishable from zero)" if is_within_noise(estimate) else ""
 
 
 def _doubt(losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
@@ -160,70 +211,86 @@ def _doubt(losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
     return f" (by their intervals not for sure at n = {', '.join(map(str, doubtful))})" if doubtful else ""
 
 
-def _parts(summary: Summary, digits: int, unit: str) -> Finding | None:
-    split = [row for row in summary.rows if row.lost and row.co_adaptation and row.specificity]
-    if not split:
+def _parts(context: _Context) -> Finding | None:
+    found = context.pieces
+    if not found.split or (not found.is_equal and context.is_unfinished):
+        return _specificity(context)
+    digits = context.digits
+    row = max(found.split, key=lambda row: row.whole.value)
+    whole, first, specificity = row.whole, row.first, row.specificity
+    if first is None or specificity is None or whole.value < _VISIBLE or is_within_noise(whole):
         return None
-    row = max(split, key=lambda row: row.lost.value if row.lost else 0.0)
-    lost, co_adaptation, specificity = row.lost, row.co_adaptation, row.specificity
-    if lost is None or co_adaptation is None or specificity is None or lost.value < _VISIBLE:
+    name = f"freezing (selffer+ {MINUS} selffer)" if found.is_equal else f"co-adaptation (base {MINUS} selffer)"
+    text = (
+        f"of the {cost(whole, digits)} points that frozen transfer costs at n = {row.n}, "
+        f"{cost(first, digits)}{_noise(first)} are {name} and {cost(specificity, digits)}{_noise(specificity)} "
+        f"specificity (selffer {MINUS} transfer)"
+    )
+    peak = max(found.split, key=lambda row: row.first.value if row.first else 0.0)
+    if peak.n != row.n and peak.first is not None and peak.first.value >= _VISIBLE and not is_within_noise(peak.first):
+        text += f"; {found.first_name} is largest at n = {peak.n}, {cost(peak.first, digits)} points"
+    return _finding(text, context, [whole, first, specificity])
+
+
+def _specificity(context: _Context) -> Finding | None:
+    """The one piece that needs no base: both networks have had the same training."""
+    known = {row.n: row.specificity for row in context.summary.rows if row.specificity is not None}
+    if not known:
         return None
-    least = 0.5 * 10 ** -(digits + 2)  # what rounds to zero is not called a part
-    if co_adaptation.value < least:
-        gained = replace(co_adaptation, value=-co_adaptation.value)
-        kept = "loses nothing" if co_adaptation.value > -least else f"gains {cost(gained, digits)}"
+    most = max(known, key=lambda n: known[n].value)
+    text = (
+        f"frozen, the other task's layers cost at most {cost(known[most], context.digits)}{_noise(known[most])} points "
+        f"more than the task's own (selffer {MINUS} transfer), at n = {most}"
+    )
+    if known[most].value <= 0:
+        text = f"frozen, the other task's layers cost nothing beside the task's own (selffer {MINUS} transfer)"
+    return _finding(text, context, list(known.values()))
+
+
+def _fine_tuning(context: _Context) -> Finding | None:
+    summary, digits = context.summary, context.digits
+    from_base, boost = summary.difference.get("transfer+"), summary.boost
+    if from_base is None and boost is None:
+        return None
+    if boost is None:
+        text = "whether fine-tuned transfer has anything from the other task cannot be told"
+        text += ": no fine-tuned selffer was run on the same halves and cuts"
+        if from_base is not None and not context.is_unfinished:
+            text += f"; {_papers_boost(from_base, digits)}"
+        return _finding(text, context, _known(row.boost_over_base for row in summary.rows) or _known([from_base]))
+    mean = f"(transfer+ {MINUS} selffer+, mean over n)"
+    amount = cost(replace(boost, value=abs(boost.value)), digits)
+    if float(amount.split()[0]) == 0:
+        text = f"fine-tuned transfer ends level with fine-tuned selffer{half(boost, digits)} {mean}"
+    elif is_within_noise(boost):
         text = (
-            f"the {cost(lost, digits)} points lost by the frozen transfer at n = {row.n} are all "
-            f"specificity: the selffer there {kept}"
-        )
-    elif specificity.value < least:
-        as_much = "as much" if specificity.value > -least else f"even {cost(co_adaptation, digits)}"
-        text = (
-            f"the {cost(lost, digits)} points lost by the frozen transfer at n = {row.n} are all "
-            f"co-adaptation: the selffer there loses {as_much}"
+            f"fine-tuned transfer is not distinguishable from fine-tuned selffer: {signed(boost, digits)} points {mean}"
         )
     else:
-        text = (
-            f"of the {cost(lost, digits)} points lost by the frozen transfer at n = {row.n}, "
-            f"{cost(co_adaptation, digits)} are co-adaptation and {cost(specificity, digits)} specificity"
-        )
-    peak = _peak(split)
-    if peak is not None and peak.n != row.n and peak.co_adaptation is not None:
-        text += f"; co-adaptation is largest at n = {peak.n}, {cost(peak.co_adaptation, digits)} points"
-    return _finding(text, summary, [lost], unit)
+        side = "above" if boost.value > 0 else "below"
+        text = f"fine-tuned transfer ends {amount} points {side} fine-tuned selffer {mean}"
+    unpaired = sum(1 for row in summary.rows if row.boost is None and row.boost_over_base is not None)
+    if unpaired:
+        text += f", where both were run: at {len(summary.rows) - unpaired} of {len(summary.rows)} n"
+    if from_base is not None and not context.is_unfinished:
+        text += f"; {_papers_boost(from_base, digits)}"
+    return _finding(text, context, _known([boost]))
 
 
-def _peak(rows: Sequence[Row]) -> Row | None:
-    row = max(rows, key=lambda row: row.co_adaptation.value if row.co_adaptation else 0.0)
-    return row if row.co_adaptation is not None and row.co_adaptation.value >= _VISIBLE else None
+def _papers_boost(from_base: Estimate, digits: int) -> str:
+    return (
+        f"the paper's comparison, transfer+ {MINUS} base, is {signed(from_base, digits)}{_noise(from_base)} and "
+        "contains what training on for one more schedule does to the base itself"
+    )
 
 
-def _fine_tuning(summary: Summary, digits: int, unit: str) -> Finding | None:
-    boost, selffer = summary.difference.get("transfer+"), summary.difference.get("selffer+")
-    if boost is None:
-        return None
-    text = f"fine-tuned, a network with copied layers ends {_from_base(boost, digits)} on average over n"
-    over = summary.boost_over_selffer
-    if over is not None:
-        amount = cost(replace(over, value=abs(over.value)), digits)
-        if float(amount.split()[0]) == 0:
-            text += f", level with the fine-tuned selffer{half(over, digits)}"
-        else:
-            text += f", {amount} {'more' if over.value > 0 else 'less'} than the fine-tuned selffer"
-            if over.half is not None and over.half >= abs(over.value):
-                text += ", a difference that may be chance"
-    elif selffer is not None:
-        text += (
-            "; the fine-tuned selffer, which was not run on the same halves and cuts, ends "
-            f"{_from_base(selffer, digits)}, so whether the other task adds anything cannot be told"
-        )
-    return _finding(text, summary, [row.boost for row in summary.rows if row.boost is not None], unit)
+def _known(found: Iterable[Estimate | None]) -> list[Estimate]:
+    return [estimate for estimate in found if estimate is not None]
 
 
-def _random(
-    summary: Summary, treatment: str, subject: str, digits: int, level: float | None, unit: str
-) -> Finding | None:
-    measured = [(row.n, row.top1[treatment]) for row in summary.rows if treatment in row.top1]
+def _random(context: _Context, treatment: str, subject: str, level: float | None) -> Finding | None:
+    digits = context.digits
+    measured = [(row.n, row.top1[treatment]) for row in context.summary.rows if treatment in row.top1]
     if not measured:
         return None
     first_n, first = measured[0]
@@ -233,24 +300,20 @@ def _random(
         text += f" and fall to {per_cent(least.value, digits)} % at n = {least_n}"
     if level is not None:
         text += f", against chance {per_cent(level, digits)} %"
-    return _finding(text, summary, [value for _, value in measured], unit)
+    return _finding(text, context, [value for _, value in measured])
 
 
-def _finding(text: str, summary: Summary, estimates: Sequence[Estimate], unit: str) -> Finding:
+def _finding(text: str, context: _Context, estimates: Sequence[Estimate]) -> Finding:
+    """The sentence with how many runs are behind its numbers, and what its ± is made of."""
     fewest, most = min(e.runs for e in estimates), max(e.runs for e in estimates)
-    if most == 1:
-        return Finding(text, "one run for each n, so no interval")
-    if all(e.half is None for e in estimates) and max(e.seeds for e in estimates) == 1:
-        return Finding(text, f"mean of {len(summary.targets)} tasks, one run each, so no interval")
-    basis = f"{most} runs for each n" if fewest == most else f"{fewest} to {most} runs for each n"
+    runs = count(most, "run") if fewest == most else f"{fewest} to {most} runs"
+    over = "over all n" if len(estimates) == 1 and "mean over n" in text else "for each n"
+    basis = f"{runs} {over}"
     if all(e.half is None for e in estimates):
-        return Finding(text, f"{basis}, not enough on any one task for an interval")
+        return Finding(text, f"{basis}, no interval")
     if "±" not in text:
         return Finding(text, basis)
-    seeds = sorted({e.seeds for e in estimates if e.half is not None})
-    over = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-    few = "; with two it is wide" if seeds[0] == 2 else ""
-    return Finding(text, f"{basis}; ± is a 95 % interval over {over} {unit}{few}")
+    return Finding(text, f"{basis}; {intervals(estimates, context.unit)}")
 
 
 def _layers(counts: Sequence[int]) -> str:
@@ -262,10 +325,3 @@ def _layers(counts: Sequence[int]) -> str:
     if list(counts) == list(range(1, len(counts) + 1)):
         return f"up to layer {counts[-1]}"
     return f"n = {', '.join(map(str, counts))} layers"
-
-
-def _from_base(difference: Estimate, digits: int) -> str:
-    amount = f"{100 * abs(difference.value):.{digits}f}"
-    if float(amount) == 0:
-        return f"level with its base{half(difference, digits)}"
-    return f"{amount}{half(difference, digits)} points {'above' if difference.value > 0 else 'below'} its base"

@@ -13,13 +13,15 @@ from fasttransfer.analysis import Score, Summary, score_of, summarise
 from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report import figures
-from fasttransfer.report.blocks import PART_HEADS, blocks, task_title
+from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, blocks, task_title
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES, layer_colour
-from fasttransfer.report.filters import first_filters
+from fasttransfer.report.filters import first_filters, smoothness
 from fasttransfer.report.findings import findings
-from fasttransfer.report.numbers import count, decimals, per_cent, points
+from fasttransfer.report.numbers import count, decimals, intervals, per_cent, points
+from fasttransfer.report.pieces import pieces
 from fasttransfer.report.template import SCORES, Key, element, part_keys, render, treatment_keys
+from fasttransfer.report.verdict import verdict
 
 
 def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = None) -> str:
@@ -27,7 +29,7 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
 
     `overlay` is the part of the paper whose curves are laid behind the study's.
     """
-    summary = summarise(recorded.results, score=score)
+    summary = summarise(recorded.results, score=score, facts=recorded.facts)
     done = sum(result.trained for result in recorded.results)
     drawn: dict[str, Any] = {
         "accuracy": _accuracy(recorded, summary, overlay),
@@ -45,13 +47,20 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
         synthetic=bool(recorded.facts.get("synthetic")),
         done=done,
         total=len(recorded.results),
+        verdict=verdict(recorded, score),
         findings=findings(recorded, score),
         warnings=cautions(recorded, summary),
         score=SCORES[score],
         keys=_keys(summary, overlay),
         overlaid=_overlaid(overlay),
+        intervals=_intervals(recorded, summary),
+        part_caption=PART_CAPTION,
         part_heads=PART_HEADS,
-        part_keys=part_keys(),
+        paper_caption=PAPER_CAPTION,
+        paper_heads=PAPER_HEADS,
+        parts_equal=pieces(recorded, summary).is_equal,
+        part_keys=part_keys(pieces(recorded, summary).first_name),
+        smoothness=_smoothness(recorded),
         layer_keys=_layer_keys(recorded),
         networks=_networks(recorded),
         several_seeds=len(summary.seeds) > 1,
@@ -66,7 +75,7 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
 
 _SECTIONS = {
     "accuracy": "Accuracy",
-    "decomposition": "What is lost, and to what",
+    "decomposition": "What frozen transfer costs",
     "numbers": "Numbers",
     "learning": "Learning curves",
     "filters": "Filters",
@@ -81,7 +90,7 @@ def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
     recipe = study.get("recipe", {})
     geometry = recipe.get("geometry", {}) if isinstance(recipe, Mapping) else {}
     named = {
-        "pictures": Path(str(study.get("data", ""))).name,
+        "images": Path(str(study.get("data", ""))).name,
         "split": study.get("split"),
         "recipe": recipe.get("name") if isinstance(recipe, Mapping) else recipe,
         "network": geometry.get("name") if isinstance(geometry, Mapping) else geometry,
@@ -125,19 +134,19 @@ def _or_dash(value: float | None, digits: int) -> str:
 
 
 def _precision(recorded: Recorded, summary: Summary) -> str:
-    """How far one top-1 can be trusted for the number of validation pictures alone (binomial, 95 %)."""
+    """How far one top-1 can be trusted for the number of validation images alone (binomial, 95 %)."""
     told = []
     for target in summary.targets:
-        pictures = recorded.facts.get("val_pictures", {}).get(target)
+        images = recorded.facts.get("val_pictures", {}).get(target)
         base = summarise(recorded.results, score=summary.score, target=target).base
-        if pictures and base is not None and 0 < base.value < 1:
-            spread = 196 * math.sqrt(base.value * (1 - base.value) / pictures)
+        if images and base is not None and 0 < base.value < 1:
+            spread = 196 * math.sqrt(base.value * (1 - base.value) / images)
             told.append(
-                f"Of task {target}'s {pictures:,} validation pictures each is worth {100 / pictures:.2g} "
+                f"Of task {target}'s {images:,} validation images each is worth {100 / images:.2g} "
                 f"points; another such set would move its base by ± {spread:.2g} (95 %)."
             )
     if told:
-        told.append("Networks are compared on the same pictures: their differences are sharper than that.")
+        told.append("Networks are compared on the same images: their differences are sharper than that.")
     return " ".join(told)
 
 
@@ -154,8 +163,28 @@ def _tasks(recorded: Recorded) -> list[dict[str, Any]]:
     ]
 
 
+def _across(summary: Summary) -> set[str]:
+    """The networks that are drawn as a line across."""
+    return {"base"} if summary.base_plus is None else {"base", "base+"}
+
+
+def _intervals(recorded: Recorded, summary: Summary) -> str:
+    """What the ± of the page are made of; empty where there is none."""
+    shown = [found for row in summary.rows for found in (*row.difference.values(), row.frozen_cost, row.boost) if found]
+    return intervals(shown, recorded.facts.get("seeds_are", "seeds"))
+
+
+def _smoothness(recorded: Recorded) -> list[str]:
+    """How far the filters of each base are from the noise that they began as."""
+    return [
+        f"base{task}: neighbouring weights correlate by {smoothness(weights):.2f}; those of independent initial values "
+        "by 0.00."
+        for task, weights in first_filters(recorded).items()
+    ]
+
+
 def _keys(summary: Summary, overlay: Recorded | None) -> list[Key]:
-    keys = treatment_keys({"base"}.union(*(row.top1 for row in summary.rows)))
+    keys = treatment_keys(_across(summary).union(*(row.top1 for row in summary.rows)))
     if overlay is not None:
         keys.append(Key("the paper's, in the same colours", "var(--faint)", swatch="behind"))
     return keys
@@ -169,12 +198,12 @@ def _overlaid(overlay: Recorded | None) -> str:
     ran = ", ".join(summarise(overlay.results).treatments)
     return (
         f"Broad and pale behind the differences: the paper's networks on {halves} halves of ImageNet ({ran}), as "
-        "published. Its pictures and the length of its training were others: compare the shapes."
+        "published. Its images and the length of its training were others: compare the shapes."
     )
 
 
 def _layer_keys(recorded: Recorded) -> list[Key]:
-    keys = [Key(f"n = {n}", layer_colour(n)) for n in sorted({r.n for r in recorded.results if r.n})]
+    keys = [Key(f"n = {n}", layer_colour(n)) for n in figures.layers_of(recorded)]
     if len(tasks := figures.curve_tasks(recorded)) > 1:
         keys += [Key(f"task {tasks[0]}", "var(--ink)"), Key(f"task {tasks[1]}", "var(--ink)", "dashed")]
     return keys
@@ -198,14 +227,15 @@ def _accuracy(recorded: Recorded, summary: Summary, overlay: Recorded | None) ->
 
 
 def _decomposition(recorded: Recorded, summary: Summary) -> list[Markup]:
-    if not any(row.lost and row.co_adaptation and row.specificity for row in summary.rows):
+    found = pieces(recorded, summary)
+    if not found.split:
         return []
     chosen: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
     return [
         element(
             figures.decomposition(recorded, summary.score, target=target, keys=False),
             f"parts-{target or 'mean'}",
-            f"Points lost to co-adaptation and to specificity against n, {f'task {target}' if target else 'mean'}",
+            f"Points lost to {found.first_name} and to specificity against n, {f'task {target}' if target else 'mean'}",
         )
         for target in chosen
     ]

@@ -12,12 +12,15 @@ from fasttransfer import paper
 from fasttransfer.analysis import Comparison, Estimate, Score, Summary, compare, summarise
 from fasttransfer.records import Recorded
 from fasttransfer.report import figures
-from fasttransfer.report.blocks import PART_HEADS, Cell, Rows, block
+from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, Cell, Rows, block
 from fasttransfer.report.cautions import cautions
+from fasttransfer.report.comparison import EQUAL
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.findings import findings, warnings
-from fasttransfer.report.numbers import count, half, per_cent, points
+from fasttransfer.report.numbers import MINUS, count, per_cent, signed
+from fasttransfer.report.pieces import pieces
 from fasttransfer.report.template import SCORES, Key, element, part_keys, render, study_keys, treatment_keys
+from fasttransfer.report.verdict import Verdict, verdict
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,17 @@ class Section:
 def comparison_page(comparison: Comparison, *, command: str) -> str:
     """The page of studies side by side; `command` makes it again."""
     score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
-    sections = [_transfer_section(comparison)] if comparison.lines else []
+    sections = [*_equal_section(comparison), *([_transfer_section(comparison)] if comparison.lines else [])]
     for treatment in STYLES:
         table = _table(comparison, treatment)
         if table.rows and treatment not in ("transfer", "random"):
             figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
             name = treatment.replace("+", "-plus")
             drawn = element(figure, name, f"Difference from the base of {treatment} networks")
-            lead = "Points of top-1 above or below the base of the same task and seed."
+            lead = (
+                "Points of top-1 above or below the base of the same task and seed, the paper's comparison: "
+                f"{treatment} has had one schedule of training more than its base."
+            )
             sections.append(
                 Section(
                     name, STYLES[treatment].label.capitalize(), lead, [drawn], study_keys(studies, table.heads), [table]
@@ -68,6 +74,7 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
         "side_by_side.html.j2",
         title="Studies side by side",
         facts_line=[*studies, f"score: {SCORES[score]}"],
+        verdicts=_verdicts(studies, score),
         findings=[],
         warnings=[*comparison.notes, *told],
         sections=sections,
@@ -78,7 +85,7 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
 def paper_page(score: Score = "best10") -> str:
     """The paper's figures 2 and 3 and its reduced-volume figure, from its published results alone."""
     halves, full = paper.recorded("random"), paper.recorded("full")
-    summary, comparison = summarise(halves.results, score=score), _paper_comparison(score)
+    summary, comparison = summarise(halves.results, score=score, facts=halves.facts), _paper_comparison(score)
     dissimilar = (
         replace(found, text=f"Between natural and man-made classes: {found.text[0].lower()}{found.text[1:]}")
         for found in findings(paper.recorded("natural-manmade"), score)[:1]
@@ -91,6 +98,7 @@ def paper_page(score: Score = "best10") -> str:
             "ILSVRC2012, CaffeNet, 450,000 steps",
             f"score: {SCORES[score]}",
         ],
+        verdicts=[told] if (told := verdict(halves, score)) else [],
         findings=[*findings(halves, score), *dissimilar],
         warnings=[*cautions(halves, summary), *warnings(full, score), *comparison.notes],
         sections=[
@@ -141,17 +149,19 @@ def _halves_section(halves: Recorded, summary: Summary) -> Section:
         "First as the paper plots it: every network a dot, all eight halves together. The halves differ in difficulty "
         "by more than most treatments do, and not every network was trained on every half, so these means are in part "
         "the difficulty of the halves that were run. Then the same networks paired: each minus the base of its own "
-        "half; bars are 95 % intervals. Last, what the frozen transfer loses, taken apart over the halves that have "
-        "both networks.",
+        "half; bars are 95 % intervals. Last, what frozen transfer loses, in the paper's pieces, from the base: most "
+        "halves have no fine-tuned selffer, which a comparison at equal training takes. Each piece is over the halves "
+        "that have both networks.",
         [
             element(figures.accuracy(halves, score, pooled=True, keys=False), "top1", "Top-1 against n, random halves"),
             element(figures.differences(halves, score, keys=False), "paired", "Paired differences, random halves"),
             element(figures.decomposition(halves, score, keys=False), "parts", "Co-adaptation and specificity, by n"),
         ],
-        [*treatment_keys(["base", *summary.treatments]), *part_keys()],
+        [*treatment_keys(["base", *summary.treatments]), *part_keys(pieces(halves, summary).first_name)],
         [
             Table("Top-1 in per cent; smaller, points from the base, paired", ("n", *tables.treatments), tables.top1),
-            Table("Where the points go", PART_HEADS, tables.parts),
+            Table(PAPER_CAPTION, PAPER_HEADS, tables.paper),
+            Table(PART_CAPTION, PART_HEADS, tables.parts),
         ],
     )
 
@@ -169,11 +179,32 @@ def _transfer_section(comparison: Comparison) -> Section:
         "transfer",
         "Transfer and random layers (the paper's figure 3)",
         "Points of top-1 above or below the base of the same task and seed, so that studies on different classes and "
-        "pictures can be laid over each other. The further apart two tasks are, the earlier their frozen layers cost.",
+        "images can be laid over each other. The further apart two tasks are, the earlier their frozen layers cost.",
         drawn,
         [*study_keys(studies), *lines],
         [table for table in tables if table.rows],
     )
+
+
+def _equal_section(comparison: Comparison) -> list[Section]:
+    """What is compared at equal training, as tables; none where no two studies or none at all have it."""
+    tables = [
+        replace(table, caption=f"{name.capitalize()}: {what.replace(' - ', f' {MINUS} ')}")
+        for name, what in EQUAL.items()
+        if (table := _table(comparison, name)).rows
+    ]
+    if not tables:
+        return []
+    lead = (
+        "Points of top-1 between networks that have had the same training: what freezing the task's own layers costs, "
+        "what it costs that they are the other task's, and what fine-tuning leaves of having seen the other task."
+    )
+    return [Section("equal", "At equal training", lead, tables=tables)]
+
+
+def _verdicts(studies: Mapping[str, Recorded], score: Score) -> list[Verdict]:
+    found = ((name, verdict(study, score)) for name, study in studies.items())
+    return [replace(told, text=f"{name}: {told.text}") for name, told in found if told is not None]
 
 
 def _table(comparison: Comparison, treatment: str) -> Table:
@@ -185,28 +216,29 @@ def _table(comparison: Comparison, treatment: str) -> Table:
     rows = tuple(
         (str(line.n), tuple(_amount(found[i]) for i in kept)) for line, found in zip(lines, fields, strict=True)
     )
-    return Table(STYLES[treatment].label.capitalize(), ("n", *(heads[i] for i in kept)), rows)
+    caption = STYLES[treatment].label.capitalize() if treatment in STYLES else treatment
+    return Table(caption, ("n", *(heads[i] for i in kept)), rows)
 
 
 def _amount(found: Estimate | None) -> Cell:
-    return Cell("–") if found is None else Cell(points(found.value) + half(found))
+    return Cell("–") if found is None else Cell(signed(found))
 
 
 def _volume_section(studies: Sequence[Recorded], score: Score) -> Section:
     points = figures.volumes(studies, score)
     rows = tuple(
-        (f"{pictures:,}", tuple(_volume_cell(points[task].get(pictures, [])) for task in points))
-        for pictures in sorted({k for runs in points.values() for k in runs})
+        (f"{images:,}", tuple(_volume_cell(points[task].get(images, [])) for task in points))
+        for images in sorted({k for runs in points.values() for k in runs})
     )
     several = [f"task {task}" for task in points] if len(points) > 1 else ["top-1"]
     return Section(
         "volume",
-        "Fewer pictures",
-        "Top-1 of base networks trained on the first so many pictures of each class. A cross is a network that ended "
-        "no better than chance: its training failed, which says nothing about what that many pictures are worth.",
-        [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training pictures a class")],
+        "Fewer images",
+        "Top-1 of base networks trained on the first so many images of each class. A cross is a network that ended "
+        "no better than chance: its training failed, which says nothing about what that many images are worth.",
+        [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training images per class")],
         study_keys(several) if len(points) > 1 else [],
-        [Table("Top-1 of the bases, in per cent", ("pictures a class", *several), rows)],
+        [Table("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
     )
 
 

@@ -1,4 +1,4 @@
-"""results.csv, a row a network, and means.csv, a row a mean: for whoever wants to compute something else."""
+"""results.csv, a row per network, and means.csv, a row per mean: for whoever wants to compute something else."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
+from fasttransfer.cells import STAGES
 from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded, Result
 
@@ -25,7 +26,7 @@ COLUMNS = (
     "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes", "chance",
     "share_at_chance", "stuck", "reason", "views",
 )  # fmt: skip
-MEANS = ("study", "n", "what", "mean", "half_interval_95", "runs", "seeds")
+MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "seeds")
 
 
 def results_csv(recorded: Recorded) -> bytes:
@@ -69,26 +70,32 @@ def results_csv(recorded: Recorded) -> bytes:
 def means_csv(studies: Mapping[str, Recorded], score: Score = "last") -> bytes:
     """The paired differences of studies and their parts, for each n over targets and seeds, in [-1, 1].
 
-    `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `runs` and `seeds` say
-    how many are behind the mean. What is lost, and its two parts, are over the runs that have all three networks.
+    `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
+    is made of (`fasttransfer.analysis.Estimate.kind`), `runs` and `seeds` how many are behind the mean. The parts at
+    equal training are over the runs that have all their networks, so that they add up. base+ has n = 8.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(MEANS)
     for name, recorded in studies.items():
         for n, what, mean in _means(recorded, score):
-            writer.writerow((name, n, what, f"{mean.value:.6f}", _number(mean.half), mean.runs, mean.seeds))
+            writer.writerow((name, n, what, f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds))
     return out.getvalue().encode()
 
 
 def _means(recorded: Recorded, score: Score) -> Iterator[tuple[int, str, Estimate]]:
-    for row in summarise(recorded.results, score=score).rows:
+    summary = summarise(recorded.results, score=score, facts=recorded.facts)
+    if summary.gain is not None:
+        yield STAGES, "base+ - base", summary.gain
+    for row in summary.rows:
         yield from ((row.n, f"{treatment} - base", mean) for treatment, mean in row.difference.items())
         parts = {
-            "lost by transfer": row.lost,
-            "co-adaptation": row.co_adaptation,
-            "specificity": row.specificity,
-            "transfer+ - selffer+": row.boost_over_selffer,
+            "selffer+ - selffer": row.freezing,
+            "selffer - transfer": row.specificity,
+            "selffer+ - transfer": row.frozen_cost,
+            "transfer+ - selffer+": row.boost,
+            "base - transfer": row.lost,
+            "base - selffer": row.co_adaptation,
         }
         yield from ((row.n, what, mean) for what, mean in parts.items() if mean is not None)
 

@@ -63,17 +63,21 @@ def treatment_keys(treatments: Iterable[str]) -> list[Key]:
     wanted = set(treatments)
     keys = []
     for name, style in STYLES.items():
-        if name in wanted:
+        if name == "base+" and name in wanted:
+            keys.append(Key(style.label, "var(--ink)", swatch="dashdot"))
+        elif name in wanted:
             line = "dashed" if name == "base" else _LINES[style.line]
             colour = "var(--ink)" if name == "base" else style.colour
             keys.append(Key(style.label, colour, line, _GLYPHS[style.marker][0 if style.filled else 1]))
     return keys
 
 
-def part_keys() -> list[Key]:
-    """What the areas of the decomposition look like."""
-    hatched = {"co-adaptation": "swatch", "specificity": "swatch hatched"}
-    keys = [Key(part, colour, swatch=hatched[part]) for part, colour in PART_COLOURS.items()]
+def part_keys(first_name: str = "freezing") -> list[Key]:
+    """What the areas of the decomposition look like; `first_name` is what the first piece is called."""
+    keys = [
+        Key(first_name, PART_COLOURS[first_name], swatch="swatch"),
+        Key("specificity", PART_COLOURS["specificity"], swatch="swatch hatched"),
+    ]
     return [*keys, Key("frozen transfer, which is both together", "var(--ink)", "none", "◆")]
 
 

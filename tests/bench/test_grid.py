@@ -179,16 +179,16 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     found = json.loads(out.read_text())
     assert found["command"] == "fasttransfer bench grid --data pictures --epochs 2 --classes 2 --quick"
     assert str(tmp_path) not in out.read_text()
-    assert found["study"]["networks"] == 22 and found["study"]["classes"] == {"A": 2, "B": 2}
-    assert found["study"]["steps"] == {"A": 2, "B": 2}  # 20 pictures twice, 32 a step
-    assert found["study"]["pictures_trained"] == 22 * 2 * 32
+    assert found["study"]["networks"] == 24 and found["study"]["classes"] == {"A": 2, "B": 2}
+    assert found["study"]["steps"] == {"A": 3, "B": 3}  # 20 images twice, 16 a step
+    assert found["study"]["pictures_trained"] == 24 * 3 * 16
     names = {cell.name for cell in study_cells("AB", TREATMENTS, (2, 7), (0,))}
     assert set(found["top1"]) == {"cohort", "plain", "other seed"}
     for scores in found["top1"].values():
         assert set(scores) == names and all(0 <= score <= 1 for score in scores.values())
     limit = found["limit"]
     assert limit["multiply_adds"]["cohort"] < limit["multiply_adds"]["plain"]
-    assert found["plain"]["pictures_a_second"] == pytest.approx(22 * 2 * 32 / 5)
+    assert found["plain"]["pictures_a_second"] == pytest.approx(24 * 3 * 16 / 5)
     for name, share in found["plain"]["of_limit"].items():
         assert share == pytest.approx(limit["seconds"]["plain"][name] / 5, abs=3e-3)
     assert found["plain"]["settings"] == {"threads": 1, "workers": 0, "channels_last": True}

@@ -72,8 +72,10 @@ def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]
     assert facts["chance"] == pytest.approx(1 / 3)
     assert facts["study"]["frozen"]["3"][0] == "A3B"
     assert facts["pictures"]["store"] == open_network(study, "baseA").digest
-    for line in ("chance 33 %", "Validation pictures choose nothing.", "Of 1 example none can be held out", "A3B"):
+    for line in ("chance 33 %", "Validation images choose nothing.", "Of 1 example none can be held out", "A3B"):
         assert line in said
+    # The study's base+ is planned and not trained: nothing is known of its bases, which is said before any number.
+    assert said.index("Whether the bases had finished learning is not known yet") < said.index("Softmax regressions")
     assert "chance" in "".join(ElementTree.parse(folder / "accuracy.svg").getroot().itertext())
     # The command that it prints is the same probe: the same bytes.
     before = {name: (folder / name).read_bytes() for name in ("heads.csv", "probe.json", "accuracy.svg")}

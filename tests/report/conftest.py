@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fasttransfer.cells import study_cells
+from fasttransfer.cells import BASE_PLUS, study_cells
 from fasttransfer.records import Evaluation, Recorded, Result
 from fasttransfer.report.side_by_side import paper_page
 
@@ -22,6 +23,11 @@ LOSSES = {
 }
 
 
+def right(top1: float, seed: int, images: int = 640) -> bytes:
+    """Which of `images` a network of `top1` got right, drawn at random, as `Result.correct` holds it."""
+    return np.packbits(np.random.default_rng(seed).permutation(images) < round(top1 * images)).tobytes()
+
+
 def made_up(
     targets: Sequence[str] = ("A", "B"),
     seeds: Sequence[int] = (0,),
@@ -31,14 +37,30 @@ def made_up(
     checks: int = 20,
     done: float = 1.0,
     diverged: Sequence[str] = (),
+    missing: float = 0.0,
+    base_plus: bool = True,
+    correct: bool = False,
 ) -> Recorded:
-    """A study of which the first `done` is finished, one network is under way and the rest is planned."""
+    """A study of which the first `done` is finished, one network is under way and the rest is planned.
+
+    Args:
+        targets, seeds, treatments, layers: of the grid.
+        checks: of every network.
+        done: share of the networks.
+        diverged: names of networks.
+        missing: what the bases had still to learn, in top-1; every network but them has learned it.
+        base_plus: with base+; a study from before it lacks it.
+        correct: with which validation images each network got right, drawn independently.
+    """
     cells = study_cells(targets, treatments, layers, seeds)
+    if not base_plus:
+        cells = tuple(cell for cell in cells if cell.treatment != BASE_PLUS)
     finished = round(done * len(cells))
     results = []
     for i, cell in enumerate(cells):
         base = 0.74 + 0.03 * (cell.target == "B") + 0.006 * math.sin(3 * cell.seed)
-        loss = 0.0 if cell.treatment == "base" else LOSSES[cell.treatment][cell.n - 1]
+        loss = LOSSES[cell.treatment][cell.n - 1] if cell.treatment in LOSSES else 0.0
+        base -= missing * (cell.treatment == "base")
         top1 = base - loss * (1 + 0.1 * math.sin(7 * i)) + 0.003 * math.sin(5 * i + cell.seed)
         state = "done" if i < finished else "running" if i == finished else "planned"
         length = {"done": checks, "running": checks // 3, "planned": 0}[state]
@@ -65,6 +87,7 @@ def made_up(
                 steps=50 * length,
                 evaluations=found,
                 reason="loss is not a number" if state == "diverged" else "",
+                correct=right(found[-1].val_top1, i) if correct and state == "done" else None,
             )
         )
     return Recorded(

@@ -17,11 +17,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from fasttransfer import paper
-from fasttransfer.analysis import summarise
+from fasttransfer.analysis import Score, summarise
 from fasttransfer.records import Evaluation, Recorded
 from fasttransfer.report import figures
 from fasttransfer.report.drawing import STYLES
-from fasttransfer.report.filters import montage
+from fasttransfer.report.filters import montage, smoothness
 from fasttransfer.report.svg import inline, pdf, png, svg
 
 ALL = {
@@ -82,10 +82,50 @@ def test_areas_add_up_to_what_is_lost(study: Callable[..., Recorded], layers: Se
     made = study(("B",), (0,), layers=layers)
     (ax,) = figures.decomposition(made).axes
     for row in summarise(made.results).rows:
-        assert row.lost and row.co_adaptation and row.specificity
-        parts = {"co-adaptation": row.co_adaptation.value, "specificity": row.specificity.value}
+        assert row.frozen_cost and row.freezing and row.specificity
+        parts = {"freezing": row.freezing.value, "specificity": row.specificity.value}
         for part, value in parts.items():
             assert heights(ax, figures.PART_COLOURS[part], row.n) == pytest.approx(-100 * value, abs=1e-6)
+        assert sum(parts.values()) == pytest.approx(row.frozen_cost.value)
+        (diamond,) = (line for line in ax.lines if steps_of(line) == [row.n])
+        assert np.asarray(diamond.get_ydata(), dtype=float) == pytest.approx([-100 * row.frozen_cost.value])
+
+
+def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[..., Recorded]) -> None:
+    halves = paper.recorded("random")
+    cases: list[tuple[Recorded, Score]]
+    cases = [(study(("B",), treatments=["selffer", "transfer"]), "last"), (halves, "best10")]
+    for made, score in cases:
+        (ax,) = figures.decomposition(made, score).axes
+        assert "paper" in ax.get_title("left") and "from the base" in ax.get_ylabel()
+        for row in summarise(made.results, score=score).rows:
+            assert row.lost and row.co_adaptation
+            found = [heights(ax, figures.PART_COLOURS[part], row.n) for part in ("co-adaptation", "specificity")]
+            assert found[0] == pytest.approx(-100 * row.co_adaptation.value, abs=1e-6)
+            assert sum(found) == pytest.approx(-100 * row.lost.value, abs=1e-6)
+
+
+def test_base_plus_is_a_line_across_and_a_panel_of_curves(study: Callable[..., Recorded]) -> None:
+    made = study(("B",), (0,), missing=0.09)
+    (ax,) = figures.accuracy(made).axes
+    height = summarise(made.results).base_plus
+    assert height is not None
+    (across,) = (line for line in ax.lines if line.get_linewidth() == 0.6)
+    assert across.get_ydata() == pytest.approx([100 * height.value] * 2)
+    assert "base+" in figures.curves_of(made) and figures.layers_of(made) == list(range(1, 8))
+    assert not [line for line in figures.accuracy(study(base_plus=False)).axes[0].lines if line.get_linewidth() == 0.6]
+
+
+def test_smoothness_tells_structure_from_noise() -> None:
+    random = np.random.default_rng(0)
+    noise = random.normal(size=(96, 3, 11, 11)).astype(np.float32)
+    assert abs(smoothness(noise)) < 0.02
+    angles = np.linspace(0, np.pi, 11)
+    waves = np.sin(angles[:, None] + angles) * random.normal(size=(96, 3, 1, 1))
+    assert smoothness(waves.astype(np.float32)) > 0.9
+    assert smoothness(np.zeros((2, 3, 5, 5), np.float32)) == 0
+    stripes = np.tile(np.array([1, -1, 1, -1, 1], np.float32), (2, 3, 5, 1))
+    assert smoothness(stripes) == pytest.approx(0)  # as rough along one axis as it is smooth along the other
 
 
 def test_what_was_not_measured_is_not_filled(study: Callable[..., Recorded]) -> None:

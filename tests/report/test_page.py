@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.records import Evaluation, Recorded, Result
 from fasttransfer.report import table, write_comparison, write_report
 from fasttransfer.report.page import page
-from fasttransfer.report.spreadsheet import results_csv
+from fasttransfer.report.spreadsheet import means_csv, results_csv
 
 
 @pytest.mark.parametrize("kind", ["whole", "seeds", "half", "nothing", "empty"])
@@ -44,10 +45,10 @@ def test_parses_and_loads_nothing(study: Callable[..., Recorded], kind: str) -> 
 def test_says_everything_a_colleague_asks(study: Callable[..., Recorded]) -> None:
     text = Reader(page(study(seeds=(0, 1)))).text  # the whole grid
     for part in (
-        "made-up", "natural-manmade", "caffenet-mini", "2 seeds", "144 of 144 networks done",
-        "Synthetic pictures", "Copying and freezing up to layer", "co-adaptation", "specificity",
+        "made-up", "natural-manmade", "caffenet-mini", "2 seeds", "148 of 148 networks done",
+        "Synthetic images", "opying and freezing up to layer", "co-adaptation", "specificity", "freezing", "base+",
         "recipe.geometry.channels", "24, 64, 96", "torch", "2.15.0", "fasttransfer grid --out runs/made-up",
-        "zebra-coat", "plant no. 3 <leaf>", "640 validation pictures", "Yosinski", "NIPS 2014", "started",
+        "zebra-coat", "plant no. 3 <leaf>", "640 validation images", "Yosinski", "NIPS 2014", "started",
     ):  # fmt: skip
         assert part in text, part
 
@@ -84,7 +85,7 @@ def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Rec
     assert "Not trained, left out of every mean: A7B (its source baseA is stuck)." in text
     assert "Ended before the end of their training, at chance in every check: R7B." in text
     assert "Random controls stuck at chance: R7B." in text
-    assert "Unfinished" not in text and "5 of 6 networks done" in text
+    assert "Unfinished" not in text and "6 of 7 networks done" in text
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(results_csv(changed).decode()))}
     assert (rows["R7B"]["stuck"], rows["R7B"]["share_at_chance"]) == ("1", "1.000")
     assert rows["R7B"]["difference_to_base"] and not rows["A7B"]["difference_to_base"]
@@ -111,14 +112,14 @@ def test_photographs_are_not_called_synthetic(study: Callable[..., Recorded]) ->
     made = replace(made, facts={**made.facts, "synthetic": False, "held_out": True, "refused": 2})
     text = Reader(page(made)).text
     assert "ynthetic" not in text
-    assert "cut from its training pictures" in text
-    assert "2 pictures could not be decoded" in text
+    assert "cut from its training images" in text
+    assert "2 images could not be decoded" in text
 
 
 def test_nothing_done_is_said(study: Callable[..., Recorded]) -> None:
     text = Reader(page(study(done=0))).text
     assert "Nothing to compare yet" in text
-    assert "0 of 72 networks done" in text
+    assert "0 of 74 networks done" in text
 
 
 def test_what_comes_from_outside_is_escaped(study: Callable[..., Recorded]) -> None:
@@ -136,7 +137,7 @@ def test_what_comes_from_outside_is_escaped(study: Callable[..., Recorded]) -> N
 
 def test_the_paper_is_laid_behind_and_said_to_be(study: Callable[..., Recorded]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3, 4])
-    assert "the paper" not in Reader(page(made)).text.replace("the paper's name", "")
+    assert "Broad and pale" not in Reader(page(made)).text
     text = Reader(page(made, overlay=paper.like(made))).text
     assert "Broad and pale behind the differences: the paper's networks on natural and man-made halves" in text
     split = replace(made, study={**made.study, "split": "random:0"})
@@ -153,20 +154,55 @@ def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Rec
     read = check_stands_alone(page(made))
     assert "Filters of conv1 of baseB" in read.pictures and "Filters of conv1 of baseA" not in read.pictures
     assert sum(loaded.startswith("data:") for loaded in read.loads) == 1
+    assert "baseB: neighbouring weights correlate by" in read.text and "baseA: neighbouring" not in read.text
 
 
 def test_tables_hold_the_numbers(study: Callable[..., Recorded]) -> None:
     """Task B alone, n = 7: the fields of both tables are those of the summary."""
     from fasttransfer.analysis import summarise
-    from fasttransfer.report.numbers import cost, per_cent, points
+    from fasttransfer.report.numbers import cost, per_cent, points, signed
 
     made = study(("B",), (0,))
-    row = summarise(made.results).rows[-1]
+    row = summarise(made.results, facts=made.facts).rows[-1]
     text = Reader(page(made)).text
-    assert row.lost and row.co_adaptation and row.specificity
+    assert row.freezing and row.frozen_cost and row.specificity and row.boost
+    assert row.lost and row.co_adaptation and row.boost_over_base
     fields = [f"{per_cent(row.top1[t].value)} {points(row.difference[t].value)}" for t in row.top1]
     assert f"7 {' '.join(fields)}" in text
-    assert f"7 {cost(row.lost)} {cost(row.co_adaptation)} {cost(row.specificity)}" in text
+    assert f"7 {cost(row.freezing)} {cost(row.specificity)} {cost(row.frozen_cost)} {signed(row.boost)}" in text
+    assert f"7 {cost(row.lost)} {cost(row.co_adaptation)} {signed(row.boost_over_base)}" in text
+    assert text.index("at equal training n freezing") < text.index("against the base n lost by transfer")
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.09])
+def test_the_verdict_leads(study: Callable[..., Recorded], missing: float) -> None:
+    text = page(study(seeds=(0, 1), layers=[2, 5], missing=missing))
+    banner = re.search(r'<p class="(verdict[^"]*)">(.*?)</p>', text)
+    assert banner is not None
+    assert ("verdict-bad" in banner[1]) == ("had not finished" in banner[2]) == bool(missing)
+    assert banner.start() < text.index('<ul class="findings">')
+
+
+def test_a_page_of_an_unfinished_base_says_no_transfer_gains(study: Callable[..., Recorded]) -> None:
+    text = page(study(seeds=(0, 1), missing=0.09))
+    told = "".join(re.findall(r'<ul class="(?:findings|warnings)">.*?</ul>', text, re.DOTALL))
+    assert told and " gain" not in told and "above its base" not in told and "base, is" not in told
+
+
+def test_means_csv_has_every_part(study: Callable[..., Recorded]) -> None:
+    made = study(seeds=(0, 1), layers=[5])
+    rows = list(csv.DictReader(means_csv({"x": made}).decode().splitlines()))
+    found = {row["what"]: float(row["mean"]) for row in rows}
+    assert len(found) == len(rows)
+    assert {"base+ - base", "transfer+ - selffer+", "base - transfer", "base - selffer", "transfer+ - base"} < set(
+        found
+    )
+    parts = found["selffer+ - selffer"] + found["selffer - transfer"]
+    assert parts == pytest.approx(found["selffer+ - transfer"], abs=2e-6)
+    assert found["base - transfer"] == -found["transfer - base"]
+    assert {(row["n"], row["what"]) for row in rows if row["n"] != "5"} == {("8", "base+ - base")}
+    kinds = {row["what"]: row["interval"] for row in rows}
+    assert kinds["selffer+ - transfer"] == "pooled" and set(kinds.values()) <= {"pooled", "seeds"}
 
 
 def test_writes_every_file_whole(study: Callable[..., Recorded], tmp_path: Path) -> None:
@@ -232,6 +268,11 @@ def test_results_csv(study: Callable[..., Recorded]) -> None:
         float(transfer["val_top1"]) - float(base["val_top1"]), abs=2e-6
     )
     assert transfer["classes"] == "16" and transfer["chance"] == "0.062500"
+    longer = by_name["B8B+", "0"]
+    assert longer["treatment"] == "base+" and longer["n"] == "8" and longer["source"] == "B"
+    assert float(longer["difference_to_base"]) == pytest.approx(
+        float(longer["val_top1"]) - float(base["val_top1"]), abs=2e-6
+    )
     diverged = by_name["B2B", "0"]
     assert diverged["state"] == "diverged" and diverged["val_top1"] and not diverged["difference_to_base"]
     planned = by_name["R7B", "1"]
@@ -239,9 +280,9 @@ def test_results_csv(study: Callable[..., Recorded]) -> None:
 
 
 def test_a_large_study_is_quick(study: Callable[..., Recorded], tmp_path: Path) -> None:
-    """216 networks with 450 checks each; processor time, which other work on the machine hardly lengthens."""
+    """222 networks with 450 checks each; processor time, which other work on the machine hardly lengthens."""
     made = study(("A", "B"), (0, 1, 2), checks=450)
-    assert len(made.results) == 216
+    assert len(made.results) == 222
     start = time.process_time()
     index = write_report(made, tmp_path)
     assert time.process_time() - start < 10
