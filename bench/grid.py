@@ -36,7 +36,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.files import disk_trouble
 from fasttransfer.geometry import Geometry
 from fasttransfer.grid import Plan, settle
-from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL
+from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.layouts import Picture
 from fasttransfer.study import BUILTIN, Choices, load_recipe
@@ -119,23 +119,25 @@ def measure(asked: Asked, chosen: Collection[str], folder: Path, console: Consol
 
 def _plan(asked: Asked, folder: Path) -> Plan:
     """The study, on pictures that are files: the built-in ones are drawn, which is neither program's work."""
-    source = asked.source
+    source, classes, layers = asked.source, asked.classes, None
     layout = pictures.find(str(source) if source else BUILTIN)
     if source is None:
         source = folder / "pictures"
         side = load_recipe(layout.recipe).geometry.store
         synthetic.render(source, train=BUILTIN_TRAIN, val=BUILTIN_VAL, size=side)
+        classes, layers = classes or BUILTIN_CLASSES, BUILTIN_LAYERS
     elif source.is_file():
         source = _unpacked(source, folder / "pictures")
     chosen = Choices(
         data=str(source),
         recipe=layout.recipe,
         epochs=QUICK_EPOCHS if asked.quick and asked.epochs is None else asked.epochs,
-        classes=asked.classes,
+        classes=classes,
         device=asked.device,
+        layers=QUICK_LAYERS if asked.quick else layers,
         seeds=(0,),
     )
-    plan = settle(dataclasses.replace(chosen, layers=QUICK_LAYERS) if asked.quick else chosen)
+    plan = settle(chosen)
     listing = plan.pictures.listing
     if listing is None or not all((listing.source / each.path).is_file() for each in listing.train + listing.val):
         raise InputError(f"--data {asked.source}: the plain study reads picture files: name a folder that holds them")
@@ -240,7 +242,7 @@ def _by_cohort(plan: Plan, seed: int, folder: Path, console: Console) -> tuple[F
     """The study by `fasttransfer grid`, as a user would run it; what it took, and how each network scored."""
     choices, out = plan.choices, folder / f"run-{seed}"
     words = ["grid", "--data", choices.data, "--recipe", str(choices.recipe), "--device", plan.device]
-    words += ["--layers", *map(str, choices.layers), "--seeds", str(seed)]
+    words += ["--layers", *map(str, plan.layers), "--seeds", str(seed)]
     words += ["--epochs", str(choices.epochs)] if choices.epochs is not None else []
     words += ["--classes", str(choices.classes)] if choices.classes is not None else []
     found = _run(["-m", "fasttransfer", *words, "--out", str(out)], folder, console)

@@ -1,12 +1,11 @@
 """Whole studies, timed: what the README's tables and the default study's time come from.
 
     python bench/studies.py builtin
-    python bench/studies.py builtin-bases-bf16
     python bench/studies.py tiny-natural-manmade --data tiny-imagenet-200
-    python bench/studies.py tiny-random-0 --data tiny-imagenet-200
 
 Each runs `fasttransfer grid` as a user would, in a process of its own and an empty cache, and writes
-bench/results/study-<name>.json: command, machine, wall seconds, peak memory, and the table of the report.
+bench/results/study-<name>.json: command, machine, wall seconds, peak memory, the verdict on the bases, and the tables
+of the report with every network's top-1 behind them.
 """
 
 from __future__ import annotations
@@ -19,27 +18,46 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fasttransfer import analysis, info, records
+from fasttransfer.analysis import Estimate
+from fasttransfer.report.verdict import verdict
 
-# `--treatments` without a word after it: bases only.
+_TINY = ["--classes", "10", "--seeds", "0", "1", "2"]
+# Only what dropout might change, the cost of freezing; as long as the slower of the two needs to learn.
+_DROPOUT = [*_TINY, "--split", "natural-manmade", "--epochs", "80", "--layers", "3", "5", "6", "7"]
+_DROPOUT += ["--treatments", "selffer", "selffer+"]
+_BASES = ["--treatments", "--seeds", *map(str, range(16))]  # no treatment after the option: bases only
+# The built-in study's bases under one other setting each.
+_OTHERWISE = {
+    "shipped": [],
+    "8-epochs": ["--epochs", "8"],
+    "16-classes": ["--classes", "16"],
+    "batch-32": ["--batch", "32"],
+    "lr-0.02": ["--lr", "0.02"],
+    "dropout-0": ["--dropout", "0"],
+}
 STUDIES = {
     "builtin": ["--split", "natural-manmade"],
-    "tiny-natural-manmade": ["--split", "natural-manmade", "--classes", "40", "--epochs", "10"],
-    "tiny-random-0": ["--split", "random:0", "--classes", "40", "--epochs", "10"],
-    "builtin-bases-fp32": ["--treatments", "--seeds", *map(str, range(16)), "--precision", "fp32"],
-    "builtin-bases-bf16": ["--treatments", "--seeds", *map(str, range(16)), "--precision", "bf16"],
-    "tiny-bases-20": ["--split", "natural-manmade", "--classes", "40", "--epochs", "20", "--treatments"],
+    "builtin-all-cuts": ["--split", "natural-manmade", "--layers", *"1234567"],
+    "builtin-bases-fp32": [*_BASES, "--precision", "fp32"],
+    "builtin-bases-bf16": [*_BASES, "--precision", "bf16"],
+    **{f"builtin-bases-{name}": ["--treatments", *options] for name, options in _OTHERWISE.items()},
+    "tiny-natural-manmade": [*_TINY, "--split", "natural-manmade", "--epochs", "60", "--layers", "1", "3", "5", "7"],
+    "tiny-random-0": [*_TINY, "--split", "random:0", "--epochs", "60", "--layers", "1", "3", "5", "7"],
+    "tiny-dropout-0": [*_DROPOUT, "--dropout", "0"],
+    "tiny-dropout-0.5": [*_DROPOUT, "--dropout", "0.5"],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--data", help="pictures, for all but builtin")
-    parser.add_argument("--out", type=Path, help="where the study is kept; by default it is thrown away")
+    parser.add_argument("--data", help="images, for those whose name does not begin with builtin")
+    parser.add_argument("--out", type=Path, help="where to keep the study; by default it is deleted")
     chosen = parser.parse_args()
     command = ["grid", *STUDIES[chosen.study]]
     if chosen.data:
@@ -66,15 +84,44 @@ def main() -> None:
 
 
 def table(recorded: records.Recorded) -> dict[str, Any]:
-    """Top-1 at the last check: of each seed's bases, then n -> treatment -> the mean over targets and seeds."""
-    summary = analysis.summarise(recorded.results)
+    """The verdict, and at the last check top-1 of each network and the means over targets and seeds of each n.
+
+    A difference is [points, half the width of its 95 % interval or None], both in [-1, 1].
+    """
+    summary = analysis.summarise(recorded.results, facts=recorded.facts)
+    told = verdict(recorded)
     return {
-        "base": {
-            target: [r.last_top1 for r in recorded.results if r.treatment == "base" and r.target == target]
-            for target in sorted({r.target for r in recorded.results})
+        "verdict": told.text if told else None,
+        "finished": told.finished if told else None,
+        "gain": pair(summary.gain),
+        "intervals": summary.noise_kind,
+        "n": {
+            row.n: {
+                "top1": {treatment: round(mean.value, 4) for treatment, mean in row.top1.items()},
+                "minus base": {treatment: pair(mean) for treatment, mean in row.difference.items()},
+                "freezing": pair(row.freezing),
+                "specificity": pair(row.specificity),
+                "boost": pair(row.boost),
+            }
+            for row in summary.rows
         },
-        "n": {row.n: {t: round(e.value, 4) for t, e in row.top1.items()} for row in summary.rows},
+        "networks": _networks(recorded.results),
     }
+
+
+def pair(estimate: Estimate | None) -> list[float | None] | None:
+    """[value, half the width of the 95 % interval]."""
+    if estimate is None:
+        return None
+    return [round(estimate.value, 4), None if estimate.half is None else round(estimate.half, 4)]
+
+
+def _networks(results: Iterable[records.Result]) -> Mapping[str, list[float | None]]:
+    """Name -> top-1 per seed, in the order of the seeds."""
+    found: dict[str, list[float | None]] = {}
+    for result in sorted(results, key=lambda result: (result.treatment, result.n, result.target, result.seed)):
+        found.setdefault(result.name, []).append(None if result.last_top1 is None else round(result.last_top1, 4))
+    return found
 
 
 class Peak:

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fasttransfer import grid, machine
 from fasttransfer.assembly import Setting, build_cohort
-from fasttransfer.cells import TASKS, Cell, study_cells
+from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.cohort import Cohort, Message, Target, _Member
 from fasttransfer.errors import InputError
 from fasttransfer.jobs import Division
@@ -78,7 +78,7 @@ def train_bases(
             **how,
         )
 
-    if not any(map(wanted, study_cells(choices.targets, choices.treatments, choices.layers, [0]))):
+    if not any(map(wanted, study_cells(choices.targets, choices.treatments, choices.layers or LAYERS, [0]))):
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:

@@ -24,14 +24,14 @@ from rich.text import Text
 
 from fasttransfer import cost, footprint, info, machine, pictures, records, splits, tracking
 from fasttransfer.assembly import Setting, mean_path
-from fasttransfer.cells import TASKS, Cell, study_cells
+from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.cohort import Advanced, Checked, Ended, Message, Noted, Started, found_on_disk
 from fasttransfer.engine import Again, Engine, need_engine, open_crew, run_jobs
 from fasttransfer.errors import InputError
 from fasttransfer.features.views import UNLIMITED
 from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
 from fasttransfer.jobs import Division, plan_jobs
-from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_SEEDS, BUILTIN_TRAIN, BUILTIN_VAL, Pictures
+from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS, BUILTIN_TRAIN, BUILTIN_VAL, Pictures
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali, need_dali
 from fasttransfer.pipelines.feed import task_pictures
@@ -58,6 +58,7 @@ class Plan:
     """
 
     choices: Choices
+    layers: tuple[int, ...]
     seeds: tuple[int, ...]
     recipe: Recipe
     pictures: Pictures
@@ -79,7 +80,7 @@ class Plan:
     def cells(self) -> tuple[Cell, ...]:
         """Every network of the study."""
         chosen = self.choices
-        return study_cells(chosen.targets, chosen.treatments, chosen.layers, self.seeds)
+        return study_cells(chosen.targets, chosen.treatments, self.layers, self.seeds)
 
 
 def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
@@ -96,10 +97,13 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
     kind, why = _kind(found, recipe, choices, feeding)
     split = splits.make_split(choices.split, found.classes)
-    seeds = choices.seeds or (0,)
+    layers, seeds = choices.layers, choices.seeds
     if choices.data == BUILTIN:
-        seeds = choices.seeds or BUILTIN_SEEDS
+        layers = BUILTIN_LAYERS if layers is None else layers
+        seeds = seeds or BUILTIN_SEEDS
         choices = replace(choices, classes=choices.classes or BUILTIN_CLASSES)
+    layers = LAYERS if layers is None else layers
+    seeds = seeds or (0,)
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
     classes = {"A": split.a, "B": split.b}
@@ -110,7 +114,19 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
             raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
     precision = machine.precision_for(choices.precision, device, recipe.geometry)
     return Plan(
-        choices, seeds, recipe, found, kind, why, classes, train, val, device, precision, machine.threads_for(device)
+        choices,
+        layers,
+        seeds,
+        recipe,
+        found,
+        kind,
+        why,
+        classes,
+        train,
+        val,
+        device,
+        precision,
+        machine.threads_for(device),
     )
 
 
@@ -329,7 +345,7 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
         pictures=pictures,
         split=choices.split,
         tasks=xxhash.xxh3_128_hexdigest(json.dumps(plan.classes).encode()),
-        layers=choices.layers,
+        layers=plan.layers,
         treatments=choices.treatments,
         targets=choices.targets,
         seeds=plan.seeds,

@@ -19,6 +19,8 @@ from fasttransfer.study import BUILTIN, default_recipe
 BUILTIN_TRAIN, BUILTIN_VAL = 160, 80
 BUILTIN_CLASSES = 6
 """Per task, of a study of them when nobody says how many: what two seeds learn to the end in minutes."""
+BUILTIN_LAYERS = (1, 3, 5, 7)
+"""Of a study of them when nobody names any: all seven take longer than one waits for a first look."""
 BUILTIN_SEEDS = (0, 1)
 """Of a study of them when nobody names any: with one, nobody sees how much of a table is noise."""
 

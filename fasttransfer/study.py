@@ -48,7 +48,8 @@ class Recipe:
         bias_lr, bias_decay: factors on rate and weight decay for biases.
         dropout: probability of dropping a value at the entrance of stages 7 and 8.
         init: "caffe" or "he", see `fasttransfer.net.initial_weights`.
-        scale: what pixel differences (0..255 minus mean) are multiplied by.
+        scale: what pixel differences (0..255 minus mean) are multiplied by. With init "he" the first layer's initial
+            values are divided by as much, and the scale says how fast that layer learns: by its square.
         outputs: "task" (one output a class of the task) or "all" (one a class of the study, as the paper did).
         give_up: share of the steps after which a network that was at chance in every check so far is trained no more,
             see `fasttransfer.chance`; 1 trains every network to the end.
@@ -194,8 +195,8 @@ class Choices:
     data: str = BUILTIN
     """Pictures: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
     ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
-    layers: tuple[int, ...] = cells.LAYERS
-    """How many layers to copy: numbers from 1 to 7, e.g. --layers 1 3 5."""
+    layers: tuple[int, ...] | None = None
+    """How many layers to copy: numbers from 1 to 7; by default all, of the built-in images 1 3 5 7."""
     treatments: tuple[str, ...] = cells.TREATMENTS
     """Which networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
     random control from He's initial values, where the recipe has smaller ones."""
@@ -236,7 +237,7 @@ class Choices:
                 raise InputError(what)
 
         for option, values, allowed in (
-            ("--layers", self.layers, cells.LAYERS),
+            ("--layers", self.layers or (), cells.LAYERS),
             ("--treatments", self.treatments, cells.ALL_TREATMENTS),
             ("--targets", self.targets, cells.TASKS),
         ):

@@ -70,6 +70,15 @@ def test_studies_of_one_kind_of_random_split_are_joined() -> None:
     assert found.apart[1] is not None and found.apart[1].value == pytest.approx(-0.14)
 
 
+def test_a_recipe_from_before_schedules_had_a_name_is_not_another_recipe() -> None:
+    steps = {**RECIPE, "schedule": "step", "warmup": 0.0}
+    nameless = {name: value for name, value in steps.items() if name not in ("schedule", "warmup")}
+    warmed = {**steps, "warmup": 0.1}
+    before, same, other = (one_split(i, 0.05, recipe=r, seeds=[i, 9]) for i, r in enumerate((nameless, steps, warmed)))
+    assert not any("another recipe" in note for note in compare([before, same]).notes)
+    assert any("warmup: 0 and 0.1" in note for note in compare([before, other]).notes)
+
+
 def test_what_differs_in_more_than_its_split_is_not_joined() -> None:
     longer = one_split(1, 0.05, recipe={**RECIPE, "epochs": 20.0})
     assert len(pooled([one_split(0, 0.05), longer])) == 2
@@ -110,9 +119,7 @@ def test_what_is_unfinished_is_said_beside_its_name() -> None:
 def test_other_networks_recipes_and_pictures_are_said_and_shown_all_the_same() -> None:
     here = one_split(0, 0.05)
     geometry = {**RECIPE["geometry"], "name": "wide"}
-    there = one_split(
-        1, 0.08, data="/pictures", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry}
-    )
+    there = one_split(1, 0.08, data="/pictures", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry})
     comparison = compare([here, there])
     notes = " ".join(comparison.notes)
     assert "random-1 has another network than random-0 (caffenet-mini and wide)" in notes

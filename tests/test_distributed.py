@@ -127,7 +127,9 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert grid.run(choices, two, console=console)
     assert "3 of 4 networks" in said(console)
     assert (two / path).read_bytes() == before
-    assert {r.name: r.state for r in records.read(two).results} == dict.fromkeys(("baseA", "baseB", "A8A+", "B2A"), "done")
+    assert {r.name: r.state for r in records.read(two).results} == dict.fromkeys(
+        ("baseA", "baseB", "A8A+", "B2A"), "done"
+    )
     # One process is grid's own, to the bit.
     ours, theirs = (network_tensors(run)["baseB.s0.safetensors"] for run in (one, two))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

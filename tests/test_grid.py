@@ -271,7 +271,7 @@ def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: P
     toml = out / "study.toml"
     toml.write_text(toml.read_text().replace("version = 2\n", ""))
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    with pytest.raises(InputError, match="no base.: report, advise and compare still read it"):
+    with pytest.raises(InputError, match=r"no base.: report, advise and compare still read it"):
         grid.run(choices, out, console=quiet())
     with pytest.raises(InputError, match="choose another --out"):
         forecast.dry_run(choices, out, console=quiet())

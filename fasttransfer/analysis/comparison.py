@@ -221,10 +221,10 @@ def _notes(
 
 def _unlike(first: Recorded, other: Recorded, name: str, other_name: str) -> list[str]:
     """What differs between two studies beside their splits and seeds."""
-    ours, theirs = dict(_flat(first.study)), dict(_flat(other.study))
+    ours, theirs = ({**_BEFORE, **dict(_flat(study.study))} for study in (first, other))
     told = []
     recipe = [key for key in ours.keys() | theirs.keys() if key.startswith("recipe.") and key != "recipe.name"]
-    changed = sorted(key for key in recipe if ours.get(key, _BEFORE.get(key)) != theirs.get(key, _BEFORE.get(key)))
+    changed = sorted(key for key in recipe if ours.get(key) != theirs.get(key))
     networks = [key for key in changed if key.startswith("recipe.geometry")]
     if networks:
         told.append(
