@@ -134,8 +134,10 @@ def start_weights(
     """Initial values of stages `start + 1` to `stop` on `task`; `purpose` is "base", "cell" or "random".
 
     `init` scales the draws and sets the biases: the draws are the same for all. Where it is not the recipe's, it is
-    He's for the second random control. He's values keep a signal at the size it comes in: those of the first layer are
-    drawn for what pixels come to under the recipe's scale, so that its outputs have about unit variance under any.
+    He's for the second random control. He's values keep a signal at the size it comes in: the first layer's bring
+    pixels to about unit variance, whatever the recipe's scale, else the loss of the control explodes at once.
+    The first layer of a base begins at the recipe's `first_init` times its size; random layers, which stay as they are,
+    do not.
     """
     weights = initial_weights(
         study.recipe.geometry,
@@ -145,8 +147,10 @@ def start_weights(
         start,
         stop,
     )
-    if init == "he" and start == 0:
+    if init != study.recipe.init and start == 0:
         weights["conv1.weight"] *= _UNIT_SCALE / study.recipe.scale
+    if purpose == "base" and start == 0:
+        weights["conv1.weight"] *= study.recipe.first_init
     return weights
 
 

@@ -48,8 +48,9 @@ class Recipe:
         bias_lr, bias_decay: factors on rate and weight decay for biases.
         dropout: probability of dropping a value at the entrance of stages 7 and 8.
         init: "caffe" or "he", see `fasttransfer.net.initial_weights`.
-        scale: what pixel differences (0..255 minus mean) are multiplied by. With init "he" the first layer's initial
-            values are divided by as much, and the scale says how fast that layer learns: by its square.
+        scale: what pixel differences (0..255 minus mean) are multiplied by.
+        first_init: factor on the initial weights of a base's first layer: the smaller they are, the sooner they are
+            forgotten.
         outputs: "task" (one output a class of the task) or "all" (one a class of the study, as the paper did).
         give_up: share of the steps after which a network that was at chance in every check so far is trained no more,
             see `fasttransfer.chance`; 1 trains every network to the end.
@@ -75,6 +76,7 @@ class Recipe:
     give_up: float = 0.5
     schedule: str = "step"
     warmup: float = 0.0
+    first_init: float = 1.0
 
     def __post_init__(self) -> None:
         def need(good: bool, what: str) -> None:
@@ -89,6 +91,10 @@ class Recipe:
         need(self.lr > 0 and math.isfinite(self.lr), f"lr is {self.lr}, a positive number is needed")
         need(0 <= self.dropout < 1, f"dropout is {self.dropout}, 0 <= dropout < 1 is needed")
         need(0 <= self.momentum < 1, f"momentum is {self.momentum}, 0 <= momentum < 1 is needed")
+        need(
+            self.first_init > 0 and math.isfinite(self.first_init),
+            f"first_init is {self.first_init}, a positive number is needed",
+        )
         need(self.init in INITS, f"init is {self.init!r}, choose one of {', '.join(INITS)}")
         need(self.outputs in OUTPUTS, f"outputs is {self.outputs!r}, choose one of {', '.join(OUTPUTS)}")
         need(self.schedule in SCHEDULES, f"schedule is {self.schedule!r}, choose one of {', '.join(SCHEDULES)}")

@@ -224,6 +224,15 @@ def test_new_layers_start_alike_in_all_cells_and_not_as_the_base_did(setting: Se
     assert not torch.equal(firsts[0], of_base.trainee.weights["conv4.weight"])
 
 
+def test_a_base_begins_with_a_smaller_first_layer_and_random_layers_do_not(tmp_path: Path) -> None:
+    study = make_setting(tmp_path).study
+    small = replace(study, recipe=replace(study.recipe, first_init=0.125))
+    for purpose, factor in (("base", 0.125), ("random", 1.0), ("cell", 1.0)):
+        usual, found = (start_weights(s, purpose, 0, "B", 4, "he") for s in (study, small))
+        assert torch.equal(found["conv1.weight"], usual["conv1.weight"] * factor), purpose
+        assert all(torch.equal(found[name], usual[name]) for name in usual if name != "conv1.weight")
+
+
 def test_the_random_control_from_hes_values(tmp_path: Path) -> None:
     """All its layers start from He's values under a recipe of small ones; what is trained beside it stays as it is."""
     recipe = tmp_path / "small.toml"

@@ -163,8 +163,8 @@ class Study:
                 bias = 0
                 if number < 7:
                     deviation = math.sqrt(2 / math.prod(layer.weight.shape[1:]))
-                if number == 0:
-                    deviation /= 64 * self.job.recipe["scale"]  # pixels have a standard deviation of about 64
+            if number == 0 and network.source is None:
+                deviation *= self.job.recipe["first_init"]
             nn.init.normal_(layer.weight, std=deviation)
             assert layer.bias is not None
             nn.init.constant_(layer.bias, bias)

@@ -26,7 +26,7 @@ from fasttransfer.study import Recipe
 PARTS = ("freezing", "specificity", "boost")  # of a Row, at equal training; a Line names them as its treatment
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # what draws of one kind may differ in
 # What studies from before there was such a value were trained with.
-_BEFORE = {"recipe.give_up": Recipe.give_up, "recipe.schedule": Recipe.schedule, "recipe.warmup": Recipe.warmup}
+_BEFORE = {f"recipe.{name}": getattr(Recipe, name) for name in ("give_up", "schedule", "warmup", "first_init")}
 _RANDOM = re.compile(r"random:\d+")
 
 

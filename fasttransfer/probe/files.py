@@ -90,7 +90,7 @@ def facts(probed: Probed, beside: Beside, command: str) -> dict[str, Any]:
         "dtype": str(probed.dtype).removeprefix("torch."),
         "rules": rules(probed, beside),
         "means": means,
-        "study": {"base": beside.base, "frozen": beside.frozen},
+        "study": {"base": beside.base, "frozen": beside.frozen, "verdict": beside.verdict},
         "machine": info.measured_on(),
     }
 

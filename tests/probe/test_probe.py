@@ -129,6 +129,8 @@ def test_other_pictures_have_no_study_beside_them(
     assert "frozen" not in said
     facts = json.loads((study / "probe" / "baseA.s0-on-others" / "probe.json").read_text())
     assert facts["examples"] == [1, 2, "all"]  # of four pictures
+    verdict = facts["study"].pop("verdict")
+    assert "base+" in verdict and " ".join(said.split()).startswith(verdict.split(":")[0])
     assert facts["study"] == {"base": None, "frozen": {}}
 
 
