@@ -80,7 +80,7 @@ def test_a_recipe_from_before_schedules_had_a_name_is_not_another_recipe() -> No
 
 
 def test_what_differs_in_more_than_its_split_is_not_joined() -> None:
-    longer = one_split(1, 0.05, recipe={**RECIPE, "epochs": 20.0})
+    longer = one_split(1, 0.05, recipe={**RECIPE, "epochs": 33.0})
     assert len(pooled([one_split(0, 0.05), longer])) == 2
     other_pictures = one_split(1, 0.05, data="/pictures")
     assert len(pooled([one_split(0, 0.05), other_pictures])) == 2

@@ -130,7 +130,7 @@ def test_other_pictures_have_no_study_beside_them(
     facts = json.loads((study / "probe" / "baseA.s0-on-others" / "probe.json").read_text())
     assert facts["examples"] == [1, 2, "all"]  # of four pictures
     verdict = facts["study"].pop("verdict")
-    assert "base+" in verdict and " ".join(said.split()).startswith(verdict.split(":")[0])
+    assert "base+" in verdict and verdict.split(":")[0] in " ".join(said.split())
     assert facts["study"] == {"base": None, "frozen": {}}
 
 
