@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fasttransfer.geometry import STAGES
+
 TASKS = ("A", "B")
 TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")  # the paper's, and the default grid
 RANDOM_HE = "random-he"
@@ -21,7 +23,6 @@ BASE = "base"
 BASE_PLUS = "base+"  # a part of every study, as the bases are
 ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE)
 LAYERS = (1, 2, 3, 4, 5, 6, 7)
-STAGES = 8  # the last one is the classifier
 RANDOM = "R"
 HE = "H"
 

@@ -78,7 +78,8 @@ def train_bases(
             **how,
         )
 
-    if not any(map(wanted, study_cells(choices.targets, choices.treatments, choices.layers or LAYERS, [0]))):
+    layers = LAYERS if choices.layers is None else choices.layers
+    if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0]))):
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:

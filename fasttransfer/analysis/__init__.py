@@ -8,7 +8,7 @@ All scores are top-1 on the validation images, in [0, 1]; differences are treatm
 """
 
 from fasttransfer.analysis.advice import Advice, Choice, advise
-from fasttransfer.analysis.comparison import PARTS, Comparison, Line, Volume, compare, pictures_per_class, pooled
+from fasttransfer.analysis.comparison import Comparison, Line, Volume, compare, pictures_per_class, pooled
 from fasttransfer.analysis.confounds import confounds
 from fasttransfer.analysis.convergence import GAIN_LIMIT, Convergence, convergence
 from fasttransfer.analysis.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
@@ -24,7 +24,7 @@ from fasttransfer.analysis.pairs import (
     targets_of,
 )
 from fasttransfer.analysis.stuck import STUCK_SHARE, budget_of, recovered, share_at_chance, stuck
-from fasttransfer.analysis.summary import Row, Summary, summarise
+from fasttransfer.analysis.summary import PARTS, Row, Summary, summarise
 
 __all__ = [
     "GAIN_LIMIT",

@@ -16,14 +16,13 @@ from fasttransfer.analysis.convergence import convergence
 from fasttransfer.analysis.intervals import Estimate, difference
 from fasttransfer.analysis.pairs import Score, chance, class_count
 from fasttransfer.analysis.stuck import stuck
-from fasttransfer.analysis.summary import Summary, summarise
+from fasttransfer.analysis.summary import PARTS, Summary, summarise
 from fasttransfer.cells import ALL_TREATMENTS
 from fasttransfer.errors import InputError
 from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.study import Recipe
 
-PARTS = ("freezing", "specificity", "boost")  # of a Row, at equal training; a Line names them as its treatment
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # what draws of one kind may differ in
 # What studies from before there was such a value were trained with.
 _BEFORE = {f"recipe.{name}": getattr(Recipe, name) for name in ("give_up", "schedule", "warmup", "first_init")}
@@ -153,8 +152,7 @@ def _difference(summary: Summary, treatment: str, n: int) -> Estimate | None:
     row = next((row for row in summary.rows if row.n == n), None)
     if row is None:
         return None
-    parts = {"freezing": row.freezing, "specificity": row.specificity, "boost": row.boost}
-    return parts[treatment] if treatment in parts else row.difference.get(treatment)
+    return row.part(treatment) if treatment in PARTS else row.difference.get(treatment)
 
 
 def _unfinished(studies: Sequence[Recorded], names: Sequence[str], score: Score) -> list[str]:

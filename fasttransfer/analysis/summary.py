@@ -14,6 +14,13 @@ from fasttransfer.analysis.pairs import Drop, Score, drops, targets_of
 from fasttransfer.cells import ALL_TREATMENTS, BASE, BASE_PLUS
 from fasttransfer.records import Result
 
+# Of a Row, at equal training: the two networks whose difference it is. A Line of a comparison is named by them too.
+PARTS = {
+    "freezing": "selffer+ - selffer",
+    "specificity": "selffer - transfer",
+    "boost": "transfer+ - selffer+",
+}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -34,6 +41,10 @@ class Row:
     lost: Estimate | None  # base - transfer
     co_adaptation: Estimate | None  # base - selffer
     boost_over_base: Estimate | None  # transfer+ - base
+
+    def part(self, name: str) -> Estimate | None:
+        """Return the part called `name`, one of PARTS."""
+        return {"freezing": self.freezing, "specificity": self.specificity, "boost": self.boost}[name]
 
 
 @dataclass(frozen=True)

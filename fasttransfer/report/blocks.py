@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fasttransfer.analysis import Estimate, Summary, class_count, mean_chance, summarise
 from fasttransfer.records import Recorded
-from fasttransfer.report.numbers import cost, decimals, half, intervals, per_cent, points, signed
+from fasttransfer.report.numbers import cost, decimals, half, per_cent, points, signed
 
 # At equal training: both networks have had the same number of schedules.
 PART_HEADS = (
@@ -44,7 +44,6 @@ class Block:
     top1: Rows
     parts: Rows  # at equal training; none where the study has no two such networks
     paper: Rows  # from the base
-    intervals: str  # what ± is made of
 
 
 def block(recorded: Recorded, summary: Summary, title: str) -> Block:
@@ -75,7 +74,6 @@ def block(recorded: Recorded, summary: Summary, title: str) -> Block:
     papers = tuple(
         (str(row.n), (part(row.lost), part(row.co_adaptation), boost(row.boost_over_base))) for row in summary.rows
     )
-    shown = [e for row in summary.rows for e in (*row.difference.values(), row.frozen_cost, row.boost) if e is not None]
     return Block(
         title=title,
         base=per_cent(summary.base.value, digits) + half(summary.base, digits) if summary.base else "",
@@ -88,7 +86,6 @@ def block(recorded: Recorded, summary: Summary, title: str) -> Block:
         ),
         parts=_unless_empty(parts),
         paper=_unless_empty(papers),
-        intervals=intervals(shown, recorded.facts.get("seeds_are", "seeds")),
     )
 
 

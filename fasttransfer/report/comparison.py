@@ -11,14 +11,8 @@ from rich.text import Text
 
 from fasttransfer.analysis.comparison import Comparison, Line
 from fasttransfer.analysis.intervals import Estimate
+from fasttransfer.analysis.summary import PARTS
 from fasttransfer.report.numbers import count, half, intervals, per_cent, plain, signed
-
-# What is compared at equal training: the two networks whose difference it is.
-EQUAL = {
-    "freezing": "selffer+ - selffer",
-    "specificity": "selffer - transfer",
-    "boost": "transfer+ - selffer+",
-}
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
@@ -32,10 +26,10 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     if comparison.lines:
         apart = [f"{letter} - [1]" for letter in letters[1:]]
         which = "last check" if comparison.score == "last" else "ten best checks"
-        equal = [line for line in comparison.lines if line.treatment in EQUAL]
-        from_base = [line for line in comparison.lines if line.treatment not in EQUAL]
+        equal = [line for line in comparison.lines if line.treatment in PARTS]
+        from_base = [line for line in comparison.lines if line.treatment not in PARTS]
         if equal:
-            told = "; ".join(f"{name}: {what}" for name, what in EQUAL.items() if name in {e.treatment for e in equal})
+            told = "; ".join(f"{name}: {what}" for name, what in PARTS.items() if name in {e.treatment for e in equal})
             parts += [
                 _lines(equal, [*letters, *apart], "part"),
                 Text(f"Points of top-1 at equal training, mean over targets, {which}. {plain(told)}."),

@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from fasttransfer.analysis import (
     Estimate,
     Score,
+    Summary,
     chance,
     class_count,
     drops,
@@ -70,9 +71,8 @@ def accuracy(
     if not groups:
         drawing.nothing(axes[0], False)
     summary = summarise(recorded.results)
-    across = ("base", "base+") if summary.base_plus is not None else ("base",)
     if keys:
-        drawing.legend(figure, [key(name) for name in STYLES if name in across or name in summary.treatments])
+        drawing.legend(figure, [key(name) for name in STYLES if name in across(summary) or name in summary.treatments])
     return figure
 
 
@@ -461,6 +461,11 @@ def _curves(ax: Axes, recorded: Recorded, treatment: str) -> None:
 def _curve_colour(result: Result) -> str:
     """Of its number of copied layers; base+, which copies all, is drawn as its base."""
     return layer_colour(0 if result.treatment == BASE_PLUS else result.n)
+
+
+def across(summary: Summary) -> set[str]:
+    """The networks that `accuracy` draws as a line across."""
+    return {BASE} if summary.base_plus is None else {BASE, BASE_PLUS}
 
 
 def layers_of(recorded: Recorded) -> list[int]:

@@ -19,7 +19,7 @@ from fasttransfer.report.drawing import STYLES, layer_colour
 from fasttransfer.report.filters import first_filters, smoothness
 from fasttransfer.report.findings import findings
 from fasttransfer.report.numbers import count, decimals, intervals, per_cent, points
-from fasttransfer.report.pieces import pieces
+from fasttransfer.report.pieces import Pieces, pieces
 from fasttransfer.report.template import SCORES, Key, element, part_keys, render, treatment_keys
 from fasttransfer.report.verdict import verdict
 
@@ -30,10 +30,11 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
     `overlay` is the part of the paper whose curves are laid behind the study's.
     """
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
+    taken_apart = pieces(recorded, summary)
     done = sum(result.trained for result in recorded.results)
     drawn: dict[str, Any] = {
         "accuracy": _accuracy(recorded, summary, overlay),
-        "decomposition": _decomposition(recorded, summary),
+        "decomposition": _decomposition(recorded, summary, taken_apart),
         "numbers": [block for block in blocks(recorded, summary) if block.top1] if done else [],
         "learning": _learning(recorded),
         "filters": _filters(recorded),
@@ -58,8 +59,8 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
         part_heads=PART_HEADS,
         paper_caption=PAPER_CAPTION,
         paper_heads=PAPER_HEADS,
-        parts_equal=pieces(recorded, summary).is_equal,
-        part_keys=part_keys(pieces(recorded, summary).first_name),
+        parts_equal=taken_apart.is_equal,
+        part_keys=part_keys(taken_apart.first_name),
         smoothness=_smoothness(recorded),
         layer_keys=_layer_keys(recorded),
         networks=_networks(recorded),
@@ -163,11 +164,6 @@ def _tasks(recorded: Recorded) -> list[dict[str, Any]]:
     ]
 
 
-def _across(summary: Summary) -> set[str]:
-    """The networks that are drawn as a line across."""
-    return {"base"} if summary.base_plus is None else {"base", "base+"}
-
-
 def _intervals(recorded: Recorded, summary: Summary) -> str:
     """What the ± of the page are made of; empty where there is none."""
     shown = [found for row in summary.rows for found in (*row.difference.values(), row.frozen_cost, row.boost) if found]
@@ -184,7 +180,7 @@ def _smoothness(recorded: Recorded) -> list[str]:
 
 
 def _keys(summary: Summary, overlay: Recorded | None) -> list[Key]:
-    keys = treatment_keys(_across(summary).union(*(row.top1 for row in summary.rows)))
+    keys = treatment_keys(figures.across(summary).union(*(row.top1 for row in summary.rows)))
     if overlay is not None:
         keys.append(Key("the paper's, in the same colours", "var(--faint)", swatch="behind"))
     return keys
@@ -226,8 +222,7 @@ def _accuracy(recorded: Recorded, summary: Summary, overlay: Recorded | None) ->
     return drawn
 
 
-def _decomposition(recorded: Recorded, summary: Summary) -> list[Markup]:
-    found = pieces(recorded, summary)
+def _decomposition(recorded: Recorded, summary: Summary, found: Pieces) -> list[Markup]:
     if not found.split:
         return []
     chosen: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]

@@ -37,11 +37,6 @@ class Pieces:
         return "freezing" if self.is_equal else "co-adaptation"
 
     @property
-    def reference(self) -> str:
-        """The network that the cost is measured from."""
-        return "selffer+" if self.is_equal else "base"
-
-    @property
     def split(self) -> tuple[Piece, ...]:
         """Those that can be taken apart."""
         return tuple(row for row in self.rows if row.first is not None and row.specificity is not None)

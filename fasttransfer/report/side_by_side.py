@@ -9,12 +9,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fasttransfer import paper
-from fasttransfer.analysis import Comparison, Estimate, Score, Summary, compare, summarise
+from fasttransfer.analysis import PARTS, Comparison, Estimate, Score, Summary, compare, summarise
 from fasttransfer.records import Recorded
 from fasttransfer.report import figures
 from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, Cell, Rows, block
 from fasttransfer.report.cautions import cautions
-from fasttransfer.report.comparison import EQUAL
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.findings import findings, warnings
 from fasttransfer.report.numbers import MINUS, count, per_cent, signed
@@ -190,7 +189,7 @@ def _equal_section(comparison: Comparison) -> list[Section]:
     """What is compared at equal training, as tables; none where no two studies or none at all have it."""
     tables = [
         replace(table, caption=f"{name.capitalize()}: {what.replace(' - ', f' {MINUS} ')}")
-        for name, what in EQUAL.items()
+        for name, what in PARTS.items()
         if (table := _table(comparison, name)).rows
     ]
     if not tables:

@@ -17,8 +17,8 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
-from fasttransfer.cells import STAGES
 from fasttransfer.features.views import views_of
+from fasttransfer.geometry import STAGES
 from fasttransfer.records import Recorded, Result
 
 COLUMNS = (

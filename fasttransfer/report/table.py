@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer.analysis import Estimate, Row, Score, Summary, mean_chance, summarise
+from fasttransfer.analysis import PARTS, Estimate, Row, Score, Summary, mean_chance, summarise
 from fasttransfer.features.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.report.numbers import cost, count, decimals, intervals, label, per_cent, plain, points, signed, some
@@ -70,10 +70,10 @@ def _cell(row: Row, treatment: str, digits: int) -> str:
 
 # Heading -> what it compares; all but the last at equal training.
 _COMPARED = {
-    "freezing": "selffer+ - selffer",
-    "specificity": "selffer - transfer",
+    "freezing": PARTS["freezing"],
+    "specificity": PARTS["specificity"],
     "both": "selffer+ - transfer",
-    "boost": "transfer+ - selffer+",
+    "boost": PARTS["boost"],
     "co-adapt.": "base - selffer",
 }
 
