@@ -30,7 +30,7 @@ from fasttransfer.report.verdict import verdict
 _TINY = ["--classes", "10", "--seeds", "0", "1", "2"]
 _WHOLE = [*_TINY, "--epochs", "40", "--layers", "1", "4", "7"]
 # Only what dropout might change, the cost of freezing; as long as the slower of the two needs to learn.
-_DROPOUT = [*_TINY, "--split", "natural-manmade", "--epochs", "80", "--layers", "3", "5", "6", "7"]
+_DROPOUT = [*_TINY, "--split", "natural-manmade", "--epochs", "60", "--layers", "3", "5", "7"]
 _DROPOUT += ["--treatments", "selffer", "selffer+"]
 _BASES = ["--treatments", "--seeds", *map(str, range(16))]  # no treatment after the option: bases only
 STUDIES = {

@@ -88,6 +88,8 @@ def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: s
         if begins and shard_name(self._part, self._next, kind) == hold:
             self._flusher.wait()
             connection.send("holding")
+            while not connection.poll(0.05):  # recv() alone sleeps through a signal that arrives just before it does
+                pass
             connection.recv()
         return full
 
