@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fasttransfer.analysis.convergence import convergence
 from fasttransfer.analysis.intervals import Estimate, difference
 from fasttransfer.analysis.pairs import Score, chance, class_count
 from fasttransfer.analysis.stuck import stuck
@@ -94,7 +93,7 @@ def compare(studies: Sequence[Recorded], score: Score = "last") -> Comparison:
                 first = found[0]
                 apart = (None, *(difference(one, first) if one and first else None for one in found[1:]))
                 lines.append(Line(treatment, n, found, apart))
-    notes = [*_unfinished(studies, names, score), *_notes(studies, names, summaries, lines)]
+    notes = _notes(studies, names, summaries, lines)
     return Comparison(score, names, tuple(studies), summaries, tuple(lines), volumes, tuple(notes))
 
 
@@ -153,20 +152,6 @@ def _difference(summary: Summary, treatment: str, n: int) -> Estimate | None:
     if row is None:
         return None
     return row.part(treatment) if treatment in PARTS else row.difference.get(treatment)
-
-
-def _unfinished(studies: Sequence[Recorded], names: Sequence[str], score: Score) -> list[str]:
-    """Name the studies whose bases had not finished learning."""
-    notes = []
-    for study, name in zip(studies, names, strict=True):
-        verdict = convergence(study.results, study.facts, score)
-        if verdict is not None and not verdict.finished:
-            half = "" if verdict.gain.half is None else f" ± {100 * verdict.gain.half:.1f}"
-            notes.append(
-                f"{name}: its bases had not finished learning (base+ gains {100 * verdict.gain.value:.1f}{half} "
-                "points): differences from the base measure missing training too."
-            )
-    return notes
 
 
 def _volumes(studies: Sequence[Recorded], names: Sequence[str], score: Score) -> tuple[Volume, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +14,7 @@ from fasttransfer.analysis.comparison import Comparison, Line
 from fasttransfer.analysis.intervals import Estimate
 from fasttransfer.analysis.summary import PARTS
 from fasttransfer.report.numbers import count, half, intervals, per_cent, plain, signed
+from fasttransfer.report.verdict import verdict
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
@@ -23,6 +25,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         done = sum(result.trained for result in study.results)
         total = len(study.results)
         parts.append(Text(f"{letter} {name}" + (f", {done} of {count(total, 'network')} done" if done < total else "")))
+        if told := verdict(study, comparison.score):
+            parts.append(Padding(Text(plain(told.text)), (0, 0, 0, len(letter) + 1)))
     if comparison.lines:
         apart = [f"{letter} - [1]" for letter in letters[1:]]
         which = "last check" if comparison.score == "last" else "ten best checks"
