@@ -25,8 +25,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         done = sum(result.trained for result in study.results)
         total = len(study.results)
         parts.append(Text(f"{letter} {name}" + (f", {done} of {count(total, 'network')} done" if done < total else "")))
-        if told := verdict(study, comparison.score):
-            parts.append(Padding(Text(plain(told.text)), (0, 0, 0, len(letter) + 1)))
+        if judged := verdict(study, comparison.score):
+            parts.append(Padding(Text(plain(judged.text)), (0, 0, 0, len(letter) + 1)))
     if comparison.lines:
         apart = [f"{letter} - [1]" for letter in letters[1:]]
         which = "last check" if comparison.score == "last" else "ten best checks"
