@@ -80,7 +80,7 @@ def intervals(estimates: Iterable[Estimate], unit: str = "seeds") -> str:
                 "images": f"what the validation images alone can tell ({over}), a lower bound",
             }[kind]
         )
-    return f"± is {', or where there are fewer runs '.join(told)}" if told else ""
+    return f"± is {', of other numbers '.join(told)}" if told else ""
 
 
 def count(number: int, what: str) -> str:
