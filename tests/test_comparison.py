@@ -17,6 +17,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.paper import recorded
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report.comparison import comparison_table
+from fasttransfer.report.side_by_side import comparison_page
 from fasttransfer.study import load_recipe
 
 RECIPE = {name: value for name, value in asdict(load_recipe("mini")).items() if value is not None}
@@ -161,6 +162,17 @@ def test_below_the_name_of_each_study_stands_whether_its_bases_had_finished() ->
     lines = file.getvalue().splitlines()
     assert lines[0] == "[1] x" and lines[1].startswith("    The bases had finished learning")
     assert lines[2] == "[2] y" and lines[3].startswith("    The bases had not finished learning: ")
+    assert "(base+) they gain 3.2 +- " in lines[3]
+    assert "Differences from the base measure that missing training too." in " ".join(lines[3:5])
+    page = comparison_page(compare(studies), command="fasttransfer compare x y")
+    assert page.count("had not finished learning") == 1
+
+
+def test_without_a_base_plus_nothing_is_said_to_have_finished_or_not() -> None:
+    file = io.StringIO()
+    Console(file=file, width=200).print(comparison_table(compare([whole("x", None), whole("y", None)])))
+    assert file.getvalue().count("was not measured: the study has no base+.") == 2
+    assert "The bases had" not in file.getvalue()
 
 
 def test_one_seed_each_with_a_record_of_the_images_is_said_to_know_of_no_other_seed() -> None:
