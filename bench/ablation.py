@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import machine
+from fasttransfer import inputs
 from fasttransfer.bench import training
 from fasttransfer.geometry import CAFFENET, Geometry
 from fasttransfer.graphs import Recorded
@@ -163,7 +163,7 @@ def _feeds(
     side, crop = geometry.store, geometry.crop
     stored = torch.randint(0, 256, (4 * batch, side, side, 3), dtype=torch.uint8, device=device)
     mean = torch.rand(side, side, 3, device=device) * 255
-    entrance = machine.entrance(geometry, device.type, "bf16")
+    entrance = inputs.entrance(geometry, device.type, "bf16")
     trainee = training.trainee_of(geometry, "bf16", device)
     x = training.random_pictures(geometry, batch, "bf16", device)
     step = training.stepping(trainee, x, recorded=device.type == "cuda")

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fasttransfer import info
+from fasttransfer import environment
 from fasttransfer.features import cache
 from fasttransfer.features.cache import About, Key
 from fasttransfer.features.export import export
 from fasttransfer.features.key import versions
 from fasttransfer.files import replace_file
 from fasttransfer.geometry import CAFFENET
-from fasttransfer.pipelines.feed import Pictures
+from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.store import RawPart
 
 BATCH = 256
@@ -53,7 +53,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((BATCH, *CAFFENET.cut_shape(5)), generator=generator).relu().bfloat16()
     x = x.contiguous(memory_format=torch.channels_last)
-    pictures = Pictures(
+    pictures = TaskImages(
         RawPart(np.zeros(0, np.int64), (), np.zeros(0, np.int64), 256), np.arange(n), np.zeros(n, np.int64)
     )
     key = Key(
@@ -84,7 +84,7 @@ def main() -> None:
             "verify_gb_s": round(gigabytes / seconds(lambda: cache.verify(entry), 3), 2),
             "export_safetensors_gb_s": round(gigabytes / seconds(lambda: export(entry, root / "x.safetensors")), 2),
         }
-    result = {"command": "python bench/cache.py", "machine": info.measured_on(), **found}
+    result = {"command": "python bench/cache.py", "machine": environment.measured_on(), **found}
     print(json.dumps(found, indent=1))
     if not chosen.quick:
         with replace_file(chosen.out, "w") as file:

@@ -20,16 +20,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fasttransfer import grid, machine, weights
+from fasttransfer import grid, machine, study_plan, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.bench.timing import Timing, compare
 from fasttransfer.cells import LAYERS, Cell, base
-from fasttransfer.cohort import Cohort, weights_path
+from fasttransfer.cohort import Cohort
 from fasttransfer.features import cache
-from fasttransfer.features.prefix import rounded_cuts
 from fasttransfer.files import cache_folder, make_folder
 from fasttransfer.net import CaffeNet
+from fasttransfer.paths import weights_file
 from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.prefix import rounded_cuts
 from fasttransfer.study import Choices
 
 
@@ -72,7 +73,7 @@ def open_study(folder: Path, batch: int, classes: int, device: str) -> Setting:
         views=2,
         device=device,
     )
-    plan = grid.settle(choices)
+    plan = study_plan.settle(choices)
     side = plan.recipe.geometry.store
     store = prepare(Path(choices.data), size=side, cache=cache_folder(), say=lambda _: None)
     setting = grid.begin(plan, store, make_folder(folder / "run"))
@@ -82,7 +83,7 @@ def open_study(folder: Path, batch: int, classes: int, device: str) -> Setting:
     for name, weight in CaffeNet(plan.recipe.geometry, outputs).named_weights().items():
         values[name] = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5 * (weight.dim() > 1)
     values["conv1.weight"] /= 64  # of pixel differences, which the recipe leaves as they are
-    weights.save(weights_path(setting.folder, base("A", 0)), values, {})
+    weights.save(weights_file(setting.folder, base("A", 0)), values, {})
     return setting
 
 

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import cost, info, machine, randomness
+from fasttransfer import cost, environment, info, inputs, machine, randomness
 from fasttransfer.bench.memory import held, watched
 from fasttransfer.bench.timing import compare
 from fasttransfer.bench.training import RECIPES
@@ -40,7 +40,7 @@ from fasttransfer.cohort import Cohort, Target, copied_weights, stream_of
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.geometry import GEOMETRIES, Geometry
 from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
-from fasttransfer.pipelines.feed import Pictures
+from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.store import RawPart
 from fasttransfer.study import Study, load_recipe
@@ -75,13 +75,13 @@ def study_of(geometry: Geometry, precision: str, batch: int) -> Study:
     )  # fmt: skip
 
 
-def pixels_for(geometry: Geometry) -> Pictures:
+def pixels_for(geometry: Geometry) -> TaskImages:
     """Random pictures with labels of a task, in memory."""
     random, side = np.random.default_rng(0), geometry.store
     labels = np.arange(PICTURES, dtype=np.int64) % OUTPUTS[geometry.name]
     pixels = random.integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
     part = RawPart(labels, (pixels,), np.zeros(1, dtype=np.int64), side)
-    return Pictures(part, np.arange(PICTURES), labels)
+    return TaskImages(part, np.arange(PICTURES), labels)
 
 
 def sources_for(geometry: Geometry) -> dict[str, dict[str, Tensor]]:
@@ -95,7 +95,7 @@ def sources_for(geometry: Geometry) -> dict[str, dict[str, Tensor]]:
 
 
 def cohort_of(
-    study: Study, cells: Sequence[Cell], pictures: Pictures, sources: dict[str, dict[str, Tensor]], folder: Path
+    study: Study, cells: Sequence[Cell], pictures: TaskImages, sources: dict[str, dict[str, Tensor]], folder: Path
 ) -> Cohort:
     """The cohort of `cells` on `pictures`."""
     geometry = study.recipe.geometry
@@ -108,7 +108,7 @@ def cohort_of(
         device=CPU,
         crop=geometry.crop,
         scale=study.recipe.scale,
-        **machine.entrance(geometry, "cpu", study.precision),
+        **inputs.entrance(geometry, "cpu", study.precision),
     )
     outputs = OUTPUTS[geometry.name]
     target = Target("B", outputs, outputs, len(pictures), len(pictures), feed)
@@ -205,7 +205,7 @@ def measure_first_convolutions(geometry: Geometry, precision: str, batch: int, r
     copies each cell's part out of the one and into the other, as it would have to.
     """
     torch.set_num_threads(threads_of(geometry))
-    dtype, count = machine.dtype_of(precision), len(LAYERS)
+    dtype, count = inputs.dtype_of(precision), len(LAYERS)
     layout, channels, side = torch.channels_last, geometry.channels[0], geometry.sides[0]
 
     def made(*shape: int) -> Tensor:
@@ -270,7 +270,7 @@ def memory_of(name: str, precision: str, batch: int) -> Found:
 
 def activations(geometry: Geometry, precision: str, batch: int) -> int:
     """Bytes that the forward pass of one network keeps for its gradients, weights left out."""
-    net = CaffeNet(geometry, OUTPUTS[geometry.name], machine.dtype_of(precision))
+    net = CaffeNet(geometry, OUTPUTS[geometry.name], inputs.dtype_of(precision))
     own = {w.untyped_storage().data_ptr() for w in net.parameters()}
     kept: dict[int, int] = {}
 
@@ -278,7 +278,7 @@ def activations(geometry: Geometry, precision: str, batch: int) -> int:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    x = torch.randn(batch, *geometry.cut_shape(0)).to(machine.dtype_of(precision), memory_format=torch.channels_last)
+    x = torch.randn(batch, *geometry.cut_shape(0)).to(inputs.dtype_of(precision), memory_format=torch.channels_last)
     drop = Drop({stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), 0.5)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         logits = net(x, drop=drop)
@@ -297,7 +297,7 @@ def main() -> None:
     geometries = [g for g in reversed(GEOMETRIES.values()) if not (chosen.quick and g.name == "caffenet")]
     result: Found = {
         "command": "python bench/cohorts.py" + " --quick" * chosen.quick,
-        "machine": info.measured_on(),
+        "machine": environment.measured_on(),
         "frozen cells": {},
         "first convolutions": {},
         "memory": {},

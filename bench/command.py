@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import info, machine, roofline
+from fasttransfer import environment, info, machine, roofline
 from fasttransfer.bench import ablation, data, grid, kernels, memory, parts, training
 from fasttransfer.bench.parts import Size
 from fasttransfer.bench.rows import Rows, ratio, time, times
@@ -123,7 +123,7 @@ def described(command: str, device: str) -> dict[str, Any]:
     return {
         "command": command,
         "when": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": info.measured_on() | {"threads": str(torch.get_num_threads())},
+        "machine": environment.measured_on() | {"threads": str(torch.get_num_threads())},
         "device": device,
     }
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fasttransfer import info, machine
+from fasttransfer import environment, machine
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """The machine in this project's words; the host's name stays out of what is committed."""
     machine_info.clear()
-    machine_info.update(info.measured_on())
+    machine_info.update(environment.measured_on())
     machine_info["threads"] = str(torch.get_num_threads())
 
 

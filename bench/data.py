@@ -37,7 +37,7 @@ from fasttransfer.ops import resize
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.dali import DaliFeed, has_dali
 from fasttransfer.pipelines.decode import decode
-from fasttransfer.pipelines.feed import Feed, Pictures, Stream
+from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.layouts import Listing, find_pictures
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare_into
@@ -271,7 +271,7 @@ def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Ca
     """One training batch a call, of all pictures of a store."""
     feed: Callable[..., Feed] = MemoryFeed if kind == "raw" else partial(DaliFeed, threads=threads)
     part = store.train
-    every = Pictures(part, np.arange(len(part)), part.labels)
+    every = TaskImages(part, np.arange(len(part)), part.labels)
     order, views = (randomness.key(0, "bench-data", i) for i in range(2))
     made = feed(
         every,

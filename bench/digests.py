@@ -16,18 +16,16 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-SMALL = ("--split", "natural-manmade", "--classes", "2", "--seeds", "3")
+SMALL = "--split natural-manmade --classes 2 --seeds 3"
+MINI = "--per-class 40 --steps 8 --layers 3 5"
+CAFFENET = "--per-class 8 --steps 2 --batch 8"
 STUDIES = {
-    "mini": ("--per-class", "40", "--epochs", "2", "--layers", "1", "3", "6"),
-    "mini, dali": ("--per-class", "40", "--steps", "6", "--layers", "2", "--feed", "dali"),
-    "mini, 2 views, cache": ("--per-class", "40", "--steps", "8", "--layers", "3", "5", "--views", "2")
-    + ("--features", "cache"),
-    "mini, 2 views, live": ("--per-class", "40", "--steps", "8", "--layers", "3", "5", "--views", "2")
-    + ("--features", "live"),
-    "caffe, bf16": ("--per-class", "8", "--steps", "2", "--batch", "8", "--layers", "3", "7", "--recipe", "caffe")
-    + ("--precision", "bf16", "--treatments", "transfer", "selffer+", "random-he"),
-    "fast, fp32": ("--per-class", "8", "--steps", "2", "--batch", "8", "--layers", "5", "--recipe", "fast")
-    + ("--precision", "fp32", "--treatments", "transfer", "transfer+"),
+    "mini": "--per-class 40 --epochs 2 --layers 1 3 6",
+    "mini, dali": "--per-class 40 --steps 6 --layers 2 --feed dali",
+    "mini, 2 views, cache": f"{MINI} --views 2 --features cache",
+    "mini, 2 views, live": f"{MINI} --views 2 --features live",
+    "caffe, bf16": f"{CAFFENET} --layers 3 7 --recipe caffe --precision bf16 --treatments transfer selffer+ random-he",
+    "fast, fp32": f"{CAFFENET} --layers 5 --recipe fast --precision fp32 --treatments transfer transfer+",
 }
 """name -> arguments of `fasttransfer grid`."""
 
@@ -44,7 +42,7 @@ def main(folder: Path) -> None:
     """Train each study in a subfolder of `folder` and print its digests."""
     for name, arguments in STUDIES.items():
         out = folder / name.replace(", ", "-").replace(" ", "")
-        command = [sys.executable, "-m", "fasttransfer", "grid", *SMALL, *arguments, "--out", str(out)]
+        command = [sys.executable, "-m", "fasttransfer", "grid", *SMALL.split(), *arguments.split(), "--out", str(out)]
         subprocess.run([*command, "--device", "cpu"], check=True, stdout=subprocess.DEVNULL)
         for path in sorted(out.glob("weights/**/*.safetensors")):
             print(f"{name}: {path.stem} {digest(path)}", flush=True)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import analysis, info, records
+from fasttransfer import analysis, environment, records
 from fasttransfer.bench.studies import pair
 from fasttransfer.errors import InputError
 from fasttransfer.report.verdict import verdict
@@ -32,7 +32,7 @@ def main() -> None:
     studies = [records.read(chosen.one), records.read(chosen.other)]
     result = {
         "command": "python bench/dropout.py ZERO HALF",
-        "machine": info.measured_on(),
+        "machine": environment.measured_on(),
         "dropout": [study.study["recipe"]["dropout"] for study in studies],
         "verdicts": [told.text if (told := verdict(study)) else None for study in studies],
         "freezing": [_freezing(study.results, study.facts) for study in studies],

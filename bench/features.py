@@ -26,19 +26,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttransfer import info, machine, ops, records, weights
-from fasttransfer.assembly import mean_path
+from fasttransfer import environment, info, machine, ops, paths, records, weights
 from fasttransfer.bench.timing import Timing, compare
-from fasttransfer.cells import TASKS
+from fasttransfer.cells import TASKS, base
 from fasttransfer.features.shards import ShardReader, write_shard
 from fasttransfer.files import cache_folder, replace_file
 from fasttransfer.geometry import CAFFENET
-from fasttransfer.grid import settle
 from fasttransfer.net import CaffeNet
+from fasttransfer.paths import mean_file
 from fasttransfer.pipelines import prepare
-from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.pipelines.feed import select_task_images
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Choices, Study
+from fasttransfer.study_plan import settle
 
 CPU = torch.device("cpu")
 CUTS = range(1, 7)  # stage 7 begins with a dropout: for n = 7 it is cut 6 that is kept
@@ -63,9 +63,9 @@ class Trained:
         study = self.study
         geometry = study.recipe.geometry
         net = CaffeNet(geometry, study.recipe.outputs_for(source, self.classes), torch.bfloat16)
-        net.load(weights.load(self.folder / "weights" / f"base{source}.s{study.seeds[0]}.safetensors")[0])
-        pictures = task_pictures(self.store, getattr(self.store, part), self.classes[target])
-        mean = torch.from_numpy(np.load(mean_path(self.folder, source)))
+        net.load(weights.load(paths.weights_file(self.folder, base(source, study.seeds[0])))[0])
+        pictures = select_task_images(self.store, getattr(self.store, part), self.classes[target])
+        mean = torch.from_numpy(np.load(mean_file(self.folder, source)))
         found: dict[int, list[Tensor]] = {n: [] for n in CUTS}
         for rows in np.array_split(pictures.rows, max(1, len(pictures) // 500)):
             pixels = torch.from_numpy(pictures.part.gather(rows))
@@ -83,7 +83,7 @@ class Trained:
 
 def open_study(folder: Path) -> Trained:
     """The study in `folder`, its pictures prepared."""
-    study = Study.read(folder / "study.toml")
+    study = Study.read(paths.study_file(folder))
     plan = settle(Choices(data=study.data, split=study.split, classes=study.classes))
     store = prepare.prepare(
         Path(study.data),
@@ -202,7 +202,7 @@ def main() -> None:
         torch.set_num_threads(1)
         result: dict[str, Any] = {
             "command": "python bench/features.py RUN",
-            "machine": info.measured_on(),
+            "machine": environment.measured_on(),
             "study": {
                 "data": Path(trained.study.data).name,
                 "geometry": trained.study.recipe.geometry.name,

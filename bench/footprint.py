@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fasttransfer import footprint, info, machine, weights
+from fasttransfer import environment, footprint, inputs, machine, weights
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
 from fasttransfer.cohort import Cohort, Target, copied_weights, start_weights, stream_of
 from fasttransfer.cost import weight_count
 from fasttransfer.geometry import GEOMETRIES
-from fasttransfer.pipelines.feed import Pictures
+from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.store import RawPart
 from fasttransfer.study import Study, load_recipe
@@ -75,7 +75,7 @@ def main() -> None:
         return
     out = chosen.out or (None if chosen.quick else RESULTS)
     result: dict[str, Any] = {"command": " ".join(["python bench/footprint.py", *sys.argv[1:]])}
-    result |= {"machine": info.measured_on(), "cohorts": []}
+    result |= {"machine": environment.measured_on(), "cohorts": []}
     for geometry, precision, batch, names in SMALL if chosen.quick else COHORTS:
         command = [sys.executable, __file__, "--child", geometry, precision, str(batch), names]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -96,7 +96,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     count, side = 2 * batch, sizes.store
     shard = np.random.default_rng(0).integers(0, 255, (_ROWS, side, side, 3), dtype=np.uint8)
     part = RawPart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)
-    pictures = Pictures(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
+    pictures = TaskImages(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
     feed = MemoryFeed(
         pictures,
         pictures,
@@ -105,7 +105,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
         crop=sizes.crop,
         scale=recipe.scale,
         device=torch.device("cpu"),
-        **machine.entrance(sizes, "cpu", precision),
+        **inputs.entrance(sizes, "cpu", precision),
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import forecast, grid, info
+from fasttransfer import environment, forecast, study_plan
 from fasttransfer.bench.studies import Peak
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines import synthetic
@@ -58,7 +58,7 @@ def main() -> None:
     studies = QUICK if chosen.quick else STUDIES
     out = chosen.out or (None if chosen.quick else RESULTS)
     result: dict[str, Any] = {"command": " ".join(["python bench/forecast.py", *sys.argv[1:]])}
-    result |= {"machine": info.measured_on(), "studies": {}}
+    result |= {"machine": environment.measured_on(), "studies": {}}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FASTTRANSFER_CACHE"] = f"{scratch}/cache"
         for number, (name, choices) in enumerate(studies.items()):
@@ -85,13 +85,13 @@ def _drawn(folder: Path) -> Path:
 def held_against(choices: Choices, out: Path) -> dict[str, Any]:
     """A study predicted, then trained: seconds, bytes of memory and of disk."""
     begun = time.monotonic()
-    plan = grid.settle(choices)
+    plan = study_plan.settle(choices)
     state = forecast.begun(plan, out)
-    found = forecast.forecast(plan, state, grid.divide(plan, plan.cells()))
+    found = forecast.forecast(plan, state, study_plan.divide(plan, plan.cells()))
     took = time.monotonic() - begun
     before = _bytes(cache_folder())
     begun = time.monotonic()
-    command = [sys.executable, "-m", "fasttransfer", *grid.options(choices), "--out", str(out)]
+    command = [sys.executable, "-m", "fasttransfer", *study_plan.options(choices), "--out", str(out)]
     with _Disk(out / "checkpoints") as checkpoints:
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         peak = Peak(run.pid)
@@ -104,7 +104,7 @@ def held_against(choices: Choices, out: Path) -> dict[str, Any]:
     predicted = sum(found.seconds.values())
     stays = sum(count for what, count in found.disk.items() if not what.startswith("checkpoints"))
     return {
-        "command": " ".join(["fasttransfer", *grid.options(choices)]),
+        "command": " ".join(["fasttransfer", *study_plan.options(choices)]),
         "predicted": {
             "seconds": {part: round(each, 2) for part, each in found.seconds.items()},
             "memory": found.memory,

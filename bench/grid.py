@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fasttransfer import cost, machine, pictures, records
+from fasttransfer import cost, inputs, machine, pictures, records
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import products_alone
 from fasttransfer.bench.studies import Peak
@@ -35,11 +35,11 @@ from fasttransfer.cells import TASKS, Cell
 from fasttransfer.errors import InputError
 from fasttransfer.files import disk_trouble
 from fasttransfer.geometry import Geometry
-from fasttransfer.grid import Plan, settle
 from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.layouts import Picture
 from fasttransfer.study import BUILTIN, Choices, load_recipe
+from fasttransfer.study_plan import Plan, settle
 
 PARTS = ("limit", "cohort", "plain")
 QUICK_EPOCHS, QUICK_LAYERS = 1.0, (1, 4, 7)
@@ -120,7 +120,7 @@ def measure(asked: Asked, chosen: Collection[str], folder: Path, console: Consol
 def _plan(asked: Asked, folder: Path) -> Plan:
     """The study, on pictures that are files: the built-in ones are drawn, which is neither program's work."""
     source, classes, layers = asked.source, asked.classes, None
-    layout = pictures.find(str(source) if source else BUILTIN)
+    layout = pictures.find_source(str(source) if source else BUILTIN)
     if source is None:
         source = folder / "pictures"
         side = load_recipe(layout.recipe).geometry.store
@@ -208,7 +208,7 @@ def rates_of_one(
     """What is measured -> multiply-adds a second of one process; `meet` waits until the others are as far."""
     torch.set_num_threads(threads)
     machine.keep_freed_memory()
-    dtype, place = machine.dtype_of(precision), torch.device(device)
+    dtype, place = inputs.dtype_of(precision), torch.device(device)
     one, other = (torch.randn(_SIDE, _SIDE, dtype=dtype, device=place) for _ in range(2))
     products = products_alone(geometry, outputs, batch, place, dtype)
     calls: dict[str, tuple[Callable[[], object], int]] = {

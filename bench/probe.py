@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import info, machine, records
+from fasttransfer import environment, info, machine, records
 from fasttransfer.bench.timing import compare
 from fasttransfer.features.extract import open_network, read
 from fasttransfer.files import replace_file
@@ -172,14 +172,14 @@ def main() -> None:
     out = chosen.out or Path(__file__).parent / "results" / f"probe{'-choices' if chosen.study else ''}.json"
     if chosen.study:
         found = choices(chosen.study, (1, 6), (0, 1))
-        about = {"command": "python bench/probe.py --study RUN", "machine": info.measured_on()}
+        about = {"command": "python bench/probe.py --study RUN", "machine": environment.measured_on()}
         write(out, about | {"data": Path(records.read(chosen.study).study["data"]).name, "top1": found})
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "command": "python bench/probe.py" + " --quick" * chosen.quick,
-        "machine": info.measured_on(),
+        "machine": environment.measured_on(),
         "dtype": str(dtype_for(CPU)).removeprefix("torch."),
         "stacks": {},
     }

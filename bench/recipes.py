@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import analysis, info, records
+from fasttransfer import analysis, environment, records
 from fasttransfer.bench.studies import pair
 from fasttransfer.report.filters import first_filters, smoothness
 
@@ -56,7 +56,7 @@ def main() -> None:
     command = ["fasttransfer", "grid", "--split", "natural-manmade", *shown, "--treatments", "--seeds", "0"]
     result = {
         "command": " ".join([*command, "--recipe", "RECIPE"]),
-        "machine": info.measured_on(),
+        "machine": environment.measured_on(),
         "epochs": chosen.epochs,
         "changes": results,
     }

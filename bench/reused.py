@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fasttransfer import info, records
+from fasttransfer import environment, records
 from fasttransfer.bench.studies import table
 
 STUDY = ["--split", "natural-manmade", "--classes", "10", "--epochs", "20", "--views", "10",
@@ -50,7 +50,7 @@ def main() -> None:
     result = {
         "command": "python bench/reused.py --data tiny-imagenet-200",
         "study": " ".join(["fasttransfer", "grid", *STUDY]),
-        "machine": info.measured_on(),
+        "machine": environment.measured_on(),
         "seconds": seconds,
         "first_over_second": round(seconds["first"] / seconds["second"], 2),
         "live_over_second": round(seconds["live"] / seconds["second"], 2),

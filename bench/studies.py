@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import analysis, info, records
+from fasttransfer import analysis, environment, records
 from fasttransfer.analysis import Estimate
 from fasttransfer.report.verdict import verdict
 
@@ -57,16 +57,16 @@ def main() -> None:
         command += ["--data", chosen.data]
     with tempfile.TemporaryDirectory() as scratch:
         out = chosen.out or Path(scratch) / "run"
-        environment = os.environ | {"FASTTRANSFER_CACHE": f"{scratch}/cache"}
+        variables = os.environ | {"FASTTRANSFER_CACHE": f"{scratch}/cache"}
         start = time.monotonic()
-        grid = subprocess.Popen([sys.executable, "-m", "fasttransfer", *command, "--out", str(out)], env=environment)
+        grid = subprocess.Popen([sys.executable, "-m", "fasttransfer", *command, "--out", str(out)], env=variables)
         peak = Peak(grid.pid)
         if grid.wait() != 0:
             sys.exit(grid.returncode)
         seconds = time.monotonic() - start
         result = {
             "command": " ".join(["fasttransfer", "grid", *STUDIES[chosen.study]]),
-            "machine": info.measured_on(),
+            "machine": environment.measured_on(),
             "wall_seconds": round(seconds, 1),
             "peak_memory_bytes": peak.stop(),
             "table": table(records.read(out)),

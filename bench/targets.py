@@ -15,9 +15,9 @@ from typing import Any
 from fasttransfer import cost
 from fasttransfer.bench import projection
 from fasttransfer.cells import Cell
-from fasttransfer.features.prefix import kept_cut
 from fasttransfer.geometry import CAFFENET, STAGES
 from fasttransfer.paper import PICTURES_PER_SECOND
+from fasttransfer.prefix import kept_cut
 
 RESULTS = Path(__file__).parent / "results"
 # What takes too long for a run of everything, or needs a trained study: part -> file.

@@ -1,6 +1,6 @@
 """Equal forms of the same convolutions, forward and backward: pixels or blocks of them, two groups or two halves.
 
-What decides `fasttransfer.machine.entrance` and how `fasttransfer.net.Stage` convolves.
+What decides `fasttransfer.inputs.entrance` and how `fasttransfer.net.Stage` convolves.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fasttransfer import machine, randomness
+from fasttransfer import inputs, randomness
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.geometry import Geometry
 from fasttransfer.graphs import Recorded
@@ -50,7 +50,7 @@ def trainee_of(
         change: what is done to the network before.
         kind: how it is trained.
     """
-    net = CaffeNet(geometry, OUTPUTS, machine.dtype_of(precision)).to(device)
+    net = CaffeNet(geometry, OUTPUTS, inputs.dtype_of(precision)).to(device)
     change(net)
     return kind(net, start, _begin(geometry), load_recipe(RECIPES[geometry.name]))
 
@@ -62,7 +62,7 @@ def _begin(geometry: Geometry) -> dict[str, Tensor]:
 
 def random_pictures(geometry: Geometry, batch: int, precision: str, device: torch.device) -> Tensor:
     """A batch in the form that the first stage reads on `device`, see `machine.entrance`."""
-    entrance = machine.entrance(geometry, device.type, precision)
+    entrance = inputs.entrance(geometry, device.type, precision)
     shape = (batch, 3 * entrance["block"] ** 2, entrance["side"], entrance["side"])
     return torch.randn(shape, device=device).to(entrance["dtype"], memory_format=torch.channels_last)
 

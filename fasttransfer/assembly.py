@@ -10,15 +10,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fasttransfer import machine, weights
+from fasttransfer import weights
 from fasttransfer.cells import Cell
-from fasttransfer.cohort import Cohort, Noted, Target, copied_weights, stream_of, weights_path
+from fasttransfer.cohort import Cohort, Noted, Target, copied_weights, stream_of
 from fasttransfer.features.reading import Part
 from fasttransfer.features.supply import Shown, open_cached_feed, prefixes_of
-from fasttransfer.pipelines.feed import WHOLE, Feed, Pictures, Share, Stream, task_pictures
-from fasttransfer.pipelines.feeds import open_feed
+from fasttransfer.paths import mean_file, weights_file
+from fasttransfer.pictures import study_feed
+from fasttransfer.pipelines.feed import WHOLE, Share, TaskImages, select_task_images
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Study
 
@@ -57,19 +57,22 @@ def build_cohort(
     study, first = setting.study, cells[0]
     store = Store.open(setting.store)
     classes = setting.classes[first.target]
-    train, val = task_pictures(store, store.train, classes, study.per_class), task_pictures(store, store.val, classes)
-    means = {t: torch.from_numpy(np.load(mean_path(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
+    train, val = (
+        select_task_images(store, store.train, classes, study.per_class),
+        select_task_images(store, store.val, classes),
+    )
+    means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
     stream = replace(stream_of(study, first, len(train)), share=share)
     mine, end = share.of(len(val))
-    my_val = Pictures(val.part, val.rows[mine:end], val.labels[mine:end])
+    my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
-    sources = copied_weights(study, cells, outputs, lambda base: weights.load(weights_path(setting.folder, base))[0])
+    sources = copied_weights(study, cells, outputs, lambda base: weights.load(weights_file(setting.folder, base))[0])
     open_pictures = partial(study_feed, study, device, setting.hw_share)
     prefixes = prefixes_of(cells, sources) if study.views is not None else []
     if setting.features == "live" or not prefixes:
         feed = open_pictures(train, my_val, stream, means)
     else:
-        pictures: Mapping[Part, Pictures] = {"train": train, "val": my_val}
+        pictures: Mapping[Part, TaskImages] = {"train": train, "val": my_val}
         facts = Shown(
             study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, pictures, stream,
             means, open_pictures, device,
@@ -85,33 +88,3 @@ def build_cohort(
         )
     target = Target(first.target, len(classes), outputs, len(train), len(val), feed, share)
     return kind(study, cells, target, sources, setting.folder, device)
-
-
-def study_feed(
-    study: Study,
-    device: torch.device,
-    hw_share: float | None,
-    train: Pictures,
-    val: Pictures,
-    stream: Stream,
-    means: Mapping[str, Tensor],
-) -> Feed:
-    """Pictures as the networks of `study` see them, on `device`; see `fasttransfer.pipelines.feeds.open_feed`."""
-    geometry = study.recipe.geometry
-    return open_feed(
-        train,
-        val,
-        stream,
-        means,
-        device=device,
-        threads=study.threads,
-        hw_share=hw_share,
-        crop=geometry.crop,
-        scale=study.recipe.scale,
-        **machine.entrance(geometry, device.type, study.precision),
-    )
-
-
-def mean_path(folder: Path, task: str) -> Path:
-    """Where the mean picture of a task lies in the study's folder."""
-    return folder / "means" / f"{task}.npy"

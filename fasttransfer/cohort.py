@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import cost, graphs, machine, randomness, weights
+from fasttransfer import cost, graphs, inputs, paths, randomness, weights
 from fasttransfer.cells import BASE, HE, RANDOM_HE, Cell
 from fasttransfer.chance import at_chance, hopeless
-from fasttransfer.features.prefix import cut_name, kept_cut, rounded_cuts
-from fasttransfer.features.views import view_list
 from fasttransfer.geometry import STAGES
 from fasttransfer.net import DROPOUT_STAGES, LAYER_NAMES, CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.feed import WHOLE, Feed, Share, Stream
+from fasttransfer.pipelines.views import view_list
+from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.records import Evaluation
 from fasttransfer.step import Trainee
 from fasttransfer.study import Study
@@ -240,7 +240,7 @@ class Cohort:
             stage: randomness.key(first.seed, f"{_purpose(first)}-dropout", first.target, stage)
             for stage in DROPOUT_STAGES
         }
-        self._dtype = machine.dtype_of(study.precision)
+        self._dtype = inputs.dtype_of(study.precision)
         self._computed: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
         self._step_of: Callable[[Mapping[str, Tensor]], None]
         self._at = torch.zeros((), dtype=torch.int64, device=device)
@@ -423,7 +423,7 @@ class Cohort:
             m.since = 0
             emit(Checked(m.cell, (found,)))
             if found.train_loss is None or found.val_loss is None:
-                self._checkpoint_path(m.cell).unlink(missing_ok=True)
+                paths.checkpoint_file(self._folder, m.cell).unlink(missing_ok=True)
                 emit(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
                 lost.append(m)
             elif hopeless(m.evaluations, self._target.classes, self._steps, give_up):
@@ -453,9 +453,6 @@ class Cohort:
 
     # -- on disk ------------------------------------------------------------------------------------------------
 
-    def _checkpoint_path(self, cell: Cell) -> Path:
-        return self._folder / "checkpoints" / f"{cell.label}.safetensors"
-
     def _save(self, members: Sequence[_Member]) -> None:
         for m in members:
             velocities = {f"velocity/{name}": v for name, v in m.trainee.velocities.items()}
@@ -468,12 +465,12 @@ class Cohort:
                 "since": m.since,
                 "evaluations": [asdict(e) for e in m.evaluations],
             }
-            weights.save(self._checkpoint_path(m.cell), tensors, about)
+            weights.save(paths.checkpoint_file(self._folder, m.cell), tensors, about)
 
     @torch.no_grad()
     def _restore(self, m: _Member) -> None:
         """Goes on from the cell's checkpoint where there is a sound one; a damaged one is put aside."""
-        path = self._checkpoint_path(m.cell)
+        path = paths.checkpoint_file(self._folder, m.cell)
         try:
             tensors, about = weights.load(path)
         except FileNotFoundError:
@@ -510,14 +507,14 @@ class Cohort:
             "evaluations": [asdict(e) for e in m.evaluations],
             "correct": right.hex(),
             "geometry": asdict(self._recipe.geometry),
-            "mean": f"means/{m.cell.mean_of}.npy",
+            "mean": str(paths.mean_file(Path(), m.cell.mean_of)),
             "scale": self._recipe.scale,
             "processes": self._target.share.ranks,
         }
         frozen = m.trainee.net.named_weights(0, m.trainee.start)
         copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
-        weights.save(weights_path(self._folder, m.cell), {**copied, **m.trainee.weights}, about)
-        self._checkpoint_path(m.cell).unlink(missing_ok=True)
+        weights.save(paths.weights_file(self._folder, m.cell), {**copied, **m.trainee.weights}, about)
+        paths.checkpoint_file(self._folder, m.cell).unlink(missing_ok=True)
         emit(Checked(m.cell, tuple(m.evaluations)))
         emit(Ended(m.cell, state, m.step, reason, right))
 
@@ -527,7 +524,7 @@ def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ende
 
     A damaged file is put aside.
     """
-    path = weights_path(folder, cell)
+    path = paths.weights_file(folder, cell)
     try:
         _, about = weights.load(path)
     except FileNotFoundError:
@@ -545,8 +542,3 @@ def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ende
 
 def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def weights_path(folder: Path, cell: Cell) -> Path:
-    """Where the trained network of `cell` lies in the study's folder."""
-    return folder / "weights" / f"{cell.label}.safetensors"

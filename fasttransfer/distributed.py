@@ -54,6 +54,7 @@ def train_bases(
     feeding: Feeding | None = None,
     console: Console | None = None,
     checkpoint_seconds: float = 30.0,
+    show: grid.Show = lambda recorded, trained: None,
 ) -> int:
     """Trains the base networks of a study on `tasks`, in all processes that torchrun started; returns the exit code.
 
@@ -75,6 +76,7 @@ def train_bases(
             console=console,
             checkpoint_seconds=checkpoint_seconds,
             wanted=wanted,
+            show=show,
             **how,
         )
 

@@ -15,22 +15,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer import cost, footprint, grid, info, records, simulation, weights
+from fasttransfer import cost, footprint, grid, info, paths, records, simulation, study_plan, weights
 from fasttransfer.cells import TASKS, Cell
-from fasttransfer.cohort import weights_path
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto
 from fasttransfer.files import cache_folder
-from fasttransfer.grid import Plan, feeding_line, settle
 from fasttransfer.jobs import Division, Job
+from fasttransfer.paths import weights_file
 from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL
 from fasttransfer.pipelines import means, prepare
-from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.pipelines.feed import select_task_images
 from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
 from fasttransfer.pipelines.store import Store, expected_bytes
 from fasttransfer.progress import duration, size
 from fasttransfer.rates import SECONDS, Rates, Sizes, measure
 from fasttransfer.study import Choices, Feeding
+from fasttransfer.study_plan import Plan, feeding_line, settle
 from fasttransfer.tables import plain_table
 
 # Of the seconds that a process takes to start, which grow with a machine's load as they do: the report's imports and
@@ -93,7 +93,7 @@ def dry_run(
     out = out or plan.out
     plan = grid.begun(plan, feeding or Feeding(), out)
     done = begun(plan, out)
-    division = grid.divide(plan, _left(plan, done))
+    division = study_plan.divide(plan, _left(plan, done))
     console.print(_networks(plan))
     for task in TASKS:
         console.print(
@@ -250,17 +250,17 @@ def _left(plan: Plan, begun: Begun) -> list[Cell]:
 
 def begun(plan: Plan, out: Path) -> Begun:
     """What the study in `out` has behind it, from its records, weights and checkpoints; nothing where it is empty."""
-    if not (out / "study.db").is_file():
+    if not paths.records_file(out).is_file():
         return Begun(frozenset(), {})
     states = {(r.seed, r.name): r.state for r in records.read(out).results}
     ended, steps = set(), {}
     for cell in plan.cells():
         state = states.get((cell.seed, cell.name))
-        if state in ("diverged", "skipped") or (state in ("done", "stuck") and weights_path(out, cell).is_file()):
+        if state in ("diverged", "skipped") or (state in ("done", "stuck") and weights_file(out, cell).is_file()):
             ended.add(cell)
             continue
         try:
-            steps[cell] = int(weights.read_about(out / "checkpoints" / f"{cell.label}.safetensors")["step"])
+            steps[cell] = int(weights.read_about(paths.checkpoint_file(out, cell))["step"])
         except (FileNotFoundError, weights.CorruptFileError, KeyError):
             continue
     return Begun(frozenset(ended), steps)
@@ -312,7 +312,7 @@ def _prepared(plan: Plan) -> Iterator[Prepared]:
     with tempfile.TemporaryDirectory(prefix="fasttransfer-") as scratch:
         found = Prepared(store, 0.0, 0) if store is not None else _sample(plan, Path(scratch))
         begun = time.perf_counter()
-        some = task_pictures(
+        some = select_task_images(
             found.store, found.store.train, found.store.classes, max(1, 2 * _SAMPLE // len(found.store.classes))
         )
         means.mean_picture(some)

@@ -1,7 +1,6 @@
 """The transfer grid: bases, then the cells that copy from them; what is done already stays done.
 
-`settle` turns what was asked for into a study, checking all that can be checked before anything is written; `run`
-trains it in its folder, or goes on where an earlier run stopped.
+`run` trains a study in its folder, or goes on where an earlier run stopped.
 """
 
 from __future__ import annotations
@@ -12,165 +11,38 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 import xxhash
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import cost, footprint, info, machine, pictures, records, splits, tracking
-from fasttransfer.assembly import Setting, mean_path
-from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
+from fasttransfer import cost, environment, machine, paths, records, tracking
+from fasttransfer.assembly import Setting
+from fasttransfer.cells import TASKS, Cell
 from fasttransfer.cohort import Advanced, Checked, Ended, Message, Noted, Started, found_on_disk
 from fasttransfer.engine import Again, Engine, need_engine, open_crew, run_jobs
 from fasttransfer.errors import InputError
-from fasttransfer.features.views import UNLIMITED
 from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
-from fasttransfer.jobs import Division, plan_jobs
-from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS, BUILTIN_TRAIN, BUILTIN_VAL, Pictures
+from fasttransfer.jobs import Division
+from fasttransfer.paths import mean_file
+from fasttransfer.pictures import builtin_store
 from fasttransfer.pipelines import feeds, prepare
-from fasttransfer.pipelines.dali import has_dali, need_dali
-from fasttransfer.pipelines.feed import task_pictures
+from fasttransfer.pipelines.dali import need_dali
+from fasttransfer.pipelines.feed import select_task_images
 from fasttransfer.pipelines.means import task_mean
-from fasttransfer.pipelines.store import Kind, Store, expected_bytes
+from fasttransfer.pipelines.store import Kind, Store
+from fasttransfer.pipelines.views import UNLIMITED
 from fasttransfer.progress import Display, duration
-from fasttransfer.records import Evaluation, Records
-from fasttransfer.report import table, write_report
-from fasttransfer.study import BUILTIN, VERSION, Choices, Feeding, Recipe, Study, recipes_for
+from fasttransfer.records import Evaluation, Recorded, Records
+from fasttransfer.study import VERSION, Choices, Feeding, Study
+from fasttransfer.study_plan import Plan, divide, feeding_line, options, settle
 
-_CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
-_STUDY = "study.toml"
-_FOLDERS = ("weights", "checkpoints", "means")
-
+Show = Callable[[Recorded, Sequence[Cell]], None]  # see `run`
 Trains = Callable[..., bool]  # jobs of a setting, as `fasttransfer.engine.run_jobs` with its crew
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A study as far as it can be known without decoding pictures.
-
-    `classes` are those of each task in label order; `train`, `val` count pictures a task. `kind` is that of the store,
-    which a source has yet to become, `why` what it was chosen for.
-    """
-
-    choices: Choices
-    layers: tuple[int, ...]
-    seeds: tuple[int, ...]
-    recipe: Recipe
-    pictures: Pictures
-    kind: Kind
-    why: str
-    classes: dict[str, tuple[str, ...]]
-    train: dict[str, int]
-    val: dict[str, int]
-    device: str
-    precision: str
-    threads: int
-
-    @property
-    def out(self) -> Path:
-        """Where the study goes when nobody says."""
-        split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
-        return Path("runs") / f"{self.pictures.name}-{split.replace(':', '-')}"
-
-    def cells(self) -> tuple[Cell, ...]:
-        """Every network of the study."""
-        chosen = self.choices
-        return study_cells(chosen.targets, chosen.treatments, self.layers, self.seeds)
-
-
-def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
-    """Checks what was asked for and decides what was left open; reads the list of pictures, decodes none.
-
-    Raises:
-        InputError: bad pictures, split, recipe, device, feed, or a task without enough classes.
-    """
-    device = machine.device_for(choices.device)
-    found = pictures.find(choices.data)
-    recipe = choices.settled_recipe(found.recipe)
-    feeding = feeding or Feeding()
-    if feeding.features == "cache" and choices.views is None:
-        raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
-    kind, why = _kind(found, recipe, choices, feeding)
-    split = splits.make_split(choices.split, found.classes)
-    layers, seeds = choices.layers, choices.seeds
-    if choices.data == BUILTIN:
-        layers = BUILTIN_LAYERS if layers is None else layers
-        seeds = seeds or BUILTIN_SEEDS
-        choices = replace(choices, classes=choices.classes or BUILTIN_CLASSES)
-    layers = LAYERS if layers is None else layers
-    seeds = seeds or (0,)
-    if choices.classes is not None:
-        split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
-    classes = {"A": split.a, "B": split.b}
-    train = {task: found.count("train", members, choices.per_class) for task, members in classes.items()}
-    val = {task: found.count("val", members) for task, members in classes.items()}
-    for task in classes:
-        if not val[task]:
-            raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
-    precision = machine.precision_for(choices.precision, device, recipe.geometry)
-    return Plan(
-        choices,
-        layers,
-        seeds,
-        recipe,
-        found,
-        kind,
-        why,
-        classes,
-        train,
-        val,
-        device,
-        precision,
-        machine.threads_for(device),
-    )
-
-
-def divide(plan: Plan, cells: Sequence[Cell], workers: int | None = None) -> Division:
-    """`cells` cut into jobs for the workers of this machine, with the memory that is free now.
-
-    Args:
-        workers: how many there are on a cluster, whose machines are taken to have as much memory a worker.
-
-    Raises:
-        InputError: a single network does not fit into it.
-    """
-    here = machine.workers_for(plan.device, plan.threads)
-    workers = workers or here
-    resident = _stored(plan) if feed_of(plan).resident else 0
-    free = footprint.free_memory(plan.device, here, resident)
-    free = None if free is None else free * workers // here
-    return plan_jobs(plan.recipe, cells, plan.classes, plan.train, plan.val, workers, plan.precision, free)
-
-
-def _kind(found: Pictures, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
-    """The kind of store that a study reads, and why."""
-    side = recipe.geometry.store
-    if found.store is not None:
-        if found.store.size != side:
-            fitting = recipes_for(found.store.size)
-            other = f" or choose --recipe {' or '.join(fitting)}" if fitting else ""
-            held = found.store.size
-            raise InputError(
-                f"{choices.data} holds {held} x {held} pictures, recipe {recipe.name} needs {side}: "
-                f"prepare it again with --size {side}{other}"
-            )
-        feeds.check(found.store, feeding.feed)
-        return found.store.kind, "as it is"
-    if feeding.feed is not None:
-        return feeds.KIND_OF[feeding.feed], f"for --feed {feeding.feed}"
-    if found.listing is None:
-        return "raw", "they are few"
-    have = prepare.begun(found.listing, size=side, cache=cache_folder(), bad_pictures=choices.bad_pictures)
-    count = len(found.listing.train) + len(found.listing.val)
-    return feeds.choose_kind(count, side, feeds.free_disk(cache_folder()), have, dali=has_dali())
-
-
-# -- running --------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -183,8 +55,9 @@ def run(
     tensorboard: bool = False,
     wanted: Callable[[Cell], bool] = lambda _: True,
     together: Trains | None = None,
+    show: Show = lambda recorded, trained: None,
 ) -> bool:
-    """Trains the study that `choices` come to in folder `out`, or goes on with it; writes the report.
+    """Trains the study that `choices` come to in folder `out`, or goes on with it.
 
     Running the same study again resumes it, or does nothing when it is done. With `tensorboard` validation checks are
     written as event files as well.
@@ -192,6 +65,8 @@ def run(
     Args:
         wanted: which networks to train now; what they copy from is among them or done.
         together: what trains jobs instead of workers, see `fasttransfer.distributed`.
+        show: called at the end, before the folder is released, with the records and the wanted cells, none of them
+            where the run was interrupted: writes or prints what there is to see.
 
     Returns:
         False when it was interrupted; everything done so far is on disk.
@@ -207,13 +82,13 @@ def run(
     out = out or plan.out
     with disk_trouble(out):
         made = not out.exists()
-    if feeding.engine == "local" and not (out / _STUDY).exists():
+    if feeding.engine == "local" and not paths.study_file(out).exists():
         divide(plan, plan.cells())  # too little memory is said before anything is written
     make_folder(out)
     try:
         with _alone(out):
             started = time.monotonic()
-            for name in (".", *_FOLDERS):
+            for name in (".", *paths.WORKING_FOLDERS):
                 sweep(out / name)
             there = _study_in(out)
             if there:  # before pictures are prepared for nothing
@@ -230,12 +105,12 @@ def run(
                 study, out, store.folder, plan.classes, checkpoint_seconds, feeding.hw_share, feeding.features
             )
             with tracking.tensorboard(out) if tensorboard else nullcontext(_unheard) as listener:
-                finished = _train(setting, plan, store, console, listener, wanted, feeding.engine, together)
+                finished = _train(setting, plan, store, console, listener, wanted, feeding.engine, together, show)
             if finished:
                 which = "complete" if all(map(wanted, study.cells())) else "what was asked for is trained"
                 console.print(Text(f"{out}: {which} after {duration(time.monotonic() - started)}"), soft_wrap=True)
     except InputError:
-        if made and not (out / _STUDY).exists():  # nothing half-written
+        if made and not paths.study_file(out).exists():  # nothing half-written
             shutil.rmtree(out, ignore_errors=True)
         raise
     return finished
@@ -244,9 +119,9 @@ def run(
 def begin(plan: Plan, store: Store, out: Path) -> Setting:
     """A new study in folder `out`: what `plan` comes to on the pictures in `store`. Nothing is trained yet."""
     study = _study(plan, store.digest, None)
-    for name in _FOLDERS:
+    for name in paths.WORKING_FOLDERS:
         make_folder(out / name)
-    study.write(out / _STUDY)
+    study.write(paths.study_file(out))
     return Setting(study, out, store.folder, plan.classes)
 
 
@@ -266,7 +141,7 @@ def begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
 
 def _as_begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
     """`plan` with the kind of store that the study in `out` was begun with: a source may have become either."""
-    if plan.pictures.store is not None or not (out / "study.db").is_file():
+    if plan.pictures.store is not None or not paths.records_file(out).is_file():
         return plan
     kind: Kind = records.read(out).facts.get("store", {"kind": "raw"})["kind"]
     if feeding.feed is not None and feeds.KIND_OF[feeding.feed] != kind:
@@ -305,14 +180,9 @@ def _store(plan: Plan, console: Console) -> Store:
     )
 
 
-def builtin_store(side: int, say: Callable[[str], None], kind: Kind = "raw") -> Store:
-    """The built-in pictures at `side` x `side`, prepared."""
-    return prepare.builtin(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, say=say)
-
-
 def _study_in(out: Path) -> Study | None:
     """The study that is in folder `out`; None where it is empty."""
-    path = out / _STUDY
+    path = paths.study_file(out)
     if path.exists():
         if (study := Study.read(path)).version < VERSION:
             raise InputError(
@@ -320,7 +190,7 @@ def _study_in(out: Path) -> Study | None:
                 "and compare still read it; to train, choose another --out"
             )
         return study
-    strangers = [p.name for p in out.iterdir() if p.name not in (".lock", *_FOLDERS)]
+    strangers = [p.name for p in out.iterdir() if p.name not in (paths.lock_file(out).name, *paths.WORKING_FOLDERS)]
     if strangers:
         raise InputError(f"{out}: holds {strangers[0]} but no study: choose another --out or empty it")
     return None
@@ -369,11 +239,12 @@ def _train(
     wanted: Callable[[Cell], bool],
     engine: Engine,
     together: Trains | None,
+    show: Show,
 ) -> bool:
     study, out = setting.study, setting.folder
     planned = study.cells()
     cells = [cell for cell in planned if wanted(cell)]
-    with Records(out / "study.db") as book:
+    with Records(paths.records_file(out)) as book:
         book.plan(planned)
         train, val = _describe(book, plan, store, study, out)
         _recover(book, study, out, planned)
@@ -405,15 +276,7 @@ def _train(
             all_of = f"all {len(cells)} networks" if len(cells) == len(planned) else ", ".join(c.label for c in cells)
             console.print(Text(f"{out}: {all_of} are trained, nothing to do"), soft_wrap=True)
             finished = True
-    recorded = records.read(out)
-    index = write_report(recorded, out)
-    if finished and len(cells) == len(planned):
-        console.print(table(recorded))
-    elif finished:
-        for result in recorded.results:
-            if result.trained and any((c.name, c.seed) == (result.name, result.seed) for c in cells):
-                console.print(Text(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1"))
-    console.print(Text(f"report: {index}"), soft_wrap=True)
+    show(records.read(out), cells if finished else ())
     return finished
 
 
@@ -505,8 +368,8 @@ def _describe(
     """Writes what the pictures are into the records; returns how many each task has to train and to validate on."""
     train, val = {}, {}
     for task, classes in plan.classes.items():
-        train[task] = len(task_pictures(store, store.train, classes, study.per_class))
-        val[task] = len(task_pictures(store, store.val, classes))
+        train[task] = len(select_task_images(store, store.train, classes, study.per_class))
+        val[task] = len(select_task_images(store, store.val, classes))
     words = {c: w for task in TASKS for c in plan.classes[task] if (w := store.words.get(c))}
     facts = {
         "command": _command(plan.choices, out),
@@ -520,7 +383,7 @@ def _describe(
         "refused": len(store.manifest["refused"]),
         "words": words,
     }
-    book.describe(facts, info.collect())
+    book.describe(facts, environment.collect())
     return train, val
 
 
@@ -528,21 +391,10 @@ def _command(choices: Choices, out: Path) -> str:
     return shlex.join(["fasttransfer", *options(choices), "--out", str(out)])
 
 
-def options(choices: Choices) -> list[str]:
-    """The arguments of the command line that ask for `choices`: every option that is not at its default."""
-    words = ["grid"]
-    for option in fields(Choices):
-        value = getattr(choices, option.name)
-        if value != option.default:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{option.name.replace('_', '-')}", *map(str, values)]
-    return words
-
-
 def write_means(setting: Setting, store: Store) -> None:
     """The mean picture of each task's training pictures, in the study's folder: networks are useless without."""
     for task, classes in setting.classes.items():
-        path = mean_path(setting.folder, task)
+        path = mean_file(setting.folder, task)
         if not path.exists():
             mean = task_mean(store, classes, setting.study.per_class, cache_folder())
             with replace_file(path) as file:
@@ -555,7 +407,7 @@ def _alone(out: Path) -> AbstractContextManager[None]:
     def busy() -> None:
         raise InputError(f"{out}: another run is working here: wait for it, or choose another --out")
 
-    return locked(out / ".lock", busy)
+    return locked(paths.lock_file(out), busy)
 
 
 def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cell], out: Path) -> str:
@@ -566,22 +418,3 @@ def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cel
         f"{networks} ({tasks}), recipe {recipe.name} ({recipe.geometry.name}, {study.precision} on {study.device}), "
         f"views: {study.views or UNLIMITED}, in {out}"
     )
-
-
-def feeding_line(plan: Plan, where: str, device: str) -> str:
-    """Which feed reads which pictures, and where they lie: as each worker decides for itself when it starts."""
-    chosen = feed_of(replace(plan, device=device))
-    return f"pictures: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
-
-
-def feed_of(plan: Plan) -> feeds.Chosen:
-    """The feed that each worker will choose."""
-    return feeds.choose_feed(
-        plan.kind, _stored(plan), plan.device, feeds.free_memory(plan.kind, torch.device(plan.device))
-    )
-
-
-def _stored(plan: Plan) -> int:
-    """Bytes of the larger task's pictures as they are stored."""
-    side = plan.recipe.geometry.store
-    return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from fasttransfer import inputs
+from fasttransfer.files import cache_folder
 from fasttransfer.geometry import CAFFENET
+from fasttransfer.pipelines import prepare
+from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
+from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.layouts import Listing, find_pictures
-from fasttransfer.pipelines.store import PARTS, Store, is_store
+from fasttransfer.pipelines.store import PARTS, Kind, Store, is_store
 from fasttransfer.pipelines.synthetic import SIDES
-from fasttransfer.study import BUILTIN, default_recipe
+from fasttransfer.progress import Say
+from fasttransfer.study import BUILTIN, Study, default_recipe
 
 # Images per class of the built-in set.
 BUILTIN_TRAIN, BUILTIN_VAL = 160, 80
@@ -26,7 +34,7 @@ BUILTIN_SEEDS = (0, 1)
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSource:
     """Pictures as far as they are known without decoding any.
 
     Attributes:
@@ -53,7 +61,7 @@ class Pictures:
         return sum(min(most or sys.maxsize, of_class[name]) for name in classes)
 
 
-def find(data: str) -> Pictures:
+def find_source(data: str) -> ImageSource:
     """What `data` names: "builtin", a source or the folder of a store.
 
     Raises:
@@ -62,13 +70,13 @@ def find(data: str) -> Pictures:
     if data == BUILTIN:
         classes = tuple(sorted(SIDES))
         counts = {"train": (BUILTIN_TRAIN,) * len(classes), "val": (BUILTIN_VAL,) * len(classes)}
-        return Pictures(BUILTIN, BUILTIN, classes, {}, counts, "mini")
+        return ImageSource(BUILTIN, BUILTIN, classes, {}, counts, "mini")
     path = Path(data)
     if is_store(path):
         store = Store.open(path)
         labels = {part: getattr(store, part).labels for part in PARTS}
         recipe = "caffe" if store.size == CAFFENET.store else "mini"
-        return Pictures(
+        return ImageSource(
             path.resolve().name,
             str(path.resolve()),
             store.classes,
@@ -78,7 +86,7 @@ def find(data: str) -> Pictures:
             store=store,
         )
     listing = find_pictures(path)
-    return Pictures(
+    return ImageSource(
         listing.source.stem,
         str(listing.source.resolve()),
         listing.classes,
@@ -86,6 +94,36 @@ def find(data: str) -> Pictures:
         {part: _per_class([each.label for each in getattr(listing, part)], len(listing.classes)) for part in PARTS},
         default_recipe(listing.layout),
         listing=listing,
+    )
+
+
+def builtin_store(side: int, say: Say, kind: Kind = "raw") -> Store:
+    """The built-in pictures at `side` x `side`, prepared."""
+    return prepare.builtin(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, say=say)
+
+
+def study_feed(
+    study: Study,
+    device: torch.device,
+    hw_share: float | None,
+    train: TaskImages,
+    val: TaskImages,
+    stream: Stream,
+    means: Mapping[str, Tensor],
+) -> Feed:
+    """Pictures as the networks of `study` see them, on `device`; see `fasttransfer.pipelines.feeds.open_feed`."""
+    geometry = study.recipe.geometry
+    return open_feed(
+        train,
+        val,
+        stream,
+        means,
+        device=device,
+        threads=study.threads,
+        hw_share=hw_share,
+        crop=geometry.crop,
+        scale=study.recipe.scale,
+        **inputs.entrance(geometry, device.type, study.precision),
     )
 
 

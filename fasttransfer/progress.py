@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -10,6 +11,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.text import Text
 
 LINE_SECONDS = 5.0
+
+Say = Callable[[str], None]
+"""A function that tells the user one sentence."""
 
 
 class Display:

@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import graphs, machine, randomness, weights
+from fasttransfer import graphs, inputs, machine, randomness, weights
 from fasttransfer.geometry import STAGES
 from fasttransfer.net import DROPOUT_STAGES, LAYER_NAMES, CaffeNet, Drop
-from fasttransfer.pipelines.feed import Feed, Pictures, Stream
+from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.store import Part, Store
 from fasttransfer.step import Trainee
@@ -211,7 +211,7 @@ class _Step:
         self._name, self._start, self._sizes, self._device = f"step {start}", start, sizes, device
         recipe = sizes.recipe
         self._whole = recipe.batch
-        net = CaffeNet(recipe.geometry, sizes.outputs, machine.dtype_of(sizes.precision)).to(device)
+        net = CaffeNet(recipe.geometry, sizes.outputs, inputs.dtype_of(sizes.precision)).to(device)
         self._trainee = Trainee(net, start, begin, recipe)
         self._at = torch.zeros((), dtype=torch.int64, device=device)
         self._drop = Drop({stage: stage for stage in DROPOUT_STAGES}, self._at, recipe.dropout)
@@ -258,7 +258,7 @@ class _Forward:
 
     def __init__(self, sizes: Sizes, begin: Mapping[str, Tensor], device: torch.device) -> None:
         recipe = sizes.recipe
-        self._net = CaffeNet(recipe.geometry, sizes.outputs, machine.dtype_of(sizes.precision))
+        self._net = CaffeNet(recipe.geometry, sizes.outputs, inputs.dtype_of(sizes.precision))
         self._net.load(begin)
         self._net.to(device)
         # Forward passes are in proportion to their pictures from few on.
@@ -314,22 +314,22 @@ def _feed(sizes: Sizes, device: torch.device) -> Feed:
         threads=sizes.threads,
         crop=geometry.crop,
         scale=recipe.scale,
-        **machine.entrance(geometry, device.type, sizes.precision),
+        **inputs.entrance(geometry, device.type, sizes.precision),
     )
 
 
-def _some(part: Part, batch: int, outputs: int) -> Pictures:
+def _some(part: Part, batch: int, outputs: int) -> TaskImages:
     """Rows of a part, a whole batch at least: of a small sample each comes more than once."""
     rows = np.arange(len(part))[:: max(1, len(part) // _PICTURES)]
     rows = np.tile(rows, -(-batch // len(rows)))
-    return Pictures(part, rows, rows % outputs)
+    return TaskImages(part, rows, rows % outputs)
 
 
 def _cut(sizes: Sizes, start: int, count: int, device: torch.device) -> Tensor:
     """Random values at a cut: as a feed, a stage or a source hands them on."""
-    geometry, dtype = sizes.recipe.geometry, machine.dtype_of(sizes.precision)
+    geometry, dtype = sizes.recipe.geometry, inputs.dtype_of(sizes.precision)
     if start == 0:
-        entrance = machine.entrance(geometry, device.type, sizes.precision)
+        entrance = inputs.entrance(geometry, device.type, sizes.precision)
         x = torch.randn(count, 3 * entrance["block"] ** 2, entrance["side"], entrance["side"])
     else:
         x = torch.randn(count, *geometry.cut_shape(start)).relu()

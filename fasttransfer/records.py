@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fasttransfer import paths
 from fasttransfer.cells import Cell
 from fasttransfer.errors import InputError
 
@@ -215,7 +216,7 @@ def read(folder: Path) -> Recorded:
     Raises:
         InputError: there is no study, or its files cannot be read.
     """
-    toml, path = folder / "study.toml", folder / "study.db"
+    toml, path = paths.study_file(folder), paths.records_file(folder)
     if not toml.is_file() or not path.is_file():
         raise InputError(f"{folder}: no study here (study.toml and study.db are expected): name a --out folder of grid")
     try:

@@ -21,9 +21,9 @@ import xxhash
 
 from fasttransfer import cells
 from fasttransfer.errors import InputError
-from fasttransfer.features import views
 from fasttransfer.files import replace_file
 from fasttransfer.geometry import GEOMETRIES, Geometry
+from fasttransfer.pipelines import views
 
 BUILTIN = "builtin"
 INITS = ("caffe", "he")

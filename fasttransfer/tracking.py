@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fasttransfer import paths
 from fasttransfer.cells import Cell
 from fasttransfer.errors import InputError
 from fasttransfer.records import Evaluation
@@ -42,7 +43,7 @@ def tensorboard(folder: Path) -> Iterator[Listener]:
 
     def write(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
         if cell not in writers:
-            events = folder / "tensorboard" / cell.label
+            events = paths.tensorboard_folder(folder, cell)
             shutil.rmtree(events, ignore_errors=True)
             writers[cell] = make(str(events))
         for check in evaluations:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer import ops
-from fasttransfer.pipelines.feed import Batch, Pictures, Stream, Views, centre_views
+from fasttransfer.pipelines.feed import Batch, Stream, TaskImages, Views, centre_views
 
 
 class Pixels(NamedTuple):
@@ -49,8 +49,8 @@ class StoreFeed(ABC):
 
     def __init__(
         self,
-        train: Pictures,
-        val: Pictures,
+        train: TaskImages,
+        val: TaskImages,
         stream: Stream,
         means: Mapping[str, Tensor],
         *,
@@ -80,10 +80,10 @@ class StoreFeed(ABC):
         """Gives back threads and memory; the feed is not asked again."""
 
     @abstractmethod
-    def _pixels(self, pictures: Pictures, ids: Tensor) -> AbstractContextManager[Pixels]:
+    def _pixels(self, pictures: TaskImages, ids: Tensor) -> AbstractContextManager[Pixels]:
         """The pixels of the pictures `ids`; they may be overwritten when the context ends."""
 
-    def _batch(self, pictures: Pictures, views: Views) -> Batch:
+    def _batch(self, pictures: TaskImages, views: Views) -> Batch:
         labels = torch.from_numpy(pictures.labels[views.ids.numpy()])
         with self._pixels(pictures, views.ids) as pixels:
             rows, top, left, mirror, labels = self._moved(pixels.rows, views.top, views.left, views.mirror, labels)

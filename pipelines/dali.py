@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.batches import Look, Pixels, StoreFeed
 from fasttransfer.pipelines.damage import culprit, refusal
-from fasttransfer.pipelines.feed import Batch, Pictures, Stream
+from fasttransfer.pipelines.feed import Batch, Stream, TaskImages
 from fasttransfer.pipelines.store import JpegPart, Rows
 
 _INPUT = "jpegs"
@@ -48,8 +48,8 @@ class DaliFeed(StoreFeed):
 
     def __init__(
         self,
-        train: Pictures,
-        val: Pictures,
+        train: TaskImages,
+        val: TaskImages,
         stream: Stream,
         means: Mapping[str, Tensor],
         *,
@@ -82,12 +82,12 @@ class DaliFeed(StoreFeed):
         """Gives back threads and memory; the feed is not asked again."""
         self._decoders = {}
 
-    def _begin(self, pictures: Pictures, ids: Tensor) -> None:
+    def _begin(self, pictures: TaskImages, ids: Tensor) -> None:
         with suppress(InputError):  # it may never be asked for; if it is, it is read again
             self._decoders[pictures].begin(pictures.rows[ids.numpy()])
 
     @contextmanager
-    def _pixels(self, pictures: Pictures, ids: Tensor) -> Iterator[Pixels]:
+    def _pixels(self, pictures: TaskImages, ids: Tensor) -> Iterator[Pixels]:
         with self._decoders[pictures].decoded(pictures.rows[ids.numpy()]) as pixels:
             yield Pixels([pixels], torch.arange(len(ids)))
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from fasttransfer import info
-from fasttransfer.errors import InputError
 from fasttransfer.ops import resize
 from fasttransfer.pipelines.jpeg_header import ordinary_jpeg
 
@@ -101,57 +99,12 @@ def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
     return pixels
 
 
-class Decoder(Protocol):
-    """Pictures' bytes to their pixels, some at a time."""
-
-    pictures: int  # how many it likes at a time
-    threads: int  # how many threads should call it at the same time
-
-    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
-        """What `decode` returns or raises for each, in order."""
-
-
-class _CpuDecoder:
-    """One picture after another, in the thread that calls."""
-
-    pictures = 16
-
-    def __init__(self, size: int, fit: str) -> None:
-        self.threads = info.cores()
-        self._size, self._fit = size, fit
-
-    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
-        return [decode_or_reason(data, self._size, self._fit) for data in blobs]
-
-
 def decode_or_reason(data: bytes, size: int, fit: str) -> Pixels | PictureError:
     """What `decode` returns, or raises."""
     try:
         return decode(data, size, fit)
     except PictureError as error:
         return error
-
-
-def decoder_for(device: str, size: int, fit: str) -> Decoder:
-    """The fastest decoder on a device.
-
-    Args:
-        device: "cpu" | "cuda".
-        size: side of the results in pixels.
-        fit: "stretch" | "crop", see `decode`.
-
-    Raises:
-        InputError: another fit; another device, or one that is not there.
-    """
-    if fit not in FITS:
-        raise InputError(f"fit {fit!r}: say {' or '.join(FITS)}")
-    if device == "cpu":
-        return _CpuDecoder(size, fit)
-    if device == "cuda":
-        from fasttransfer.pipelines.decode_gpu import GpuDecoder  # here, for DALI takes half a second to load
-
-        return GpuDecoder(size, fit)
-    raise InputError(f"device {device!r}: say cpu or cuda")
 
 
 class _Room:

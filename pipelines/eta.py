@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fasttransfer.pipelines.store import Say
-from fasttransfer.progress import duration
+from fasttransfer.progress import Say, duration
 
 SAY_EVERY = 5.0  # seconds between lines
 

@@ -50,7 +50,7 @@ class Feed(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class TaskImages:
     """Some rows of a store's part, with the labels of a task: both (n,) int64."""
 
     part: Part
@@ -61,7 +61,7 @@ class Pictures:
         return len(self.rows)
 
 
-def task_pictures(store: Store, part: Part, classes: tuple[str, ...], per_class: int | None = None) -> Pictures:
+def select_task_images(store: Store, part: Part, classes: tuple[str, ...], per_class: int | None = None) -> TaskImages:
     """The pictures of `classes`, labelled by their position in that list, in the order of the store.
 
     `per_class` keeps the first so many of each class, as the paper's reduced-volume study did. That each class has
@@ -75,7 +75,7 @@ def task_pictures(store: Store, part: Part, classes: tuple[str, ...], per_class:
         for label in range(len(classes)):
             labels[np.flatnonzero(labels == label)[per_class:]] = -1
     rows = np.flatnonzero(labels >= 0)
-    return Pictures(part, rows, labels[rows])
+    return TaskImages(part, rows, labels[rows])
 
 
 @dataclass(frozen=True)

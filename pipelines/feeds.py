@@ -22,7 +22,7 @@ from fasttransfer import info
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.batches import Look
 from fasttransfer.pipelines.dali import DaliFeed, need_dali
-from fasttransfer.pipelines.feed import Feed, Pictures, Stream
+from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
 from fasttransfer.pipelines.store import JpegPart, Kind, Store, expected_bytes
@@ -120,8 +120,8 @@ def check(store: Store, asked: Name | None) -> None:
 
 
 def open_feed(
-    train: Pictures,
-    val: Pictures,
+    train: TaskImages,
+    val: TaskImages,
     stream: Stream,
     means: Mapping[str, Tensor],
     *,
@@ -150,7 +150,7 @@ def open_feed(
     return PrefetchedFeed(feed, partial(_start_thread, device, threads)) if chosen.ahead else feed
 
 
-def stored_bytes(pictures: Pictures) -> int:
+def stored_bytes(pictures: TaskImages) -> int:
     """What the pictures take as they are stored."""
     part = pictures.part
     if isinstance(part, JpegPart):

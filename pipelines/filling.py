@@ -30,7 +30,8 @@ from fasttransfer.errors import InputError
 from fasttransfer.files import replace_file, sync_folder
 from fasttransfer.pipelines import journal
 from fasttransfer.pipelines.ahead import in_order
-from fasttransfer.pipelines.decode import Decoder, PictureError, decoder_for
+from fasttransfer.pipelines.decode import PictureError
+from fasttransfer.pipelines.decoders import Decoder, decoder_for
 from fasttransfer.pipelines.eta import Eta
 from fasttransfer.pipelines.journal import JOURNAL, Entry, Head, Journal
 from fasttransfer.pipelines.layouts import Listing, Picture
@@ -41,12 +42,12 @@ from fasttransfer.pipelines.store import (
     Digest,
     Kind,
     Pixels,
-    Say,
     expected_bytes,
     manifest_checksum,
     shard_name,
-)  # fmt: skip
+)
 from fasttransfer.pipelines.writer import Flusher, PartWriter, Shard, flusher, jpeg_index, read_back
+from fasttransfer.progress import Say  # fmt: skip
 from fasttransfer.progress import size as in_words
 
 JPEG_QUALITY = 95

@@ -19,7 +19,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.pipelines.damage import culprit
 from fasttransfer.pipelines.decode import PictureError
-from fasttransfer.pipelines.feed import Pictures, task_pictures
+from fasttransfer.pipelines.feed import TaskImages, select_task_images
 from fasttransfer.pipelines.store import JpegPart, Part, Rows, Store
 
 Mean = NDArray[np.float32]
@@ -27,7 +27,7 @@ Mean = NDArray[np.float32]
 _CHUNK = 64 << 20  # bytes of pixels that are held at a time
 
 
-def mean_picture(pictures: Pictures) -> Mean:
+def mean_picture(pictures: TaskImages) -> Mean:
     """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
     threads = info.cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
@@ -56,12 +56,12 @@ def task_mean(store: Store, classes: Sequence[str], per_class: int | None, cache
     computed again, and a cache that cannot be written costs the time of the next study only.
 
     Args:
-        classes, per_class: see `fasttransfer.pipelines.feed.task_pictures`.
+        classes, per_class: see `fasttransfer.pipelines.feed.select_task_images`.
     """
     path = _path(store, classes, per_class, cache)
     mean = _read(path, store.size)
     if mean is None:
-        mean = mean_picture(task_pictures(store, store.train, tuple(classes), per_class))
+        mean = mean_picture(select_task_images(store, store.train, tuple(classes), per_class))
         with suppress(InputError):
             _write(path, mean)
     return mean

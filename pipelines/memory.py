@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 
 from fasttransfer import info
 from fasttransfer.pipelines.batches import Look, Pixels, StoreFeed
-from fasttransfer.pipelines.feed import Pictures, Stream
+from fasttransfer.pipelines.feed import Stream, TaskImages
 from fasttransfer.pipelines.staging import Staging
 from fasttransfer.pipelines.store import Part, RawPart
 
@@ -38,8 +38,8 @@ class MemoryFeed(StoreFeed):
 
     def __init__(
         self,
-        train: Pictures,
-        val: Pictures,
+        train: TaskImages,
+        val: TaskImages,
         stream: Stream,
         means: Mapping[str, Tensor],
         *,
@@ -49,7 +49,7 @@ class MemoryFeed(StoreFeed):
     ) -> None:
         super().__init__(train, val, stream, means, device=device, **look)
         self._mapped: dict[Part, list[Tensor]] = {}
-        self._held: dict[Pictures, Tensor] = {}
+        self._held: dict[TaskImages, Tensor] = {}
         self._staging: Staging | None = None
         if device.type == "cpu":
             self._mapped = {pictures.part: _mapped(pictures.part) for pictures in (train, val)}
@@ -69,7 +69,7 @@ class MemoryFeed(StoreFeed):
         self._held = {}
 
     @contextmanager
-    def _pixels(self, pictures: Pictures, ids: Tensor) -> Iterator[Pixels]:
+    def _pixels(self, pictures: TaskImages, ids: Tensor) -> Iterator[Pixels]:
         if self._staging is not None:
             fill = partial(self._gather, pictures.part, pictures.rows[ids.numpy()])
             with self._staging.copied(len(ids), fill) as there:
@@ -98,7 +98,7 @@ def _mapped(part: Part) -> list[Tensor]:
     return [from_dlpack(shard) for shard in part.shards]
 
 
-def _held(pictures: Pictures, device: torch.device) -> Tensor:
+def _held(pictures: TaskImages, device: torch.device) -> Tensor:
     """All pictures, in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
     side = pictures.part.size
     held = torch.empty((len(pictures), side, side, 3), dtype=torch.uint8, device=device)

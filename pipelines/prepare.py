@@ -11,12 +11,13 @@ import xxhash
 
 from fasttransfer.errors import InputError
 from fasttransfer.files import disk_trouble
+from fasttransfer.make_once import make_once, temporary_of
 from fasttransfer.pipelines import journal
 from fasttransfer.pipelines.decode import FITS
 from fasttransfer.pipelines.filling import Job, digests, fill
 from fasttransfer.pipelines.layouts import Listing, find_pictures
-from fasttransfer.pipelines.once import make_once, temporary_of
-from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Say, Store, UnreadableError
+from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableError
+from fasttransfer.progress import Say
 
 _KEEP_SECONDS = 7 * 24 * 3600  # for so long work that was stopped waits in the cache to be gone on with
 

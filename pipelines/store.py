@@ -18,7 +18,7 @@ import json
 import os
 import resource
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -43,7 +43,6 @@ Kind = Literal["raw", "jpeg"]
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Rows = NDArray[np.integer[Any]]
-Say = Callable[[str], None]
 
 
 class UnreadableError(InputError):
@@ -204,19 +203,6 @@ class Store:
         except (AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
             reason = f"{MANIFEST} lacks {error}" if isinstance(error, KeyError) else str(error)
             raise damaged(folder, reason) from error
-
-    def verify(self, say: Say = lambda text: None) -> None:
-        """Reads everything back and compares it with the manifest; decodes every picture of a jpeg store.
-
-        Args:
-            say: gets a line of progress at most every few seconds.
-
-        Raises:
-            InputError: a byte that is not what was written; names the files and the pictures in them.
-        """
-        from fasttransfer.pipelines.verification import verify  # which needs this module
-
-        verify(self, say)
 
     def need_both_parts(self, classes: Iterable[str]) -> None:
         """Refuses classes that a study cannot use: each needs pictures to train on and to validate on.

@@ -12,16 +12,8 @@ from fasttransfer import info
 from fasttransfer.pipelines.ahead import in_order
 from fasttransfer.pipelines.decode import PictureError
 from fasttransfer.pipelines.eta import Eta
-from fasttransfer.pipelines.store import (
-    MANIFEST,
-    PARTS,
-    JpegPart,
-    Say,
-    Store,
-    damaged,
-    manifest_checksum,
-    shard_name,
-)  # fmt: skip
+from fasttransfer.pipelines.store import MANIFEST, PARTS, JpegPart, Store, damaged, manifest_checksum, shard_name
+from fasttransfer.progress import Say
 
 _PIECE = 4 << 20  # bytes read at a time
 _PICTURES = 64  # decoded at a time
@@ -40,8 +32,17 @@ class _Rows(NamedTuple):
     stop: int
 
 
-def verify(store: Store, say: Say) -> None:
-    """See `Store.verify`: all cores read, each a few MB at a time."""
+def verify(store: Store, say: Say = lambda text: None) -> None:
+    """Read a whole store back, compare it with its manifest, and decode every image of a jpeg store.
+
+    All cores read, each a few MB at a time.
+
+    Args:
+        say: gets a line of progress every few seconds.
+
+    Raises:
+        InputError: a byte is not what was written; names the files and the images in them.
+    """
     wrong = []
     if manifest_checksum(store.manifest) != store.manifest.get("checksum"):
         wrong.append(MANIFEST)

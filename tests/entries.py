@@ -14,7 +14,7 @@ from fasttransfer.features import cache
 from fasttransfer.features.cache import About, Entry
 from fasttransfer.features.key import Key
 from fasttransfer.geometry import Geometry
-from fasttransfer.pipelines.feed import Pictures
+from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.store import Pixels, Rows
 
 TINY = Geometry("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
@@ -61,9 +61,9 @@ class NoPart:
         raise AssertionError("a test of entries reads no pixels")
 
 
-def pictures(n: int) -> Pictures:
+def pictures(n: int) -> TaskImages:
     """Every third row, of two classes."""
-    return Pictures(NoPart(), np.arange(n) * 3, np.arange(n) % 2)
+    return TaskImages(NoPart(), np.arange(n) * 3, np.arange(n) % 2)
 
 
 def make(root: Path, key: Key = KEY, n: int = 10, *, share: float = 0.3, about: About = ABOUT) -> Tensor:

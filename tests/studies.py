@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fasttransfer import grid
+from fasttransfer import grid, study_plan
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import TASKS, Cell, base
 from fasttransfer.cohort import Checked, Ended, Message
 from fasttransfer.files import cache_folder
-from fasttransfer.grid import Plan
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
 from fasttransfer.rates import Rates
 from fasttransfer.records import Records
 from fasttransfer.study import Choices
+from fasttransfer.study_plan import Plan
 
 # A second for each training step, a hundredth for each stage of a forward pass, nothing for the rest.
 RATES = Rates(
@@ -90,7 +90,7 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
 
 def settled(choices: Choices) -> tuple[Plan, Store]:
     """What `choices` come to, and their pictures, prepared."""
-    plan = grid.settle(choices)
+    plan = study_plan.settle(choices)
     side = plan.recipe.geometry.store
     return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), say=lambda _: None)
 

@@ -18,17 +18,8 @@ from torch import Tensor
 from fasttransfer import machine, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
-from fasttransfer.cohort import (
-    Advanced,
-    Checked,
-    Cohort,
-    Ended,
-    Message,
-    found_on_disk,
-    start_weights,
-    stream_of,
-    weights_path,
-)
+from fasttransfer.cohort import Advanced, Checked, Cohort, Ended, Message, found_on_disk, start_weights, stream_of
+from fasttransfer.paths import weights_file
 from fasttransfer.records import Evaluation
 
 CPU = torch.device("cpu")
@@ -82,9 +73,9 @@ def checks_in(heard: Iterable[Message]) -> dict[Cell, tuple[Evaluation, ...]]:
 
 
 def trained(setting: Setting, cells: Sequence[Cell]) -> dict[str, dict[str, Tensor]]:
-    found = {c.label: weights.load(weights_path(setting.folder, c))[0] for c in cells}
+    found = {c.label: weights.load(weights_file(setting.folder, c))[0] for c in cells}
     for cell in cells:
-        weights_path(setting.folder, cell).unlink()
+        weights_file(setting.folder, cell).unlink()
     return found
 
 
@@ -201,7 +192,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_never_trained_on(setting: Setting
 
 
 def test_frozen_layers_are_the_sources_to_the_bit(setting: Setting) -> None:
-    sources = {t: weights.load(weights_path(setting.folder, base(t, 0)))[0] for t in ("A", "B")}
+    sources = {t: weights.load(weights_file(setting.folder, base(t, 0)))[0] for t in ("A", "B")}
     cells = [Cell(0, "B", t, 4) for t in ("transfer", "transfer+", "selffer", "random")]
     train(setting, cells)
     found = trained(setting, cells)
@@ -265,7 +256,7 @@ def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: Setting
     cell = Cell(0, "B", "transfer+", 3)
     heard = train(setting, [cell])
     (last,) = [m.evaluations[-1] for m in heard if isinstance(m, Checked)][-1:]
-    stored, about = weights.load(weights_path(setting.folder, cell))
+    stored, about = weights.load(weights_file(setting.folder, cell))
     assert about["mean"] == "means/A.npy"
     cohort = build_cohort(setting, [cell], CPU)
     net = cohort._members[0].trainee.net
@@ -300,7 +291,7 @@ def test_a_diverged_cell_is_reported_and_leaves_the_others_as_they_are(
     assert "finite" in ends[sick].reason
     assert ends[well].state == "done"
     assert same(trained(setting, [well]), expected)
-    assert not weights_path(setting.folder, sick).exists()
+    assert not weights_file(setting.folder, sick).exists()
 
 
 def test_a_network_that_learned_nothing_is_said_to_be_stuck(tmp_path: Path) -> None:
@@ -349,14 +340,14 @@ def test_bfloat16_training_is_close_to_float32(tmp_path: Path) -> None:
 def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(setting: Setting) -> None:
     further = base_plus("B", 0)
     cohort = build_cohort(setting, [further], CPU)
-    begun = weights.load(weights_path(setting.folder, base("B", 0)))[0]
+    begun = weights.load(weights_file(setting.folder, base("B", 0)))[0]
     (member,) = cohort._members
     assert begun.keys() == member.trainee.weights.keys()
     assert all(torch.equal(begun[name], w) for name, w in member.trainee.weights.items())
     assert all(not v.any() for v in member.trainee.velocities.values())
     assert member.trainee.start == 0  # all stages are trained
     cohort.run(lambda _: None, never, 1e9)
-    ended = weights.load(weights_path(setting.folder, further))[0]
+    ended = weights.load(weights_file(setting.folder, further))[0]
     assert not any(torch.equal(begun[name], ended[name]) for name in begun)
     streams = [stream_of(setting.study, cell, 30) for cell in (base("B", 0), further, Cell(0, "B", "selffer+", 7))]
     assert streams[1] == streams[2] != streams[0]
@@ -373,7 +364,7 @@ def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(
         assert bits.sum() == round(images * checks[cell][-1].val_top1)
         assert found_on_disk(setting.study, setting.folder, cell) == (Checked(cell, checks[cell]), ends[cell])
     for cell in cells:
-        weights_path(setting.folder, cell).unlink()
+        weights_file(setting.folder, cell).unlink()
     # Stopped between the last check and the end: what that check found comes out of the checkpoint.
     steps = setting.study.recipe.steps_for(30)
     assert not ends_in(train(setting, cells, after(steps)))

@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 from studies import RATES, tiny_choices
 
-from fasttransfer import forecast, grid, simulation, weights
+from fasttransfer import forecast, grid, simulation, study_plan, weights
 from fasttransfer.cells import Cell, base
-from fasttransfer.cohort import weights_path
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET_MINI
 from fasttransfer.jobs import Job, Terms
+from fasttransfer.paths import weights_file
 from fasttransfer.study import load_recipe
 
 TERMS = Terms(CAFFENET_MINI, 16, 32, 320, 5 * 640, "fp32")
@@ -86,7 +86,7 @@ def test_a_dry_run_of_a_study_in_its_folder_counts_what_is_left(
 ) -> None:
     choices, out = tiny_choices(tmp_path, layers=(2, 6), treatments=("transfer", "transfer+")), tmp_path / "run"
     monkeypatch.setattr(grid.machine, "workers_for", lambda device, threads: 2)
-    plan = grid.settle(choices)
+    plan = study_plan.settle(choices)
     assert grid.run(choices, out, console=quiet())
     ended = forecast.begun(plan, out)
     assert ended.ended == set(plan.cells())
@@ -95,7 +95,7 @@ def test_a_dry_run_of_a_study_in_its_folder_counts_what_is_left(
     assert "0 of 12 networks are left" in said(console) and "all are trained" in said(console)
 
     lost = Cell(0, "B", "transfer+", 6)
-    path = weights_path(out, lost)
+    path = weights_file(out, lost)
     tensors, about = weights.load(path)
     path.unlink()
     weights.save(out / "checkpoints" / path.name, tensors, about | {"step": 7})
@@ -103,7 +103,7 @@ def test_a_dry_run_of_a_study_in_its_folder_counts_what_is_left(
     begun = forecast.begun(plan, out)
     assert begun.ended == set(plan.cells()) - {lost}
     assert begun.steps == {lost: 7}
-    found = forecast.forecast(plan, begun, grid.divide(plan, [lost]), 0.2)
+    found = forecast.forecast(plan, begun, study_plan.divide(plan, [lost]), 0.2)
     assert found.seconds["copies"] > 0 == found.seconds["bases"]
     assert found.disk["weights"] == pytest.approx(path.with_name("baseB.s0.safetensors").stat().st_size, rel=0.2)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from studies import MANMADE, NATURAL, RECIPE, draw_pictures, tiny_choices
 
-from fasttransfer import forecast, grid, records, weights
+from fasttransfer import forecast, grid, records, study_plan, weights
 from fasttransfer.cells import Cell
 from fasttransfer.errors import InputError
 from fasttransfer.study import Choices
@@ -254,15 +254,15 @@ def test_a_folder_whose_name_is_too_long_is_refused_in_a_sentence(tmp_path: Path
 
 
 def test_default_folder_is_named_after_pictures_and_split(tmp_path: Path) -> None:
-    assert grid.settle(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
+    assert study_plan.settle(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
 
 
 def test_the_recipe_follows_the_pictures(tmp_path: Path) -> None:
     of_ilsvrc12 = replace(tiny_choices(tmp_path), recipe=None)  # class folders named by wnid
-    assert grid.settle(of_ilsvrc12).recipe.name == "caffe"
+    assert study_plan.settle(of_ilsvrc12).recipe.name == "caffe"
     others = draw_pictures(tmp_path / "others", ("cat", "dog", "car", "bus"))
-    assert grid.settle(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
-    assert grid.settle(Choices()).recipe.name == "mini"  # the built-in pictures
+    assert study_plan.settle(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
+    assert study_plan.settle(Choices()).recipe.name == "mini"  # the built-in pictures
 
 
 def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: Path) -> None:
@@ -280,6 +280,6 @@ def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: P
 
 
 def test_the_built_in_study_has_two_seeds_and_others_one_unless_asked(tmp_path: Path) -> None:
-    assert grid.settle(Choices(device="cpu")).seeds == (0, 1)
-    assert grid.settle(tiny_choices(tmp_path)).seeds == (0,)
-    assert grid.settle(Choices(device="cpu", seeds=(5,))).seeds == (5,)
+    assert study_plan.settle(Choices(device="cpu")).seeds == (0, 1)
+    assert study_plan.settle(tiny_choices(tmp_path)).seeds == (0,)
+    assert study_plan.settle(Choices(device="cpu", seeds=(5,))).seeds == (5,)

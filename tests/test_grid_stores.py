@@ -11,12 +11,13 @@ import torch
 from studies import RATES, ready, tiny_choices
 from test_grid import quiet, said, same_study
 
-from fasttransfer import cli, forecast, grid, records, weights
+from fasttransfer import cli, forecast, grid, pictures, records, study_plan, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import Cell, base
-from fasttransfer.cohort import Cohort, weights_path
+from fasttransfer.cohort import Cohort
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
+from fasttransfer.paths import weights_file
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.store import Kind, Store
@@ -52,7 +53,7 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     assert records.read(of_store).facts["store"] == {"kind": "jpeg", "size": 32, "source": choices.data}
 
     prepare.prepare(Path(choices.data), size=32, cache=cache_folder(), kind="raw", say=lambda text: None)
-    assert grid.settle(choices).kind == "raw"
+    assert study_plan.settle(choices).kind == "raw"
     console = quiet()
     assert grid.run(choices, of_source, feeding=Feeding(hw_share=0.5), console=console)
     assert "nothing to do" in said(console)
@@ -75,7 +76,7 @@ def test_an_interrupted_study_on_a_store_ends_with_the_same_bits(tmp_path: Path,
             cohort(stopped, members).run(nobody, lambda after=after, calls=calls: next(calls) == after)  # type: ignore[misc]
         assert cohort(stopped, members).run(nobody, lambda: False)
         for cell in members:
-            (ours, about), (theirs, wanted) = (weights.load(weights_path(s.folder, cell)) for s in (stopped, whole))
+            (ours, about), (theirs, wanted) = (weights.load(weights_file(s.folder, cell)) for s in (stopped, whole))
             assert about == wanted
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -83,7 +84,7 @@ def test_an_interrupted_study_on_a_store_ends_with_the_same_bits(tmp_path: Path,
 
 def setting_in(out: Path, choices: Choices, store: Store) -> Setting:
     """A study on `store`, ready to be trained in `out`."""
-    return ready(grid.settle(replace(choices, data=str(store.folder))), store, out)
+    return ready(study_plan.settle(replace(choices, data=str(store.folder))), store, out)
 
 
 def cohort(setting: Setting, cells: list[Cell]) -> Cohort:
@@ -101,10 +102,10 @@ def test_a_source_becomes_jpegs_where_the_disk_has_no_room_for_pixels(
     choices = tiny_choices(tmp_path)
     count = 6 * (10 + 5)
     monkeypatch.setattr(feeds, "free_disk", lambda folder: count * 32 * 32 * 2)
-    plan = grid.settle(choices)
+    plan = study_plan.settle(choices)
     assert plan.kind == "jpeg" and "too little" in plan.why
     monkeypatch.setattr(feeds, "free_disk", lambda folder: count * 32 * 32 * 4)
-    assert grid.settle(choices).kind == "raw"
+    assert study_plan.settle(choices).kind == "raw"
 
 
 def test_a_store_of_another_size_is_refused_with_what_fits(tmp_path: Path) -> None:
@@ -112,14 +113,14 @@ def test_a_store_of_another_size_is_refused_with_what_fits(tmp_path: Path) -> No
     folder = str(tmp_path / "store")
     store_of(choices, tmp_path / "store", "raw", size=64)
     with pytest.raises(InputError) as refused:
-        grid.settle(replace(choices, data=folder, recipe="caffe"))
+        study_plan.settle(replace(choices, data=folder, recipe="caffe"))
     assert str(refused.value) == (
         f"{folder} holds 64 x 64 pictures, recipe caffe needs 256: prepare it again with --size 256 or choose "
         "--recipe mini"
     )
     with pytest.raises(InputError, match="needs 32: prepare it again with --size 32 or choose --recipe mini"):
-        grid.settle(replace(choices, data=folder))
-    assert grid.settle(replace(choices, data=folder, recipe=None)).recipe.name == "mini"
+        study_plan.settle(replace(choices, data=folder))
+    assert study_plan.settle(replace(choices, data=folder, recipe=None)).recipe.name == "mini"
 
 
 @pytest.mark.parametrize(("kind", "feed"), [("raw", "dali"), ("jpeg", "memory")])
@@ -136,11 +137,11 @@ def test_a_feed_that_cannot_read_the_store_is_refused_before_anything_is_written
 def test_pictures_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "BUILTIN_TRAIN", 3)
     monkeypatch.setattr(grid, "BUILTIN_VAL", 2)
-    drawn = grid.builtin_store(32, lambda text: None)
+    drawn = pictures.builtin_store(32, lambda text: None)
     choices = tiny_choices(tmp_path, split="random:0")
     for store, synthetic in (drawn, True), (store_of(choices, tmp_path / "store", "raw"), False):
         of_store = replace(choices, data=str(store.folder))
-        plan = grid.settle(of_store)
+        plan = study_plan.settle(of_store)
         with records.Records(tmp_path / f"{synthetic}.db") as book:
             grid._describe(book, plan, store, grid._study(plan, store.digest, None), tmp_path)
             facts = dict(book._db.execute("SELECT key, json FROM facts"))
@@ -158,7 +159,7 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytes
 
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
-    every = sum(map(sum, grid.settle(choices).pictures.per_class.values()))
+    every = sum(map(sum, study_plan.settle(choices).pictures.per_class.values()))
     monkeypatch.setattr(forecast, "measure", lambda *asked: RATES)
     monkeypatch.setattr(forecast, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
     console = quiet()

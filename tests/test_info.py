@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import fasttransfer
-from fasttransfer import info
+from fasttransfer import environment, info
 
 
 def test_what_a_bug_report_needs() -> None:
-    facts = info.collect()
+    facts = environment.collect()
     assert list(facts)[:2] == ["fasttransfer", "commit"]
     assert facts["fasttransfer"] == fasttransfer.__version__
     assert facts["python"].startswith(platform.python_version())
@@ -33,11 +33,11 @@ def test_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = {"model name": "A Processor", "flags": "fpu avx2 avx512f avx512_bf16 ht"}
     monkeypatch.setattr(info, "_cpuinfo", lambda: cpuinfo)
     assert "avx512_bf16" in info.instructions()
-    assert info.collect()["processor"] == "A Processor"
-    assert info.collect()["instructions"] == "avx2 avx512f avx512_bf16"
+    assert environment.collect()["processor"] == "A Processor"
+    assert environment.collect()["instructions"] == "avx2 avx512f avx512_bf16"
     monkeypatch.setattr(info, "_cpuinfo", dict)
     assert not info.instructions()
-    assert info.collect()["instructions"] == "unknown"
+    assert environment.collect()["instructions"] == "unknown"
 
 
 def test_commit(tmp_path: Path) -> None:

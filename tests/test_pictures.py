@@ -16,7 +16,7 @@ CLASSES = NATURAL + MANMADE
 
 
 def test_the_built_in_pictures() -> None:
-    found = pictures.find("builtin")
+    found = pictures.find_source("builtin")
     assert (found.name, found.where, found.recipe, len(found.classes)) == ("builtin", "builtin", "mini", 32)
     assert found.count("train", found.classes) == 32 * pictures.BUILTIN_TRAIN
     assert found.listing is None and found.store is None
@@ -29,7 +29,7 @@ def test_a_store_and_its_source_are_the_same_pictures(
     draw_pictures(tmp_path / "birds", CLASSES, train=4, val=2)
     prepare_into(tmp_path / "birds", tmp_path / "kept", size=16, kind=kind, say=lambda text: None)
     monkeypatch.chdir(tmp_path)
-    source, store = pictures.find("birds"), pictures.find("kept")
+    source, store = pictures.find_source("birds"), pictures.find_source("kept")
     assert (source.name, store.name) == ("birds", "kept")
     assert (source.where, store.where) == (str(tmp_path / "birds"), str(tmp_path / "kept"))
     assert source.classes == store.classes == CLASSES
@@ -43,21 +43,21 @@ def test_a_store_and_its_source_are_the_same_pictures(
 def test_the_recipe_of_a_store_follows_its_size(tmp_path: Path, size: int, recipe: str) -> None:
     source = draw_pictures(tmp_path / "pictures", ("cat", "dog"), train=2, val=1)
     prepare_into(source, tmp_path / "store", size=size, say=lambda text: None)
-    assert pictures.find(str(tmp_path / "store")).recipe == recipe
+    assert pictures.find_source(str(tmp_path / "store")).recipe == recipe
 
 
 def test_what_is_neither_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        pictures.find(str(tmp_path / "nowhere"))
+        pictures.find_source(str(tmp_path / "nowhere"))
     (tmp_path / "manifest.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match="store format 1"):
-        pictures.find(str(tmp_path))
+        pictures.find_source(str(tmp_path))
     with pytest.raises(InputError, match="name too long"):
-        pictures.find("x" * 5000)
+        pictures.find_source("x" * 5000)
 
 
 @pytest.mark.parametrize("manifest", ['{"files": []}', "[]"])
 def test_a_manifest_of_somebody_else_makes_no_store(tmp_path: Path, manifest: str) -> None:
     source = draw_pictures(tmp_path / "birds", CLASSES, train=2, val=1)
     (source / "manifest.json").write_text(manifest)
-    assert pictures.find(str(source)).listing is not None
+    assert pictures.find_source(str(source)).listing is not None

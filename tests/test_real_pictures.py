@@ -11,14 +11,14 @@ import pytest
 import torch
 from test_grid_stores import cohort, setting_in, store_of
 
-from fasttransfer import machine
+from fasttransfer import inputs
 from fasttransfer.cells import base
 from fasttransfer.cohort import Checked, Message
 from fasttransfer.files import cache_folder
 from fasttransfer.geometry import CAFFENET
 from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.dali import has_dali
-from fasttransfer.pipelines.feed import Pictures, Stream
+from fasttransfer.pipelines.feed import Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.means import mean_picture
 from fasttransfer.pipelines.prepare import prepare
@@ -40,7 +40,7 @@ def test_a_step_on_full_size_pictures(shared: Path) -> None:
         source = shared / "data/ilsvrc12-samples.tar"
         store = prepare(source, size=geometry.store, cache=cache_folder(), kind=kind, say=lambda text: None)
         rows = np.arange(8)
-        pictures = Pictures(store.train, rows, rows)
+        pictures = TaskImages(store.train, rows, rows)
         feed = open_feed(
             pictures,
             pictures,
@@ -50,7 +50,7 @@ def test_a_step_on_full_size_pictures(shared: Path) -> None:
             threads=1,
             crop=geometry.crop,
             scale=recipe.scale,
-            **machine.entrance(geometry, "cpu", "fp32"),
+            **inputs.entrance(geometry, "cpu", "fp32"),
         )
         batch = feed.train(0)
         trainee = Trainee(

@@ -18,7 +18,7 @@ from fasttransfer.analysis.stuck import stuck
 from fasttransfer.analysis.summary import PARTS, Summary, summarise
 from fasttransfer.cells import ALL_TREATMENTS
 from fasttransfer.errors import InputError
-from fasttransfer.features.views import views_of
+from fasttransfer.pipelines.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.study import Recipe
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fasttransfer import info, machine
+from fasttransfer import info, machine, paths
 from fasttransfer.assembly import Setting
 from fasttransfer.engine import work
 from fasttransfer.engine.work import Failed, Free, Lost, Said
@@ -191,7 +191,7 @@ class _Worker:
 def _sees(setting: Setting) -> bool:
     """Whether the study's folder and pictures are here, the very same."""
     try:
-        study, store = Study.read(setting.folder / "study.toml"), Store.open(setting.store)
+        study, store = Study.read(paths.study_file(setting.folder)), Store.open(setting.store)
     except (InputError, OSError):
         return False
     return study.digest() == setting.study.digest() and store.digest == setting.study.pictures

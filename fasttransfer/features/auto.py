@@ -18,13 +18,13 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from fasttransfer import info, machine
+from fasttransfer import info, inputs
 from fasttransfer.features import cache
-from fasttransfer.features.prefix import DEEPEST
 from fasttransfer.features.shards import ShardReader, ShardWriter
 from fasttransfer.files import disk_trouble, make_folder
 from fasttransfer.net import CaffeNet, initial_weights
 from fasttransfer.pipelines.feeds import DISK_SHARE, HOST_SHARE, free_disk
+from fasttransfer.prefix import DEEPEST
 from fasttransfer.progress import size
 from fasttransfer.study import Recipe
 
@@ -145,10 +145,10 @@ def forecast(
         InputError: the cache cannot be written.
     """
     geometry = recipe.geometry
-    net = CaffeNet(geometry, 2, machine.dtype_of(precision))
+    net = CaffeNet(geometry, 2, inputs.dtype_of(precision))
     net.load(initial_weights(geometry, 2, recipe.init, lambda stage: stage))
     net = net.to(device).requires_grad_(False)
-    looks = machine.entrance(geometry, device, precision)
+    looks = inputs.entrance(geometry, device, precision)
     shape = 3 * looks["block"] ** 2, looks["side"], looks["side"]
     spread = 64 * recipe.scale  # of pixel differences
 

@@ -44,7 +44,6 @@ from fasttransfer.features.entry import (
     Entry,
     OtherVersionError,
     RemovedError,
-    Say,
     Shard,
     UnreadableError,
     set_aside,
@@ -53,9 +52,9 @@ from fasttransfer.features.entry import (
 from fasttransfer.features.key import FORMAT, Key
 from fasttransfer.features.shards import ShardWriter, write_shard
 from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sync_folder
-from fasttransfer.pipelines.feed import Pictures
-from fasttransfer.pipelines.once import lock_of, sweep_unfinished, temporary_of
-from fasttransfer.progress import size
+from fasttransfer.make_once import lock_of, sweep_unfinished, temporary_of
+from fasttransfer.pipelines.feed import TaskImages
+from fasttransfer.progress import Say, size
 from fasttransfer.weights import CorruptFileError
 
 __all__ = [
@@ -93,7 +92,7 @@ def find(root: Path, key: Key, say: Say = tell) -> Entry | None:
 class EntryWriter:
     """What `making` hands out for each entry that is not there."""
 
-    def __init__(self, key: Key, about: About, pictures: Pictures, folder: Path) -> None:
+    def __init__(self, key: Key, about: About, pictures: TaskImages, folder: Path) -> None:
         self.key, self.about, self.pictures, self.folder = key, about, pictures, folder
         self.shape = key.geometry.cut_shape(key.cut)
         self._records = len(pictures) * len(key.views)
@@ -192,7 +191,7 @@ class _Abandoned(Exception):
 
 @contextmanager
 def making(
-    root: Path, wanted: Sequence[tuple[Key, About]], pictures: Pictures, say: Say = tell
+    root: Path, wanted: Sequence[tuple[Key, About]], pictures: TaskImages, say: Say = tell
 ) -> Iterator[list[EntryWriter]]:
     """A writer for each entry of `wanted` that is not there, in that order; there may be none.
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
@@ -28,7 +28,8 @@ from fasttransfer.errors import InputError
 from fasttransfer.features.key import FORMAT, Key
 from fasttransfer.features.shards import ShardReader
 from fasttransfer.files import disk_trouble, locked, sync_folder
-from fasttransfer.pipelines.once import lock_of
+from fasttransfer.make_once import lock_of
+from fasttransfer.progress import Say
 from fasttransfer.weights import CorruptFileError
 
 MANIFEST = "entry.json"
@@ -38,8 +39,6 @@ USES = "uses"
 
 DAMAGED = ".damaged"
 _END = 16  # bytes: a shard's last checksum, and the mark behind it
-
-Say = Callable[[str], None]
 
 
 def tell(sentence: str) -> None:

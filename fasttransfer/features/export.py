@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasttransfer.errors import InputError
-from fasttransfer.features.entry import Entry, Say, set_aside, tell
+from fasttransfer.features.entry import Entry, set_aside, tell
 from fasttransfer.files import make_folder, replace_file
-from fasttransfer.progress import size
+from fasttransfer.progress import Say, size
 from fasttransfer.weights import CorruptFileError
 
 _AT_ONCE = 32 << 20  # bytes of features that are in memory at a time, as bfloat16

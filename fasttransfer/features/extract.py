@@ -18,25 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttransfer import info, machine, pictures, records, weights
-from fasttransfer.assembly import mean_path, study_feed
+from fasttransfer import info, inputs, paths, pictures, records, weights
 from fasttransfer.cells import TASKS, Cell
-from fasttransfer.cohort import weights_path
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache
 from fasttransfer.features.cache import About, Entry
-from fasttransfer.features.entry import Say, tell
+from fasttransfer.features.entry import tell
 from fasttransfer.features.fill import fill
 from fasttransfer.features.key import Key, key_of, pictures_digest
-from fasttransfer.features.prefix import DEEPEST, kept_cut, rounded_cuts
-from fasttransfer.features.views import COUNTS, View, view_list
 from fasttransfer.files import cache_folder
 from fasttransfer.net import CaffeNet
+from fasttransfer.paths import mean_file, weights_file
+from fasttransfer.pictures import study_feed
 from fasttransfer.pipelines import prepare
-from fasttransfer.pipelines.feed import Feed, Pictures, Sweep, task_pictures
+from fasttransfer.pipelines.feed import Feed, Sweep, TaskImages, select_task_images
 from fasttransfer.pipelines.feeds import HOST_SHARE
 from fasttransfer.pipelines.store import Store
-from fasttransfer.progress import size
+from fasttransfer.pipelines.views import COUNTS, View, view_list
+from fasttransfer.prefix import DEEPEST, kept_cut, rounded_cuts
+from fasttransfer.progress import Say, size
 from fasttransfer.study import BUILTIN, Study
 from fasttransfer.weights import CorruptFileError
 
@@ -151,7 +151,7 @@ class Asked:
     classes: tuple[str, ...]
     digest: str
     decodes: bool
-    pictures: Mapping[Part, Pictures]
+    pictures: Mapping[Part, TaskImages]
     views: tuple[View, ...]
     device: torch.device
 
@@ -193,14 +193,14 @@ def open_network(
     """
     folder = Path(run)
     recorded = records.read(folder)
-    study = Study.read(folder / "study.toml")
+    study = Study.read(paths.study_file(folder))
     cell = _cell(folder, study, network)
     state = next((r for r in recorded.results if (r.name, r.seed) == (cell.name, cell.seed)), None)
     if state is None or state.state != "done":
         how = "planned" if state is None else state.state
         raise InputError(f"{folder}: {cell.label} is {how}, not done: train it to its end with grid, or name another")
     try:
-        trained, _ = weights.load(weights_path(folder, cell))
+        trained, _ = weights.load(weights_file(folder, cell))
     except (FileNotFoundError, CorruptFileError) as error:
         raise InputError(
             f"{folder}: the weights of {cell.label} are missing or damaged ({error}): the same grid command trains "
@@ -227,15 +227,15 @@ def open_network(
         folder=folder,
         cell=cell,
         weights=trained,
-        mean=torch.from_numpy(np.load(mean_path(folder, cell.mean_of))),
+        mean=torch.from_numpy(np.load(mean_file(folder, cell.mean_of))),
         data=where,
         task=task,
         classes=classes,
         digest=store.digest,
         decodes=store.kind == "jpeg",
         pictures={
-            "train": task_pictures(store, store.train, classes, each_class),
-            "val": task_pictures(store, store.val, classes),
+            "train": select_task_images(store, store.train, classes, each_class),
+            "val": select_task_images(store, store.val, classes),
         },
         views=view_list(views, geometry.store - geometry.crop),
         device=torch.device(study.device if study.device == "cpu" or torch.cuda.is_available() else "cpu"),
@@ -256,7 +256,7 @@ def _cell(folder: Path, study: Study, network: str) -> Cell:
 
 def _own_store(folder: Path, recorded: records.Recorded, study: Study, say: Say) -> Store:
     """The pictures that the study was trained on, prepared again where the cache has lost them."""
-    found = pictures.find(study.data)
+    found = pictures.find_source(study.data)
     store = _prepared(found, study, recorded.facts["store"]["kind"], say)
     if store.digest != study.pictures:
         raise InputError(
@@ -267,7 +267,7 @@ def _own_store(folder: Path, recorded: records.Recorded, study: Study, say: Say)
 
 
 def _other_store(data: str, study: Study, say: Say) -> tuple[Store, str]:
-    found = pictures.find(data)
+    found = pictures.find_source(data)
     store, side = _prepared(found, study, "raw", say), study.recipe.geometry.store
     if store.size != side:
         raise InputError(
@@ -277,12 +277,12 @@ def _other_store(data: str, study: Study, say: Say) -> tuple[Store, str]:
     return store, found.where
 
 
-def _prepared(found: pictures.Pictures, study: Study, kind: Literal["raw", "jpeg"], say: Say) -> Store:
+def _prepared(found: pictures.ImageSource, study: Study, kind: Literal["raw", "jpeg"], say: Say) -> Store:
     if found.store is not None:
         return found.store
     side = study.recipe.geometry.store
     if found.where == BUILTIN:
-        from fasttransfer.grid import builtin_store  # which needs this package
+        from fasttransfer.pictures import builtin_store  # which needs this package
 
         return builtin_store(side, say, kind)
     assert found.listing is not None
@@ -459,7 +459,7 @@ def _compute(asked: Asked, part: Part, ids: Tensor, cuts: Sequence[int]) -> dict
     if not cuts:
         return {}
     whole = asked.pictures[part]
-    shown = Pictures(whole.part, whole.rows[ids.numpy()], whole.labels[ids.numpy()])
+    shown = TaskImages(whole.part, whole.rows[ids.numpy()], whole.labels[ids.numpy()])
     sweep, net = _sweep(asked, len(shown)), _network(asked)
     geometry = asked.study.recipe.geometry
     found = {}
@@ -479,7 +479,7 @@ def _compute(asked: Asked, part: Part, ids: Tensor, cuts: Sequence[int]) -> dict
 def _last_stage(asked: Asked, cut6: Tensor) -> Tensor:
     """Stage 7 without dropout, of (N, E) at cut 6."""
     net, batch = _network(asked), asked.study.recipe.batch
-    dtype = machine.dtype_of(asked.study.precision)
+    dtype = inputs.dtype_of(asked.study.precision)
     parts = []
     with torch.no_grad():
         for x in cut6.split(batch):
@@ -491,7 +491,7 @@ def _last_stage(asked: Asked, cut6: Tensor) -> Tensor:
 
 def _network(asked: Asked) -> CaffeNet:
     study = asked.study
-    net = CaffeNet(study.recipe.geometry, len(asked.weights["fc8.bias"]), machine.dtype_of(study.precision))
+    net = CaffeNet(study.recipe.geometry, len(asked.weights["fc8.bias"]), inputs.dtype_of(study.precision))
     net.load(asked.weights)
     return net.to(asked.device).requires_grad_(False)
 
@@ -501,5 +501,5 @@ def _sweep(asked: Asked, count: int) -> Sweep:
     return Sweep(0, 0, count, asked.study.recipe.batch, geometry.store - geometry.crop, asked.views)
 
 
-def _feed(asked: Asked, shown: Pictures, sweep: Sweep) -> Feed:
+def _feed(asked: Asked, shown: TaskImages, sweep: Sweep) -> Feed:
     return study_feed(asked.study, asked.device, None, shown, shown, sweep, {asked.cell.mean_of: asked.mean})

@@ -8,12 +8,11 @@ from contextlib import closing
 from pathlib import Path
 
 from fasttransfer.features.cache import About, making
-from fasttransfer.features.entry import Say
 from fasttransfer.features.key import Key
-from fasttransfer.features.prefix import rounded_cuts
 from fasttransfer.net import CaffeNet
-from fasttransfer.pipelines.feed import Feed, Pictures, Sweep
-from fasttransfer.progress import duration
+from fasttransfer.pipelines.feed import Feed, Sweep, TaskImages
+from fasttransfer.prefix import rounded_cuts
+from fasttransfer.progress import Say, duration
 
 TELL_SECONDS = 1.0
 
@@ -25,7 +24,7 @@ class Stopped(Exception):
 def fill(
     root: Path,
     wanted: Sequence[tuple[Key, About]],
-    pictures: Pictures,
+    pictures: TaskImages,
     net: CaffeNet,
     sweep: Sweep,
     open_feed: Callable[[Sweep], Feed],

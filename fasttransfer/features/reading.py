@@ -19,12 +19,12 @@ from torch import Tensor
 from fasttransfer import info
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache
-from fasttransfer.features.entry import Entry, Say
+from fasttransfer.features.entry import Entry
 from fasttransfer.features.shards import ShardReader
 from fasttransfer.ops import PackedFeatures, unpack_features
-from fasttransfer.pipelines.feed import Batch, Feed, Pictures, Stream, Views, centre_views
+from fasttransfer.pipelines.feed import Batch, Feed, Stream, TaskImages, Views, centre_views
 from fasttransfer.pipelines.feeds import DEVICE_SHARE, HOST_SHARE
-from fasttransfer.progress import size
+from fasttransfer.progress import Say, size
 from fasttransfer.weights import CorruptFileError
 
 Part = Literal["train", "val"]
@@ -160,8 +160,8 @@ class CachedFeed:
         self,
         needs: Needs,
         entries: Mapping[Part, Mapping[str, Entry]],
-        train: Pictures,
-        val: Pictures,
+        train: TaskImages,
+        val: TaskImages,
         stream: Stream,
         open_pictures: Callable[[frozenset[str]], Feed],
         *,
@@ -261,7 +261,7 @@ class CachedFeed:
             self._pictures = means, self._open(means)
         return self._pictures[1]
 
-    def _batch(self, pictures: Pictures, views: Views, cuts: Mapping[str, Tensor]) -> Batch:
+    def _batch(self, pictures: TaskImages, views: Views, cuts: Mapping[str, Tensor]) -> Batch:
         labels = torch.from_numpy(pictures.labels[views.ids.numpy()])
         if self._device.type == "cuda":
             labels = labels.pin_memory().to(self._device, non_blocking=True)

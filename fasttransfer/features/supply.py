@@ -14,22 +14,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fasttransfer import machine
+from fasttransfer import inputs
 from fasttransfer.cells import Cell
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto, cache
 from fasttransfer.features.cache import About, Entry
-from fasttransfer.features.entry import Say
 from fasttransfer.features.fill import Stopped, fill
 from fasttransfer.features.key import Key, key_of, pictures_digest
-from fasttransfer.features.prefix import cut_name, kept_cut
 from fasttransfer.features.reading import CachedFeed, Needs, Part
 from fasttransfer.net import CaffeNet
-from fasttransfer.pipelines.feed import Feed, Pictures, Stream, Sweep
+from fasttransfer.pipelines.feed import Feed, Stream, Sweep, TaskImages
+from fasttransfer.prefix import cut_name, kept_cut
+from fasttransfer.progress import Say
 from fasttransfer.study import Study
 
 Means = Mapping[str, Tensor]
-OpenFeed = Callable[[Pictures, Pictures, Stream, Means], Feed]
+OpenFeed = Callable[[TaskImages, TaskImages, Stream, Means], Feed]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Shown:
     decodes: bool
     task: str
     classes: tuple[str, ...]
-    pictures: Mapping[Part, Pictures]
+    pictures: Mapping[Part, TaskImages]
     stream: Stream
     means: Means
     open_feed: OpenFeed
@@ -190,7 +190,7 @@ def network_of(shown: Shown, prefix: Prefix) -> CaffeNet:
     """The source as it computes its cuts."""
     study = shown.study
     deepest = prefix.cuts[-1]
-    net = CaffeNet(study.recipe.geometry, 1, machine.dtype_of(study.precision))
+    net = CaffeNet(study.recipe.geometry, 1, inputs.dtype_of(study.precision))
     del net.stages[deepest:]
     net.load(prefix.weights, 0, deepest)
     return net.to(shown.device).requires_grad_(False)

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import info
+from fasttransfer import environment
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.probe.examples import STEPS
 from fasttransfer.probe.figure import accuracy
@@ -91,7 +91,7 @@ def facts(probed: Probed, beside: Beside, command: str) -> dict[str, Any]:
         "rules": rules(probed, beside),
         "means": means,
         "study": {"base": beside.base, "frozen": beside.frozen, "verdict": beside.verdict},
-        "machine": info.measured_on(),
+        "machine": environment.measured_on(),
     }
 
 

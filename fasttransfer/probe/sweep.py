@@ -19,12 +19,11 @@ from fasttransfer import info
 from fasttransfer.analysis import Estimate, estimate
 from fasttransfer.errors import InputError
 from fasttransfer.features import extract
-from fasttransfer.features.entry import Say
 from fasttransfer.features.extract import Asked
 from fasttransfer.pipelines.feeds import HOST_SHARE
 from fasttransfer.probe import heads
 from fasttransfer.probe.examples import STEPS, Lesson, draw_lessons
-from fasttransfer.progress import duration, size
+from fasttransfer.progress import Say, duration, size
 
 _TIMED_STEPS = 10
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fasttransfer import paths
 from fasttransfer.analysis import Comparison, Score
-from fasttransfer.features.views import views_of
 from fasttransfer.files import make_folder, replace_file
+from fasttransfer.pipelines.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.report.table import table
 
@@ -39,7 +40,7 @@ def write_report(recorded: Recorded, folder: Path, *, score: Score = "last", ove
     """
     from fasttransfer.report import figures, filters, page, spreadsheet
 
-    report = make_folder(folder / "report")
+    report = make_folder(paths.report_folder(folder))
     drawn = {
         "accuracy": figures.accuracy(recorded, score),
         "differences": figures.differences(recorded, score, overlay=overlay),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fasttransfer.analysis import Summary
-from fasttransfer.features.views import UNLIMITED, views_of
+from fasttransfer.pipelines.views import UNLIMITED, views_of
 from fasttransfer.records import Recorded
 from fasttransfer.report.findings import warnings
 from fasttransfer.report.numbers import count, label, some

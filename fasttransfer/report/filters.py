@@ -8,6 +8,7 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
+from fasttransfer import cells, paths
 from fasttransfer.records import Recorded
 
 _GAP = 1  # pixels between filters
@@ -24,7 +25,7 @@ def first_filters(recorded: Recorded, seed: int | None = None) -> dict[str, NDAr
     found = {}
     for base in bases:
         if base.seed == seed:
-            path = recorded.folder / "weights" / f"{base.name}.s{base.seed}.safetensors"
+            path = paths.weights_file(recorded.folder, cells.base(base.target, base.seed))
             try:
                 with safetensors.safe_open(path, "np") as file:  # only this tensor is read, of what may be 240 MB
                     found[base.target] = file.get_tensor("conv1.weight")

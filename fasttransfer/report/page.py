@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fasttransfer.analysis import Score, Summary, score_of, summarise
-from fasttransfer.features.views import views_of
+from fasttransfer.pipelines.views import views_of
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report import figures
 from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, blocks, task_title

@@ -17,8 +17,8 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
-from fasttransfer.features.views import views_of
 from fasttransfer.geometry import STAGES
+from fasttransfer.pipelines.views import views_of
 from fasttransfer.records import Recorded, Result
 
 COLUMNS = (

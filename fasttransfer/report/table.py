@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.analysis import PARTS, Estimate, Row, Score, Summary, mean_chance, summarise
-from fasttransfer.features.views import views_of
+from fasttransfer.pipelines.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.report.numbers import cost, count, decimals, intervals, label, per_cent, plain, points, signed, some
 from fasttransfer.report.verdict import verdict

@@ -21,13 +21,13 @@ from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
 from fasttransfer.cells import TREATMENTS, Cell, study_cells
 from fasttransfer.files import cache_folder
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry
-from fasttransfer.grid import settle
 from fasttransfer.net import LAYER_NAMES, CaffeNet, initial_weights
-from fasttransfer.pipelines.feed import Stream, task_pictures
+from fasttransfer.pipelines.feed import Stream, select_task_images
 from fasttransfer.pipelines.means import mean_picture
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.synthetic import SIDES
+from fasttransfer.study_plan import settle
 
 CELLS = study_cells("AB", ("selffer", "transfer+", "random"), (2, 7), (0,))
 NAMES = {side: [name for name in sorted(SIDES) if SIDES[name] == side][:2] for side in ("natural", "man-made")}
@@ -66,7 +66,7 @@ def test_pictures_means_and_labels_are_ours(tmp_path: Path) -> None:
     store = prepare(Path(plan.choices.data), size=geometry.store, cache=cache_folder(), say=lambda _: None)
     study = study_of(job)
     for task, classes in plan.classes.items():
-        train, val = (task_pictures(store, part, classes) for part in (store.train, store.val))
+        train, val = (select_task_images(store, part, classes) for part in (store.train, store.val))
         mean = mean_picture(train)
         np.testing.assert_allclose(study.means[task], mean, atol=0.2)  # decoders differ by a bit of a pixel
         stream = Stream(1, 2, len(train), 8, geometry.store - geometry.crop)

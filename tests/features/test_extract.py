@@ -13,10 +13,11 @@ from torch import Tensor
 from fasttransfer import features, info, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import Cell, base
-from fasttransfer.cohort import Cohort, weights_path
+from fasttransfer.cohort import Cohort
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache, extract
 from fasttransfer.features.entry import tell
+from fasttransfer.paths import weights_file
 from fasttransfer.records import read
 from fasttransfer.study import Study
 
@@ -78,7 +79,7 @@ def test_a_copy_has_its_sources_features_and_mean(study: Path) -> None:
 
 def test_cut_7_is_stage_7_of_cut_6_without_dropout(study: Path) -> None:
     found, below = (features.of(study, "baseB", cut, part="train", views=2) for cut in (7, 6))
-    stored = weights.load(weights_path(study, base("B", 0)))[0]
+    stored = weights.load(weights_file(study, base("B", 0)))[0]
     wanted = torch.relu(below.values.float() @ stored["fc7.weight"].t() + stored["fc7.bias"])
     assert found.values.shape == (30, 2, 16)
     torch.testing.assert_close(found.values.float(), wanted, rtol=2**-8, atol=1e-6)
@@ -205,6 +206,6 @@ def test_pictures_that_changed_are_not_taken_for_the_studys(study: Path, tmp_pat
 
 def test_missing_weights(study: Path, tmp_path: Path) -> None:
     other = trained_study(tmp_path, [base("A", 0)])
-    weights_path(other, base("A", 0)).unlink()
+    weights_file(other, base("A", 0)).unlink()
     with pytest.raises(InputError, match=r"the weights of baseA.s0 are missing or damaged .*the same grid command"):
         features.of(other)

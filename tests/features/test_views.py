@@ -14,18 +14,19 @@ from rich.console import Console
 from studies import tiny_choices, with_bases
 from torch import Tensor
 
-from fasttransfer import assembly, grid, records, weights
+from fasttransfer import assembly, grid, records, study_plan, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, Cell, base
-from fasttransfer.cohort import Checked, Ended, Noted, weights_path
+from fasttransfer.cohort import Checked, Ended, Noted
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto, cache
 from fasttransfer.features.auto import Measured
-from fasttransfer.features.prefix import cut_name, kept_cut, rounded_cuts
-from fasttransfer.features.views import view_list
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
 from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.paths import weights_file
 from fasttransfer.pipelines.feed import Stream, Sweep
+from fasttransfer.pipelines.views import view_list
+from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.study import Choices, Feeding, Study
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def train(
     done = build_cohort(asked, cells, CPU, heard.append).run(heard.append, stop, 1e9)
     found = {}
     for cell in cells if done else ():
-        path = weights_path(setting.folder, cell)
+        path = weights_file(setting.folder, cell)
         found[cell.label] = weights.load(path)[0]
         path.unlink()
     checks = {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
@@ -117,17 +118,17 @@ def test_a_sweep_shows_every_record_once_in_order_and_fills_its_last_batch() -> 
 
 def test_views_belong_to_the_study_and_unlimited_ones_change_nothing_of_it(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
-    plan = grid.settle(choices)
+    plan = study_plan.settle(choices)
     unlimited = grid._study(plan, "digest", None)
     assert "views" not in unlimited.to_dict()
-    ten = grid._study(grid.settle(replace(choices, views=10)), "digest", None)
+    ten = grid._study(study_plan.settle(replace(choices, views=10)), "digest", None)
     assert unlimited.differences(ten) == ["views: not set in the study, 10 in the command"]
     ten.write(tmp_path / "study.toml")
     assert Study.read(tmp_path / "study.toml") == ten
     with pytest.raises(InputError, match="--views 3: choose 1"):
         Choices(views=3)
     with pytest.raises(InputError, match=r"--features cache: .*give --views"):
-        grid.settle(choices, Feeding(features="cache"))
+        study_plan.settle(choices, Feeding(features="cache"))
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def test_bases_and_fine_tuned_cells_see_the_views_too(tmp_path: Path) -> None:
     feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
     (shown,) = {batch.pictures["B"].shape for batch in (feed.train(0), feed.train(1))}
     assert shown == (8, 3, 29, 29) and not feed.train(3).views.any()
-    stored = [weights.load(weights_path(setting.folder, base("A", 0)))[0] for setting in (one, two)]
+    stored = [weights.load(weights_file(setting.folder, base("A", 0)))[0] for setting in (one, two)]
     assert not torch.equal(stored[0]["fc8.weight"], stored[1]["fc8.weight"])
 
 

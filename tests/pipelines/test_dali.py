@@ -18,7 +18,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines import dali
 from fasttransfer.pipelines.dali import DaliFeed
-from fasttransfer.pipelines.feed import Batch, Feed, Pictures, Stream, task_pictures
+from fasttransfer.pipelines.feed import Batch, Feed, Stream, TaskImages, select_task_images
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
 from fasttransfer.pipelines.prepare import prepare, prepare_into
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 def feeds_of(store: Store, classes: Sequence[str] = NATURAL, batch: int = BATCH, **look: Any) -> tuple[Feed, Feed]:
     """The feed under test, and one that reads the pixels which the store's JPEGs decode to."""
-    train, val = (task_pictures(store, part, tuple(classes)) for part in (store.train, store.val))
+    train, val = (select_task_images(store, part, tuple(classes)) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), batch, SIDE - CROP)
     random = np.random.default_rng(0)
     means = {task: torch.from_numpy(random.random((SIDE, SIDE, 3), dtype=np.float32) * 255) for task in "AB"}
@@ -153,7 +153,7 @@ def test_a_picture_that_rotted_is_named(own: Store) -> None:
 
 
 def feeds_and_clean(store: Store) -> tuple[DaliFeed, Stream]:
-    train, val = (task_pictures(store, part, NATURAL) for part in (store.train, store.val))
+    train, val = (select_task_images(store, part, NATURAL) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), 8, SIDE - CROP)
     return DaliFeed(train, val, stream, {"A": torch.zeros(SIDE, SIDE, 3)}, **LOOK), stream
 
@@ -171,7 +171,7 @@ def test_a_picture_of_another_size_is_named(own: Store, tmp_path: Path) -> None:
     larger = prepare_into(tmp_path / "pictures", tmp_path / "larger", size=33, kind="jpeg", say=lambda text: None)
     assert isinstance(larger.train, JpegPart)
     wrong = JpegPart(larger.train.labels, larger.train.files, larger.train.starts, larger.train.index, SIDE)
-    pictures = Pictures(wrong, np.arange(8), np.zeros(8, np.int64))
+    pictures = TaskImages(wrong, np.arange(8), np.zeros(8, np.int64))
     feed = DaliFeed(pictures, pictures, Stream(1, 2, 8, 4, 3), {"A": torch.zeros(SIDE, SIDE, 3)}, **LOOK)
     with pytest.raises(InputError, match=r"in train-0000.tar: .*33 x 33"):
         feed.train(0)
@@ -204,7 +204,7 @@ def test_the_loss_that_is_stated(shared: Path) -> None:
     look = LOOK | {"crop": 227, "scale": 1.0}
     feeds: list[Feed] = []
     for kind, part in ((DaliFeed, jpeg.train), (MemoryFeed, raw.train)):
-        pictures = Pictures(part, rows, part.labels)
+        pictures = TaskImages(part, rows, part.labels)
         feeds.append(kind(pictures, pictures, stream, zero, **look))
     counts = torch.zeros(256, dtype=torch.int64)
     for step in range(len(rows) // 50):

@@ -16,7 +16,8 @@ from strange import HEIGHT, WIDTH, patched, png, scene, strange
 from fasttransfer.errors import InputError
 from fasttransfer.ops import resize
 from fasttransfer.pipelines import decode as module
-from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, decode, decode_stored, decoder_for
+from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, decode, decode_stored
+from fasttransfer.pipelines.decoders import decoder_for
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
 STRANGE = strange()

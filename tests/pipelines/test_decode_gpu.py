@@ -16,8 +16,9 @@ from strange import scene, strange
 
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines import decode_gpu as module
-from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, decode, decode_or_reason, decoder_for
+from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, decode, decode_or_reason
 from fasttransfer.pipelines.decode_gpu import GpuDecoder
+from fasttransfer.pipelines.decoders import decoder_for
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
 

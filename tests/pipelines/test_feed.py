@@ -14,7 +14,7 @@ from studies import MANMADE, NATURAL, draw_pictures
 
 from fasttransfer import ops
 from fasttransfer.files import cache_folder
-from fasttransfer.pipelines.feed import Stream, task_pictures
+from fasttransfer.pipelines.feed import Stream, select_task_images
 from fasttransfer.pipelines.means import mean_picture
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
@@ -75,18 +75,18 @@ def test_views_cover_the_margin_evenly_and_mirror_half() -> None:
 
 def test_task_pictures_are_labelled_by_their_place_in_the_task(store: Store) -> None:
     classes = (MANMADE[1], NATURAL[0])
-    found = task_pictures(store, store.train, classes)
+    found = select_task_images(store, store.train, classes)
     assert len(found) == 20
     assert [store.classes[store.train.labels[row]] for row in found.rows] == [classes[i] for i in found.labels]
-    assert task_pictures(store, store.train, classes, per_class=3).labels.tolist() == [1, 1, 1, 0, 0, 0]
-    first = task_pictures(store, store.train, classes, per_class=3)
+    assert select_task_images(store, store.train, classes, per_class=3).labels.tolist() == [1, 1, 1, 0, 0, 0]
+    first = select_task_images(store, store.train, classes, per_class=3)
     assert set(first.rows) < set(found.rows)
     assert first.rows.tolist() == sorted(first.rows)
 
 
 def test_a_batch_carries_the_same_views_under_each_mean(store: Store) -> None:
-    train = task_pictures(store, store.train, NATURAL)
-    val = task_pictures(store, store.val, NATURAL)
+    train = select_task_images(store, store.train, NATURAL)
+    val = select_task_images(store, store.val, NATURAL)
     means = {"A": torch.from_numpy(mean_picture(train)), "B": torch.zeros(32, 32, 3)}
     stream = Stream(1, 2, len(train), 8, 3)
     feed = MemoryFeed(train, val, stream, means, crop=29, scale=1.0, device=torch.device("cpu"))
@@ -104,7 +104,7 @@ def test_a_batch_carries_the_same_views_under_each_mean(store: Store) -> None:
 
 
 def test_validation_is_every_picture_once_from_the_centre(store: Store) -> None:
-    train, val = (task_pictures(store, part, MANMADE) for part in (store.train, store.val))
+    train, val = (select_task_images(store, part, MANMADE) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), 4, 3)
     feed = MemoryFeed(train, val, stream, {"B": torch.zeros(32, 32, 3)}, crop=29, scale=1.0, device=torch.device("cpu"))
     batches = list(feed.val())
@@ -122,7 +122,7 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
     cut = replace(store.train, shards=(whole[:9], whole[9:10], whole[10:]), starts=np.array([0, 9, 10]))
     batches = []
     for part in (store.train, cut):
-        train, val = task_pictures(store, part, NATURAL + MANMADE), task_pictures(store, store.val, NATURAL)
+        train, val = select_task_images(store, part, NATURAL + MANMADE), select_task_images(store, store.val, NATURAL)
         stream, means = Stream(1, 2, len(train), 30, 3), {"A": torch.from_numpy(mean_picture(train))}
         feed = MemoryFeed(train, val, stream, means, crop=29, scale=0.5, device=torch.device("cpu"))
         batches.append(feed.train(1))
@@ -131,7 +131,7 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
 
 
 def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
-    train, val = (task_pictures(store, part, NATURAL) for part in (store.train, store.val))
+    train, val = (select_task_images(store, part, NATURAL) for part in (store.train, store.val))
     stream, mean = Stream(1, 2, len(train), 8, 3), torch.from_numpy(mean_picture(train))
     wanted = {"block": 4, "side": 9, "dtype": torch.bfloat16}
     feed = MemoryFeed(train, val, stream, {"A": mean}, crop=29, scale=0.5, device=torch.device("cpu"), **wanted)

@@ -13,7 +13,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines import feeds
 from fasttransfer.pipelines.dali import DaliFeed
-from fasttransfer.pipelines.feed import Stream, task_pictures
+from fasttransfer.pipelines.feed import Stream, select_task_images
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
 from fasttransfer.pipelines.prepare import prepare
@@ -92,7 +92,7 @@ def test_each_store_gets_the_feed_that_reads_it(stores: dict[Kind, Store], monke
         ("raw", MemoryFeed, 1, True),
     ):
         monkeypatch.setattr(info, "free_memory", lambda free=free: free)
-        train, val = (task_pictures(stores[kind], p, NATURAL) for p in (stores[kind].train, stores[kind].val))
+        train, val = (select_task_images(stores[kind], p, NATURAL) for p in (stores[kind].train, stores[kind].val))
         stream, mean = Stream(1, 2, len(train), 8, 3), {"A": torch.zeros(32, 32, 3)}
         opened = feeds.open_feed(train, val, stream, mean, device=CPU, threads=1, crop=29, scale=1.0)
         assert isinstance(opened, PrefetchedFeed) is ahead
@@ -102,7 +102,7 @@ def test_each_store_gets_the_feed_that_reads_it(stores: dict[Kind, Store], monke
 
 
 def test_what_pictures_take_as_they_are_stored(stores: dict[Kind, Store]) -> None:
-    raw, jpeg = (task_pictures(stores[kind], stores[kind].train, NATURAL) for kind in ("raw", "jpeg"))
+    raw, jpeg = (select_task_images(stores[kind], stores[kind].train, NATURAL) for kind in ("raw", "jpeg"))
     assert feeds.stored_bytes(raw) == 30 * 32 * 32 * 3
     files = [stores["jpeg"].train.read(row) for row in jpeg.rows]
     assert feeds.stored_bytes(jpeg) == sum(map(len, files))

@@ -15,7 +15,7 @@ from fasttransfer.files import cache_folder
 from fasttransfer.graphs import Recorded
 from fasttransfer.pipelines import feeds
 from fasttransfer.pipelines.dali import DaliFeed, has_dali
-from fasttransfer.pipelines.feed import Batch, Feed, Stream, task_pictures
+from fasttransfer.pipelines.feed import Batch, Feed, Stream, select_task_images
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
 from fasttransfer.pipelines.prepare import prepare
@@ -35,7 +35,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def feed_of(source: Path, kind: Kind, device: str, **more: Any) -> Feed:
     store = prepare(source, size=SIDE, cache=cache_folder(), kind=kind, say=lambda text: None)
-    train, val = (task_pictures(store, part, NATURAL) for part in (store.train, store.val))
+    train, val = (select_task_images(store, part, NATURAL) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), BATCH, SIDE - CROP)
     means = {"A": torch.from_numpy(np.random.default_rng(0).random((SIDE, SIDE, 3), dtype=np.float32) * 255)}
     feed = {"raw": MemoryFeed, "jpeg": DaliFeed}[kind]

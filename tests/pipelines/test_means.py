@@ -10,7 +10,7 @@ from studies import MANMADE, NATURAL, draw_pictures
 
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines import means
-from fasttransfer.pipelines.feed import Pictures, task_pictures
+from fasttransfer.pipelines.feed import TaskImages, select_task_images
 from fasttransfer.pipelines.means import mean_picture, task_mean
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
@@ -27,7 +27,7 @@ def files(cache: Path) -> list[Path]:
 
 
 def test_the_mean_is_exact_however_it_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = task_pictures(store, store.train, NATURAL)
+    pictures = select_task_images(store, store.train, NATURAL)
     exact = store.train.gather(pictures.rows).astype(np.int64).sum(axis=0) / len(pictures)
     for rows in (1, 7, 1000):
         monkeypatch.setattr(means, "_CHUNK", rows * 32 * 32 * 3)
@@ -39,7 +39,7 @@ def test_the_mean_is_exact_however_it_is_cut(store: Store, monkeypatch: pytest.M
 def test_a_mean_is_computed_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
 
-    def counted(pictures: Pictures) -> means.Mean:
+    def counted(pictures: TaskImages) -> means.Mean:
         computed.append(len(pictures))
         return mean_picture(pictures)
 

@@ -23,6 +23,7 @@ from fasttransfer.pipelines.journal import JOURNAL
 from fasttransfer.pipelines.layouts import Listing, find_pictures
 from fasttransfer.pipelines.prepare import begun, builtin, prepare, prepare_into
 from fasttransfer.pipelines.store import JpegPart, Kind, Store, shard_name
+from fasttransfer.pipelines.verification import verify
 
 CLASSES = ("cat", "dog")
 
@@ -79,7 +80,7 @@ def test_rows_are_the_decoded_pictures_in_the_listing_s_order(tmp_path: Path) ->
     assert store.manifest["layout"] == "image-folder" and store.manifest["synthetic"] is False
     assert store.manifest["parts"]["train"]["per_class"] == [12, 12]
     assert store.manifest["versions"]["pillow"]
-    store.verify()
+    verify(store)
 
 
 def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_damaged_store_is_made_again(tmp_path: Path) -> None:
     again = prepare(source, size=8, cache=cache, say=said.append)
     assert again.digest == store.digest and again.folder == store.folder
     assert "the store is damaged" in said[0]
-    again.verify()
+    verify(again)
 
 
 def test_a_store_that_cannot_be_read_just_now_is_not_made_again(
@@ -218,7 +219,7 @@ def test_bad_pictures_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.M
     assert {each["path"]: bool(each["reason"]) for each in store.manifest["refused"]} == dict.fromkeys(BAD, True)
     assert any("4 pictures cannot be decoded" in text for text in said)
     assert visible(store.folder) == visible(clean.folder)
-    store.verify()
+    verify(store)
 
 
 def test_skipping_must_not_empty_a_class(tmp_path: Path) -> None:
@@ -325,7 +326,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
     assert said[0] == "prepare: 116 pictures are there from an earlier run, which was stopped: checking them"
     assert f"{len(find_pictures(source).train):,} pictures were there from before" in said[-1]
     same_files(store.folder, wanted.folder)
-    store.verify()
+    verify(store)
     assert visible(stores) == [store.folder.name]
 
 
@@ -560,7 +561,7 @@ def test_a_jpeg_store_says_about_what_it_takes(shared: Path, tmp_path: Path) -> 
     about = float(line.rpartition(": about ")[2].removesuffix(" MB"))
     taken = sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6
     assert 0.8 < taken / about < 1.2
-    store.verify()
+    verify(store)
 
 
 def test_fit_crop_keeps_the_aspect(tmp_path: Path) -> None:

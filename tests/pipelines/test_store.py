@@ -16,6 +16,7 @@ from fasttransfer.pipelines import eta, filling, writer
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Digest, JpegPart, RawPart, Store, shard_name
+from fasttransfer.pipelines.verification import verify
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -66,7 +67,7 @@ def test_open_gives_what_prepare_gave(store: Store) -> None:
     again = Store.open(store.folder)
     assert (again.size, again.classes, again.digest, again.words) == (6, CLASSES, store.digest, store.words)
     assert (len(again.train), len(again.val)) == (21, 6)
-    again.verify()
+    verify(again)
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,7 +206,7 @@ def test_a_store_may_have_more_shards_than_files_may_usually_be_open(store: Stor
 def unfit(store: Store) -> str:
     """What verify says."""
     with pytest.raises(InputError, match="delete the folder") as caught:
-        Store.open(store.folder).verify()
+        verify(Store.open(store.folder))
     return str(caught.value)
 
 
@@ -251,7 +252,7 @@ def test_verify_finds_a_shard_that_was_cut(store: Store) -> None:
     opened = Store.open(store.folder)
     os.truncate(store.folder / "train-0002.npy", 200)
     with pytest.raises(InputError, match=r"train-0002\.npy with train pictures 16 to 20"):
-        opened.verify()
+        verify(opened)
 
 
 def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from fasttransfer import study_plan
 from fasttransfer.errors import InputError
 from fasttransfer.study import Choices
 from fasttransfer.tables import plain_table
@@ -279,11 +280,11 @@ class CachePlan(Choices):
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import forecast, grid
+        from fasttransfer import forecast
 
         if self.views is None:
             raise InputError("cache plan: where any crop is shown none can be kept: give --views 1, 2 or 10")
-        plan = grid.settle(self)
+        plan = study_plan.settle(self)
         forecast.print_features(plan, plan.cells(), "auto", console)
         return 0
 

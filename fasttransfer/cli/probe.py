@@ -52,6 +52,7 @@ class Probe:
     """Of the folder in RUN/probe; by default <network>-on-<task>."""
 
     def run(self, console: Console) -> int:
+        from fasttransfer import paths
         from fasttransfer.features.extract import open_network
         from fasttransfer.probe import files
         from fasttransfer.probe.study import beside
@@ -72,7 +73,7 @@ class Probe:
             swept = Swept(self.cuts, (*(k for k in EXAMPLES if k < few), None), self.seeds, self.lrs, self.decays)
         probed = probe(asked, swept, say=say)
         around = beside(asked)
-        folder = self.study / "probe" / (self.name or f"{asked.cell.label}-on-{asked.task}")
+        folder = paths.probe_folder(self.study, self.name or f"{asked.cell.label}-on-{asked.task}")
         files.write(probed, around, folder, self.command())
         console.print(table(probed, around))
         console.print(Text(f"again: {self.command()}\nwritten: {folder}"), soft_wrap=True)

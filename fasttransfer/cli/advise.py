@@ -1,0 +1,51 @@
+"""`fasttransfer advise`: say which layers to copy, and whether to freeze them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from fasttransfer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Advise:
+    """Say which layers to copy for a task, whether to freeze them, and what freezing saves.
+
+    The best cut and treatment with its interval, and the cheapest that cannot be told from it, among training from
+    scratch and the transfer networks of the study.
+
+    For example:
+
+        fasttransfer advise runs/builtin-natural-manmade --target B
+    """
+
+    study: Annotated[str, tyro.conf.Positional]
+    """Folder of the study, the --out of grid, or a part of the paper, as paper:random."""
+    target: Literal["A", "B"] | None = None
+    """The task to advise on; by default each that has transfer networks."""
+    score: Literal["last", "best10"] = "last"
+    """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import analysis, runs
+        from fasttransfer.report.advice import advice_table
+
+        recorded = runs.read(self.study)
+        if self.target:
+            console.print(advice_table(recorded, analysis.advise(recorded, self.target, self.score)))
+            return 0
+        found, refused = [], []
+        for target in analysis.targets_of(recorded.results):
+            try:
+                found.append(advice_table(recorded, analysis.advise(recorded, target, self.score)))
+            except InputError as error:  # one task may be ready before the other
+                refused.append(error)
+        if not found:
+            raise refused[0] if refused else InputError(f"{self.study}: the study has no networks yet")
+        console.print(*found, *(Text(str(error)) for error in refused), sep="\n")
+        return 0

@@ -1,0 +1,47 @@
+"""`fasttransfer compare`: show studies side by side."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.text import Text
+
+from fasttransfer.analysis.pairs import Score
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Show studies side by side: paired differences for every n, and how far they are from the first study's.
+
+    Bases are shown against the number of training pictures a class where that differs. Studies that differ in their
+    random split only are joined into one whose interval is over splits.
+
+    For example:
+
+        fasttransfer compare paper:random paper:natural-manmade --score best10
+    """
+
+    studies: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of studies, or parts of the paper: paper:random, paper:natural-manmade, paper:full, paper:reduced."""
+    score: Score = "last"
+    """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
+    out: Path | None = None
+    """Write a page with figures into this folder as well."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import analysis, runs
+        from fasttransfer.report import write_comparison
+        from fasttransfer.report.comparison import comparison_table
+
+        comparison = analysis.compare([runs.read(study) for study in self.studies], self.score)
+        console.print(comparison_table(comparison))
+        if self.out is not None:
+            words = ["fasttransfer", "compare", *self.studies, "--score", self.score, "--out", str(self.out)]
+            index = write_comparison(comparison, self.out, command=shlex.join(words))
+            console.print(Text(f"report: {index}"), soft_wrap=True)
+        return 0

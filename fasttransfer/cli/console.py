@@ -1,0 +1,13 @@
+"""What commands print with."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from fasttransfer.progress import Say
+
+
+def printer(console: Console) -> Say:
+    """Return a function that prints a sentence on a line of its own."""
+    return lambda text: console.print(Text(text), soft_wrap=True)

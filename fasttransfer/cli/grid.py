@@ -1,0 +1,76 @@
+"""`fasttransfer grid`: train a study and show what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from fasttransfer.study import Choices, Feeding
+
+if TYPE_CHECKING:
+    from fasttransfer.cells import Cell
+    from fasttransfer.records import Recorded
+
+
+@dataclass(frozen=True)
+class Grid(Choices):
+    """Train the networks of the study and show how transferable each layer is.
+
+    Base networks are trained on tasks A and B; for each target task and n, networks with the first n layers copied
+    from a base (selffer: from the same task, transfer: from the other), frozen or fine-tuned (+), and the control with
+    n random, frozen layers. The same command again resumes an interrupted study, or does nothing when it is done.
+
+    For example, a study of small real pictures that fits an afternoon:
+
+        fasttransfer grid --split natural-manmade --data tiny-imagenet-200 --classes 40 --epochs 20
+    """
+
+    out: Path | None = None
+    """Folder of the study; by default runs/<pictures>-<split>."""
+    tensorboard: bool = False
+    """Write validation checks as TensorBoard event files as well, into <out>/tensorboard."""
+    dry_run: bool = False
+    """Only print the networks, what depends on what, and the time, memory and disk that what is left will take."""
+    feeding: Feeding = field(default_factory=Feeding)
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import forecast, grid
+
+        if self.dry_run:
+            forecast.dry_run(self, self.out, feeding=self.feeding, console=console)
+            return 0
+        done = grid.run(
+            self,
+            self.out,
+            feeding=self.feeding,
+            console=console,
+            tensorboard=self.tensorboard,
+            show=outcome_printer(console),
+        )
+        return 0 if done else 130
+
+
+def outcome_printer(console: Console) -> Callable[[Recorded, Sequence[Cell]], None]:
+    """Return a function that writes the report of a study, and prints what came out of the cells trained just now.
+
+    Of the whole study that is its table, of some of its cells their top-1.
+    """
+    from fasttransfer.report import table, write_report
+
+    def show(recorded: Recorded, trained: Sequence[Cell]) -> None:
+        index = write_report(recorded, recorded.folder)
+        if trained and len(trained) == len(recorded.results):
+            console.print(table(recorded))
+        else:
+            now = {(cell.name, cell.seed) for cell in trained}
+            for result in recorded.results:
+                if result.trained and (result.name, result.seed) in now:
+                    console.print(Text(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1"))
+        console.print(Text(f"report: {index}"), soft_wrap=True)
+
+    return show

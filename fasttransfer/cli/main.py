@@ -1,0 +1,76 @@
+"""The command line: parse, call, print.
+
+Each command is a dataclass in a module of this package: its docstring and its fields' docstrings are its manual page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from fasttransfer.cli.advise import Advise
+from fasttransfer.cli.base import Base
+from fasttransfer.cli.bench import Bench
+from fasttransfer.cli.cache import Cache
+from fasttransfer.cli.compare import Compare
+from fasttransfer.cli.data import Data
+from fasttransfer.cli.grid import Grid
+from fasttransfer.cli.info import Info
+from fasttransfer.cli.probe import Probe
+from fasttransfer.cli.report import Report
+from fasttransfer.cli.splits import Splits
+from fasttransfer.errors import InputError
+
+_Commands = (
+    Annotated[Grid, tyro.conf.subcommand("grid")]
+    | Annotated[Base, tyro.conf.subcommand("base")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Advise, tyro.conf.subcommand("advise")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Probe, tyro.conf.subcommand("probe")]
+    | Annotated[Splits, tyro.conf.subcommand("splits")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Cache, tyro.conf.subcommand("cache")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[Info, tyro.conf.subcommand("info")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `fasttransfer`. Exit codes: 0 done, 2 bad input, 130 interrupted; a bug keeps its stack trace."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command; returns its exit code."""
+    console = Console(highlight=False)
+    try:
+        return _parse(arguments).run(console)
+    except InputError as error:
+        print(f"fasttransfer: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fasttransfer: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # e.g. `fasttransfer splits show … | head`
+        sys.stderr.close()
+        return 0
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    return tyro.cli(
+        _Commands,
+        prog="fasttransfer",
+        description="How transferable is each layer of a network? The study of Yosinski et al. 2014 at today's speed.",
+        args=list(arguments),
+        config=(
+            tyro.conf.DisallowNone,
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.OmitSubcommandPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+        ),
+    )

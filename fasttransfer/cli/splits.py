@@ -1,0 +1,130 @@
+"""`fasttransfer splits …`: list, show, export and verify the splits of classes into tasks A and B."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from fasttransfer.tables import plain_table
+
+
+@dataclass(frozen=True)
+class SplitsList:
+    """List the splits that exist without a file.
+
+    For example:
+
+        fasttransfer splits list
+    """
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import splits
+
+        rows = plain_table("--split", "A", "B", "what it is")
+        for known in splits.list_splits():
+            rows.add_row(known.spec, str(known.a), str(known.b), known.about)
+        console.print(rows)
+        return 0
+
+
+@dataclass(frozen=True)
+class SplitsShow:
+    """Show which classes a split puts into which task.
+
+    For example:
+
+        fasttransfer splits show random:0
+    """
+
+    split: Annotated[str, tyro.conf.Positional]
+    """natural-manmade, random:SEED or a TOML file."""
+    data: str | None = None
+    """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import splits
+
+        split, words = _split_of(self.split, self.data)
+        rows = plain_table("task", "label", "class", "words")
+        for member in splits.show(split, words):
+            rows.add_row(member.task, str(member.label), member.name, member.words)
+        console.print(rows)
+        return 0
+
+
+@dataclass(frozen=True)
+class SplitsExport:
+    """Print a split as a TOML file that --split reads, to be changed and used.
+
+    For example:
+
+        fasttransfer splits export natural-manmade --data my-pictures > mine.toml
+    """
+
+    split: Annotated[str, tyro.conf.Positional]
+    """natural-manmade, random:SEED or a TOML file."""
+    data: str | None = None
+    """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
+    validation_list: Literal["A", "B"] | None = None
+    """Print the paper's list of this half instead: "<ILSVRC12 validation file> <new label>" a line."""
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import splits
+
+        split, words = _split_of(self.split, self.data)
+        if self.validation_list:
+            text = splits.validation_list(split.a if self.validation_list == "A" else split.b)
+        else:
+            text = splits.export(split, words)
+        sys.stdout.write(text)
+        return 0
+
+
+@dataclass(frozen=True)
+class SplitsVerify:
+    """Recompute the MD5s of the paper's ten halves and compare them with the published ones.
+
+    For example:
+
+        fasttransfer splits verify
+    """
+
+    def run(self, console: Console) -> int:
+        from fasttransfer import splits
+
+        rows = plain_table("half", "published", "found", "")
+        checks = splits.verify()
+        for check in checks:
+            rows.add_row(check.half, check.expected, check.found, "same" if check.same else "DIFFERENT")
+        console.print(rows)
+        return 0 if all(check.same for check in checks) else 1
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Look at, export and verify the splits of classes into tasks A and B."""
+
+    command: (
+        Annotated[SplitsList, tyro.conf.subcommand("list")]
+        | Annotated[SplitsShow, tyro.conf.subcommand("show")]
+        | Annotated[SplitsExport, tyro.conf.subcommand("export")]
+        | Annotated[SplitsVerify, tyro.conf.subcommand("verify")]
+    )
+
+    def run(self, console: Console) -> int:
+        return self.command.run(console)
+
+
+def _split_of(spec: str, data: str | None) -> tuple[Any, dict[str, str]]:
+    """The split `spec` of the classes of `data` (ILSVRC12's when None), and the classes' words."""
+    from fasttransfer import pictures, splits
+
+    if data is None:
+        words = splits.known_words()
+        return splits.make_split(spec, list(words)), words
+    found = pictures.find_source(data)
+    return splits.make_split(spec, found.classes), found.words

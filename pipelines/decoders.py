@@ -1,0 +1,55 @@
+"""The decoders of `prepare`: many files at a time, on the CPU or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from fasttransfer import info
+from fasttransfer.errors import InputError
+from fasttransfer.pipelines.decode import FITS, PictureError, Pixels, decode_or_reason
+
+
+class Decoder(Protocol):
+    """Pictures' bytes to their pixels, some at a time."""
+
+    pictures: int  # how many it likes at a time
+    threads: int  # how many threads should call it at the same time
+
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
+        """What `decode` returns or raises for each, in order."""
+
+
+class _CpuDecoder:
+    """One picture after another, in the thread that calls."""
+
+    pictures = 16
+
+    def __init__(self, size: int, fit: str) -> None:
+        self.threads = info.cores()
+        self._size, self._fit = size, fit
+
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
+        return [decode_or_reason(data, self._size, self._fit) for data in blobs]
+
+
+def decoder_for(device: str, size: int, fit: str) -> Decoder:
+    """The fastest decoder on a device.
+
+    Args:
+        device: "cpu" | "cuda".
+        size: side of the results in pixels.
+        fit: "stretch" | "crop", see `decode`.
+
+    Raises:
+        InputError: another fit; another device, or one that is not there.
+    """
+    if fit not in FITS:
+        raise InputError(f"fit {fit!r}: say {' or '.join(FITS)}")
+    if device == "cpu":
+        return _CpuDecoder(size, fit)
+    if device == "cuda":
+        from fasttransfer.pipelines.decode_gpu import GpuDecoder  # here, for DALI takes half a second to load
+
+        return GpuDecoder(size, fit)
+    raise InputError(f"device {device!r}: say cpu or cuda")
