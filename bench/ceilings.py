@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fasttransfer.bench import data
 from fasttransfer.bench.timing import Timing, compare, copying
-from fasttransfer.geometry import CAFFENET, CONVOLUTIONS
+from fasttransfer.geometry import CAFFENET, layer_of
 
 COPIED = {"cpu": 512 << 20, "cuda": 4 << 30}  # bytes read and written by one call
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
@@ -63,7 +63,7 @@ def _convolutions(batch: int, dtype: torch.dtype, device: torch.device) -> tuple
     """Stages 1 to 5 one after another, forward, channels-last, on inputs of their own: (FLOP a call, the call)."""
     layers: list[tuple[Tensor, Tensor, int, int, int]] = []
     for stage in range(1, 6):
-        _, padding, groups, _ = CONVOLUTIONS.get(stage, (0, 0, 1, ""))
+        padding, groups = layer_of(stage).padding, layer_of(stage).groups
         stride = CAFFENET.stride if stage == 1 else 1
         x, w = (
             torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last)

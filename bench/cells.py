@@ -13,9 +13,9 @@ from torch import Tensor
 
 from fasttransfer.bench import training
 from fasttransfer.cells import LAYERS, TREATMENTS, study_cells
-from fasttransfer.geometry import CAFFENET, STAGES, Geometry
+from fasttransfer.geometry import CAFFENET, DROPOUT_STAGES, STAGES, Geometry
 from fasttransfer.graphs import Recorded
-from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop
+from fasttransfer.net import CaffeNet, Drop
 
 TRAIN, FORWARD = "train from cut {}", "forward to cut {}"
 
@@ -49,9 +49,7 @@ def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geo
     pictures = training.random_pictures(geometry, batch, precision, device)
     every = [cell for cell in study_cells("B", TREATMENTS, LAYERS, [0]) if cell.target == "B"]
     sources = {cell.source: training.trainee_of(geometry, precision, device).net for cell in every if cell.frozen}
-    trainees = {
-        cell: training.trainee_of(geometry, precision, device, start=cell.n if cell.frozen else 0) for cell in every
-    }
+    trainees = {cell: training.trainee_of(geometry, precision, device, start=cell.first_trained) for cell in every}
     labels = torch.randint(training.OUTPUTS, (batch,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
     drop = Drop({stage: stage for stage in DROPOUT_STAGES}, at, training.DROPOUT)

@@ -36,14 +36,16 @@ from fasttransfer.bench.memory import held, watched
 from fasttransfer.bench.timing import compare
 from fasttransfer.bench.training import RECIPES
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell
-from fasttransfer.cohort import Cohort, Target, copied_weights, stream_of
+from fasttransfer.cohort import Cohort, Target
+from fasttransfer.draws import image_stream
 from fasttransfer.files import make_folder, replace_file
-from fasttransfer.geometry import GEOMETRIES, Geometry
-from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
+from fasttransfer.geometry import DROPOUT_STAGES, GEOMETRIES, Geometry
+from fasttransfer.net import CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.store import RawPart
 from fasttransfer.study import Study, load_recipe
+from fasttransfer.transfer import source_weights
 
 CPU = torch.device("cpu")
 OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}  # the paper's halves, the built-in pictures' tasks
@@ -103,7 +105,7 @@ def cohort_of(
     feed = MemoryFeed(
         pictures,
         pictures,
-        stream_of(study, cells[0], len(pictures)),
+        image_stream(study, cells[0], len(pictures)),
         {task: grey for task in sorted({cell.mean_of for cell in cells})},
         device=CPU,
         crop=geometry.crop,
@@ -112,7 +114,7 @@ def cohort_of(
     )
     outputs = OUTPUTS[geometry.name]
     target = Target("B", outputs, outputs, len(pictures), len(pictures), feed)
-    copied = copied_weights(study, cells, outputs, lambda base: sources[base.target])
+    copied = source_weights(study, cells, outputs, lambda base: sources[base.target])
     return Cohort(study, cells, target, copied, folder, CPU)
 
 
@@ -258,7 +260,7 @@ def memory_of(name: str, precision: str, batch: int) -> Found:
         stepped.end()
     shapes = geometry.weight_shapes(OUTPUTS[name])
     counts = [math.prod(shape) + shape[0] for shape in shapes]
-    weights = sum(2 * 4 * sum(counts[cell.n if cell.frozen else 0 :]) for cell in cells)
+    weights = sum(2 * 4 * sum(counts[cell.first_trained :]) for cell in cells)
     kept = activations(geometry, precision, batch)
     return {
         "cells": len(cells),

@@ -26,13 +26,15 @@ import torch
 
 from fasttransfer import environment, footprint, inputs, machine, weights
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
-from fasttransfer.cohort import Cohort, Target, copied_weights, start_weights, stream_of
+from fasttransfer.cohort import Cohort, Target
 from fasttransfer.cost import weight_count
+from fasttransfer.draws import image_stream, start_weights
 from fasttransfer.geometry import GEOMETRIES
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.store import RawPart
 from fasttransfer.study import Study, load_recipe
+from fasttransfer.transfer import source_weights
 
 RESULTS = Path(__file__).parent / "results" / "footprint.json"
 
@@ -100,7 +102,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     feed = MemoryFeed(
         pictures,
         pictures,
-        stream_of(study, cells[0], count),
+        image_stream(study, cells[0], count),
         {cell.mean_of: torch.zeros(side, side, 3) for cell in cells},
         crop=sizes.crop,
         scale=recipe.scale,
@@ -114,7 +116,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
             # By another process: none of what it takes to draw them is to count.
             code = "import sys; from fasttransfer.bench import footprint; footprint.draw(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
-        sources = copied_weights(study, cells, outputs, lambda base: weights.load(folder / base.target)[0])
+        sources = source_weights(study, cells, outputs, lambda base: weights.load(folder / base.target)[0])
         cohort = Cohort(
             study, cells, Target("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
         )
@@ -123,8 +125,8 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
         cohort.run(lambda message: None, lambda: next(steps) == 2)  # stopped into checkpoints
     parameters = weight_count(sizes, outputs)
     weighs = 6 if precision == "bf16" else 4
-    live = [sum(_counts(geometry)[cell.n if cell.frozen else 0 :]) for cell in cells]
-    one = max(footprint.step_bytes(sizes, outputs, batch, precision, cell.n if cell.frozen else 0) for cell in cells)
+    live = [sum(_counts(geometry)[cell.first_trained :]) for cell in cells]
+    one = max(footprint.step_bytes(sizes, outputs, batch, precision, cell.first_trained) for cell in cells)
     cohort_bytes = footprint.cohort_bytes(sizes, outputs, batch, precision, cells)
     return {
         "taken": _most(),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fasttransfer import ops, randomness
 from fasttransfer.bench.timing import CACHES
-from fasttransfer.geometry import CAFFENET, CONVOLUTIONS
+from fasttransfer.geometry import CAFFENET, layer_of
 from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
 
 BATCH = 64  # pictures
@@ -133,7 +133,7 @@ def _stage(stage: int) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, int]
     shapes = (BATCH, *CAFFENET.cut_shape(stage - 1)), CAFFENET.weight_shapes(1)[stage - 1]
     if stage == 1:
         return *shapes, {"stride": CAFFENET.stride, "padding": 0, "groups": 1}
-    _, padding, groups, _ = CONVOLUTIONS[stage]
+    padding, groups = layer_of(stage).padding, layer_of(stage).groups
     return *shapes, {"stride": 1, "padding": padding, "groups": groups}
 
 

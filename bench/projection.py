@@ -13,7 +13,7 @@ from typing import Any
 
 from fasttransfer import paper
 from fasttransfer.bench.cells import FORWARD, TRAIN
-from fasttransfer.cells import Cell, base
+from fasttransfer.cells import Cell, base, deepest_cuts
 from fasttransfer.geometry import STAGES
 from fasttransfer.roofline import Trained
 
@@ -81,14 +81,9 @@ def project(cohorts: Iterable[Trained], rates: Rates) -> Projection:
 
 
 def _seconds(cohort: Trained, rates: Rates) -> float:
-    deepest: dict[str | None, int] = {}
-    starts = []
-    for cell in cohort.cells:
-        starts.append(cell.n if cell.frozen else 0)
-        if cell.frozen:
-            deepest[cell.source] = max(deepest.get(cell.source, 0), cell.n)
+    starts = [cell.first_trained for cell in cohort.cells]
     shared = rates.feed * len({cell.mean_of for cell in cohort.cells})
-    shared += sum(rates.forward[n] for n in deepest.values())
+    shared += sum(rates.forward[n] for n in deepest_cuts(cohort.cells).values())
     training = shared + sum(rates.train[n] for n in starts)
     checking = shared + sum(rates.forward[STAGES] - rates.forward[n] for n in starts)
     return cohort.steps * BATCH * training + cohort.checks * cohort.val_pictures * checking

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, CONVOLUTIONS, Geometry
+from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry, layer_of
 from fasttransfer.net import blocks_of, halves
 
 BATCH = 64
@@ -50,7 +50,7 @@ def test_grouped_convolution(
 ) -> None:
     g = GEOMETRIES[geometry]
     benchmark.group = f"{geometry} conv{stage}, batch {BATCH}, {dtype}"
-    _, padding, groups, _ = CONVOLUTIONS[stage]
+    padding, groups = layer_of(stage).padding, layer_of(stage).groups
     x = channels_last(BATCH, *g.cut_shape(stage - 1), dtype=TYPES[dtype]).requires_grad_()
     weight = channels_last(*g.weight_shapes(1)[stage - 1], dtype=TYPES[dtype]).requires_grad_()
 

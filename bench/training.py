@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fasttransfer import inputs, randomness
 from fasttransfer.bench.baselines import caffenet as plain
-from fasttransfer.geometry import Geometry
+from fasttransfer.geometry import DROPOUT_STAGES, Geometry
 from fasttransfer.graphs import Recorded
-from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
+from fasttransfer.net import CaffeNet, Drop, initial_weights
 from fasttransfer.step import Trainee
 from fasttransfer.study import load_recipe
 

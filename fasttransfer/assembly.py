@@ -11,16 +11,19 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fasttransfer import weights
 from fasttransfer.cells import Cell
-from fasttransfer.cohort import Cohort, Noted, Target, copied_weights, stream_of
+from fasttransfer.checkpoint import load_network
+from fasttransfer.cohort import Cohort, OneProcess, Target
+from fasttransfer.draws import image_stream
 from fasttransfer.features.reading import Part
 from fasttransfer.features.supply import Shown, open_cached_feed, prefixes_of
-from fasttransfer.paths import mean_file, weights_file
+from fasttransfer.messages import Noted
+from fasttransfer.paths import mean_file
 from fasttransfer.pictures import study_feed
-from fasttransfer.pipelines.feed import WHOLE, Share, TaskImages, select_task_images
+from fasttransfer.pipelines.feed import TaskImages, select_task_images
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Study
+from fasttransfer.transfer import source_weights
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,12 @@ def build_cohort(
     emit: Callable[[Noted], None] = lambda message: None,
     stop: Callable[[], bool] = lambda: False,
     *,
-    share: Share = WHOLE,
-    kind: type[Cohort] = Cohort,
+    processes: OneProcess | None = None,
 ) -> Cohort:
     """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder.
 
     In a study with views the features of its frozen cells are computed here, unless they are kept or `stop` says so;
-    `emit` hears of it. Where several processes train it, `share` is this one's part and `kind` knows of the others.
+    `emit` hears of it. `processes` are those that train it together.
     """
     study, first = setting.study, cells[0]
     store = Store.open(setting.store)
@@ -61,12 +63,14 @@ def build_cohort(
         select_task_images(store, store.train, classes, study.per_class),
         select_task_images(store, store.val, classes),
     )
+    processes = processes or OneProcess()
+    processes.need_images(study, first, len(val))
     means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
-    stream = replace(stream_of(study, first, len(train)), share=share)
-    mine, end = share.of(len(val))
+    stream = replace(image_stream(study, first, len(train)), share=processes.share)
+    mine, end = processes.share.of(len(val))
     my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
-    sources = copied_weights(study, cells, outputs, lambda base: weights.load(weights_file(setting.folder, base))[0])
+    sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
     open_pictures = partial(study_feed, study, device, setting.hw_share)
     prefixes = prefixes_of(cells, sources) if study.views is not None else []
     if setting.features == "live" or not prefixes:
@@ -86,5 +90,5 @@ def build_cohort(
             progress=lambda text: emit(Noted(text, stays=False)),
             stop=stop,
         )
-    target = Target(first.target, len(classes), outputs, len(train), len(val), feed, share)
-    return kind(study, cells, target, sources, setting.folder, device)
+    target = Target(first.target, len(classes), outputs, len(train), len(val), feed, processes.share)
+    return Cohort(study, cells, target, sources, setting.folder, device, processes)

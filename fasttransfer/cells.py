@@ -60,6 +60,11 @@ class Cell:
         return self.treatment in ("selffer", "transfer", "random", RANDOM_HE)
 
     @property
+    def first_trained(self) -> int:
+        """The cut behind which its stages are trained: n where the copied ones are frozen, else 0."""
+        return self.n if self.frozen else 0
+
+    @property
     def mean_of(self) -> str:
         """The task whose mean picture is subtracted: that of the first layer's training set, else its own."""
         return self.source if self.source in TASKS else self.target
@@ -119,3 +124,30 @@ def study_cells(
                     if cell.needs is not None:
                         bases[cell.needs] = None
     return (*sorted(bases), *copies)
+
+
+def cohorts(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """Return the cells that train together, those of one target and seed: bases, and apart from them copies."""
+    groups: dict[tuple[bool, int, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.treatment != BASE, cell.seed, cell.target), []).append(cell)
+    return [tuple(group) for group in groups.values()]
+
+
+def by_source(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    """Return source -> the cells that copy from it, see `Cell.source`; bases copy from none."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.source is not None:
+            groups.setdefault(cell.source, []).append(cell)
+    return {source: tuple(group) for source, group in groups.items()}
+
+
+def frozen_by_source(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    """Return source -> the cells whose frozen layers are its own."""
+    return by_source(cell for cell in cells if cell.frozen)
+
+
+def deepest_cuts(cells: Iterable[Cell]) -> dict[str, int]:
+    """Return source -> the deepest cut that a frozen cell reads of it."""
+    return {source: max(cell.n for cell in group) for source, group in frozen_by_source(cells).items()}

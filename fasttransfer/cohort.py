@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,70 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import cost, graphs, inputs, paths, randomness, weights
-from fasttransfer.cells import BASE, HE, RANDOM_HE, Cell
+from fasttransfer import cost, graphs, inputs, paths
+from fasttransfer.cells import Cell, by_source, deepest_cuts, frozen_by_source
 from fasttransfer.chance import at_chance, hopeless
-from fasttransfer.geometry import STAGES
-from fasttransfer.net import DROPOUT_STAGES, LAYER_NAMES, CaffeNet, Drop, initial_weights
-from fasttransfer.pipelines.feed import WHOLE, Feed, Share, Stream
-from fasttransfer.pipelines.views import view_list
+from fasttransfer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_network
+from fasttransfer.draws import dropout_keys, init_of, purpose_of, start_weights
+from fasttransfer.errors import InputError
+from fasttransfer.messages import Advanced, Checked, Ended, Message, Started
+from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.pipelines.feed import WHOLE, Feed, Share
 from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.records import Evaluation
 from fasttransfer.step import Trainee
-from fasttransfer.study import Study
+from fasttransfer.study import Recipe, Study
+from fasttransfer.transfer import Source, copy_layers
 
-_UNIT_SCALE = 1 / 64  # of pixel differences, for about unit variance
-
-
-@dataclass(frozen=True)
-class Started:
-    """A cohort begins or resumes: its shape, for the progress display."""
-
-    cells: tuple[Cell, ...]
-    step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Advanced:
-    """`macs` multiply-adds have been done since the last such message; the cohort is at `step`."""
-
-    step: int
-    steps: int
-    macs: float
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Validation checks of one cell, the latest last."""
-
-    cell: Cell
-    evaluations: tuple[Evaluation, ...]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A cell is "done" or "stuck" (its weights are on disk), "diverged", or "skipped" with what it copies from.
-
-    `correct` says which validation images its last check got right, see `fasttransfer.records.Result`.
-    """
-
-    cell: Cell
-    state: str
-    steps: int
-    reason: str = ""
-    correct: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Noted:
-    """What else there is to tell, about features: `stays` if it should be read and recorded, else how far it is."""
-
-    text: str
-    stays: bool = True
-
-
-Message = Started | Advanced | Checked | Ended | Noted
+Compute = Callable[[Mapping[str, Tensor]], None]  # one step of some cells, as a function of a batch
 
 
 @dataclass(frozen=True)
@@ -101,100 +53,8 @@ class Target:
     share: Share = WHOLE
 
 
-def stream_of(study: Study, cell: Cell, pictures: int) -> Stream:
-    """Order and views of the training pictures of `cell`: those of its target and seed.
-
-    Bases have draws of their own, so that a selffer's new layers do not start where its base's did.
-    """
-    purpose = _purpose(cell)
-    geometry = study.recipe.geometry
-    margin = geometry.store - geometry.crop
-    return Stream(
-        order_key=randomness.key(cell.seed, f"{purpose}-order", cell.target),
-        view_key=randomness.key(cell.seed, f"{purpose}-views", cell.target),
-        pictures=pictures,
-        batch=study.recipe.batch,
-        margin=margin,
-        choices=view_list(study.views, margin) if study.views else (),
-    )
-
-
-def _first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
-    """Those of the first `n` layers."""
-    return {name: w for name, w in weights.items() if name.split(".")[0] in LAYER_NAMES[:n]}
-
-
-def _purpose(cell: Cell) -> str:
-    return "base" if cell.treatment == BASE else "cell"
-
-
-def start_weights(
-    study: Study, purpose: str, seed: int, task: str, outputs: int, init: str, start: int = 0, stop: int = STAGES
-) -> dict[str, Tensor]:
-    """Initial values of stages `start + 1` to `stop` on `task`; `purpose` is "base", "cell" or "random".
-
-    `init` scales the draws and sets the biases: the draws are the same for all. Where it is not the recipe's, it is
-    He's for the second random control. He's values keep a signal at the size it comes in: the first layer's bring
-    pixels to about unit variance, whatever the recipe's scale, else the loss of the control explodes at once.
-    The first layer of a base begins at the recipe's `first_init` times its size; random layers, which stay as they are,
-    do not.
-    """
-    weights = initial_weights(
-        study.recipe.geometry,
-        outputs,
-        init,
-        lambda stage: randomness.key(seed, f"{purpose}-weights", task, stage),
-        start,
-        stop,
-    )
-    if init != study.recipe.init and start == 0:
-        weights["conv1.weight"] *= _UNIT_SCALE / study.recipe.scale
-    if purpose == "base" and start == 0:
-        weights["conv1.weight"] *= study.recipe.first_init
-    return weights
-
-
-def copied_weights(
-    study: Study, cells: Sequence[Cell], outputs: int, read: Callable[[Cell], Mapping[str, Tensor]]
-) -> dict[str, dict[str, Tensor]]:
-    """What `cells`, all of one target and seed, copy: source -> its first layers, as many as any of them wants.
-
-    Args:
-        read: the weights of a base; random sources are drawn.
-    """
-    found = {}
-    for source, cell in {c.source: c for c in cells if c.source is not None}.items():
-        n = max(c.n for c in cells if c.source == source)
-        if cell.needs is not None:
-            found[source] = _first_layers(read(cell.needs), n)
-        else:
-            init = "he" if source == HE else study.recipe.init
-            found[source] = start_weights(study, "random", cell.seed, cell.target, outputs, init, stop=n)
-    return found
-
-
-def _init(study: Study, cell: Cell) -> str:
-    """What all layers of `cell` start from unless they are copied from a base."""
-    return "he" if cell.treatment == RANDOM_HE else study.recipe.init
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What frozen cells read, the first stages of a network without gradients; what all start from, its weights in
-    float32."""
-
-    net: CaffeNet
-    weights: Mapping[str, Tensor]
-
-    def kept(self) -> _Source:
-        """Without the weights that nobody needs once all cells are built; those in float32 are held once."""
-        own = self.net.named_weights(0, len(self.net.stages))
-        left = {name: w.detach() if w.dtype == torch.float32 else self.weights[name] for name, w in own.items()}
-        return _Source(self.net, left)
-
-
 @dataclass
-class _Member:
+class Member:
     """A cell in training. `step` counts the steps it has done; sums run since its last check.
 
     `correct`: (validation images,) bool, which of them the last check got right.
@@ -209,6 +69,47 @@ class _Member:
     correct: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
+class OneProcess:
+    """The processes that train a cohort: this one alone. `fasttransfer.distributed` has those of several devices.
+
+    Attributes:
+        share: the part of every batch, and of the validation images, that this one takes. The first process reads and
+            writes files.
+    """
+
+    share = WHOLE
+
+    @property
+    def is_first(self) -> bool:
+        return not self.share.rank
+
+    def need_images(self, study: Study, cell: Cell, validation: int) -> None:
+        """Refuse more processes than there are images in a batch, or to validate on.
+
+        Raises:
+            InputError: there are more.
+        """
+        for images, what in ((study.recipe.batch, "a batch"), (validation, "validation")):
+            if images < (ranks := self.share.ranks):
+                raise InputError(
+                    f"{cell.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
+                )
+
+    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> Trainee:
+        """Return what steps `net` from cut `start` on."""
+        return Trainee(net, start, begin, recipe)
+
+    def recorded(self, compute: Compute, device: torch.device) -> Compute:
+        """Return `compute` as it is run again and again: on a GPU as a CUDA graph."""
+        return graphs.Recorded(compute) if device.type == "cuda" else compute
+
+    def sum_counts(self, *counts: Tensor) -> None:
+        """Add up, in place, what each process has counted on its share of the validation images."""
+
+    def share_state(self, member: Member) -> None:
+        """Make every process go on from what the first one has restored."""
+
+
 class Cohort:
     """Trains `cells` to the end of the recipe, or until told to stop.
 
@@ -219,6 +120,7 @@ class Cohort:
         sources: the weights of everything that a cell copies from, see `Cell.source`.
         folder: the study's folder; `weights/` and `checkpoints/` in it exist.
         device: where to train.
+        processes: those that train it together.
     """
 
     def __init__(
@@ -229,44 +131,41 @@ class Cohort:
         sources: Mapping[str, Mapping[str, Tensor]],
         folder: Path,
         device: torch.device,
+        processes: OneProcess | None = None,
     ) -> None:
-        assert len({(c.seed, c.target, _purpose(c)) for c in cells}) == 1, "one stream, one cohort"
+        assert len({(c.seed, c.target, purpose_of(c)) for c in cells}) == 1, "one stream, one cohort"
+        self._processes = processes or OneProcess()
         self._study, self._target, self._folder, self._device = study, target, folder, device
         self._recipe = study.recipe
         self._steps = self._recipe.steps_for(target.train_pictures)
         self._checks = frozenset(self._recipe.check_steps(self._steps))
         first = cells[0]
-        self._drop_keys = {
-            stage: randomness.key(first.seed, f"{_purpose(first)}-dropout", first.target, stage)
-            for stage in DROPOUT_STAGES
-        }
+        self._drop_keys = dropout_keys(first)
         self._dtype = inputs.dtype_of(study.precision)
         self._computed: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
-        self._step_of: Callable[[Mapping[str, Tensor]], None]
+        self._step_of: Compute
         self._at = torch.zeros((), dtype=torch.int64, device=device)
         self._lr = torch.zeros((), device=device)
         self._sources = self._build_sources(cells, sources)
         fresh: dict[str, dict[str, Tensor]] = {}
-        for init in {_init(study, cell) for cell in cells}:
-            copied = min(c.n for c in cells if _init(study, c) == init)  # no cell draws these
+        for init in {init_of(study, cell) for cell in cells}:
+            copied = min(c.n for c in cells if init_of(study, c) == init)  # no cell draws these
             fresh[init] = start_weights(
-                study, _purpose(first), first.seed, first.target, target.outputs, init, start=copied
+                study, purpose_of(first), first.seed, first.target, target.outputs, init, start=copied
             )
-        self._members = [self._build_member(cell, fresh[_init(study, cell)]) for cell in cells]
-        self._sources = {name: source.kept() for name, source in self._sources.items()}
+        self._members = [self._build_member(cell, fresh[init_of(study, cell)]) for cell in cells]
+        self._sources = {name: source.of_frozen_cells() for name, source in self._sources.items()}
 
     # -- building -----------------------------------------------------------------------------------------------
 
-    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, _Source]:
+    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
         """Every source of the cells."""
-        found = {}
-        for source in sorted({c.source for c in cells if c.source is not None}):
-            given = sources[source]
-            net = self._empty()
-            deepest = max((c.n for c in cells if c.frozen and c.source == source), default=0)
-            del net.stages[deepest:]
-            net.to_empty(device=self._device).load(given, 0, deepest)
-            found[source] = _Source(net.requires_grad_(False), given)
+        found, deepest = {}, deepest_cuts(cells)
+        for source in sorted(by_source(cells)):
+            net, cut = self._empty(), deepest.get(source, 0)
+            del net.stages[cut:]
+            net.to_empty(device=self._device).load(sources[source], 0, cut)
+            found[source] = Source(net.requires_grad_(False), sources[source])
         return found
 
     def _empty(self) -> CaffeNet:
@@ -274,24 +173,17 @@ class Cohort:
         with torch.device("meta"):
             return CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype)
 
-    def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> _Member:
+    def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> Member:
         net = self._empty()
-        start = cell.n if cell.frozen else 0
-        begin = dict(fresh)
+        start, begin = cell.first_trained, fresh
         if cell.source is not None:
-            source = self._sources[cell.source]
-            begin |= {name: source.weights[name] for name in net.named_weights(0, cell.n)}
-            for i in range(start):  # the very same stages: frozen weights are held once a source
-                net.stages[i] = source.net.stages[i]
+            begin = copy_layers(self._sources[cell.source], net, cell.n, fresh, frozen=cell.frozen)
         for stage in net.stages[start:]:
             stage.to_empty(device=self._device)
-        trainee = self._trainee(net, start, begin)
-        member = _Member(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
+        trainee = self._processes.trainee(net, start, begin, self._recipe)
+        member = Member(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
         self._restore(member)
         return member
-
-    def _trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor]) -> Trainee:
-        return Trainee(net, start, begin, self._recipe)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -341,7 +233,7 @@ class Cohort:
         emit(Advanced(self._steps, self._steps, macs))
         return True
 
-    def _train_step(self, step: int, active: Sequence[_Member]) -> None:
+    def _train_step(self, step: int, active: Sequence[Member]) -> None:
         batch = self._target.feed.train(step)
         self._at.fill_(step)
         self._lr.fill_(self._recipe.lr_at(step, self._steps))
@@ -351,7 +243,7 @@ class Cohort:
             m.since += 1
             m.step = step + 1
 
-    def _compute(self, active: Sequence[_Member], given: tuple[str, ...]) -> Callable[[Mapping[str, Tensor]], None]:
+    def _compute(self, active: Sequence[Member], given: tuple[str, ...]) -> Compute:
         """One step of the cells `active`, as a function of what is `given`; on a GPU it is recorded."""
         asked = tuple(m.cell for m in active), given
         if self._computed != asked:
@@ -365,28 +257,20 @@ class Cohort:
                 for m in members:
                     m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
 
-            self._step_of = self._recorded(compute)
+            self._step_of = self._processes.recorded(compute, self._device)
             self._computed = asked
         return self._step_of
 
-    def _recorded(self, compute: Callable[[Mapping[str, Tensor]], None]) -> Callable[[Mapping[str, Tensor]], None]:
-        return graphs.Recorded(compute) if self._device.type == "cuda" else compute
-
-    @torch.no_grad()
     def _cuts(
-        self, batch: Mapping[str, Tensor], active: Sequence[_Member], drop: Drop | None
+        self, batch: Mapping[str, Tensor], active: Sequence[Member], drop: Drop | None
     ) -> dict[tuple[str, int], Tensor]:
         """(source, n) -> cut n of every source's prefix that a frozen cell starts from.
 
         In a study with views it is rounded where features are kept, and taken from the batch where it is there.
         """
         cuts: dict[tuple[str, int], Tensor] = {}
-        wanted: dict[str, list[_Member]] = {}
-        for m in active:
-            if m.cell.frozen and m.cell.source is not None:
-                wanted.setdefault(m.cell.source, []).append(m)
-        for source, members in wanted.items():
-            net, mean, stops = self._sources[source].net, members[0].cell.mean_of, sorted({m.cell.n for m in members})
+        for source, cells in frozen_by_source(m.cell for m in active).items():
+            net, mean, stops = self._sources[source].net, cells[0].mean_of, sorted({cell.n for cell in cells})
             if self._study.views is not None:
                 names = {kept_cut(n): cut_name(source, kept_cut(n)) for n in stops}
                 kept = {cut: batch[name] for cut, name in names.items() if name in batch}
@@ -402,7 +286,7 @@ class Cohort:
         return cuts
 
     @staticmethod
-    def _entrance(m: _Member, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    def _entrance(m: Member, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
         if m.trainee.start:
             assert m.cell.source is not None
             return cuts[m.cell.source, m.trainee.start]
@@ -410,7 +294,7 @@ class Cohort:
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def _check(self, step: int, active: Sequence[_Member], emit: Callable[[Message], None]) -> list[_Member]:
+    def _check(self, step: int, active: Sequence[Member], emit: Callable[[Message], None]) -> list[Member]:
         """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
         lost = []
         give_up = self._recipe.give_up
@@ -432,7 +316,7 @@ class Cohort:
         return lost
 
     @torch.no_grad()
-    def _validate(self, active: Sequence[_Member]) -> list[tuple[float, Tensor]]:
+    def _validate(self, active: Sequence[Member]) -> list[tuple[float, Tensor]]:
         """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
         total = self._target.val_pictures
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
@@ -445,99 +329,49 @@ class Cohort:
                 losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
                 correct[i, start : start + len(batch.labels)] = logits.argmax(dim=1) == batch.labels
             start += len(batch.labels)
-        self._sum_over_processes(losses, correct)
+        self._processes.sum_counts(losses, correct)
         return list(zip((losses / total).tolist(), correct.bool().cpu(), strict=True))
-
-    def _sum_over_processes(self, *counts: Tensor) -> None:
-        """Adds up, in place, what each process has counted on its share of the validation images; here is but one."""
 
     # -- on disk ------------------------------------------------------------------------------------------------
 
-    def _save(self, members: Sequence[_Member]) -> None:
-        for m in members:
-            velocities = {f"velocity/{name}": v for name, v in m.trainee.velocities.items()}
-            right = {"correct": m.correct.to(torch.uint8)} if len(m.correct) else {}
-            tensors = {"loss_sum": m.loss_sum, **right, **m.trainee.weights, **velocities}
-            about = {
-                "cell": m.cell.label,
-                "study": self._study.digest(),
-                "step": m.step,
-                "since": m.since,
-                "evaluations": [asdict(e) for e in m.evaluations],
-            }
-            weights.save(paths.checkpoint_file(self._folder, m.cell), tensors, about)
+    def _save(self, members: Sequence[Member]) -> None:
+        if self._processes.is_first:
+            for m in members:
+                trainee = m.trainee
+                state = Checkpoint(
+                    m.step, m.since, m.loss_sum, trainee.weights, trainee.velocities, m.evaluations, m.correct
+                )
+                save_checkpoint(self._folder, self._study, m.cell, state)
 
     @torch.no_grad()
-    def _restore(self, m: _Member) -> None:
-        """Goes on from the cell's checkpoint where there is a sound one; a damaged one is put aside."""
-        path = paths.checkpoint_file(self._folder, m.cell)
-        try:
-            tensors, about = weights.load(path)
-        except FileNotFoundError:
-            return
-        except weights.CorruptFileError:
-            weights.quarantine(path)
-            return
-        if about["study"] != self._study.digest() or about["cell"] != m.cell.label:
-            weights.quarantine(path)
-            return
-        m.trainee.load(tensors)
-        for name, velocity in m.trainee.velocities.items():
-            velocity.copy_(tensors[f"velocity/{name}"])
-        m.loss_sum.copy_(tensors["loss_sum"])
-        m.step, m.since = about["step"], about["since"]
-        m.evaluations = [Evaluation(**e) for e in about["evaluations"]]
-        if "correct" in tensors:
-            m.correct = tensors["correct"].bool()
+    def _restore(self, m: Member) -> None:
+        """Resumes from the cell's checkpoint where there is a sound one."""
+        state = load_checkpoint(self._folder, self._study, m.cell) if self._processes.is_first else None
+        if state is not None:
+            m.trainee.load(state.weights)
+            for name, velocity in m.trainee.velocities.items():
+                velocity.copy_(state.velocities[name])
+            m.loss_sum.copy_(state.loss_sum)
+            m.step, m.since = state.step, state.since
+            m.evaluations, m.correct = list(state.evaluations), state.correct
+        self._processes.share_state(m)
 
-    def _finish(self, m: _Member, emit: Callable[[Message], None]) -> None:
+    def _finish(self, m: Member, emit: Callable[[Message], None]) -> None:
         """Writes the network and reports it; before the last step it is stuck."""
+        if not self._processes.is_first:
+            return
         classes, last = self._target.classes, m.evaluations[-1]
         reason = ""
         if at_chance(last, classes):
             reason = f"no better than chance: loss {last.val_loss:.3f}, an even guess has {math.log(classes):.3f}"
         state = "done" if m.step == self._steps else "stuck"
-        right = np.packbits(m.correct.numpy()).tobytes()
-        about = {
-            "cell": m.cell.label,
-            "study": self._study.digest(),
-            "state": state,
-            "step": m.step,
-            "reason": reason,
-            "evaluations": [asdict(e) for e in m.evaluations],
-            "correct": right.hex(),
-            "geometry": asdict(self._recipe.geometry),
-            "mean": str(paths.mean_file(Path(), m.cell.mean_of)),
-            "scale": self._recipe.scale,
-            "processes": self._target.share.ranks,
-        }
+        end = Ended(m.cell, state, m.step, reason, np.packbits(m.correct.numpy()).tobytes())
         frozen = m.trainee.net.named_weights(0, m.trainee.start)
         copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
-        weights.save(paths.weights_file(self._folder, m.cell), {**copied, **m.trainee.weights}, about)
-        paths.checkpoint_file(self._folder, m.cell).unlink(missing_ok=True)
+        trained = {**copied, **m.trainee.weights}
+        save_network(self._folder, self._study, end, trained, m.evaluations, processes=self._target.share.ranks)
         emit(Checked(m.cell, tuple(m.evaluations)))
-        emit(Ended(m.cell, state, m.step, reason, right))
-
-
-def found_on_disk(study: Study, folder: Path, cell: Cell) -> tuple[Checked, Ended] | None:
-    """What `cell` reported when it ended, from its weights file; None where there is none of this study.
-
-    A damaged file is put aside.
-    """
-    path = paths.weights_file(folder, cell)
-    try:
-        _, about = weights.load(path)
-    except FileNotFoundError:
-        return None
-    except weights.CorruptFileError:
-        weights.quarantine(path)
-        return None
-    if about["study"] != study.digest() or about["cell"] != cell.label:
-        weights.quarantine(path)
-        return None
-    evaluations = tuple(Evaluation(**e) for e in about["evaluations"])
-    end = Ended(cell, about["state"], about["step"], about["reason"], bytes.fromhex(about["correct"]))
-    return Checked(cell, evaluations), end
+        emit(end)
 
 
 def _finite(number: float) -> float | None:

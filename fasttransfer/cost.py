@@ -10,24 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from fasttransfer.cells import Cell
+from fasttransfer.cells import Cell, deepest_cuts
 from fasttransfer.geometry import Geometry
 
 
 def trained_macs(geometry: Geometry, outputs: int, cell: Cell) -> int:
     """Multiply-adds of one training step and picture in the layers that `cell` trains."""
-    start = cell.n if cell.frozen else 0
+    start = cell.first_trained
     macs = geometry.macs(outputs)[start:]
     return 3 * sum(macs) - macs[0]
 
 
 def prefix_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
     """Multiply-adds a picture of the frozen prefixes that `cells` share: each source up to its deepest cut."""
-    deepest: dict[str | None, int] = {}
-    for cell in cells:
-        if cell.frozen:
-            deepest[cell.source] = max(deepest.get(cell.source, 0), cell.n)
-    return sum(sum(geometry.macs(outputs)[:n]) for n in deepest.values())
+    return sum(sum(geometry.macs(outputs)[:n]) for n in deepest_cuts(cells).values())
 
 
 def cohort_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
@@ -39,7 +35,7 @@ def cohort_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
 def validation_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
     """Multiply-adds of one validation picture for all `cells`: forward only, prefixes shared as in training."""
     cells = tuple(cells)
-    live = sum(sum(geometry.macs(outputs)[cell.n if cell.frozen else 0 :]) for cell in cells)
+    live = sum(sum(geometry.macs(outputs)[cell.first_trained :]) for cell in cells)
     return prefix_macs(geometry, outputs, cells) + live
 
 

@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -29,14 +28,14 @@ from torch.nn.parallel import DistributedDataParallel
 from fasttransfer import grid, machine
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
-from fasttransfer.cohort import Cohort, Message, Target, _Member
+from fasttransfer.cohort import Compute, Member, OneProcess
 from fasttransfer.errors import InputError
 from fasttransfer.jobs import Division
+from fasttransfer.messages import Message
 from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.pipelines.feed import Share
-from fasttransfer.records import Evaluation
 from fasttransfer.step import Trainee
-from fasttransfer.study import Choices, Feeding, Recipe, Study
+from fasttransfer.study import Choices, Feeding, Recipe
 
 _ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
 _AGREE = 16  # steps between two questions whether to stop
@@ -179,7 +178,7 @@ def _work(setting: Setting, cells: tuple[Cell, ...], share: Share, hear: Callabl
     study = setting.study
     device = machine.settle_in(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
     with _company(), _asked() as stop:
-        cohort = build_cohort(setting, cells, device, share=share, kind=SharedCohort)
+        cohort = build_cohort(setting, cells, device, processes=Processes(share))
         return cohort.run(hear, _agreed(stop), setting.checkpoint_seconds)
 
 
@@ -230,60 +229,33 @@ class SharedTrainee(Trainee):
         return loss, gradients
 
 
-class SharedCohort(Cohort):
-    """A base network that several processes train, each with its part of every batch and of the validation pictures.
+class Processes(OneProcess):
+    """Several processes that train a base network, each with its part of every batch and of the validation images.
 
     What decides how it goes on (losses, top-1, stopping) is summed over all processes, so that all decide the same;
     files are the first one's.
-
-    Raises:
-        InputError: fewer pictures than processes in a batch, or to validate on.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        cells: Sequence[Cell],
-        target: Target,
-        sources: Mapping[str, Mapping[str, Tensor]],
-        folder: Path,
-        device: torch.device,
-    ) -> None:
-        for pictures, what in ((study.recipe.batch, "a batch"), (target.val_pictures, "validation")):
-            if pictures < target.share.ranks:
-                raise InputError(
-                    f"{cells[0].name}: {target.share.ranks} processes cannot share {pictures} pictures of {what}: "
-                    f"start {pictures} at most"
-                )
-        super().__init__(study, cells, target, sources, folder, device)
+    def __init__(self, share: Share) -> None:
+        self.share = share
 
-    def _trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor]) -> Trainee:
-        return SharedTrainee(net, start, begin, self._recipe)
+    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> Trainee:
+        return SharedTrainee(net, start, begin, recipe)
 
-    def _recorded(self, compute: Callable[[Mapping[str, Tensor]], None]) -> Callable[[Mapping[str, Tensor]], None]:
+    def recorded(self, compute: Compute, device: torch.device) -> Compute:
         return compute  # DDP orders its buckets in the first steps
 
-    def _sum_over_processes(self, *counts: Tensor) -> None:
+    def sum_counts(self, *counts: Tensor) -> None:
         for each in counts:
             dist.all_reduce(each)
 
-    def _save(self, members: Sequence[_Member]) -> None:
-        if not self._target.share.rank:
-            super()._save(members)
-
-    def _finish(self, m: _Member, emit: Callable[[Message], None]) -> None:
-        if not self._target.share.rank:
-            super()._finish(m, emit)
-
     @torch.no_grad()
-    def _restore(self, m: _Member) -> None:
-        """Goes on from the checkpoint that the first process finds, or from the initial values that it drew."""
-        if not self._target.share.rank:
-            super()._restore(m)
-        for tensor in (*m.trainee.weights.values(), *m.trainee.velocities.values(), m.loss_sum):
+    def share_state(self, member: Member) -> None:
+        """Make every process go on from the checkpoint or the initial values of the first."""
+        trainee = member.trainee
+        for tensor in (*trainee.weights.values(), *trainee.velocities.values(), member.loss_sum):
             dist.broadcast(tensor, src=0)
-        m.trainee.load(m.trainee.weights)
-        box = [(m.step, m.since, [asdict(e) for e in m.evaluations])]
+        trainee.load(trainee.weights)
+        box = [(member.step, member.since, member.evaluations)]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        m.step, m.since, found = box[0]
-        m.evaluations = [Evaluation(**each) for each in found]
+        member.step, member.since, member.evaluations = box[0]

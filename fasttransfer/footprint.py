@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import torch
 
 from fasttransfer import info
-from fasttransfer.cells import Cell
-from fasttransfer.geometry import CONVOLUTIONS, STAGES, Geometry
+from fasttransfer.cells import Cell, by_source, deepest_cuts
+from fasttransfer.geometry import STAGES, Geometry, layer_of
 
 OWN = 425_000_000
 """Bytes of a process that has imported PyTorch, before it trains anything."""
@@ -39,17 +39,19 @@ def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, c
     parameters = [math.prod(shape) + shape[0] for shape in geometry.weight_shapes(outputs)]
     value, copy = (2, 2) if precision == "bf16" else (4, 0)
     deepest = deepest_cuts(cells)
-    live = [sum(parameters[_start(cell) :]) for cell in cells]
+    live = [sum(parameters[cell.first_trained :]) for cell in cells]
     frozen = {(c.source, c.n) for c in cells if c.frozen}
     stays = sum(live) * (4 + 4 + copy) + sum((4 + copy) * sum(parameters[:n]) for n in deepest.values())
     building = 4 * sum(parameters[min(cell.n for cell in cells) :])
-    for source in {c.source for c in cells if c.source is not None}:
+    for source, group in by_source(cells).items():
         read = deepest.get(source, 0)
-        building += 4 * sum(parameters[read : max(c.n for c in cells if c.source == source)])
+        building += 4 * sum(parameters[read : max(c.n for c in group)])
         building += (4 - 2 * copy) * sum(parameters[:read])
     cuts = batch * value * sum(math.prod(geometry.cut_shape(n)) for _, n in frozen)
     pictures = batch * value * math.prod(geometry.cut_shape(0)) * len({c.mean_of for c in cells})
-    one = max(step_bytes(geometry, outputs, batch, precision, start) for start in {_start(cell) for cell in cells})
+    one = max(
+        step_bytes(geometry, outputs, batch, precision, start) for start in {cell.first_trained for cell in cells}
+    )
     return int(_GAPS * (stays + max(building, pictures + cuts + one)))
 
 
@@ -63,22 +65,13 @@ def step_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, sta
     kept = [math.prod(geometry.cut_shape(n)) if n < STAGES else outputs for n in range(start, STAGES + 1)]
     passing = [0]
     for stage in range(start + 1, STAGES + 1):
-        if stage <= 5:
+        if layer_of(stage).kernel:
             convolved = geometry.channels[stage - 1] * geometry.sides[stage - 1] ** 2
             passing.append(convolved + (kept[stage - 1 - start] if stage > start + 1 else 0))
-        if stage == 1 or (stage in CONVOLUTIONS and CONVOLUTIONS[stage][3] == "pool+lrn"):
+        if layer_of(stage).normalises:
             kept[stage - start] *= 2
     gradients = sum(math.prod(shape) for shape in geometry.weight_shapes(outputs)[start:])
     return int(value * (_LOOSE * batch * (sum(kept[1:]) + max(passing)) + gradients))
-
-
-def deepest_cuts(cells: Iterable[Cell]) -> dict[str, int]:
-    """Source -> the deepest cut that a frozen cell reads of it."""
-    deepest: dict[str, int] = {}
-    for cell in cells:
-        if cell.frozen and cell.source is not None:
-            deepest[cell.source] = max(deepest.get(cell.source, 0), cell.n)
-    return deepest
 
 
 def free_memory(device: str, workers: int, resident: int = 0) -> int | None:
@@ -91,7 +84,3 @@ def free_memory(device: str, workers: int, resident: int = 0) -> int | None:
         return info.free_memory()
     each = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
     return workers * (min(each) - resident)
-
-
-def _start(cell: Cell) -> int:
-    return cell.n if cell.frozen else 0

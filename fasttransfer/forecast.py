@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer import cost, footprint, grid, info, paths, records, simulation, study_plan, weights
+from fasttransfer import cost, footprint, grid, info, paths, records, simulation, study_plan
 from fasttransfer.cells import TASKS, Cell
+from fasttransfer.checkpoint import checkpoint_step
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto
 from fasttransfer.files import cache_folder
@@ -259,10 +260,8 @@ def begun(plan: Plan, out: Path) -> Begun:
         if state in ("diverged", "skipped") or (state in ("done", "stuck") and weights_file(out, cell).is_file()):
             ended.add(cell)
             continue
-        try:
-            steps[cell] = int(weights.read_about(paths.checkpoint_file(out, cell))["step"])
-        except (FileNotFoundError, weights.CorruptFileError, KeyError):
-            continue
+        if (step := checkpoint_step(out, cell)) is not None:
+            steps[cell] = step
     return Begun(frozenset(ended), steps)
 
 
@@ -366,7 +365,7 @@ def _spread(listing: Listing, count: int) -> Listing:
 def _sizes(plan: Plan, left: Sequence[Cell], store: Path) -> Sizes:
     """What is to be timed for the cells that are left."""
     outputs = max(plan.recipe.outputs_for(task, plan.classes) for task in TASKS)
-    starts = tuple(sorted({cell.n if cell.frozen else 0 for cell in left}))
+    starts = tuple(sorted({cell.first_trained for cell in left}))
     tasks = max((tuple(sorted({c.mean_of for c in left if c.target == task and c.n})) for task in TASKS), key=len) or (
         left[0].mean_of,
     )
@@ -377,4 +376,4 @@ def _checkpoint(job: Job) -> int:
     """Bytes of the checkpoints of a job: weights and velocities of what it trains."""
     shapes = job.terms.geometry.weight_shapes(job.terms.outputs)
     parameters = [math.prod(shape) + shape[0] for shape in shapes]
-    return 8 * sum(sum(parameters[cell.n if cell.frozen else 0 :]) for cell in job.cells)
+    return 8 * sum(sum(parameters[cell.first_trained :]) for cell in job.cells)

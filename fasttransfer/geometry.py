@@ -4,11 +4,56 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
-STAGES = 8
 
-# Stage -> (kernel, padding, groups, what follows) of the convolutions after the first.
-CONVOLUTIONS = {2: (5, 2, 2, "pool+lrn"), 3: (3, 1, 1, "relu"), 4: (3, 1, 2, "relu"), 5: (3, 1, 2, "pool")}
+class Layer(NamedTuple):
+    """The layer of a stage, as far as it is the same in every geometry.
+
+    Attributes:
+        name: Caffe's.
+        kernel: side of a convolution's kernel, 0 for a fully connected layer; of the first stage the geometry's counts.
+        after: "pool+lrn", "pool" or "relu" (ReLU comes first in each), "" for the last.
+        deviation, bias: of Caffe's initial values.
+        drops: whether a dropout sits at its entrance.
+    """
+
+    name: str
+    kernel: int
+    padding: int
+    groups: int
+    after: str
+    deviation: float
+    bias: float
+    drops: bool
+
+    @property
+    def pools(self) -> bool:
+        return self.after.startswith("pool")
+
+    @property
+    def normalises(self) -> bool:
+        return self.after.endswith("lrn")
+
+
+LAYERS = (
+    Layer("conv1", 11, 0, 1, "pool+lrn", 0.01, 0.0, False),
+    Layer("conv2", 5, 2, 2, "pool+lrn", 0.01, 1.0, False),
+    Layer("conv3", 3, 1, 1, "relu", 0.01, 0.0, False),
+    Layer("conv4", 3, 1, 2, "relu", 0.01, 1.0, False),
+    Layer("conv5", 3, 1, 2, "pool", 0.01, 1.0, False),
+    Layer("fc6", 0, 0, 1, "relu", 0.005, 1.0, False),
+    Layer("fc7", 0, 0, 1, "relu", 0.005, 1.0, True),
+    Layer("fc8", 0, 0, 1, "", 0.01, 0.0, True),
+)
+STAGES = len(LAYERS)
+LAYER_NAMES = tuple(layer.name for layer in LAYERS)
+DROPOUT_STAGES = tuple(stage for stage, layer in enumerate(LAYERS, start=1) if layer.drops)
+
+
+def layer_of(stage: int) -> Layer:
+    """Return the layer of stage 1 to 8."""
+    return LAYERS[stage - 1]
 
 
 @dataclass(frozen=True)
@@ -53,8 +98,8 @@ class Geometry:
     def weight_shapes(self, outputs: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of the weights of stages 1 to 8 in Caffe's order: (out, in / groups, k, k) and (out, in)."""
         shapes: list[tuple[int, ...]] = [(self.channels[0], 3, self.kernel, self.kernel)]
-        for stage, (kernel, _, groups, _) in CONVOLUTIONS.items():
-            shapes.append((self.channels[stage - 1], self.channels[stage - 2] // groups, kernel, kernel))
+        for i, layer in enumerate(LAYERS[1:5], start=1):
+            shapes.append((self.channels[i], self.channels[i - 1] // layer.groups, layer.kernel, layer.kernel))
         widths = (math.prod(self.cut_shape(5)), *self.hidden, outputs)
         return (*shapes, *((widths[i + 1], widths[i]) for i in range(3)))
 

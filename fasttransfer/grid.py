@@ -23,11 +23,12 @@ from rich.text import Text
 from fasttransfer import cost, environment, machine, paths, records, tracking
 from fasttransfer.assembly import Setting
 from fasttransfer.cells import TASKS, Cell
-from fasttransfer.cohort import Advanced, Checked, Ended, Message, Noted, Started, found_on_disk
+from fasttransfer.checkpoint import load_end
 from fasttransfer.engine import Again, Engine, need_engine, open_crew, run_jobs
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
 from fasttransfer.jobs import Division
+from fasttransfer.messages import Advanced, Checked, Ended, Message, Noted, Started
 from fasttransfer.paths import mean_file
 from fasttransfer.pictures import builtin_store
 from fasttransfer.pipelines import feeds, prepare
@@ -351,7 +352,7 @@ def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> N
         state = ended.get((cell.seed, cell.name))
         if state in ("diverged", "skipped"):
             continue
-        found = found_on_disk(study, out, cell)
+        found = load_end(out, study, cell)
         if found is None:
             if state is not None:
                 book.event("its weights are missing or damaged: trained again", cell.label)

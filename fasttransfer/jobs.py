@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fasttransfer import cost, footprint
-from fasttransfer.cells import Cell
+from fasttransfer.cells import BASE, Cell, cohorts
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import Geometry
 from fasttransfer.progress import size
@@ -106,17 +106,16 @@ def plan_jobs(
     Raises:
         InputError: a single cell does not fit.
     """
-    cohorts: dict[tuple[bool, int, str], list[Cell]] = {}
-    for cell in cells:
-        cohorts.setdefault((cell.treatment != "base", cell.seed, cell.target), []).append(cell)
-    copies = sum(is_copy for is_copy, _, _ in cohorts)
+    groups = cohorts(cells)
+    copies = sum(members[0].treatment != BASE for members in groups)
     parts = -(-2 * workers // copies) if workers > 1 and copies else 1
     whole = []
-    for (is_copy, _, task), members in cohorts.items():
+    for members in groups:
+        task, is_copy = members[0].target, members[0].treatment != BASE
         steps = recipe.steps_for(train[task])
         validated = len(recipe.check_steps(steps)) * val[task]
         terms = Terms(recipe.geometry, recipe.outputs_for(task, classes), recipe.batch, steps, validated, precision)
-        whole.append((Job(tuple(members), terms), parts if is_copy else 1))
+        whole.append((Job(members, terms), parts if is_copy else 1))
     jobs = [part for job, count in whole for part in _parts(job, count)]
     waves = ""
     if free is not None and jobs:

@@ -1,7 +1,7 @@
 """CaffeNet in eight stages.
 
 Cut n is the output of stage n. Dropout sits at the entrance of stages 7 and 8, so that the outputs of stages 1 to 6
-are functions of the picture alone. Table of layers, initial values and sizes: the study's network (CaffeNet of 2013),
+are functions of the picture alone. Layers, initial values and sizes: the study's network (CaffeNet of 2013),
 convolutions 2, 4 and 5 in two groups, pooling that rounds up.
 """
 
@@ -16,13 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fasttransfer import ops, randomness
-from fasttransfer.geometry import CONVOLUTIONS, STAGES, Geometry
-
-LAYER_NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-DROPOUT_STAGES = (7, 8)
-
-# Standard deviation and bias of Caffe's initial values, stages 1 to 8.
-_CAFFE_INIT = ((0.01, 0), (0.01, 1), (0.01, 0), (0.01, 1), (0.01, 1), (0.005, 1), (0.005, 1), (0.01, 0))
+from fasttransfer.geometry import LAYER_NAMES, STAGES, Geometry, layer_of
 
 
 @dataclass(frozen=True)
@@ -59,12 +53,10 @@ class Stage(nn.Module):
     def __init__(self, geometry: Geometry, stage: int, outputs: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.stage = stage
-        self.stride, self.padding, self.groups = geometry.stride, 0, 1
-        self.after = "pool+lrn" if stage == 1 else "relu" if stage < STAGES else ""
-        if stage in CONVOLUTIONS:
-            self.stride = 1
-            _, self.padding, self.groups, self.after = CONVOLUTIONS[stage]
-        self.pools = self.after.startswith("pool")
+        layer = layer_of(stage)
+        self.stride = geometry.stride if stage == 1 else 1
+        self.padding, self.groups, self.after, self.pools = layer.padding, layer.groups, layer.after, layer.pools
+        self.convolves = layer.kernel > 0
         if stage == STAGES:
             dtype = torch.float32  # logits rounded to 8 bits tie
         shape = geometry.weight_shapes(outputs)[stage - 1]
@@ -78,7 +70,7 @@ class Stage(nn.Module):
             return ops.conv_relu_pool_lrn(
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
             )
-        if self.stage <= 5:
+        if self.convolves:
             x = self._convolution(x)
         else:
             x = x.flatten(1)
@@ -187,12 +179,12 @@ def initial_weights(
     """
     weights = {}
     for stage, shape in enumerate(geometry.weight_shapes(outputs)[start:stop], start=start + 1):
-        deviation, bias = _CAFFE_INIT[stage - 1]
+        deviation, bias = layer_of(stage).deviation, layer_of(stage).bias
         if init == "he":
             bias = 0
             if stage < STAGES:
                 deviation = math.sqrt(2.0 / math.prod(shape[1:]))
-        name = LAYER_NAMES[stage - 1]
+        name = layer_of(stage).name
         weights[f"{name}.weight"] = randomness.normal(key_of(stage), shape) * deviation
         weights[f"{name}.bias"] = torch.full((shape[0],), float(bias))
     return weights

@@ -19,6 +19,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from fasttransfer import records
 from fasttransfer.cells import RANDOM, Cell
 from fasttransfer.errors import InputError
 from fasttransfer.records import Evaluation, Recorded, Result
@@ -178,3 +179,18 @@ def _recipe(which: Which) -> dict[str, Any]:
         drops = tuple(64_000 * i / 200_000 for i in (1, 2, 3))
         recipe = dataclasses.replace(recipe, steps=200_000, checks=200, lr=0.0125, lr_drops=drops)
     return {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
+
+
+def read_study_or_paper(name: str) -> Recorded:
+    """Return the study in folder `name`, or published results.
+
+    Args:
+        name: a folder; or paper:random, paper:natural-manmade, paper:full or paper:reduced.
+
+    Raises:
+        InputError: there is no such study, or no such part of the paper.
+    """
+    before, _, part = name.partition(":")
+    if before == "paper" and (part or not Path(name).exists()):
+        return recorded(part)  # type: ignore[arg-type]  # it says which parts there are
+    return records.read(Path(name))

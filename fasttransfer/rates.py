@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer import graphs, inputs, machine, randomness, weights
-from fasttransfer.geometry import STAGES
-from fasttransfer.net import DROPOUT_STAGES, LAYER_NAMES, CaffeNet, Drop
+from fasttransfer.geometry import DROPOUT_STAGES, LAYER_NAMES, STAGES
+from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.store import Part, Store

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fasttransfer import cost
-from fasttransfer.cells import Cell
-from fasttransfer.geometry import STAGES, Geometry
+from fasttransfer.cells import Cell, cohorts, deepest_cuts
+from fasttransfer.geometry import STAGES, Geometry, layer_of
 from fasttransfer.study import Recipe
-
-NORMALISED, POOLED = (1, 2), (1, 2, 5)  # stages; each of the first kind is of the second too
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,14 @@ def entrance(geometry: Geometry, pictures: int, item: int, means: int = 1) -> Wo
 
 def trained(geometry: Geometry, outputs: int, cell: Cell, pictures: int, item: int) -> Work:
     """One step of the stages that `cell` trains, from its cut to its update: forward, backward, weights."""
-    start = cell.n if cell.frozen else 0
+    start = cell.first_trained
     moved = 0
     for stage in range(start + 1, STAGES + 1):
         x, w, y = _sizes(geometry, outputs, stage, pictures, item)
         values = pictures * math.prod(_out(geometry, outputs, stage))
-        kept = values * item if stage in NORMALISED else 0
-        codes = values // 2 if stage in POOLED else 0  # where a window's maximum was, in four bits
-        active = y if stage not in POOLED and stage < STAGES else 0  # which values a ReLU let through
+        kept = values * item if layer_of(stage).normalises else 0
+        codes = values // 2 if layer_of(stage).pools else 0  # where a window's maximum was, in four bits
+        active = y if layer_of(stage).after == "relu" else 0  # which values a ReLU let through
         first = stage == start + 1
         forwards = x + w + y + kept + codes
         backwards = y + kept + codes + active + x + w + (0 if first else w + x)
@@ -101,7 +99,7 @@ def validation(geometry: Geometry, outputs: int, cells: Iterable[Cell], pictures
     cells = tuple(cells)
     work = _shared(geometry, outputs, cells, pictures, item)
     for cell in cells:
-        work += forward(geometry, outputs, pictures, item, start=cell.n if cell.frozen else 0)
+        work += forward(geometry, outputs, pictures, item, start=cell.first_trained)
     return work
 
 
@@ -128,24 +126,18 @@ def cohorts_of(
     Args:
         classes: those of each task; train, val: how many pictures each task has.
     """
-    groups: dict[tuple[bool, int, str], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.treatment != "base", cell.seed, cell.target), []).append(cell)
     found = []
-    for (_, _, task), members in groups.items():
+    for members in cohorts(cells):
+        task = members[0].target
         steps = recipe.steps_for(train[task])
         checks = len(recipe.check_steps(steps))
-        found.append(Trained(tuple(members), recipe.outputs_for(task, classes), steps, checks, val[task]))
+        found.append(Trained(members, recipe.outputs_for(task, classes), steps, checks, val[task]))
     return found
 
 
 def _shared(geometry: Geometry, outputs: int, cells: Sequence[Cell], pictures: int, item: int) -> Work:
-    deepest: dict[str | None, int] = {}
-    for cell in cells:
-        if cell.frozen:
-            deepest[cell.source] = max(deepest.get(cell.source, 0), cell.n)
     work = entrance(geometry, pictures, item, means=len({cell.mean_of for cell in cells}))
-    for n in deepest.values():
+    for n in deepest_cuts(cells).values():
         work += forward(geometry, outputs, pictures, item, stop=n)
     return work
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from fasttransfer import footprint
-from fasttransfer.cells import Cell
+from fasttransfer.cells import Cell, frozen_by_source
 from fasttransfer.jobs import Job
 from fasttransfer.rates import Rates
 from fasttransfer.study import Recipe
@@ -32,12 +31,11 @@ def spent(recipe: Recipe, rates: Rates, job: Job, done: Mapping[Cell, int], chec
     training = max(left.values()) * rates.feed
     validation = max(checked.values()) * batches * rates.validation
     for cell in job.cells:
-        start = cell.n if cell.frozen else 0
+        start = cell.first_trained
         training += left[cell] * rates.step[start]
         validation += checked[cell] * batches * sum(rates.forward[start:])
-    for source, deepest in footprint.deepest_cuts(job.cells).items():
-        cells = [cell for cell in job.cells if cell.frozen and cell.source == source]
-        prefix = sum(rates.forward[:deepest])
+    for cells in frozen_by_source(job.cells).values():
+        prefix = sum(rates.forward[: max(cell.n for cell in cells)])
         training += max(left[cell] for cell in cells) * prefix
         validation += max(checked[cell] for cell in cells) * batches * prefix
     drawn = sum(parameters[min(cell.n for cell in job.cells) :])
@@ -46,7 +44,7 @@ def spent(recipe: Recipe, rates: Rates, job: Job, done: Mapping[Cell, int], chec
     building = drawn * rates.draw + len(job.cells) * rates.build
     saving = len(job.cells) * 4 * sum(parameters) * rates.save
     # As `Cohort.run` does it: not too often, and never for more than a twentieth of the time.
-    checkpoint = sum(8 * sum(parameters[cell.n if cell.frozen else 0 :]) for cell in job.cells) * rates.save
+    checkpoint = sum(8 * sum(parameters[cell.first_trained :]) for cell in job.cells) * rates.save
     saving += training // max(checkpoint_seconds, 20 * checkpoint) * checkpoint
     return {"training": training, "validation": validation, "building": building, "saving": saving}
 

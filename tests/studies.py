@@ -12,8 +12,8 @@ from PIL import Image
 from fasttransfer import grid, study_plan
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import TASKS, Cell, base
-from fasttransfer.cohort import Checked, Ended, Message
 from fasttransfer.files import cache_folder
+from fasttransfer.messages import Checked, Ended, Message
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
 from fasttransfer.rates import Rates

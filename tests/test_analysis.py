@@ -31,9 +31,9 @@ from fasttransfer.analysis import (
     t_quantile,
     targets_of,
 )
-from fasttransfer.analysis.intervals import seed_parts
 from fasttransfer.cells import Cell
 from fasttransfer.chance import at_chance, hopeless
+from fasttransfer.intervals import seed_parts
 from fasttransfer.paper import recorded
 from fasttransfer.records import Evaluation, Result
 

@@ -18,7 +18,10 @@ from torch import Tensor
 from fasttransfer import machine, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
-from fasttransfer.cohort import Advanced, Checked, Cohort, Ended, Message, found_on_disk, start_weights, stream_of
+from fasttransfer.checkpoint import load_end
+from fasttransfer.cohort import Cohort
+from fasttransfer.draws import image_stream, start_weights
+from fasttransfer.messages import Advanced, Checked, Ended, Message
 from fasttransfer.paths import weights_file
 from fasttransfer.records import Evaluation
 
@@ -317,7 +320,7 @@ def test_a_network_at_chance_is_given_up_and_leaves_the_others_as_they_are(tmp_p
     alone = [m.macs for m in train(setting, [small]) if isinstance(m, Advanced)]
     assert sum(costs) > sum(alone)
     assert same({he.label: trained(setting, [he])[he.label]}, expected)
-    found = found_on_disk(setting.study, setting.folder, small)
+    found = load_end(setting.folder, setting.study, small)
     assert found is not None and found[1] == ends[small]
     assert [e.step for e in found[0].evaluations] == [8, 16]
     # Stopped on the way, it is given up at the same step with the same bits.
@@ -349,7 +352,7 @@ def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(se
     cohort.run(lambda _: None, never, 1e9)
     ended = weights.load(weights_file(setting.folder, further))[0]
     assert not any(torch.equal(begun[name], ended[name]) for name in begun)
-    streams = [stream_of(setting.study, cell, 30) for cell in (base("B", 0), further, Cell(0, "B", "selffer+", 7))]
+    streams = [image_stream(setting.study, cell, 30) for cell in (base("B", 0), further, Cell(0, "B", "selffer+", 7))]
     assert streams[1] == streams[2] != streams[0]
 
 
@@ -362,7 +365,7 @@ def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(
         bits = np.unpackbits(np.frombuffer(ends[cell].correct or b"", np.uint8))
         assert len(bits) == 16 and not bits[images:].any()
         assert bits.sum() == round(images * checks[cell][-1].val_top1)
-        assert found_on_disk(setting.study, setting.folder, cell) == (Checked(cell, checks[cell]), ends[cell])
+        assert load_end(setting.folder, setting.study, cell) == (Checked(cell, checks[cell]), ends[cell])
     for cell in cells:
         weights_file(setting.folder, cell).unlink()
     # Stopped between the last check and the end: what that check found comes out of the checkpoint.

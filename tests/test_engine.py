@@ -20,12 +20,13 @@ from test_cohort import make_setting, same, train, trained
 from fasttransfer import machine
 from fasttransfer.assembly import Setting
 from fasttransfer.cells import LAYERS, Cell, base
-from fasttransfer.cohort import Cohort, Ended, Started
+from fasttransfer.cohort import Cohort
 from fasttransfer.engine import Again, WorkerError, need_engine, run_jobs, schedule, work
 from fasttransfer.engine.local import LocalCrew
 from fasttransfer.engine.work import Failed, Free, Lost, Said
 from fasttransfer.errors import InputError
 from fasttransfer.jobs import Division, Job, Terms, halves
+from fasttransfer.messages import Ended, Started
 from fasttransfer.study import Feeding
 
 CPU = torch.device("cpu")

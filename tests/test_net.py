@@ -9,8 +9,8 @@ import torch
 
 from fasttransfer import randomness
 from fasttransfer.bench.baselines import caffenet as plain
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry
-from fasttransfer.net import LAYER_NAMES, CaffeNet, Drop, initial_weights
+from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+from fasttransfer.net import CaffeNet, Drop, initial_weights
 
 # The paper README's layers: output channels, kernel, and standard deviation and bias of the initial values.
 PAPER = {

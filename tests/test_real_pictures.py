@@ -13,10 +13,10 @@ from test_grid_stores import cohort, setting_in, store_of
 
 from fasttransfer import inputs
 from fasttransfer.cells import base
-from fasttransfer.cohort import Checked, Message
 from fasttransfer.files import cache_folder
-from fasttransfer.geometry import CAFFENET
-from fasttransfer.net import DROPOUT_STAGES, CaffeNet, Drop, initial_weights
+from fasttransfer.geometry import CAFFENET, DROPOUT_STAGES
+from fasttransfer.messages import Checked, Message
+from fasttransfer.net import CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.feed import Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed

@@ -39,7 +39,7 @@ def counted(geometry: Geometry, outputs: int, cells: list[Cell], pictures: int) 
         for n in range(1, deepest + 1):  # not without gradients: the one operator for a frozen stage is not counted
             cuts[n] = network(cuts[n - 1], start=n - 1, stop=n).detach()
         for cell in cells:
-            start = cell.n if cell.frozen else 0
+            start = cell.first_trained
             loss = network(cuts[start], start=start).sum()
             torch.autograd.grad(loss, list(network.named_weights(start).values()))
     return counter.get_total_flops()

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fasttransfer import ops, randomness
 from fasttransfer.bench.baselines import caffenet as plain
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry
+from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
 from fasttransfer.graphs import Recorded
-from fasttransfer.net import LAYER_NAMES, CaffeNet, Drop, blocks_of, halves, initial_weights
+from fasttransfer.net import CaffeNet, Drop, blocks_of, halves, initial_weights
 from fasttransfer.step import Trainee
 from fasttransfer.study import Recipe, load_recipe
 

@@ -11,7 +11,6 @@ from fasttransfer.analysis.advice import Advice, Choice, advise
 from fasttransfer.analysis.comparison import Comparison, Line, Volume, compare, pictures_per_class, pooled
 from fasttransfer.analysis.confounds import confounds
 from fasttransfer.analysis.convergence import GAIN_LIMIT, Convergence, convergence
-from fasttransfer.analysis.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
 from fasttransfer.analysis.noise import Contrast, Key, Noise, minus
 from fasttransfer.analysis.pairs import (
     Drop,
@@ -25,6 +24,7 @@ from fasttransfer.analysis.pairs import (
 )
 from fasttransfer.analysis.stuck import STUCK_SHARE, budget_of, recovered, share_at_chance, stuck
 from fasttransfer.analysis.summary import PARTS, Row, Summary, summarise
+from fasttransfer.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
 
 __all__ = [
     "GAIN_LIMIT",

@@ -15,11 +15,11 @@ from typing import Any
 
 from fasttransfer import cost
 from fasttransfer.analysis.convergence import Convergence, convergence
-from fasttransfer.analysis.intervals import Estimate, NoiseKind, difference, estimate
 from fasttransfer.analysis.noise import Key, Noise, minus
 from fasttransfer.analysis.pairs import Score, class_count
 from fasttransfer.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.errors import InputError
+from fasttransfer.intervals import Estimate, NoiseKind, difference, estimate
 from fasttransfer.records import Recorded
 from fasttransfer.study import recipe_from
 

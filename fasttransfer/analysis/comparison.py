@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fasttransfer.analysis.intervals import Estimate, difference
 from fasttransfer.analysis.pairs import Score, chance, class_count
 from fasttransfer.analysis.stuck import stuck
 from fasttransfer.analysis.summary import PARTS, Summary, summarise
 from fasttransfer.cells import ALL_TREATMENTS
 from fasttransfer.errors import InputError
+from fasttransfer.intervals import Estimate, difference
 from fasttransfer.pipelines.views import views_of
 from fasttransfer.records import Recorded
 from fasttransfer.study import Recipe

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fasttransfer.analysis.intervals import Estimate
 from fasttransfer.analysis.noise import Noise, minus
 from fasttransfer.analysis.pairs import Score, targets_of
 from fasttransfer.cells import BASE, BASE_PLUS
+from fasttransfer.intervals import Estimate
 from fasttransfer.records import Result
 
 GAIN_LIMIT = 0.01  # top-1; the smallest published effects are a third of it, most are above

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fasttransfer.analysis.intervals import Estimate, estimate, t_quantile
 from fasttransfer.analysis.pairs import Score, score_of
 from fasttransfer.cells import ALL_TREATMENTS, BASE, BASE_PLUS, RANDOM_HE
+from fasttransfer.intervals import Estimate, estimate, t_quantile
 from fasttransfer.records import Result
 
 Key = tuple[str, int]  # treatment, n; n is 0 for the base and for base+

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasttransfer.analysis.convergence import gain_of
-from fasttransfer.analysis.intervals import Estimate, NoiseKind
 from fasttransfer.analysis.noise import Contrast, Key, Noise, minus
 from fasttransfer.analysis.pairs import Drop, Score, drops, targets_of
 from fasttransfer.cells import ALL_TREATMENTS, BASE, BASE_PLUS
+from fasttransfer.intervals import Estimate, NoiseKind
 from fasttransfer.records import Result
 
 # Of a Row, at equal training: the two networks whose difference it is. A Line of a comparison is named by them too.

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from fasttransfer import paper
 from fasttransfer.errors import InputError
 
 
@@ -32,10 +33,10 @@ class Advise:
     """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import analysis, runs
+        from fasttransfer import analysis
         from fasttransfer.report.advice import advice_table
 
-        recorded = runs.read(self.study)
+        recorded = paper.read_study_or_paper(self.study)
         if self.target:
             console.print(advice_table(recorded, analysis.advise(recorded, self.target, self.score)))
             return 0

@@ -13,7 +13,6 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import study_plan
 from fasttransfer.errors import InputError
 from fasttransfer.study import Choices
 from fasttransfer.tables import plain_table
@@ -280,7 +279,7 @@ class CachePlan(Choices):
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import forecast
+        from fasttransfer import forecast, study_plan
 
         if self.views is None:
             raise InputError("cache plan: where any crop is shown none can be kept: give --views 1, 2 or 10")

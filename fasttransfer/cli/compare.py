@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from fasttransfer import paper
 from fasttransfer.analysis.pairs import Score
 
 
@@ -34,11 +35,11 @@ class Compare:
     """Write a page with figures into this folder as well."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import analysis, runs
+        from fasttransfer import analysis
         from fasttransfer.report import write_comparison
         from fasttransfer.report.comparison import comparison_table
 
-        comparison = analysis.compare([runs.read(study) for study in self.studies], self.score)
+        comparison = analysis.compare([paper.read_study_or_paper(study) for study in self.studies], self.score)
         console.print(comparison_table(comparison))
         if self.out is not None:
             words = ["fasttransfer", "compare", *self.studies, "--score", self.score, "--out", str(self.out)]

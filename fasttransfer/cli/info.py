@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import environment
 from fasttransfer.tables import plain_table
 
 
@@ -21,6 +20,7 @@ class Info:
     """
 
     def run(self, console: Console) -> int:
+        from fasttransfer import environment
 
         rows = plain_table("", "")
         for name, value in environment.collect().items():

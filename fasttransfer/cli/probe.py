@@ -54,10 +54,10 @@ class Probe:
     def run(self, console: Console) -> int:
         from fasttransfer import paths
         from fasttransfer.features.extract import open_network
-        from fasttransfer.probe import files
-        from fasttransfer.probe.study import beside
         from fasttransfer.probe.sweep import Swept, probe
-        from fasttransfer.probe.table import table
+        from fasttransfer.report.probe import files
+        from fasttransfer.report.probe.beside import beside
+        from fasttransfer.report.probe.table import table
 
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise InputError(f"--name {self.name}: a name for a folder in {self.study}/probe is needed")

@@ -14,10 +14,11 @@ from typing import Protocol
 
 from fasttransfer.assembly import Setting
 from fasttransfer.cells import Cell
-from fasttransfer.cohort import Advanced, Ended, Message, Started, found_on_disk
+from fasttransfer.checkpoint import load_end
 from fasttransfer.engine.work import Failed, Free, Lost, Said, Short
 from fasttransfer.errors import InputError
 from fasttransfer.jobs import Division, Job, halves
+from fasttransfer.messages import Advanced, Ended, Message, Started
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # asks for a clean stop
 _LOST = {"diverged": "diverged", "stuck": "is stuck"}  # states of a base that leave nothing to copy, in words
@@ -180,7 +181,7 @@ def _go_on(
     job = turn.parts[0]
     for cell in job.cells:  # what a lost worker wrote, but did not live to tell
         if not ended(cell):
-            for message in found_on_disk(setting.study, setting.folder, cell) or ():
+            for message in load_end(setting.folder, setting.study, cell) or ():
                 hear(message)
     left = tuple(cell for cell in job.cells if not ended(cell))
     parts: tuple[Job, ...] = (replace(job, cells=left),) if left else ()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from fasttransfer.assembly import Setting, build_cohort
-from fasttransfer.cohort import Message
 from fasttransfer.errors import InputError
 from fasttransfer.jobs import Job
+from fasttransfer.messages import Message
 
 # How those tell of memory that cannot be had who have no exception of their own for it: PyTorch's allocator for CPUs,
 # CUDA and its libraries, C++, and the system.

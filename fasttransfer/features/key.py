@@ -24,8 +24,7 @@ from torch import Tensor
 import fasttransfer
 from fasttransfer import info, native
 from fasttransfer.features import shards
-from fasttransfer.geometry import Geometry
-from fasttransfer.net import LAYER_NAMES
+from fasttransfer.geometry import LAYER_NAMES, Geometry
 from fasttransfer.study import Study
 
 FORMAT = 1
@@ -228,6 +227,6 @@ def _sources() -> str:
     """The code that says which operators a stage runs, and their plain forms: no version number could be forgotten."""
     folder = Path(fasttransfer.__file__).resolve().parent
     digest = xxhash.xxh3_128()
-    for path in [folder / "net.py", *sorted((folder / "ops").glob("*.py"))]:
+    for path in [folder / "geometry.py", folder / "net.py", *sorted((folder / "ops").glob("*.py"))]:
         digest.update(path.name.encode() + path.read_bytes())
     return str(digest.hexdigest())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer import inputs
-from fasttransfer.cells import Cell
+from fasttransfer.cells import Cell, frozen_by_source
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto, cache
 from fasttransfer.features.cache import About, Entry
@@ -77,10 +77,6 @@ class Shown:
 
 def prefixes_of(cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> list[Prefix]:
     """The sources of the frozen ones among `cells`, all of one target and seed; `sources` are weights by name."""
-    frozen: dict[str, list[Cell]] = {}
-    for cell in cells:
-        if cell.frozen and cell.source is not None:
-            frozen.setdefault(cell.source, []).append(cell)
     return [
         Prefix(
             name,
@@ -89,7 +85,7 @@ def prefixes_of(cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor
             sources[name],
             tuple(sorted({kept_cut(cell.n) for cell in of})),
         )
-        for name, of in sorted(frozen.items())
+        for name, of in sorted(frozen_by_source(cells).items())
     ]
 
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.analysis.comparison import Comparison, Line
-from fasttransfer.analysis.intervals import Estimate
 from fasttransfer.analysis.summary import PARTS
+from fasttransfer.intervals import Estimate
 from fasttransfer.report.numbers import count, half, intervals, per_cent, plain, signed
 from fasttransfer.report.verdict import verdict
 

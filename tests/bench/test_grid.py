@@ -20,8 +20,8 @@ from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
 from fasttransfer.cells import TREATMENTS, Cell, study_cells
 from fasttransfer.files import cache_folder
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry
-from fasttransfer.net import LAYER_NAMES, CaffeNet, initial_weights
+from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+from fasttransfer.net import CaffeNet, initial_weights
 from fasttransfer.pipelines.feed import Stream, select_task_images
 from fasttransfer.pipelines.means import mean_picture
 from fasttransfer.pipelines.memory import MemoryFeed

@@ -17,7 +17,8 @@ from entries import KEY, TINY, key
 from fasttransfer import native, net
 from fasttransfer.features import key as keys
 from fasttransfer.features.key import Key, mean_digest, pictures_digest, versions, weights_digest
-from fasttransfer.net import LAYER_NAMES, initial_weights
+from fasttransfer.geometry import LAYER_NAMES
+from fasttransfer.net import initial_weights
 
 OTHER = {
     "prefix": "9" * 32,

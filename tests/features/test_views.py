@@ -17,11 +17,11 @@ from torch import Tensor
 from fasttransfer import assembly, grid, records, study_plan, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, Cell, base
-from fasttransfer.cohort import Checked, Ended, Noted
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto, cache
 from fasttransfer.features.auto import Measured
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.messages import Checked, Ended, Noted
 from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.paths import weights_file
 from fasttransfer.pipelines.feed import Stream, Sweep

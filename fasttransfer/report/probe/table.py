@@ -12,9 +12,9 @@ from rich.text import Text
 
 from fasttransfer.probe.examples import BATCH, FOLDS, MANY, STEPS
 from fasttransfer.probe.heads import MOMENTUM
-from fasttransfer.probe.study import Beside
 from fasttransfer.probe.sweep import Probed, choose
 from fasttransfer.report.numbers import count, per_cent, plain
+from fasttransfer.report.probe.beside import Beside
 
 
 def table(probed: Probed, beside: Beside) -> RenderableType:

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from fasttransfer.probe.study import Beside
 from fasttransfer.probe.sweep import Probed
 from fasttransfer.report import drawing
 from fasttransfer.report.drawing import Style
+from fasttransfer.report.probe.beside import Beside
 from fasttransfer.report.svg import FAINT, INK, settings
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")

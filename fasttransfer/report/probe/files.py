@@ -11,12 +11,12 @@ from typing import Any
 from fasttransfer import environment
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.probe.examples import STEPS
-from fasttransfer.probe.figure import accuracy
 from fasttransfer.probe.heads import MOMENTUM
-from fasttransfer.probe.study import Beside
 from fasttransfer.probe.sweep import Head, Probed
-from fasttransfer.probe.table import rules
 from fasttransfer.report import svg
+from fasttransfer.report.probe.beside import Beside
+from fasttransfer.report.probe.figure import accuracy
+from fasttransfer.report.probe.table import rules
 
 ALL = "all"
 _SCORES = ("held_out_top1", "held_out_loss", "val_top1", "val_loss")
