@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer import info
-from fasttransfer.analysis import Estimate, estimate
+from fasttransfer.intervals import Estimate, estimate
 from fasttransfer.errors import InputError
 from fasttransfer.features import extract
 from fasttransfer.features.extract import Asked
