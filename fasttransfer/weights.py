@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -18,6 +19,26 @@ from fasttransfer.files import replace_file
 _CHECKSUM = "xxh3_128"
 # The format's names of what is stored here.
 _TYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
+
+
+class TensorSource(NamedTuple):
+    """A tensor for `write_safetensors`, which may be made while it is written.
+
+    Attributes:
+        dtype: float64, int64, float32, bfloat16 or uint8.
+        shape: of the whole tensor.
+        parts: C-contiguous memory of any format; one after another, the elements in row-major order. Asked for once,
+            each part only after the one before has been written, which may then be overwritten.
+    """
+
+    dtype: torch.dtype
+    shape: Sequence[int]
+    parts: Iterable[memoryview]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that all elements take."""
+        return prod(self.shape) * self.dtype.itemsize
 
 
 class CorruptFileError(Exception):
@@ -33,23 +54,49 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) ->
     Raises:
         InputError: the disk is full or not ours to write.
     """
-    # Widest type first, so that each tensor begins where its type may.
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     text = json.dumps(about, sort_keys=True)
-    header: dict[str, Any] = {"__metadata__": {"fasttransfer": text, _CHECKSUM: _checksum(tensors, text)}}
+    sources = {name: TensorSource(t.dtype, t.shape, [_bytes(t)]) for name, t in tensors.items()}
+    metadata = {"fasttransfer": text, _CHECKSUM: _checksum(tensors, text)}
+    with replace_file(path) as file:
+        write_safetensors(file, sources, metadata)
+
+
+def write_safetensors(file: IO[bytes], tensors: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file from tensors that need not be in memory as a whole.
+
+    The same tensors and metadata give the same bytes: tensors are written with the widest type first, those of one
+    width by name, metadata in its own order.
+
+    Args:
+        file: a file open for writing bytes, at its start.
+        tensors: name -> tensor.
+        metadata: what the header says beside the tensors.
+
+    Raises:
+        KeyError: a dtype that is not stored here.
+        ValueError: the parts of a tensor have more or fewer bytes than its dtype and shape take.
+    """
+    # Widest type first, so that each tensor begins where its type may.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
     start = 0
     for name in names:
-        tensor = tensors[name]
-        stop = start + tensor.nbytes
-        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, stop]}
+        dtype, shape, _ = tensors[name]
+        stop = start + tensors[name].nbytes
+        header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [start, stop]}
         start = stop
     words = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     words += b" " * (-len(words) % 8)
-    with replace_file(path) as file:
-        file.write(len(words).to_bytes(8, "little") + words)
-        for name in names:
-            file.write(_bytes(tensors[name]))
+    file.write(len(words).to_bytes(8, "little") + words)
+    for name in names:
+        written = 0
+        for part in tensors[name].parts:
+            file.write(part)
+            written += part.nbytes
+        # The header is written already: with another size all tensors behind this one would be read as garbage.
+        if written != tensors[name].nbytes:
+            raise ValueError(f"{name}: its parts have {written} bytes, {tensors[name].nbytes} are due")
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fasttransfer.cli.grid import outcome_printer
+
 import io
 import os
 import signal
@@ -45,7 +47,7 @@ def same_study(one: Path, other: Path) -> None:
 
 def test_the_whole_grid(tmp_path: Path) -> None:
     console, out = quiet(), tmp_path / "run"
-    assert grid.run(tiny_choices(tmp_path, seeds=(0, 1)), out, console=console)
+    assert grid.run(tiny_choices(tmp_path, seeds=(0, 1)), out, console=console, show=outcome_printer(console))
     recorded = records.read(out)
     assert len(recorded.results) == 2 * 74
     assert {r.state for r in recorded.results} == {"done"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,35 @@ def test_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
         found.add(path.read_bytes())
     assert len(found) == 1
     assert weights.load(path)[1]["source"] == "Käfer"
+
+
+def test_tensors_are_written_in_parts(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    path, x = tmp_path / "w.safetensors", torch.arange(12.0).view(4, 3)
+    memory = torch.empty(3)
+
+    def rows() -> Iterator[memoryview]:
+        for row in x:  # each in the place of the one before
+            yield memory.copy_(row).numpy().data
+
+    tensors = {
+        "z": weights.TensorSource(torch.float32, x.shape, rows()),
+        "bytes": weights.TensorSource(torch.uint8, (5,), [memoryview(b"abc"), memoryview(b"de")]),
+        "ids": weights.TensorSource(torch.int64, (2,), [torch.tensor([7, -1]).numpy().data]),
+    }
+    with path.open("wb") as file:
+        weights.write_safetensors(file, tensors, {"of": "parts"})
+    found = safetensors.torch.load_file(path)
+    assert found.keys() == tensors.keys() and torch.equal(found["z"], x)
+    assert bytes(found["bytes"].tolist()) == b"abcde" and found["ids"].tolist() == [7, -1]
+
+
+@pytest.mark.parametrize("text", [b"abc", b"abcdef"])
+def test_parts_of_another_size_are_refused(tmp_path: Path, text: bytes) -> None:
+    tensors = {"bytes": weights.TensorSource(torch.uint8, (5,), [memoryview(text)])}
+    with (tmp_path / "w.safetensors").open("wb") as file, pytest.raises(ValueError, match=r"bytes: .* 5 are due"):
+        weights.write_safetensors(file, tensors, {})
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 from math import prod
@@ -18,17 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fasttransfer.errors import InputError
 from fasttransfer.features.entry import Entry, set_aside, tell
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.progress import Say, size
-from fasttransfer.weights import CorruptFileError
+from fasttransfer.weights import CorruptFileError, TensorSource, write_safetensors
 
 _AT_ONCE = 32 << 20  # bytes of features that are in memory at a time, as bfloat16
-_SAFETENSORS = {"int64": "I64", "bfloat16": "BF16"}
 
 
 def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
@@ -67,12 +65,14 @@ def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
         case ".safetensors":
             files = [out]
             _need_room(files, entry.dense)
+            tensors = {
+                name: TensorSource(torch.int64, array.shape, [np.ascontiguousarray(array).data])
+                for name, array in beside.items()
+            }
+            parts = (x.view(torch.int16).numpy().data for x in _features(entry, say))
+            tensors["features"] = TensorSource(torch.bfloat16, _shape(entry), parts)
             with replace_file(out) as file:
-                file.write(_header(entry, beside))
-                for array in beside.values():
-                    file.write(np.ascontiguousarray(array).data)
-                for x in _features(entry, say):
-                    file.write(x.view(torch.int16).numpy().data)
+                write_safetensors(file, tensors, {"fasttransfer": json.dumps(_about(entry), sort_keys=True)})
         case _:
             raise InputError(f"{out}: features are exported to a .npy or a .safetensors: choose such a name")
     return files
@@ -87,32 +87,26 @@ def _about(entry: Entry) -> dict[str, Any]:
 
 
 def _features(entry: Entry, say: Say) -> Iterator[Tensor]:
-    """All records, (N, *shape) contiguous bfloat16 at a time."""
+    """Yield all records in order, (N, *shape) contiguous bfloat16 on the CPU at a time.
+
+    All lie in the same memory: each is overwritten when the next is asked for. Were each allocated anew, the C library
+    would leave gaps between them that the next does not fit in, and memory would grow by hundreds of MB.
+
+    Raises:
+        CorruptFileError: a record is damaged; the entry has been set aside.
+    """
     step, records = max(1, _AT_ONCE // (2 * prod(entry.shape))), entry.pictures * entry.views
     order = (range(at, min(at + step, records)) for at in range(0, records, step))
-    with entry.open(say=say) as reader, closing(reader.batches(order, ahead=1)) as batches:
+    rows = torch.empty((min(step, records), *entry.shape), dtype=torch.bfloat16)
+    format = torch.channels_last if rows.ndim == 4 else torch.contiguous_format  # what shards are read into
+    out = [torch.empty_like(rows, memory_format=format) for _ in range(2)]
+    with entry.open(say=say) as reader, closing(reader.batches(order, ahead=1, out=out)) as batches:
         try:
             for x in batches:
-                yield x.contiguous()
+                yield rows[: len(x)].copy_(x)
         except CorruptFileError as error:
             set_aside(entry, error, say)
             raise
-
-
-def _header(entry: Entry, beside: Mapping[str, NDArray[np.int64]]) -> bytes:
-    """What a safetensors file begins with; tensors lie behind it in this order, without gaps."""
-    said: dict[str, Any] = {"__metadata__": {"fasttransfer": json.dumps(_about(entry), sort_keys=True)}}
-    shapes = {name: ("int64", array.shape) for name, array in beside.items()} | {
-        "features": ("bfloat16", _shape(entry))
-    }
-    at = 0
-    for name, (dtype, shape) in shapes.items():
-        bytes_ = prod(shape) * (8 if dtype == "int64" else 2)
-        said[name] = {"dtype": _SAFETENSORS[dtype], "shape": list(shape), "data_offsets": [at, at + bytes_]}
-        at += bytes_
-    text = json.dumps(said, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _need_room(files: list[Path], bytes_: int) -> None:

@@ -192,15 +192,26 @@ class ShardReader:
             raise RuntimeError(f"out has room for {len(out)} pictures, {len(numbers)} are asked for")
         return Read(self._reader.read_dense(numbers, out.data_ptr(), out))
 
-    def batches(self, order: Iterable[Tensor | Sequence[int]], *, ahead: int = 2) -> Generator[Tensor, None, None]:
-        """One tensor for each list of rows in `order`, while the threads are up to `ahead` of them further on.
+    def batches(
+        self, order: Iterable[Tensor | Sequence[int]], *, ahead: int = 2, out: Sequence[Tensor] | None = None
+    ) -> Generator[Tensor, None, None]:
+        """Yield one tensor per list of rows in `order`, while the threads are up to `ahead` of them further on.
+
+        Args:
+            order: lists of rows, each as for `read`.
+            ahead: how many batches are read beside the one that is due.
+            out: `ahead` + 1 tensors as for `read`, with room for the longest list. Batches lie in them in turn, and
+                each is overwritten once the next is asked for. By default every batch is new memory.
 
         Raises:
-            CorruptFileError, IndexError: as `read`, when the batch is due.
+            CorruptFileError, IndexError, RuntimeError: as `read`, when the batch is due.
+            ValueError: `out` has another number of tensors.
         """
+        if out is not None and len(out) != ahead + 1:
+            raise ValueError(f"out has {len(out)} tensors, {ahead + 1} are needed to read {ahead} batches ahead")
         reads: deque[Read] = deque()
-        for rows in order:
-            reads.append(self.start(rows))
+        for i, rows in enumerate(order):
+            reads.append(self.start(rows, None if out is None else out[i % len(out)][: len(rows)]))
             if len(reads) > ahead:
                 yield reads.popleft().wait()
         while reads:

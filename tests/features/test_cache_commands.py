@@ -143,8 +143,13 @@ def test_export_for_numpy(
 
 @pytest.mark.parametrize("cut", [1, 6])
 def test_export_for_safetensors(
-    three: dict[int, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: int
+    three: dict[int, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cut: int,
 ) -> None:
+    monkeypatch.setattr(export, "_AT_ONCE", 3 * 2 * three[cut][0].numel())  # three records
     out = tmp_path / "features.safetensors"
     run(capsys, "export", folder_of(cut).name, str(out))
     with safe_open(out, "pt") as file:

@@ -148,6 +148,18 @@ def test_several_shards_are_one_list_in_any_order(tmp_path: Path) -> None:
         assert same(torch.cat(batches), x[order])
 
 
+def test_batches_in_given_memory(tmp_path: Path) -> None:
+    x = features(100)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(1)).split(9)
+    out = [torch.empty((9, *SHAPE), dtype=torch.bfloat16).to(memory_format=torch.channels_last) for _ in range(3)]
+    with open_(write(tmp_path / "s", x)) as reader:
+        for i, (rows, batch) in enumerate(zip(order, reader.batches(order, ahead=2, out=out), strict=True)):
+            assert batch.data_ptr() == out[i % 3].data_ptr()
+            assert same(batch, x[rows])
+        with pytest.raises(ValueError, match="out has 3 tensors, 2 are needed"):
+            next(reader.batches(order, ahead=1, out=out))
+
+
 def test_packed_reading_is_for_the_operator(tmp_path: Path) -> None:
     x = features(30)
     rows = torch.tensor([29, 3, 3, 0])
