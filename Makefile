@@ -8,7 +8,8 @@ ARGS ?=
 BENCHES ?=
 
 NATIVE := $(shell find csrc -type f)
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# Vendored files keep their own style, so that they stay identical to upstream's.
+SOURCES := $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
 # Without the build tools' warnings, which only speak to packagers; errors are shown.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
 

@@ -70,7 +70,14 @@ if sys.platform != "win32":
         Extension(
             "fasttransfer._shards",
             sources=sorted(glob("csrc/shards/*.cpp")),
-            depends=sorted([*glob("csrc/shards/*.h"), *glob("csrc/math/*.h"), *glob("csrc/cpu/*.h")]),
+            depends=sorted(
+                [
+                    *glob("csrc/shards/*.h"),
+                    *glob("csrc/math/*.h"),
+                    *glob("csrc/cpu/*.h"),
+                    *glob("csrc/third_party/xxhash/*.h"),
+                ]
+            ),
             include_dirs=[str(ROOT / "csrc"), *include_paths("cpu")],
             extra_compile_args=[*FLAGS, "-pthread"],
             extra_link_args=["-pthread"],

@@ -86,7 +86,7 @@ void File::check(const Identity& expected) {
   }
   records_ = static_cast<int64_t>(footer.records);
   index_ = reinterpret_cast<const Place*>(data_ + footer.index);
-  if (footer.index_checksum != xxh3::checksum(index_, footer.records * sizeof(Place))) {
+  if (footer.index_checksum != checksum(index_, footer.records * sizeof(Place))) {
     damaged("damaged: its index does not match its checksum");
   }
   check_index();
@@ -122,7 +122,7 @@ void File::check_index() const {
 const uint8_t* File::verified(int64_t i) const {
   const Place& place = index_[i];
   const uint8_t* const record = data_ + place.offset;
-  if (xxh3::checksum(record, place.size) != place.checksum) {
+  if (checksum(record, place.size) != place.checksum) {
     damaged("damaged: record " + text(i) + " does not match its checksum");
   }
   if (is_packed() && !is_mask_of(record, elements_, values(i))) {

@@ -20,7 +20,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "shards/xxh3.h"
+#include "shards/checksum.h"
 
 namespace fasttransfer::shards {
 
@@ -68,7 +68,7 @@ static_assert(sizeof(Footer) == 48);
 template <typename Part>
 uint64_t own_checksum(const Part& part) {
   const auto* const begin = reinterpret_cast<const uint8_t*>(&part);
-  return xxh3::checksum(begin, reinterpret_cast<const uint8_t*>(&part.checksum) - begin);
+  return checksum(begin, reinterpret_cast<const uint8_t*>(&part.checksum) - begin);
 }
 
 // A file that is not what was written, or not what was asked for; the message is a sentence that begins with its path.

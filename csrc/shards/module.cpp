@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "shards/checksum.h"
 #include "shards/reader.h"
 #include "shards/writer.h"
-#include "shards/xxh3.h"
 
 namespace py = pybind11;
 
@@ -79,7 +79,7 @@ PYBIND11_MODULE(_shards, m) {
   m.attr("VERSION") = kVersion;
   m.def("checksum", [](const py::bytes& data) {
     const std::string_view bytes = data;
-    return xxh3::checksum(bytes.data(), bytes.size());
+    return checksum(bytes.data(), bytes.size());
   });
 
   py::class_<Writer>(m, "Writer")

@@ -41,7 +41,7 @@ void Writer::append(const uint16_t* x, int64_t n) {
       from = record_.data();
       pack(x, place);
     }
-    place.checksum = xxh3::checksum(from, place.size);
+    place.checksum = checksum(from, place.size);
     index_.push_back(place);
     put(from, place.size);
     constexpr uint8_t kPadding[kAlign] = {};
@@ -70,7 +70,7 @@ void Writer::finish() {
   Footer footer{};
   footer.index = at_;
   footer.records = index_.size();
-  footer.index_checksum = xxh3::checksum(index_.data(), index_.size() * sizeof(Place));
+  footer.index_checksum = checksum(index_.data(), index_.size() * sizeof(Place));
   footer.header_checksum = header_checksum_;
   footer.checksum = own_checksum(footer);
   std::memcpy(footer.end, kEnd, sizeof kEnd);

@@ -1,0 +1,11 @@
+// What shards are checked with: XXH3 of 64 bits, without a seed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fasttransfer::shards {
+
+uint64_t checksum(const void* data, size_t size);
+
+}  // namespace fasttransfer::shards
