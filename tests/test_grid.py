@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fasttransfer.cli.grid import outcome_printer
-
 import io
 import os
 import signal
@@ -18,6 +16,7 @@ from studies import MANMADE, NATURAL, RECIPE, draw_pictures, tiny_choices
 
 from fasttransfer import forecast, grid, records, study_plan, weights
 from fasttransfer.cells import Cell
+from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.errors import InputError
 from fasttransfer.study import Choices
 

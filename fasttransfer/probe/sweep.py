@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from fasttransfer import info
-from fasttransfer.intervals import Estimate, estimate
 from fasttransfer.errors import InputError
 from fasttransfer.features import extract
 from fasttransfer.features.extract import Asked
+from fasttransfer.intervals import Estimate, estimate
 from fasttransfer.pipelines.feeds import HOST_SHARE
 from fasttransfer.probe import heads
 from fasttransfer.probe.examples import STEPS, Lesson, draw_lessons

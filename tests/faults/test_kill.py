@@ -127,14 +127,6 @@ def kill_actor() -> None:
     os.kill(actors[0], signal.SIGKILL)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_report() -> Iterator[None]:
-    """Half of the time of a study this small: not what is killed here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "write_report", lambda recorded, out: out / "report")
-        yield
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Choices, Path]:
     """A study of two bases and eight copies, and its folder when it is done."""
