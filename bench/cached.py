@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fasttransfer import grid, machine, study_plan, weights
+from fasttransfer import devices, grid, study_plan, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.bench.timing import Timing, compare
 from fasttransfer.cells import LAYERS, Cell, base
@@ -159,7 +159,7 @@ def settled(setting: Setting) -> Iterator[torch.device]:
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     study = setting.study
     try:
-        yield machine.settle_in(study.device, study.threads, 0)
+        yield devices.settle_in(study.device, study.threads, 0)
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic = deterministic

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from fasttransfer import machine
+from fasttransfer import devices
 from fasttransfer.bench import command, kernels, training
 from fasttransfer.bench.readings import ratios, read, same_machine
 from fasttransfer.bench.timing import compare
@@ -100,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=int, metavar="RUNS", help="measure so many runs and write them")
     chosen = parser.parse_args()
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     if chosen.record:
         record(chosen.record, RECORDED, cases())
         return 0

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import cost, environment, info, inputs, machine, randomness
+from fasttransfer import cost, devices, environment, inputs, machine, randomness
 from fasttransfer.bench.memory import held, watched
 from fasttransfer.bench.timing import compare
 from fasttransfer.bench.training import RECIPES
@@ -44,7 +44,8 @@ from fasttransfer.net import CaffeNet, Drop, initial_weights
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.store import RawPart
-from fasttransfer.study import Study, load_recipe
+from fasttransfer.recipe import load_recipe
+from fasttransfer.study import Study
 from fasttransfer.transfer import source_weights
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ Found = dict[str, Any]
 
 def threads_of(geometry: Geometry) -> int:
     """A study's for the small network, whose products are too small for two; all cores for the paper's."""
-    return machine.threads_for("cpu") if geometry.name == "caffenet-mini" else info.cores()
+    return devices.threads_for("cpu") if geometry.name == "caffenet-mini" else machine.cores()
 
 
 def study_of(geometry: Geometry, precision: str, batch: int) -> Study:
@@ -250,7 +251,7 @@ def memory_of(name: str, precision: str, batch: int) -> Found:
     """See `measure_memory`; in a process that has done nothing else."""
     geometry, cells = GEOMETRIES[name], MANY[name]
     torch.set_num_threads(threads_of(geometry))
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     study, pictures = study_of(geometry, precision, batch), pixels_for(geometry)
     before = held()
     with tempfile.TemporaryDirectory() as folder, watched() as most:
@@ -293,7 +294,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the small network only, three samples")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cohorts.json")
     chosen = parser.parse_args()
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     share_freed_memory()
     rounds = 3 if chosen.quick else 7
     geometries = [g for g in reversed(GEOMETRIES.values()) if not (chosen.quick and g.name == "caffenet")]

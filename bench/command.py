@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import environment, info, machine, roofline
+from fasttransfer import devices, environment, machine, roofline
 from fasttransfer.bench import ablation, data, grid, kernels, memory, parts, training
 from fasttransfer.bench.parts import Size
 from fasttransfer.bench.rows import Rows, ratio, time, times
@@ -73,7 +73,7 @@ def run(
     if not any(only in name for name in names):
         raise InputError(f"--only {only}: no case has that in its name: {', '.join(names)}")
     if device == "cpu":
-        machine.keep_freed_memory()  # as a grid's workers do, for everything that is measured
+        devices.keep_freed_memory()  # as a grid's workers do, for everything that is measured
     result = described(command_of(part, asked, only), device)
     if out is not None:
         make_folder(out.parent)
@@ -194,7 +194,7 @@ def _data(
         facts = {"source": source.name if source else "built-in", **work.facts}
         console.print(Text(", ".join(f"{name} {fact}" for name, fact in facts.items())))
         yield {"pictures": facts}
-        cores = list(dict.fromkeys((1, info.cores())))
+        cores = list(dict.fromkeys((1, machine.cores())))
         for step in DATA_STEPS[:-1]:
             if only in step:
                 found: dict[str, Any] = {}

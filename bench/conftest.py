@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fasttransfer import environment, machine
+from fasttransfer import devices, environment
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
@@ -21,7 +21,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.fixture(autouse=True, scope="session")
 def _memory() -> None:
     """As in a grid's workers."""
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttransfer import environment, info, machine, ops, paths, records, weights
+from fasttransfer import devices, environment, machine, ops, paths, records, weights
 from fasttransfer.bench.timing import Timing, compare
 from fasttransfer.cells import TASKS, base
 from fasttransfer.features.shards import ShardReader, write_shard
@@ -178,7 +178,7 @@ def measure_shards(x: Tensor, rounds: int, folder: Path) -> dict[str, Any]:
     for kind, packed in (("packed", True), ("dense", False)):
         written = compare({"write": lambda i, p=packed: write(p)}, CPU, rounds=3)["write"]  # type: ignore[misc]
         found[f"write {kind}"] = round(x.numel() * 2 / written.median / 1e9, 3)
-        for threads in sorted({1, info.cores()}):
+        for threads in sorted({1, machine.cores()}):
             with ShardReader([path], entry="bench", shape=shape, threads=threads) as reader:
                 batches = reader.batches(itertools.cycle(order))
                 read = compare({"read": lambda i, b=batches: next(b)}, CPU, rounds=rounds)["read"]  # type: ignore[misc]
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "features.json")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     with torch.inference_mode():
         trained = open_study(chosen.study)
         dense = {(s, t): trained.features(s, t, "val") for s in TASKS for t in TASKS}

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fasttransfer import environment, footprint, inputs, machine, weights
+from fasttransfer import devices, environment, footprint, inputs, weights
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
 from fasttransfer.cohort import Cohort, Target
 from fasttransfer.cost import weight_count
@@ -33,7 +33,8 @@ from fasttransfer.geometry import GEOMETRIES
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.store import RawPart
-from fasttransfer.study import Study, load_recipe
+from fasttransfer.recipe import load_recipe
+from fasttransfer.study import Study
 from fasttransfer.transfer import source_weights
 
 RESULTS = Path(__file__).parent / "results" / "footprint.json"
@@ -94,7 +95,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     cells, outputs, sizes = _cells(names), OUTPUTS[geometry], GEOMETRIES[geometry]
     study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", precision, "cpu", 1, recipe)
     torch.set_num_threads(1)
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     count, side = 2 * batch, sizes.store
     shard = np.random.default_rng(0).integers(0, 255, (_ROWS, side, side, 3), dtype=np.uint8)
     part = RawPart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)

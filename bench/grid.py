@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fasttransfer import cost, inputs, machine, pictures, records
+from fasttransfer import cost, devices, inputs, pictures, records
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import products_alone
 from fasttransfer.bench.studies import Peak
@@ -38,7 +38,8 @@ from fasttransfer.geometry import Geometry
 from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.layouts import Picture
-from fasttransfer.study import BUILTIN, Choices, load_recipe
+from fasttransfer.recipe import load_recipe
+from fasttransfer.study import BUILTIN, Choices
 from fasttransfer.study_plan import Plan, settle
 
 PARTS = ("limit", "cohort", "plain")
@@ -191,7 +192,7 @@ def _multiply_adds(plan: Plan, cells: Sequence[Cell]) -> int:
 
 def _rates(plan: Plan) -> dict[str, float]:
     """What is measured -> multiply-adds a second of all workers together."""
-    workers = machine.workers_for(plan.device, plan.threads)
+    workers = devices.workers_for(plan.device, plan.threads)
     context = mp.get_context("spawn")
     outputs = plan.recipe.outputs_for("A", plan.classes)
     work = plan.recipe.geometry, outputs, plan.recipe.batch, plan.precision, plan.device, plan.threads
@@ -207,7 +208,7 @@ def rates_of_one(
 ) -> dict[str, float]:
     """What is measured -> multiply-adds a second of one process; `meet` waits until the others are as far."""
     torch.set_num_threads(threads)
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     dtype, place = inputs.dtype_of(precision), torch.device(device)
     one, other = (torch.randn(_SIDE, _SIDE, dtype=dtype, device=place) for _ in range(2))
     products = products_alone(geometry, outputs, batch, place, dtype)

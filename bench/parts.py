@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import info, roofline
+from fasttransfer import machine, roofline
 from fasttransfer.bench import ablation, cached, ceilings, cells, data, features, kernels, training
 from fasttransfer.bench.rows import Rows, ratio, time, times
 from fasttransfer.bench.timing import compare
@@ -50,7 +50,7 @@ def ceilings_of(size: Size, only: str, device: torch.device, console: Console, *
     """What the machine can do at the most."""
     with data.scratch_folder() as folder:
         blobs = data.gather(source, folder / "pictures", min(size.pictures, 2 * size.batch)).blobs
-        made = ceilings.ceilings(device, blobs, info.cores())
+        made = ceilings.ceilings(device, blobs, machine.cores())
         timings = ceilings.measure(made, device, size.rounds)
     rates = {name: round(made[name].work / timing.median) for name, timing in timings.items()}
     rows = Rows(console, ("ceiling", 34), ("a second", 20))
@@ -155,7 +155,7 @@ def ablation_of(size: Size, only: str, device: torch.device, console: Console, *
         for group, ideas in ablation.IDEAS.items():
             if only not in group:
                 continue
-            calls = ablation.variants(group, batch, device, blobs, info.cores(), CAFFENET)
+            calls = ablation.variants(group, batch, device, blobs, machine.cores(), CAFFENET)
             timings = compare(calls, device, rounds=size.rounds, sample=0.1)
             whole = timings[ablation.WHOLE].median
             rows = Rows(console, (f"{group}, batch {batch}: without", 34), ("a step", 10), ("takes", 7), ("instead", 0))

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import environment, info, machine, records
+from fasttransfer import devices, environment, machine, records
 from fasttransfer.bench.timing import compare
 from fasttransfer.features.extract import open_network, read
 from fasttransfer.files import replace_file
@@ -104,7 +104,7 @@ def sweep(pictures: int, width: int, classes: int, seeds: int) -> dict[str, Any]
     start = time.perf_counter()
     lessons = draw_lessons(labels, [str(i) for i in range(classes)], asked.examples, asked.seeds)
     stacks = Stacks(x, labels, x_val, val_labels, torch.arange(pictures), asked, classes, dtype_for(CPU))
-    with ThreadPoolExecutor(info.cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(machine.cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         scored = list(pool.map(stacks.trained, lessons))
     seconds = time.perf_counter() - start
     reported = sum(lesson.fold is None for lesson in lessons) * len(asked.pairs)
@@ -114,7 +114,7 @@ def sweep(pictures: int, width: int, classes: int, seeds: int) -> dict[str, Any]
         "classes": classes,
         "heads reported": reported,
         "heads trained": len(scored) * len(asked.pairs),
-        "cores": info.cores(),
+        "cores": machine.cores(),
         "seconds": round(seconds, 2),
     }
 
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, help="folder of a study: compare accuracies on its features")
     parser.add_argument("--out", type=Path)
     chosen = parser.parse_args()
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
     out = chosen.out or Path(__file__).parent / "results" / f"probe{'-choices' if chosen.study else ''}.json"
     if chosen.study:
         found = choices(chosen.study, (1, 6), (0, 1))

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import machine
+from fasttransfer import devices
 from fasttransfer.bench import command, grid, pages
 from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder
@@ -42,7 +42,7 @@ def run(
         InputError: `out` cannot be written.
     """
     if device == "cpu":
-        machine.keep_freed_memory()
+        devices.keep_freed_memory()
     asked = grid.Asked(source, None, None, device, quick)
     words = f"{command.command_of('all', asked)}{'' if price is None else f' --price {price:g}'}"
     result: dict[str, Any] = command.described(words, device) | {"price": price, "parts": {}}

@@ -13,8 +13,8 @@ from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.geometry import DROPOUT_STAGES, Geometry
 from fasttransfer.graphs import Recorded
 from fasttransfer.net import CaffeNet, Drop, initial_weights
+from fasttransfer.recipe import load_recipe
 from fasttransfer.step import Trainee
-from fasttransfer.study import load_recipe
 
 OUTPUTS = 500
 RECIPES = {"caffenet": "caffe", "caffenet-mini": "mini"}

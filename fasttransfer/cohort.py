@@ -29,9 +29,10 @@ from fasttransfer.messages import Advanced, Checked, Ended, Message, Started
 from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.pipelines.feed import WHOLE, Feed, Share
 from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.recipe import Recipe
 from fasttransfer.records import Evaluation
 from fasttransfer.step import Trainee
-from fasttransfer.study import Recipe, Study
+from fasttransfer.study import Study
 from fasttransfer.transfer import Source, copy_layers
 
 Compute = Callable[[Mapping[str, Tensor]], None]  # one step of some cells, as a function of a batch

@@ -25,7 +25,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttransfer import grid, machine
+from fasttransfer import devices, grid
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.cohort import Compute, Member, OneProcess
@@ -34,8 +34,9 @@ from fasttransfer.jobs import Division
 from fasttransfer.messages import Message
 from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.pipelines.feed import Share
+from fasttransfer.recipe import Recipe
 from fasttransfer.step import Trainee
-from fasttransfer.study import Choices, Feeding, Recipe
+from fasttransfer.study import Choices, Feeding
 
 _ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
 _AGREE = 16  # steps between two questions whether to stop
@@ -85,7 +86,7 @@ def train_bases(
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
         return 0 if run() else _INTERRUPTED
-    with _joined(machine.device_for(choices.device)) as share:
+    with _joined(devices.device_for(choices.device)) as share:
         if share.rank:
             _follow(share)
             return 0  # how it ended is for the first to say: torchrun ends all of them when one has another exit code
@@ -176,7 +177,7 @@ def _company() -> Iterator[None]:
 def _work(setting: Setting, cells: tuple[Cell, ...], share: Share, hear: Callable[[Message], None]) -> bool:
     """Trains a network together with the other processes; False when one of them was asked to stop."""
     study = setting.study
-    device = machine.settle_in(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
+    device = devices.settle_in(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
     with _company(), _asked() as stop:
         cohort = build_cohort(setting, cells, device, processes=Processes(share))
         return cohort.run(hear, _agreed(stop), setting.checkpoint_seconds)

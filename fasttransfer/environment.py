@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import fasttransfer
-from fasttransfer import info, native
+from fasttransfer import machine, native
 from fasttransfer.files import cache_folder
 
 # Extensions that decide which kernels run and how fast, in Linux's words.
@@ -26,12 +26,12 @@ def collect() -> dict[str, str]:
         "commit": _commit(Path(__file__).resolve().parents[1]),
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": platform.platform(),
-        "processor": info.processor(),
-        "instructions": " ".join(name for name in _EXTENSIONS if name in info.instructions()) or "unknown",
-        "cores": str(info.cores()),
+        "processor": machine.processor(),
+        "instructions": " ".join(name for name in _EXTENSIONS if name in machine.instructions()) or "unknown",
+        "cores": str(machine.cores()),
         "memory": _memory(),
     }
-    facts |= {name: info.version(package) for name, package in _PACKAGES.items()}
+    facts |= {name: machine.version(package) for name, package in _PACKAGES.items()}
     facts["cuda"] = _cuda()
     facts["native library"] = native.why_not() or "loaded"
     facts["operators"] = "; ".join(f"{name}: {where}" for name, where in native.operators().items())

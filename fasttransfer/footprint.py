@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.cells import Cell, by_source, deepest_cuts
 from fasttransfer.geometry import STAGES, Geometry, layer_of
 
@@ -81,6 +81,6 @@ def free_memory(device: str, workers: int, resident: int = 0) -> int | None:
         resident: bytes of pictures that are held in each GPU's memory.
     """
     if device == "cpu":
-        return info.free_memory()
+        return machine.free_memory()
     each = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
     return workers * (min(each) - resident)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer import cost, footprint, grid, info, paths, records, simulation, study_plan
+from fasttransfer import cost, footprint, grid, machine, paths, records, simulation, study_plan
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.checkpoint import checkpoint_step
 from fasttransfer.errors import InputError
@@ -334,7 +334,7 @@ def _sample(plan: Plan, scratch: Path) -> Prepared:
         listing = find_pictures(scratch / "pictures")
         share = total / (len(listing.train) + len(listing.val))
         if not prepare.drawn(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
-            seconds += (time.perf_counter() - begun) * share / info.cores()
+            seconds += (time.perf_counter() - begun) * share / machine.cores()
             files = (scratch / "pictures").glob("*/*/*")
             written += int(share * sum(file.stat().st_size for file in files))
     took = {}

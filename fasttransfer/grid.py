@@ -20,7 +20,7 @@ import xxhash
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import cost, environment, machine, paths, records, tracking
+from fasttransfer import cost, devices, environment, paths, records, tracking
 from fasttransfer.assembly import Setting
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.checkpoint import load_end
@@ -222,7 +222,7 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
         seeds=plan.seeds,
         bad_pictures=store.manifest["bad_pictures"] if (store := plan.pictures.store) else choices.bad_pictures,
         precision=there.precision if there and not choices.precision else plan.precision,
-        device=machine.device_for(there.device) if there and not choices.device else plan.device,
+        device=devices.device_for(there.device) if there and not choices.device else plan.device,
         threads=there.threads if there else plan.threads,
         recipe=plan.recipe,
         classes=choices.classes,

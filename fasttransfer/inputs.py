@@ -6,7 +6,7 @@ from typing import TypedDict
 
 import torch
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.geometry import Geometry
 
 _SMALL_CROP = 128
@@ -21,7 +21,7 @@ def precision_for(asked: str | None, device: str, geometry: Geometry) -> str:
         return asked
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    fast = {"avx512_bf16", "amx_bf16"} & set(info.instructions())
+    fast = {"avx512_bf16", "amx_bf16"} & set(machine.instructions())
     return "bf16" if fast and geometry.crop >= _SMALL_CROP else "fp32"
 
 

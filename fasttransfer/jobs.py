@@ -10,7 +10,7 @@ from fasttransfer.cells import BASE, Cell, cohorts
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import Geometry
 from fasttransfer.progress import size
-from fasttransfer.study import Recipe
+from fasttransfer.recipe import Recipe
 
 
 @dataclass(frozen=True)

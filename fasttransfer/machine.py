@@ -1,70 +1,61 @@
-"""What this machine offers a study: device, threads, workers."""
+"""Facts about this machine: processor, cores, memory, and the versions of installed packages."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
-import torch
-
-from fasttransfer import info
-from fasttransfer.errors import InputError
-
-# Options of glibc's mallopt, and what they are set to.
-_KEEP = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, (1 << 31) - 1), "M_TOP_PAD": (-2, 64 << 20)}
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
 
 
-def device_for(asked: str | None) -> str:
-    """ "cuda" or "cpu": what was asked for, else a GPU where there is one.
-
-    Raises:
-        InputError: an unknown device, or a GPU where there is none.
-    """
-    if asked not in (None, "cpu", "cuda"):
-        raise InputError(f"--device {asked}: choose cpu or cuda")
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device cuda: PyTorch sees no CUDA device here: choose --device cpu, or see fasttransfer info"
-        )
-    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+def cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def settle_in(device: str, threads: int, index: int) -> torch.device:
-    """Makes this process, the `index`-th of its kind here, compute as a study says; returns its device.
-
-    All that train, time or keep what is trained on have to set the same: bits depend on it.
-    """
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic = True
-    if device == "cuda":
-        found = torch.device("cuda", index % torch.cuda.device_count())
-        torch.cuda.set_device(found)  # streams and graphs are of the current one
-        return found
-    keep_freed_memory()
-    return torch.device("cpu")
+def free_memory() -> int | None:
+    """Bytes of memory that can be had without swapping, page cache included; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
-def keep_freed_memory() -> None:
-    """Makes this process keep the memory of freed tensors for the next ones, where glibc allocates it.
-
-    By default every tensor of more than 32 MiB is mapped afresh and costs a page fault every 4 KiB
-    (docs/decisions/memory.md).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for option, value in _KEEP.values():
-            mallopt(option, value)
+def processor() -> str:
+    """The model of the processor, as far as the system says."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
-def threads_for(device: str) -> int:
-    """CPU threads a network is trained with.
-
-    Networks train beside each other, so one thread each wastes least; with more than eight cores, more threads
-    each rather than more processes, whose memory adds up.
-    """
-    return 1 if device == "cuda" else max(1, info.cores() // 8)
+def instructions() -> tuple[str, ...]:
+    """The extensions of the processor in Linux's words, e.g. "avx512_bf16"; empty where they are not known."""
+    return tuple((_cpuinfo().get("flags") or _cpuinfo().get("features") or "").split())
 
 
-def workers_for(device: str, threads: int) -> int:
-    """Processes that train at the same time: one a GPU, or as many as the cores allow."""
-    return torch.cuda.device_count() if device == "cuda" else max(1, info.cores() // threads)
+def version(package: str) -> str:
+    """The version of an installed package; DALI's name ends in the CUDA version that it was built for."""
+    for name in (package, f"{package}-cuda120", f"{package}-cuda130"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor, by lower-case name; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip().lower(), value.strip())
+    return fields

@@ -22,8 +22,8 @@ from typing import Any, Literal, get_args
 from fasttransfer import records
 from fasttransfer.cells import RANDOM, Cell
 from fasttransfer.errors import InputError
+from fasttransfer.recipe import load_recipe
 from fasttransfer.records import Evaluation, Recorded, Result
-from fasttransfer.study import load_recipe
 
 Which = Literal["random", "natural-manmade", "full", "reduced"]
 

@@ -21,7 +21,8 @@ from fasttransfer.pipelines.layouts import Listing, find_pictures
 from fasttransfer.pipelines.store import PARTS, Kind, Store, is_store
 from fasttransfer.pipelines.synthetic import SIDES
 from fasttransfer.progress import Say
-from fasttransfer.study import BUILTIN, Study, default_recipe
+from fasttransfer.recipe import default_recipe
+from fasttransfer.study import BUILTIN, Study
 
 # Images per class of the built-in set.
 BUILTIN_TRAIN, BUILTIN_VAL = 160, 80

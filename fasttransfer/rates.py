@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import graphs, inputs, machine, randomness, weights
+from fasttransfer import devices, graphs, inputs, randomness, weights
 from fasttransfer.geometry import DROPOUT_STAGES, LAYER_NAMES, STAGES
 from fasttransfer.net import CaffeNet, Drop
 from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.store import Part, Store
+from fasttransfer.recipe import Recipe
 from fasttransfer.step import Trainee
-from fasttransfer.study import Recipe
 
 SECONDS = 4.0
 """How long steps are timed, building and warming up not counted."""
@@ -143,7 +143,7 @@ def _heard(pipe: Connection) -> dict[str, float]:
 def _work(sizes: Sizes, index: int, pipe: Connection, barrier: Any, seconds: float, begun: float) -> None:
     found = {"starting": time.time() - begun}
     try:
-        device = machine.settle_in(sizes.device, sizes.threads, index)
+        device = devices.settle_in(sizes.device, sizes.threads, index)
         pipe.send(found | _timed(sizes, device, barrier, seconds, index))
     except BaseException:
         barrier.abort()

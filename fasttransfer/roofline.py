@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fasttransfer import cost
 from fasttransfer.cells import Cell, cohorts, deepest_cuts
 from fasttransfer.geometry import STAGES, Geometry, layer_of
-from fasttransfer.study import Recipe
+from fasttransfer.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fasttransfer.cells import Cell, frozen_by_source
 from fasttransfer.jobs import Job
 from fasttransfer.rates import Rates
-from fasttransfer.study import Recipe
+from fasttransfer.recipe import Recipe
 
 Spent = dict[str, float]
 """What time is spent on, see `PARTS` -> seconds."""

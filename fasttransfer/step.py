@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fasttransfer import ops
 from fasttransfer.net import CaffeNet, Drop
-from fasttransfer.study import Recipe
+from fasttransfer.recipe import Recipe
 
 
 class Trainee:

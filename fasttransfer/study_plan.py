@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from fasttransfer import footprint, inputs, machine, pictures, splits
+from fasttransfer import devices, footprint, inputs, pictures, splits
 from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
@@ -20,7 +20,8 @@ from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.store import Kind, expected_bytes
-from fasttransfer.study import BUILTIN, Choices, Feeding, Recipe, recipes_for
+from fasttransfer.recipe import Recipe, recipes_for
+from fasttransfer.study import BUILTIN, Choices, Feeding
 
 _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
 
@@ -65,7 +66,7 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
     Raises:
         InputError: bad pictures, split, recipe, device, feed, or a task without enough classes.
     """
-    device = machine.device_for(choices.device)
+    device = devices.device_for(choices.device)
     found = pictures.find_source(choices.data)
     recipe = choices.settled_recipe(found.recipe)
     feeding = feeding or Feeding()
@@ -102,7 +103,7 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
         val,
         device,
         precision,
-        machine.threads_for(device),
+        devices.threads_for(device),
     )
 
 
@@ -115,7 +116,7 @@ def divide(plan: Plan, cells: Sequence[Cell], workers: int | None = None) -> Div
     Raises:
         InputError: a single network does not fit into it.
     """
-    here = machine.workers_for(plan.device, plan.threads)
+    here = devices.workers_for(plan.device, plan.threads)
     workers = workers or here
     resident = _stored(plan) if feed_of(plan).resident else 0
     free = footprint.free_memory(plan.device, here, resident)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, decode_or_reason, shown
@@ -86,7 +86,7 @@ class GpuDecoder:
         from nvidia.dali.pipeline import Pipeline
         from nvidia.dali.types import DALIDataType
 
-        threads = max(1, info.cores() // self.threads)
+        threads = max(1, machine.cores() // self.threads)
         pipe = Pipeline(self.pictures, threads, self._gpu, prefetch_queue_depth=1)
         with pipe:
             jpegs = fn.external_source(name="jpegs", dtype=DALIDataType.UINT8, ndim=1)

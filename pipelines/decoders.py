@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.decode import FITS, PictureError, Pixels, decode_or_reason
 
@@ -26,7 +26,7 @@ class _CpuDecoder:
     pictures = 16
 
     def __init__(self, size: int, fit: str) -> None:
-        self.threads = info.cores()
+        self.threads = machine.cores()
         self._size, self._fit = size, fit
 
     def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:

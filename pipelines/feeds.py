@@ -18,7 +18,7 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.batches import Look
 from fasttransfer.pipelines.dali import DaliFeed, need_dali
@@ -143,7 +143,7 @@ def open_feed(
     chosen = choose_feed(kind, stored, device.type, free_memory(kind, device))
     feed: Feed
     if chosen.feed == "dali":
-        decoding = threads if device.type == "cpu" else min(_DALI_THREADS, info.cores())
+        decoding = threads if device.type == "cpu" else min(_DALI_THREADS, machine.cores())
         feed = DaliFeed(train, val, stream, means, device=device, threads=decoding, hw_share=hw_share, **look)
     else:
         feed = MemoryFeed(train, val, stream, means, device=device, resident=chosen.resident, **look)
@@ -164,7 +164,7 @@ def free_memory(kind: Kind, device: torch.device) -> int | None:
         gc.collect()  # what was trained before goes first, its memory back to the GPU
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(device)[0]
-    return info.free_memory()
+    return machine.free_memory()
 
 
 def free_disk(folder: Path) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.pipelines.damage import culprit
@@ -29,7 +29,7 @@ _CHUNK = 64 << 20  # bytes of pixels that are held at a time
 
 def mean_picture(pictures: TaskImages) -> Mean:
     """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
-    threads = info.cores()
+    threads = machine.cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
         shares = np.array_split(pictures.rows, threads)
         sums = list(pool.map(partial(_sum, pictures.part, _CHUNK // threads), shares))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.pipelines.batches import Look, Pixels, StoreFeed
 from fasttransfer.pipelines.feed import Stream, TaskImages
 from fasttransfer.pipelines.staging import Staging
@@ -58,7 +58,7 @@ class MemoryFeed(StoreFeed):
         else:
             side = train.part.size
             self._staging = Staging((stream.batch, side, side, 3), device)
-            self._threads = min(_GATHERERS, info.cores())
+            self._threads = min(_GATHERERS, machine.cores())
             self._gatherers = ThreadPoolExecutor(self._threads, thread_name_prefix="gather")
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.pipelines.ahead import in_order
 from fasttransfer.pipelines.decode import PictureError
 from fasttransfer.pipelines.eta import Eta
@@ -48,13 +48,13 @@ def verify(store: Store, say: Say = lambda text: None) -> None:
         wrong.append(MANIFEST)
     total = len(store.train) + len(store.val)
     eta = Eta("verify: reading", total, say)
-    for file, same in in_order(lambda file: _same(store, file), list(_files(store)), info.cores()):
+    for file, same in in_order(lambda file: _same(store, file), list(_files(store)), machine.cores()):
         if not same:
             wrong.append(f"{file.name}{file.holds}")
         eta.step(file.pictures)
     if store.kind == "jpeg":
         eta = Eta("verify: decoding", total, say)
-        for rows, bad in in_order(lambda rows: _undecodable(store, rows), _tasks(store), info.cores()):
+        for rows, bad in in_order(lambda rows: _undecodable(store, rows), _tasks(store), machine.cores()):
             wrong += [f"{rows.part} picture {row:,}, which cannot be decoded" for row in bad]
             eta.step(rows.stop - rows.start)
     if wrong:

@@ -18,9 +18,9 @@ from fasttransfer.cells import Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET
 from fasttransfer.paper import recorded
+from fasttransfer.recipe import load_recipe
 from fasttransfer.records import Evaluation, Recorded, Records, Result
 from fasttransfer.report.advice import advice_table, sentences
-from fasttransfer.study import load_recipe
 
 RECIPE = {name: value for name, value in asdict(load_recipe("caffe")).items() if value is not None}
 

@@ -15,7 +15,7 @@ from devices import DEVICES
 from studies import RECIPE, tiny_choices, with_bases
 from torch import Tensor
 
-from fasttransfer import machine, weights
+from fasttransfer import devices, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
 from fasttransfer.checkpoint import load_end
@@ -33,7 +33,7 @@ def _as_a_worker() -> Iterator[None]:
     """The threads that a study's networks are trained with, and kernels that add in a fixed order."""
     before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
     threads = torch.get_num_threads()
-    torch.set_num_threads(machine.threads_for("cpu"))
+    torch.set_num_threads(devices.threads_for("cpu"))
     yield
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = before

@@ -15,10 +15,10 @@ from fasttransfer import cli
 from fasttransfer.analysis import PARTS, Line, compare, pooled
 from fasttransfer.errors import InputError
 from fasttransfer.paper import recorded
+from fasttransfer.recipe import load_recipe
 from fasttransfer.records import Recorded, Result
 from fasttransfer.report.comparison import comparison_table
 from fasttransfer.report.side_by_side import comparison_page
-from fasttransfer.study import load_recipe
 
 RECIPE = {name: value for name, value in asdict(load_recipe("mini")).items() if value is not None}
 

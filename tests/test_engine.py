@@ -17,7 +17,7 @@ import torch
 from studies import RECIPE
 from test_cohort import make_setting, same, train, trained
 
-from fasttransfer import machine
+from fasttransfer import devices
 from fasttransfer.assembly import Setting
 from fasttransfer.cells import LAYERS, Cell, base
 from fasttransfer.cohort import Cohort
@@ -227,7 +227,7 @@ def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.Mon
     first = Cell(0, "B", "random", 1)
     cells = [Cell(0, "B", treatment, n) for treatment in ("selffer+", "transfer+") for n in LAYERS]
     undisturbed = expected(setting, [first, *cells])
-    monkeypatch.setattr(machine, "workers_for", lambda device, threads: 1)
+    monkeypatch.setattr(devices, "workers_for", lambda device, threads: 1)
     heard = Heard()
     with closing(Tight(setting)) as crew:
         division = Division((job_of(setting, [first]), job_of(setting, cells)), 1, "")

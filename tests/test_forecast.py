@@ -16,7 +16,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET_MINI
 from fasttransfer.jobs import Job, Terms
 from fasttransfer.paths import weights_file
-from fasttransfer.study import load_recipe
+from fasttransfer.recipe import load_recipe
 
 TERMS = Terms(CAFFENET_MINI, 16, 32, 320, 5 * 640, "fp32")
 MINI = replace(load_recipe("mini"), checks=5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fasttransfer
-from fasttransfer import environment, info
+from fasttransfer import environment, machine
 
 
 def test_what_a_bug_report_needs() -> None:
@@ -26,17 +26,17 @@ def test_what_a_bug_report_needs() -> None:
 
 
 def test_what_is_not_installed() -> None:
-    assert info.version("no-such-package-fasttransfer") == "not installed"
+    assert machine.version("no-such-package-fasttransfer") == "not installed"
 
 
 def test_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = {"model name": "A Processor", "flags": "fpu avx2 avx512f avx512_bf16 ht"}
-    monkeypatch.setattr(info, "_cpuinfo", lambda: cpuinfo)
-    assert "avx512_bf16" in info.instructions()
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: cpuinfo)
+    assert "avx512_bf16" in machine.instructions()
     assert environment.collect()["processor"] == "A Processor"
     assert environment.collect()["instructions"] == "avx2 avx512f avx512_bf16"
-    monkeypatch.setattr(info, "_cpuinfo", dict)
-    assert not info.instructions()
+    monkeypatch.setattr(machine, "_cpuinfo", dict)
+    assert not machine.instructions()
     assert environment.collect()["instructions"] == "unknown"
 
 
@@ -46,12 +46,12 @@ def test_commit(tmp_path: Path) -> None:
         done = subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
-    assert info._commit(tmp_path) == "not a checkout"
+    assert machine._commit(tmp_path) == "not a checkout"
     git("init", "--quiet")
-    assert info._commit(tmp_path) == "unknown"  # nothing committed
+    assert machine._commit(tmp_path) == "unknown"  # nothing committed
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "--quiet", "--message", "first", "--no-verify")
-    assert info._commit(tmp_path) == git("rev-parse", "HEAD")
+    assert machine._commit(tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("two")
-    assert info._commit(tmp_path) == f"{git('rev-parse', 'HEAD')} with changes"
+    assert machine._commit(tmp_path) == f"{git('rev-parse', 'HEAD')} with changes"

@@ -11,7 +11,7 @@ from fasttransfer.cells import TREATMENTS, Cell, base, study_cells
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
 from fasttransfer.jobs import Division, Job, Terms, halves, plan_jobs
-from fasttransfer.study import load_recipe
+from fasttransfer.recipe import load_recipe
 
 TERMS = Terms(CAFFENET_MINI, 16, 32, 320, 3200, "fp32")
 GB = 10**9

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fasttransfer import info, inputs
+from fasttransfer import inputs, machine
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
 
 
@@ -20,7 +20,7 @@ from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
 def test_precision_is_what_the_processor_multiplies(
     instructions: tuple[str, ...], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(info, "instructions", lambda: instructions)
+    monkeypatch.setattr(machine, "instructions", lambda: instructions)
     assert inputs.precision_for(None, "cpu", CAFFENET) == precision
     for geometry in (CAFFENET, CAFFENET_MINI):
         assert inputs.precision_for("fp32", "cpu", geometry) == "fp32"

@@ -23,8 +23,9 @@ from fasttransfer.pipelines.feeds import open_feed
 from fasttransfer.pipelines.means import mean_picture
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind
+from fasttransfer.recipe import load_recipe
 from fasttransfer.step import Trainee
-from fasttransfer.study import Choices, load_recipe
+from fasttransfer.study import Choices
 
 pytestmark = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fasttransfer import cost, net, roofline
 from fasttransfer.cells import Cell, base
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry
-from fasttransfer.study import load_recipe
+from fasttransfer.recipe import load_recipe
 
 FROZEN = [Cell(0, "B", "transfer", n) for n in range(1, 8)]
 

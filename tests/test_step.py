@@ -15,8 +15,8 @@ from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
 from fasttransfer.graphs import Recorded
 from fasttransfer.net import CaffeNet, Drop, blocks_of, halves, initial_weights
+from fasttransfer.recipe import Recipe, load_recipe
 from fasttransfer.step import Trainee
-from fasttransfer.study import Recipe, load_recipe
 
 OUTPUTS = 10
 

@@ -9,7 +9,8 @@ import pytest
 
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET
-from fasttransfer.study import Choices, Recipe, Study, load_recipe, recipe_names
+from fasttransfer.recipe import Recipe, load_recipe, recipe_names
+from fasttransfer.study import Choices, Study
 
 
 def study(**changes: object) -> Study:
@@ -180,7 +181,7 @@ def test_recipes_that_make_no_sense_are_told(changes: dict[str, object], sentenc
 def test_recipe_files_that_make_no_sense_are_told(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "r.toml"
     if text.startswith("MINI"):
-        from fasttransfer.study import _recipe_folder
+        from fasttransfer.recipe import _recipe_folder
 
         mini = (_recipe_folder() / "mini.toml").read_text().replace("batch = 16", text.removeprefix("MINI\n"))
         path.write_text(mini)
@@ -199,7 +200,7 @@ def test_unknown_and_missing_recipes_are_told(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
-    from fasttransfer.study import recipe_from
+    from fasttransfer.recipe import recipe_from
 
     table = study().to_dict()["recipe"]
     made = recipe_from({**table, "lr": 1, "geometry": "caffenet-mini"}, "here")

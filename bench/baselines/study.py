@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything there is to know; `recipe` has the values of `fasttransfer.study.Recipe` but for its geometry."""
+    """Everything there is to know; `recipe` has the values of `fasttransfer.recipe.Recipe` but for its geometry."""
 
     tasks: Mapping[str, Task]
     networks: Sequence[Network]

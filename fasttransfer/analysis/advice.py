@@ -20,8 +20,8 @@ from fasttransfer.analysis.pairs import Score, class_count
 from fasttransfer.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.intervals import Estimate, NoiseKind, difference, estimate
+from fasttransfer.recipe import recipe_from
 from fasttransfer.records import Recorded
-from fasttransfer.study import recipe_from
 
 CHOICES = ("transfer", "transfer+")
 _SCRATCH: Key = (BASE, 0)

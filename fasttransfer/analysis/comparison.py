@@ -19,8 +19,8 @@ from fasttransfer.cells import ALL_TREATMENTS
 from fasttransfer.errors import InputError
 from fasttransfer.intervals import Estimate, difference
 from fasttransfer.pipelines.views import views_of
+from fasttransfer.recipe import Recipe
 from fasttransfer.records import Recorded
-from fasttransfer.study import Recipe
 
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # what draws of one kind may differ in
 # What studies from before there was such a value were trained with.

@@ -36,14 +36,14 @@ class _Part:
         return {}
 
     def run(self, console: Console) -> int:
-        from fasttransfer import machine
+        from fasttransfer import devices
         from fasttransfer.bench import command
 
         command.run(
             self.part,
             quick=_quick(self.quick, self.full),
             only=self.only,
-            device=machine.device_for(self.device),
+            device=devices.device_for(self.device),
             out=self.out,
             console=console,
             **self.given,
@@ -218,12 +218,12 @@ class BenchAll:
     """What an hour of this machine costs, for what all of the paper's networks would; in any currency."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import machine
+        from fasttransfer import devices
         from fasttransfer.bench import suite
 
         good = suite.run(
             quick=_quick(self.quick, self.full),
-            device=machine.device_for(self.device),
+            device=devices.device_for(self.device),
             out=self.out,
             console=console,
             source=self.data,

@@ -34,7 +34,8 @@ class DataInspect:
         from fasttransfer import pictures
         from fasttransfer.pipelines import sheet
         from fasttransfer.pipelines.inspection import inspect, open_pictures
-        from fasttransfer.study import BUILTIN, load_recipe
+        from fasttransfer.recipe import load_recipe
+        from fasttransfer.study import BUILTIN
 
         if self.sheet is not None:
             sheet.check_name(self.sheet)
@@ -103,14 +104,14 @@ class DataPrepare:
     """Where to decode; by default a GPU where there is one."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import machine
+        from fasttransfer import devices
         from fasttransfer.pipelines.layouts import find_pictures
         from fasttransfer.pipelines.prepare import prepare_into
-        from fasttransfer.study import default_recipe, load_recipe
+        from fasttransfer.recipe import default_recipe, load_recipe
 
         if self.size is not None and self.recipe is not None:
             raise InputError(f"--size {self.size} and --recipe {self.recipe} both say the size: drop one")
-        device = machine.device_for(self.device)
+        device = devices.device_for(self.device)
         listing = find_pictures(self.source)
         size = self.size
         if size is None:
@@ -170,7 +171,7 @@ class DataBuiltin:
 
     def run(self, console: Console) -> int:
         from fasttransfer import pictures
-        from fasttransfer.study import load_recipe
+        from fasttransfer.recipe import load_recipe
 
         store = pictures.builtin_store(load_recipe("mini").geometry.store, printer(console))
         console.print(Text(store.manifest["source"]), soft_wrap=True)

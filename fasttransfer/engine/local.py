@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from fasttransfer import machine
+from fasttransfer import devices
 from fasttransfer.assembly import Setting
 from fasttransfer.engine import work
 from fasttransfer.engine.schedule import STOPPING
@@ -31,7 +31,7 @@ class LocalCrew:
 
     @property
     def size(self) -> int:
-        return machine.workers_for(self._setting.study.device, self._setting.study.threads)
+        return devices.workers_for(self._setting.study.device, self._setting.study.threads)
 
     def hire(self) -> None:
         number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
@@ -116,7 +116,7 @@ def _work(setting: Setting, index: int, pipe: Connection, stop: threading.Event)
         except BrokenPipeError:  # the driver has let go of us
             raise SystemExit from None
 
-    device = machine.settle_in(setting.study.device, setting.study.threads, index)
+    device = devices.settle_in(setting.study.device, setting.study.threads, index)
     say(Free())
     while True:
         try:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fasttransfer import info, machine, paths
+from fasttransfer import devices, machine, paths
 from fasttransfer.assembly import Setting
 from fasttransfer.engine import work
 from fasttransfer.engine.work import Failed, Free, Lost, Said
@@ -110,7 +110,7 @@ def _join() -> bool:
         return False
     address = os.environ.get("RAY_ADDRESS", _HERE)
     here: dict[str, Any] = {
-        "num_cpus": info.cores(),
+        "num_cpus": machine.cores(),
         "num_gpus": torch.cuda.device_count(),
         "object_store_memory": _OBJECTS,
         "include_dashboard": False,
@@ -171,7 +171,7 @@ class _Worker:
 
     def train(self, job: Job) -> None:
         study = self._setting.study
-        device = machine.settle_in(study.device, study.threads, 0)
+        device = devices.settle_in(study.device, study.threads, 0)
         work.train(self._setting, job, device, self._said.put, self._stop.is_set)
 
     def hear(self) -> list[Said]:

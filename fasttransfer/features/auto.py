@@ -18,7 +18,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from fasttransfer import info, inputs
+from fasttransfer import inputs, machine
 from fasttransfer.features import cache
 from fasttransfer.features.shards import ShardReader, ShardWriter
 from fasttransfer.files import disk_trouble, make_folder
@@ -26,7 +26,7 @@ from fasttransfer.net import CaffeNet, initial_weights
 from fasttransfer.pipelines.feeds import DISK_SHARE, HOST_SHARE, free_disk
 from fasttransfer.prefix import DEEPEST
 from fasttransfer.progress import size
-from fasttransfer.study import Recipe
+from fasttransfer.recipe import Recipe
 
 PICTURES = 64
 """What is timed at a time."""
@@ -192,7 +192,7 @@ def _read(features: Tensor, root: Path, threads: int, records: int) -> tuple[int
         writer.append(features)
         writer.finish()
         os.fsync(file.fileno())
-        free = info.free_memory()
+        free = machine.free_memory()
         cold = free is not None and writer.bytes / len(features) * records > HOST_SHARE * free
         path = Path(f"/proc/self/fd/{file.fileno()}")
         with ShardReader([path], entry=entry, shape=shape, threads=threads) as reader:

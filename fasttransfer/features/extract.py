@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttransfer import info, inputs, paths, pictures, records, weights
+from fasttransfer import inputs, machine, paths, pictures, records, weights
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache
@@ -294,7 +294,7 @@ def _prepared(found: pictures.ImageSource, study: Study, kind: Literal["raw", "j
 def _need_memory(asked: Asked, cut: int, count: int) -> None:
     """Refuses what would not fit into memory."""
     _check_cut(cut)
-    needed, free = asked.bytes(cut, count), info.free_memory()
+    needed, free = asked.bytes(cut, count), machine.free_memory()
     if free is not None and needed > HOST_SHARE * free:
         raise InputError(
             f"features of {count:,} pictures in {len(asked.views)} views at cut {cut} take {size(needed)}, "

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fasttransfer
-from fasttransfer import info, native
+from fasttransfer import machine, native
 from fasttransfer.features import shards
 from fasttransfer.geometry import LAYER_NAMES, Geometry
 from fasttransfer.study import Study
@@ -190,14 +190,14 @@ def versions(device: str, *, decodes: bool = False) -> dict[str, str]:
             "cudnn": f"{cudnn.version()} deterministic={cudnn.deterministic} benchmark={cudnn.benchmark}",
         }
     else:
-        has = set(info.instructions())
+        has = set(machine.instructions())
         found |= {
-            "device": info.processor(),
+            "device": machine.processor(),
             "instructions": " ".join(name for name in _EXTENSIONS if name in has),
             "kernels": f"{torch.backends.cpu.get_cpu_capability()} {os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL')}",
         }
     if decodes:
-        found |= {package: info.version(package) for package in ("torchvision", "nvidia-dali")}
+        found |= {package: machine.version(package) for package in ("torchvision", "nvidia-dali")}
     return found
 
 

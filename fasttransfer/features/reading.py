@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache
 from fasttransfer.features.entry import Entry
@@ -174,7 +174,7 @@ class CachedFeed:
         self._pictures: tuple[frozenset[str], Feed] | None = None
         self._ahead: _Ahead | None = None
         held = sum(entry.bytes for part in entries.values() for entry in part.values())
-        place, self.about = choose_place(held, device.type, _free(device), info.free_memory())
+        place, self.about = choose_place(held, device.type, _free(device), machine.free_memory())
         self._cuts: dict[Part, dict[str, _Cut]] = {"train": {}, "val": {}}
         for part, named in entries.items():
             for name, entry in named.items():

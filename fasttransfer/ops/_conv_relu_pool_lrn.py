@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import info, native
+from fasttransfer import machine, native
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 
 # Where PyTorch's own convolution, made for many channels, leaves something to gain.
@@ -15,7 +15,7 @@ _FEW_CHANNELS = 4
 
 def _faster() -> frozenset[torch.dtype]:
     """The types for which this processor gains from one operator."""
-    instructions = info.instructions() if native.load() else ()
+    instructions = machine.instructions() if native.load() else ()
     found = {
         torch.float32: "avx512f" in instructions,
         torch.bfloat16: "avx512_bf16" in instructions and "amx_bf16" not in instructions,

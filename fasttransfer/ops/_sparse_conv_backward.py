@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import info, native
+from fasttransfer import machine, native
 
 # In bfloat16 PyTorch's own is as fast where a window has few channels (docs/decisions/sparse-gradients.md).
 _FEW_CHANNELS = 4
@@ -16,7 +16,7 @@ _FEW_CHANNELS = 4
 
 def _faster() -> frozenset[torch.dtype]:
     """The types for which this processor gains."""
-    instructions = info.instructions() if native.load() else ()
+    instructions = machine.instructions() if native.load() else ()
     if "avx512f" not in instructions:
         return frozenset()
     return frozenset((torch.float32,) if "amx_bf16" in instructions else (torch.float32, torch.bfloat16))

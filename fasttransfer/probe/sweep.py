@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.features import extract
 from fasttransfer.features.extract import Asked
@@ -241,7 +241,7 @@ def dtype_for(device: torch.device) -> torch.dtype:
     """Of the matrix products: bfloat16 where the hardware multiplies it."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(info.instructions()) else torch.float32
+    return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(machine.instructions()) else torch.float32
 
 
 def _workers(asked: Asked, swept: Swept, cut: int, train: int, val: int, lessons: Sequence[Lesson]) -> int:
@@ -255,8 +255,8 @@ def _workers(asked: Asked, swept: Swept, cut: int, train: int, val: int, lessons
     # Twice as float32 while they are centred, once as they are multiplied; weights, velocities, copies, gradients.
     largest = max(len(lesson.rows) for lesson in lessons)
     stack = (10 * largest + 12 * len(swept.pairs) * len(asked.classes)) * width
-    free = info.free_memory()
-    cores = 1 if asked.device.type == "cuda" else min(len(lessons), info.cores())
+    free = machine.free_memory()
+    cores = 1 if asked.device.type == "cuda" else min(len(lessons), machine.cores())
     if free is None:
         return cores
     room = int(HOST_SHARE * free - 2 * stored) // stack  # twice while they are laid out picture by picture

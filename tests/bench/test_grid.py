@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from studies import draw_pictures, tiny_choices
 
-from fasttransfer import cli, machine, randomness
+from fasttransfer import cli, devices, randomness
 from fasttransfer.bench import grid
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
@@ -155,7 +155,7 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     )
     monkeypatch.setattr(grid, "_SAMPLE", 0.001)
     monkeypatch.setattr(grid, "QUICK_LAYERS", (2, 7))
-    monkeypatch.setattr(machine, "workers_for", lambda device, threads: 1)
+    monkeypatch.setattr(devices, "workers_for", lambda device, threads: 1)
     pictures, out = (
         draw_pictures(tmp_path / "pictures", (*NAMES["natural"], *NAMES["man-made"])),
         tmp_path / "grid.json",

@@ -10,7 +10,7 @@ import torch
 from studies import MANMADE, NATURAL, draw_pictures, trained_study
 from torch import Tensor
 
-from fasttransfer import features, info, weights
+from fasttransfer import features, machine, weights
 from fasttransfer.assembly import Setting, build_cohort
 from fasttransfer.cells import Cell, base
 from fasttransfer.cohort import Cohort
@@ -190,7 +190,7 @@ def test_what_cannot_be_answered_is_said(study: Path, tmp_path: Path, monkeypatc
     refused("does not exist", data=tmp_path / "nowhere")
     with pytest.raises(InputError, match="no study here"):
         features.of(tmp_path)
-    monkeypatch.setattr(info, "free_memory", lambda: 10_000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10_000)
     refused("at cut 1 take .* of memory are free: ask for some rows, or take them batch by batch", cut=1, views=10)
 
 

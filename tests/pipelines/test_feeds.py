@@ -8,7 +8,7 @@ import pytest
 import torch
 from studies import MANMADE, NATURAL, draw_pictures
 
-from fasttransfer import info
+from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines import feeds
@@ -91,7 +91,7 @@ def test_each_store_gets_the_feed_that_reads_it(stores: dict[Kind, Store], monke
         ("jpeg", DaliFeed, 10 * GB, False),
         ("raw", MemoryFeed, 1, True),
     ):
-        monkeypatch.setattr(info, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
         train, val = (select_task_images(stores[kind], p, NATURAL) for p in (stores[kind].train, stores[kind].val))
         stream, mean = Stream(1, 2, len(train), 8, 3), {"A": torch.zeros(32, 32, 3)}
         opened = feeds.open_feed(train, val, stream, mean, device=CPU, threads=1, crop=29, scale=1.0)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from studies import MANMADE, draw_pictures, trained_study
 
-from fasttransfer import cli, info
+from fasttransfer import cli, machine
 from fasttransfer.cells import Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.features.extract import Asked, open_network
@@ -159,6 +159,6 @@ def test_what_it_refuses(study: Path, words: list[str], says: str, capsys: pytes
 
 
 def test_features_too_large_for_memory(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(info, "free_memory", lambda: 20_000)
+    monkeypatch.setattr(machine, "free_memory", lambda: 20_000)
     with pytest.raises(InputError, match=r"cut 3: 45 pictures x .* of memory are free: leave the cut out"):
         quietly(asked, swept(examples=(None,)))
