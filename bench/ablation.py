@@ -18,11 +18,11 @@ from torch import Tensor
 from fasttransfer import inputs
 from fasttransfer.bench import training
 from fasttransfer.geometry import CAFFENET, Geometry
-from fasttransfer.graphs import Recorded
-from fasttransfer.net import CaffeNet, Drop, Stage, blocks_of, halves
+from fasttransfer.graphs import RecordedGraph
+from fasttransfer.net import CaffeNet, Stage, StepDropout, conv_in_halves, weights_for_blocks
 from fasttransfer.ops import augment
 from fasttransfer.pipelines.decode import decode
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 
 CUTS = range(1, 8)
 WHOLE = "all ideas"
@@ -94,7 +94,7 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
         x: Tensor = pictures,
         *,
         stage: type[Stage] | None = None,
-        kind: type[Trainee] = Trainee,
+        kind: type[StageTrainer] = StageTrainer,
         change: Callable[[CaffeNet], None] = lambda net: None,
         recorded: bool = on_gpu,
     ) -> Call:
@@ -132,7 +132,7 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
     features = {n: torch.empty(0) for n in CUTS}
     labels = torch.randint(training.OUTPUTS, (batch,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = Drop({7: 7, 8: 8}, at, training.DROPOUT)
+    drop = StepDropout({7: 7, 8: 8}, at, training.DROPOUT)
 
     def together(given: Mapping[str, Tensor]) -> None:
         x = given["pictures"]
@@ -150,7 +150,7 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
             trainee.step(x, labels, drop, lr)
 
     def call(run: Callable[[Mapping[str, Tensor]], None]) -> Call:
-        recorded = Recorded(run) if device.type == "cuda" else run
+        recorded = RecordedGraph(run) if device.type == "cuda" else run
         return lambda i: recorded({"pictures": pictures})
 
     return {WHOLE: call(together), "shared prefix": call(alone)}
@@ -163,7 +163,7 @@ def _feeds(
     side, crop = geometry.store, geometry.crop
     stored = torch.randint(0, 256, (4 * batch, side, side, 3), dtype=torch.uint8, device=device)
     mean = torch.rand(side, side, 3, device=device) * 255
-    entrance = inputs.entrance(geometry, device.type, "bf16")
+    entrance = inputs.choose_input_form(geometry, device.type, "bf16")
     trainee = training.trainee_of(geometry, "bf16", device)
     x = training.random_pictures(geometry, batch, "bf16", device)
     step = training.stepping(trainee, x, recorded=device.type == "cuda")
@@ -200,7 +200,7 @@ def _exchange(net: CaffeNet, kind: type[Stage]) -> None:
 class _Composite(Stage):
     """Bias, ReLU, pooling and normalisation one after another."""
 
-    def forward(self, x: Tensor, drop: Drop | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
         if not self.pools:
             return super().forward(x, drop)
         x = F.max_pool2d(F.relu(self._convolution(x) + self.bias.to(x.dtype)[:, None, None]), 3, 2, ceil_mode=True)
@@ -214,10 +214,10 @@ class _Planes(Stage):
 
     def _convolution(self, x: Tensor) -> Tensor:
         if self.stage == 1 and x.shape[1] != 3:
-            return F.conv2d(x, blocks_of(self.weight, self.stride).contiguous(), None)
+            return F.conv2d(x, weights_for_blocks(self.weight, self.stride).contiguous(), None)
         bias = None if self.pools else self.bias
         if self.groups == 2 and x.is_cuda:
-            return halves(x, self.weight, bias, self.padding)
+            return conv_in_halves(x, self.weight, bias, self.padding)
         return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
 
 
@@ -246,10 +246,10 @@ def _in_planes(net: CaffeNet) -> None:
         stage.weight.data = stage.weight.data.contiguous()
 
 
-class _PlainUpdate(Trainee):
+class _PlainUpdate(StageTrainer):
     """PyTorch's optimiser on float32 weights, from which the network's are rounded anew in every step."""
 
-    def step(self, x: Tensor, labels: Tensor, drop: Drop, lr: Tensor) -> Tensor:
+    def step(self, x: Tensor, labels: Tensor, drop: StepDropout, lr: Tensor) -> Tensor:
         own = list(self.weights.values())
         if not hasattr(self, "_optimiser"):
             self._wide = [torch.empty_like(weight) for weight in own]

@@ -20,16 +20,16 @@ import torch
 
 from fasttransfer import environment
 from fasttransfer.features import cache
-from fasttransfer.features.cache import About, Key
+from fasttransfer.features.cache import CacheKey, EntryInfo
 from fasttransfer.features.export import export
 from fasttransfer.features.key import versions
 from fasttransfer.files import replace_file
 from fasttransfer.geometry import CAFFENET
 from fasttransfer.pipelines.feed import TaskImages
-from fasttransfer.pipelines.store import RawPart
+from fasttransfer.pipelines.store import RawStorePart
 
 BATCH = 256
-ABOUT = About("bench", "", "drawn", "train", "A", ("something",))
+ABOUT = EntryInfo("bench", "", "drawn", "train", "A", ("something",))
 
 
 def seconds(work: Callable[[], object], times: int = 1) -> float:
@@ -54,21 +54,21 @@ def main() -> None:
     x = torch.randn((BATCH, *CAFFENET.cut_shape(5)), generator=generator).relu().bfloat16()
     x = x.contiguous(memory_format=torch.channels_last)
     pictures = TaskImages(
-        RawPart(np.zeros(0, np.int64), (), np.zeros(0, np.int64), 256), np.arange(n), np.zeros(n, np.int64)
+        RawStorePart(np.zeros(0, np.int64), (), np.zeros(0, np.int64), 256), np.arange(n), np.zeros(n, np.int64)
     )
-    key = Key(
+    key = CacheKey(
         "weights", "mean", 1.0, CAFFENET, 5, "pictures", ((14, 14, False),), "fp32", "cpu", 1, BATCH, versions("cpu")
     )
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         root = Path(folder)
 
         def make() -> None:
-            with cache.making(root, [(key, ABOUT)], pictures) as (writer,):
+            with cache.make_entries(root, [(key, ABOUT)], pictures) as (writer,):
                 for _ in range(batches):
                     writer.append(x)
 
         making = seconds(make)
-        entry = cache.find(root, key)
+        entry = cache.find_entry(root, key)
         assert entry is not None
         gigabytes = entry.dense / 1e9
         found = {
@@ -77,14 +77,14 @@ def main() -> None:
             "dense_gb": round(gigabytes, 2),
             "of_dense": round(entry.bytes / entry.dense, 4),
             "digest_us": round(1e6 * seconds(key.digest, 20), 1),
-            "find_ms": round(1e3 * seconds(lambda: cache.find(root, key), 20), 2),
+            "find_ms": round(1e3 * seconds(lambda: cache.find_entry(root, key), 20), 2),
             "open_ms": round(1e3 * seconds(lambda: entry.open().close(), 20), 2),
-            "use_us": round(1e6 * seconds(lambda: cache.used(entry), 20), 1),
+            "use_us": round(1e6 * seconds(lambda: cache.count_use(entry), 20), 1),
             "make_gb_s": round(gigabytes / making, 2),
-            "verify_gb_s": round(gigabytes / seconds(lambda: cache.verify(entry), 3), 2),
+            "verify_gb_s": round(gigabytes / seconds(lambda: cache.verify_entry(entry), 3), 2),
             "export_safetensors_gb_s": round(gigabytes / seconds(lambda: export(entry, root / "x.safetensors")), 2),
         }
-    result = {"command": "python bench/cache.py", "machine": environment.measured_on(), **found}
+    result = {"command": "python bench/cache.py", "machine": environment.describe_machine(), **found}
     print(json.dumps(found, indent=1))
     if not chosen.quick:
         with replace_file(chosen.out, "w") as file:

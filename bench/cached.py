@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from fasttransfer import devices, grid, study_plan, weights
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.bench.timing import Timing, compare
 from fasttransfer.cells import LAYERS, Cell, base
 from fasttransfer.cohort import Cohort
@@ -63,7 +63,7 @@ def own_cache(folder: Path) -> Iterator[None]:
             os.environ["FASTTRANSFER_CACHE"] = before
 
 
-def open_study(folder: Path, batch: int, classes: int, device: str) -> Setting:
+def open_study(folder: Path, batch: int, classes: int, device: str) -> StudyContext:
     """A study whose base of task A has He's values, and its pictures: one a class and part, prepared."""
     choices = Choices(
         split="random:0",
@@ -73,11 +73,11 @@ def open_study(folder: Path, batch: int, classes: int, device: str) -> Setting:
         views=2,
         device=device,
     )
-    plan = study_plan.settle(choices)
+    plan = study_plan.make_plan(choices)
     side = plan.recipe.geometry.store
-    store = prepare(Path(choices.data), size=side, cache=cache_folder(), say=lambda _: None)
-    setting = grid.begin(plan, store, make_folder(folder / "run"))
-    grid.write_means(setting, store)
+    store = prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)
+    setting = grid.create_study(plan, store, make_folder(folder / "run"))
+    grid.write_mean_images(setting, store)
     values = {}
     outputs = plan.recipe.outputs_for("A", plan.classes)
     for name, weight in CaffeNet(plan.recipe.geometry, outputs).named_weights().items():
@@ -87,7 +87,7 @@ def open_study(folder: Path, batch: int, classes: int, device: str) -> Setting:
     return setting
 
 
-def steps(setting: Setting, n: int, device: torch.device, rounds: int) -> dict[str, Timing]:
+def steps(setting: StudyContext, n: int, device: torch.device, rounds: int) -> dict[str, Timing]:
     """Training steps of the transfer cell frozen up to n, "live" and "cached"."""
     ways: dict[str, Literal["live", "cache"]] = {"live": "live", "cached": "cache"}
     made = {name: _cohort(setting, [n], device, features) for name, features in ways.items()}
@@ -97,7 +97,7 @@ def steps(setting: Setting, n: int, device: torch.device, rounds: int) -> dict[s
     return timed
 
 
-def filling(setting: Setting, device: torch.device) -> dict[str, Any]:
+def filling(setting: StudyContext, device: torch.device) -> dict[str, Any]:
     """Seconds to fill all cuts, and of the forward passes over as many pictures."""
     batch = setting.study.recipe.batch
     live = _cohort(setting, LAYERS, device, "live")
@@ -122,7 +122,7 @@ def filling(setting: Setting, device: torch.device) -> dict[str, Any]:
         _cohort(setting, LAYERS, device, "cache")._target.feed.close()
         built.append(time.perf_counter() - start)
     filled = built[0] - built[1]
-    entries = [entry for entry in cache.entries(cache.root()) if entry.about.part == "train"]
+    entries = [entry for entry in cache.list_entries(cache.cache_root()) if entry.about.part == "train"]
     return {
         "records": records,
         "fill_seconds": round(filled, 2),
@@ -140,7 +140,7 @@ def filling(setting: Setting, device: torch.device) -> dict[str, Any]:
 
 
 def _cohort(
-    setting: Setting, layers: Sequence[int], device: torch.device, features: Literal["live", "cache"]
+    setting: StudyContext, layers: Sequence[int], device: torch.device, features: Literal["live", "cache"]
 ) -> Cohort:
     """The transfer cells frozen up to each of `layers`."""
     cells = [Cell(0, "B", "transfer", n) for n in layers]
@@ -154,12 +154,12 @@ def _step_of(made: Cohort) -> Callable[[int], object]:
 
 
 @contextmanager
-def settled(setting: Setting) -> Iterator[torch.device]:
+def settled(setting: StudyContext) -> Iterator[torch.device]:
     """This process as a worker of the study is set, for a while."""
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     study = setting.study
     try:
-        yield devices.settle_in(study.device, study.threads, 0)
+        yield devices.configure_process(study.device, study.threads, 0)
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic = deterministic

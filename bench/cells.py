@@ -14,8 +14,8 @@ from torch import Tensor
 from fasttransfer.bench import training
 from fasttransfer.cells import LAYERS, TREATMENTS, study_cells
 from fasttransfer.geometry import CAFFENET, DROPOUT_STAGES, STAGES, Geometry
-from fasttransfer.graphs import Recorded
-from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.graphs import RecordedGraph
+from fasttransfer.net import CaffeNet, StepDropout
 
 TRAIN, FORWARD = "train from cut {}", "forward to cut {}"
 
@@ -52,7 +52,7 @@ def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geo
     trainees = {cell: training.trainee_of(geometry, precision, device, start=cell.first_trained) for cell in every}
     labels = torch.randint(training.OUTPUTS, (batch,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, at, training.DROPOUT)
+    drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, at, training.DROPOUT)
 
     def step(given: Mapping[str, Tensor]) -> None:
         at.add_(1)
@@ -66,7 +66,7 @@ def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geo
         for cell, trainee in trainees.items():
             trainee.step(cuts[cell.source, cell.n] if cell.frozen else given["pictures"], labels, drop, lr)
 
-    run = Recorded(step) if device.type == "cuda" else step
+    run = RecordedGraph(step) if device.type == "cuda" else step
     return len(every), lambda i: run({"pictures": pictures})
 
 
@@ -75,5 +75,5 @@ def _forward(net: CaffeNet, pictures: Tensor, stop: int) -> Call:
     def run(given: Mapping[str, Tensor]) -> None:
         net(given["pictures"], stop=stop)
 
-    recorded = Recorded(run) if pictures.is_cuda else run
+    recorded = RecordedGraph(run) if pictures.is_cuda else run
     return lambda i: recorded({"pictures": pictures})

@@ -79,7 +79,7 @@ def record(runs: int, out: Path, made: Cases) -> None:
     command.write(out, command.described(f"python bench/check.py --record {runs}", "cpu") | {"ratios": taken})
 
 
-def check(result: Mapping[str, Any], made: Cases, *, verdict: bool, say: Callable[[str], None] = print) -> list[str]:
+def check(result: Mapping[str, Any], made: Cases, *, verdict: bool, log: Callable[[str], None] = print) -> list[str]:
     """Names of the cases that failed."""
     failed = []
     for name, recorded in result["ratios"].items():
@@ -92,7 +92,7 @@ def check(result: Mapping[str, Any], made: Cases, *, verdict: bool, say: Callabl
                 break
         bad = verdict and found < least
         failed += [name] * bad
-        say(f"{found:7.2f}x  recorded {recorded['median']:.2f}x, at least {least:.2f}x  {'SLOWER' * bad}  {name}")
+        log(f"{found:7.2f}x  recorded {recorded['median']:.2f}x, at least {least:.2f}x  {'SLOWER' * bad}  {name}")
     return failed
 
 

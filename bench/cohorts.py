@@ -36,14 +36,14 @@ from fasttransfer.bench.memory import held, watched
 from fasttransfer.bench.timing import compare
 from fasttransfer.bench.training import RECIPES
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell
-from fasttransfer.cohort import Cohort, Target
+from fasttransfer.cohort import Cohort, CohortTask
 from fasttransfer.draws import image_stream
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.geometry import DROPOUT_STAGES, GEOMETRIES, Geometry
-from fasttransfer.net import CaffeNet, Drop, initial_weights
+from fasttransfer.net import CaffeNet, StepDropout, draw_weights
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
-from fasttransfer.pipelines.store import RawPart
+from fasttransfer.pipelines.store import RawStorePart
 from fasttransfer.recipe import load_recipe
 from fasttransfer.study import Study
 from fasttransfer.transfer import source_weights
@@ -64,7 +64,7 @@ Found = dict[str, Any]
 
 def threads_of(geometry: Geometry) -> int:
     """A study's for the small network, whose products are too small for two; all cores for the paper's."""
-    return devices.threads_for("cpu") if geometry.name == "caffenet-mini" else machine.cores()
+    return devices.choose_threads("cpu") if geometry.name == "caffenet-mini" else machine.cores()
 
 
 def study_of(geometry: Geometry, precision: str, batch: int) -> Study:
@@ -83,7 +83,7 @@ def pixels_for(geometry: Geometry) -> TaskImages:
     random, side = np.random.default_rng(0), geometry.store
     labels = np.arange(PICTURES, dtype=np.int64) % OUTPUTS[geometry.name]
     pixels = random.integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
-    part = RawPart(labels, (pixels,), np.zeros(1, dtype=np.int64), side)
+    part = RawStorePart(labels, (pixels,), np.zeros(1, dtype=np.int64), side)
     return TaskImages(part, np.arange(PICTURES), labels)
 
 
@@ -92,7 +92,7 @@ def sources_for(geometry: Geometry) -> dict[str, dict[str, Tensor]]:
 
     def draw(task: str) -> dict[str, Tensor]:
         key = randomness.key
-        return initial_weights(geometry, OUTPUTS[geometry.name], "he", lambda stage: key(0, "bench-base", task, stage))
+        return draw_weights(geometry, OUTPUTS[geometry.name], "he", lambda stage: key(0, "bench-base", task, stage))
 
     return {task: draw(task) for task in TASKS}
 
@@ -111,10 +111,10 @@ def cohort_of(
         device=CPU,
         crop=geometry.crop,
         scale=study.recipe.scale,
-        **inputs.entrance(geometry, "cpu", study.precision),
+        **inputs.choose_input_form(geometry, "cpu", study.precision),
     )
     outputs = OUTPUTS[geometry.name]
-    target = Target("B", outputs, outputs, len(pictures), len(pictures), feed)
+    target = CohortTask("B", outputs, outputs, len(pictures), len(pictures), feed)
     copied = source_weights(study, cells, outputs, lambda base: sources[base.target])
     return Cohort(study, cells, target, copied, folder, CPU)
 
@@ -282,7 +282,7 @@ def activations(geometry: Geometry, precision: str, batch: int) -> int:
         return x
 
     x = torch.randn(batch, *geometry.cut_shape(0)).to(inputs.dtype_of(precision), memory_format=torch.channels_last)
-    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), 0.5)
+    drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), 0.5)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         logits = net(x, drop=drop)
         F.cross_entropy(logits.float(), torch.zeros(batch, dtype=torch.int64))
@@ -300,7 +300,7 @@ def main() -> None:
     geometries = [g for g in reversed(GEOMETRIES.values()) if not (chosen.quick and g.name == "caffenet")]
     result: Found = {
         "command": "python bench/cohorts.py" + " --quick" * chosen.quick,
-        "machine": environment.measured_on(),
+        "machine": environment.describe_machine(),
         "frozen cells": {},
         "first convolutions": {},
         "memory": {},

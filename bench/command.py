@@ -69,7 +69,7 @@ def run(
         "ablation": list(ablation.IDEAS),
         "grid": list(grid.PARTS),
     }[part]
-    asked = grid.Asked(source, epochs, classes, device, quick)
+    asked = grid.GridBenchmark(source, epochs, classes, device, quick)
     if not any(only in name for name in names):
         raise InputError(f"--only {only}: no case has that in its name: {', '.join(names)}")
     if device == "cpu":
@@ -87,7 +87,7 @@ def run(
 
 
 def measures(
-    asked: grid.Asked, studies: Sequence[str] = grid.PARTS, layers: Sequence[int] = LAYERS
+    asked: grid.GridBenchmark, studies: Sequence[str] = grid.PARTS, layers: Sequence[int] = LAYERS
 ) -> dict[str, Measure]:
     """What each part runs, in the order in which all are run.
 
@@ -113,7 +113,7 @@ def sized(size: Size, device: str) -> Size:
     return replace(size, batch=max(size.batch, GPU_BATCH)) if device == "cuda" else size
 
 
-def command_of(part: str, asked: grid.Asked, only: str = "") -> str:
+def command_of(part: str, asked: grid.GridBenchmark, only: str = "") -> str:
     """The command that measures this again."""
     return shlex.join(["fasttransfer", "bench", part, *asked.words, *(["--only", only] if only else [])])
 
@@ -123,7 +123,7 @@ def described(command: str, device: str) -> dict[str, Any]:
     return {
         "command": command,
         "when": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": environment.measured_on() | {"threads": str(torch.get_num_threads())},
+        "machine": environment.describe_machine() | {"threads": str(torch.get_num_threads())},
         "device": device,
     }
 
@@ -214,7 +214,7 @@ def _data(
 
 
 def _pictures(
-    step: str, size: Size, work: data.Work, folder: Path, cores: int, device: torch.device, console: Console
+    step: str, size: Size, work: data.DataCase, folder: Path, cores: int, device: torch.device, console: Console
 ) -> dict[str, Any]:
     """One step on the pictures' way, on so many cores."""
     some, lead, sample = work.blobs[: 2 * size.batch], 0, size.sample
@@ -248,7 +248,7 @@ def _pictures(
 
 
 def _grid(
-    size: Size, only: str, device: torch.device, console: Console, *, asked: grid.Asked, parts: Sequence[str]
+    size: Size, only: str, device: torch.device, console: Console, *, asked: grid.GridBenchmark, parts: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     rows: Rows | None = None
     with data.scratch_folder() as folder:

@@ -14,7 +14,7 @@ from fasttransfer import devices, environment
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """The machine in this project's words; the host's name stays out of what is committed."""
     machine_info.clear()
-    machine_info.update(environment.measured_on())
+    machine_info.update(environment.describe_machine())
     machine_info["threads"] = str(torch.get_num_threads())
 
 

@@ -38,10 +38,10 @@ from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.dali import DaliFeed, has_dali
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
-from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare_into
-from fasttransfer.pipelines.store import JpegPart, Kind, Store
+from fasttransfer.pipelines.store import JpegStorePart, Kind, Store
 
 SIDE, CROP, BLOCK = CAFFENET.store, CAFFENET.crop, CAFFENET.stride
 BATCH = 64  # pictures
@@ -51,7 +51,7 @@ Call = Callable[[int], object]
 
 
 @dataclass(frozen=True)
-class Work:
+class DataCase:
     """The pictures that all is measured on: JPEG files in class folders, and the same files' bytes."""
 
     listing: Listing
@@ -76,11 +76,11 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def gather(source: Path | None, folder: Path, count: int) -> Work:
+def gather(source: Path | None, folder: Path, count: int) -> DataCase:
     """`count` pictures, see `lay_out`."""
     lay_out(source, folder, count)
-    listing = find_pictures(folder)
-    return Work(listing, [listing.read(picture) for picture in listing.train + listing.val])
+    listing = list_images(folder)
+    return DataCase(listing, [listing.read(picture) for picture in listing.train + listing.val])
 
 
 def lay_out(source: Path | None, folder: Path, count: int) -> None:
@@ -95,7 +95,7 @@ def lay_out(source: Path | None, folder: Path, count: int) -> None:
         source = folder.with_name(f"{folder.name}-drawn")
         if not source.exists():
             synthetic.render(source, train=max(1, min(4, count // len(synthetic.SIDES))), val=0, size=BUILTIN_SIDE)
-    found = find_pictures(source)
+    found = list_images(source)
     every = sorted(found.train + found.val, key=lambda picture: (picture.label, picture.path))
     some = [every[i * len(every) // count] for i in range(count)] if len(every) > count else every
     files: list[Path] = []
@@ -229,13 +229,13 @@ def _dali_decoder(
     return call
 
 
-def preparations(work: Work, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
+def preparations(work: DataCase, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
     """The whole of the source, from its files to a store on disk, and its files only decoded, as fast as can be."""
 
     def run(kind: Kind, i: int) -> None:
         store = folder / f"{kind}-{threads}"
         shutil.rmtree(store, ignore_errors=True)
-        prepare_into(work.listing, store, size=SIDE, kind=kind, device=device.type, say=lambda text: None)
+        prepare_into(work.listing, store, size=SIDE, kind=kind, device=device.type, log=lambda text: None)
 
     decoded = decoders(work.blobs, threads, device)
     found: dict[str, Call] = {f"prepare {kind}": partial(run, kind) for kind in ("raw", "jpeg")}
@@ -248,7 +248,7 @@ def feeds(raw: Store, jpeg: Store, folder: Path, threads: int, device: torch.dev
     This project's are bfloat16 in blocks of 4 x 4 pixels with a mean picture taken off. The others, see `loaders`,
     read the jpeg store's pictures from a file each, and do less: float32, no blocks, a mean colour.
     """
-    assert isinstance(jpeg.train, JpegPart)
+    assert isinstance(jpeg.train, JpegStorePart)
     files = []
     for row in range(len(jpeg.train)):
         files.append(make_folder(folder / "files" / "all") / f"{row:06d}.jpg")
@@ -289,10 +289,10 @@ def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Ca
     return lambda i: made.train(next(steps))
 
 
-def stores(work: Work, folder: Path) -> Mapping[Kind, Store]:
+def stores(work: DataCase, folder: Path) -> Mapping[Kind, Store]:
     """The pictures, prepared once for the feeds."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
     return {
-        kind: prepare_into(work.listing, folder / f"store-{kind}", size=SIDE, kind=kind, say=lambda text: None)
+        kind: prepare_into(work.listing, folder / f"store-{kind}", size=SIDE, kind=kind, log=lambda text: None)
         for kind in kinds
     }

@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("one", type=Path, help="a study's folder")
     parser.add_argument("other", type=Path, help="the same study with another dropout")
     chosen = parser.parse_args()
-    studies = [records.read(chosen.one), records.read(chosen.other)]
+    studies = [records.read_results(chosen.one), records.read_results(chosen.other)]
     result = {
         "command": "python bench/dropout.py ZERO HALF",
-        "machine": environment.measured_on(),
+        "machine": environment.describe_machine(),
         "dropout": [study.study["recipe"]["dropout"] for study in studies],
         "verdicts": [told.text if (told := verdict(study)) else None for study in studies],
         "freezing": [_freezing(study.results, study.facts) for study in studies],
@@ -44,7 +44,7 @@ def main() -> None:
     print(path.read_text())
 
 
-def _paired(one: records.Recorded, other: records.Recorded) -> list[records.Result]:
+def _paired(one: records.StudyResults, other: records.StudyResults) -> list[records.Result]:
     """The networks of `other`, their last check's top-1 less that of the same network of `one`."""
     before = {(result.name, result.seed): result.last_top1 for result in one.results}
     if before.keys() != {(result.name, result.seed) for result in other.results}:

@@ -38,7 +38,7 @@ from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.feed import select_task_images
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Choices, Study
-from fasttransfer.study_plan import settle
+from fasttransfer.study_plan import make_plan
 
 CPU = torch.device("cpu")
 CUTS = range(1, 7)  # stage 7 begins with a dropout: for n = 7 it is cut 6 that is kept
@@ -50,7 +50,7 @@ Codec = tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]  # name, 
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStudy:
     """The bases of a study and its pictures."""
 
     study: Study
@@ -81,18 +81,18 @@ class Trained:
         return {n: torch.cat(parts) for n, parts in found.items()}
 
 
-def open_study(folder: Path) -> Trained:
+def open_study(folder: Path) -> TrainedStudy:
     """The study in `folder`, its pictures prepared."""
     study = Study.read(paths.study_file(folder))
-    plan = settle(Choices(data=study.data, split=study.split, classes=study.classes))
+    plan = make_plan(Choices(data=study.data, split=study.split, classes=study.classes))
     store = prepare.prepare(
         Path(study.data),
         size=study.recipe.geometry.store,
         cache=cache_folder(),
         bad_pictures=study.bad_pictures,
-        say=print,
+        log=print,
     )
-    return Trained(study, folder, plan.classes, store)
+    return TrainedStudy(study, folder, plan.classes, store)
 
 
 def kept(x: Tensor) -> float:
@@ -202,12 +202,12 @@ def main() -> None:
         torch.set_num_threads(1)
         result: dict[str, Any] = {
             "command": "python bench/features.py RUN",
-            "machine": environment.measured_on(),
+            "machine": environment.describe_machine(),
             "study": {
                 "data": Path(trained.study.data).name,
                 "geometry": trained.study.recipe.geometry.name,
                 "epochs": trained.study.recipe.epochs,
-                "top1": [round(r.last_top1 or 0.0, 3) for r in records.read(chosen.study).results],
+                "top1": [round(r.last_top1 or 0.0, 3) for r in records.read_results(chosen.study).results],
             },
             "cuts": {},
         }

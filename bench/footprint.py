@@ -26,13 +26,13 @@ import torch
 
 from fasttransfer import devices, environment, footprint, inputs, weights
 from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
-from fasttransfer.cohort import Cohort, Target
+from fasttransfer.cohort import Cohort, CohortTask
 from fasttransfer.cost import weight_count
 from fasttransfer.draws import image_stream, start_weights
 from fasttransfer.geometry import GEOMETRIES
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
-from fasttransfer.pipelines.store import RawPart
+from fasttransfer.pipelines.store import RawStorePart
 from fasttransfer.recipe import load_recipe
 from fasttransfer.study import Study
 from fasttransfer.transfer import source_weights
@@ -78,7 +78,7 @@ def main() -> None:
         return
     out = chosen.out or (None if chosen.quick else RESULTS)
     result: dict[str, Any] = {"command": " ".join(["python bench/footprint.py", *sys.argv[1:]])}
-    result |= {"machine": environment.measured_on(), "cohorts": []}
+    result |= {"machine": environment.describe_machine(), "cohorts": []}
     for geometry, precision, batch, names in SMALL if chosen.quick else COHORTS:
         command = [sys.executable, __file__, "--child", geometry, precision, str(batch), names]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
@@ -98,7 +98,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     devices.keep_freed_memory()
     count, side = 2 * batch, sizes.store
     shard = np.random.default_rng(0).integers(0, 255, (_ROWS, side, side, 3), dtype=np.uint8)
-    part = RawPart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)
+    part = RawStorePart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)
     pictures = TaskImages(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
     feed = MemoryFeed(
         pictures,
@@ -108,7 +108,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
         crop=sizes.crop,
         scale=recipe.scale,
         device=torch.device("cpu"),
-        **inputs.entrance(sizes, "cpu", precision),
+        **inputs.choose_input_form(sizes, "cpu", precision),
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -119,7 +119,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
         sources = source_weights(study, cells, outputs, lambda base: weights.load(folder / base.target)[0])
         cohort = Cohort(
-            study, cells, Target("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
+            study, cells, CohortTask("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
         )
         del sources
         steps = iter(range(10))

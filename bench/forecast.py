@@ -58,7 +58,7 @@ def main() -> None:
     studies = QUICK if chosen.quick else STUDIES
     out = chosen.out or (None if chosen.quick else RESULTS)
     result: dict[str, Any] = {"command": " ".join(["python bench/forecast.py", *sys.argv[1:]])}
-    result |= {"machine": environment.measured_on(), "studies": {}}
+    result |= {"machine": environment.describe_machine(), "studies": {}}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FASTTRANSFER_CACHE"] = f"{scratch}/cache"
         for number, (name, choices) in enumerate(studies.items()):
@@ -85,13 +85,13 @@ def _drawn(folder: Path) -> Path:
 def held_against(choices: Choices, out: Path) -> dict[str, Any]:
     """A study predicted, then trained: seconds, bytes of memory and of disk."""
     begun = time.monotonic()
-    plan = study_plan.settle(choices)
-    state = forecast.begun(plan, out)
-    found = forecast.forecast(plan, state, study_plan.divide(plan, plan.cells()))
+    plan = study_plan.make_plan(choices)
+    state = forecast.read_progress(plan, out)
+    found = forecast.forecast(plan, state, study_plan.plan_study_jobs(plan, plan.cells()))
     took = time.monotonic() - begun
     before = _bytes(cache_folder())
     begun = time.monotonic()
-    command = [sys.executable, "-m", "fasttransfer", *study_plan.options(choices), "--out", str(out)]
+    command = [sys.executable, "-m", "fasttransfer", *study_plan.command_words(choices), "--out", str(out)]
     with _Disk(out / "checkpoints") as checkpoints:
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         peak = Peak(run.pid)
@@ -104,7 +104,7 @@ def held_against(choices: Choices, out: Path) -> dict[str, Any]:
     predicted = sum(found.seconds.values())
     stays = sum(count for what, count in found.disk.items() if not what.startswith("checkpoints"))
     return {
-        "command": " ".join(["fasttransfer", *study_plan.options(choices)]),
+        "command": " ".join(["fasttransfer", *study_plan.command_words(choices)]),
         "predicted": {
             "seconds": {part: round(each, 2) for part, each in found.seconds.items()},
             "memory": found.memory,

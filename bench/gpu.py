@@ -38,7 +38,7 @@ GIVEN = {"fasttransfer", "torch", "torchvision", "nvidia-dali-cuda130"}
 
 
 @dataclass(frozen=True)
-class Part:
+class GpuPart:
     """One command.
 
     Attributes:
@@ -56,7 +56,7 @@ class Part:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[Part]:
+def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[GpuPart]:
     """What is run, in this order."""
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
     ours = [PYTHON, "-m", "fasttransfer"]
@@ -65,37 +65,37 @@ def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[Part]:
     found = []
     lacking = missing(wheels)
     if wheels is not None and lacking:
-        found.append(Part("packages", [*pip, "--find-links", str(wheels), *lacking], 20, needed=True))
+        found.append(GpuPart("packages", [*pip, "--find-links", str(wheels), *lacking], 20, needed=True))
     found += [
-        Part("build", [*pip, "--no-build-isolation", "--no-deps", "--editable", "."], 60, needed=True),
-        Part("library", [PYTHON, "-c", _LOADED], 20, needed=True),
-        Part("machine", ["nvidia-smi", "-q"], 5, 60),
-        Part("info", [*ours, "info"], 20, 60),
-        Part("tests", [*tests, *operators, "-m", "not compiled"], 60),
+        GpuPart("build", [*pip, "--no-build-isolation", "--no-deps", "--editable", "."], 60, needed=True),
+        GpuPart("library", [PYTHON, "-c", _LOADED], 20, needed=True),
+        GpuPart("machine", ["nvidia-smi", "-q"], 5, 60),
+        GpuPart("info", [*ours, "info"], 20, 60),
+        GpuPart("tests", [*tests, *operators, "-m", "not compiled"], 60),
     ]
     found += [
-        Part(name, [*ours, "bench", name, "--device", "cuda", "--out", str(out / f"{name}.json")], 60, 420)
+        GpuPart(name, [*ours, "bench", name, "--device", "cuda", "--out", str(out / f"{name}.json")], 60, 420)
         for name in BENCHES
     ]
     found += [
-        Part(
+        GpuPart(
             "feed tests", [*tests, "tests/pipelines/test_gpu_feeds.py", "tests/pipelines/test_decode_gpu.py"], 60, 300
         ),
         # Tensors out of PyTorch's pools lie beside each other: reaching from one into the next would go unnoticed.
-        Part(
+        GpuPart(
             "sanitizer",
             [_sanitizer(), "--error-exitcode", "1", *tests, "tests/ops", "-k", "cuda", "-m", "not compiled"],
             120,
             480,
             extra={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
         ),
-        Part("compiled tests", [*tests, "tests/ops", "-m", "compiled"], 60, 300),
+        GpuPart("compiled tests", [*tests, "tests/ops", "-m", "compiled"], 60, 300),
     ]
     if pictures is not None:
         for split in ("natural-manmade", "random:0"):
             folder = out / f"study-{split.replace(':', '-')}"
             grid = ["grid", "--split", split, "--data", str(pictures), "--device", "cuda", "--out", str(folder)]
-            found.append(Part(folder.name, [*ours, *grid], 120, 900))
+            found.append(GpuPart(folder.name, [*ours, *grid], 120, 900))
     return found
 
 
@@ -122,7 +122,7 @@ def environment() -> dict[str, str]:
     return found
 
 
-def run_all(todo: Sequence[Part], out: Path, minutes: float) -> bool:
+def run_all(todo: Sequence[GpuPart], out: Path, minutes: float) -> bool:
     """Runs the parts within so many minutes; whether all that were started passed. `out`/summary.json says of each."""
     end = time.monotonic() + 60 * minutes
     summary: list[dict[str, object]] = []
@@ -142,7 +142,7 @@ def run_all(todo: Sequence[Part], out: Path, minutes: float) -> bool:
     return good
 
 
-def run_one(part: Part, out: Path, left: float) -> str:
+def run_one(part: GpuPart, out: Path, left: float) -> str:
     """Runs one part, its output into a file, the end of that shown when it fails; returns how it went."""
     if left < part.least:
         return f"left out: {max(left, 0):.0f} s were left, it takes {part.least:.0f}"

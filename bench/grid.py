@@ -33,14 +33,14 @@ from fasttransfer.bench.baselines.caffenet import products_alone
 from fasttransfer.bench.studies import Peak
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.errors import InputError
-from fasttransfer.files import disk_trouble
+from fasttransfer.files import disk_errors
 from fasttransfer.geometry import Geometry
 from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
 from fasttransfer.pipelines import synthetic
-from fasttransfer.pipelines.layouts import Picture
+from fasttransfer.pipelines.layouts import ImageFile
 from fasttransfer.recipe import load_recipe
 from fasttransfer.study import BUILTIN, Choices
-from fasttransfer.study_plan import Plan, settle
+from fasttransfer.study_plan import StudyPlan, make_plan
 
 PARTS = ("limit", "cohort", "plain")
 QUICK_EPOCHS, QUICK_LAYERS = 1.0, (1, 4, 7)
@@ -52,7 +52,7 @@ Top1 = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Asked:
+class GridBenchmark:
     """What was asked for: where the pictures come from (None: the built-in ones), and limits on the study."""
 
     source: Path | None
@@ -70,7 +70,7 @@ class Asked:
         return [*found, *["--quick"] * self.quick]
 
 
-def measure(asked: Asked, chosen: Collection[str], folder: Path, console: Console) -> Iterator[Found]:
+def measure(asked: GridBenchmark, chosen: Collection[str], folder: Path, console: Console) -> Iterator[Found]:
     """Yields what is known as soon as it is: the study, the limit, either way to the end, and the comparison.
 
     Args:
@@ -118,7 +118,7 @@ def measure(asked: Asked, chosen: Collection[str], folder: Path, console: Consol
     yield {"top1": {way: {name: round(value, 4) for name, value in scores.items()} for way, scores in top1.items()}}
 
 
-def _plan(asked: Asked, folder: Path) -> Plan:
+def _plan(asked: GridBenchmark, folder: Path) -> StudyPlan:
     """The study, on pictures that are files: the built-in ones are drawn, which is neither program's work."""
     source, classes, layers = asked.source, asked.classes, None
     layout = pictures.find_source(str(source) if source else BUILTIN)
@@ -138,7 +138,7 @@ def _plan(asked: Asked, folder: Path) -> Plan:
         layers=QUICK_LAYERS if asked.quick else layers,
         seeds=(0,),
     )
-    plan = settle(chosen)
+    plan = make_plan(chosen)
     listing = plan.pictures.listing
     if listing is None or not all((listing.source / each.path).is_file() for each in listing.train + listing.val):
         raise InputError(f"--data {asked.source}: the plain study reads picture files: name a folder that holds them")
@@ -148,7 +148,7 @@ def _plan(asked: Asked, folder: Path) -> Plan:
 def _unpacked(tar: Path, folder: Path) -> Path:
     """The files of an uncompressed tar in `folder`."""
     try:
-        with disk_trouble(folder), tarfile.open(tar, "r:") as archive:
+        with disk_errors(folder), tarfile.open(tar, "r:") as archive:
             archive.extractall(folder, filter="data")
     except tarfile.TarError as error:
         raise InputError(f"--data {tar}: cannot be unpacked ({error}): name a folder of pictures") from error
@@ -158,7 +158,7 @@ def _unpacked(tar: Path, folder: Path) -> Path:
 # -- what the arithmetic takes --------------------------------------------------------------------------------------
 
 
-def _limit(plan: Plan, cells: Sequence[Cell]) -> Found:
+def _limit(plan: StudyPlan, cells: Sequence[Cell]) -> Found:
     """Multiply-adds of the study both ways, the machine's rates, and the seconds they come to.
 
     Rates are those of all workers of a study together, each with a study's threads: of a product of large matrices, and
@@ -181,7 +181,7 @@ def _limit(plan: Plan, cells: Sequence[Cell]) -> Found:
     }
 
 
-def _multiply_adds(plan: Plan, cells: Sequence[Cell]) -> int:
+def _multiply_adds(plan: StudyPlan, cells: Sequence[Cell]) -> int:
     """Training and validation of `cells` on one stream."""
     recipe, task = plan.recipe, cells[0].target
     sizes = recipe.geometry, recipe.outputs_for(task, plan.classes)
@@ -190,9 +190,9 @@ def _multiply_adds(plan: Plan, cells: Sequence[Cell]) -> int:
     return steps * recipe.batch * cost.cohort_macs(*sizes, cells) + validated * cost.validation_macs(*sizes, cells)
 
 
-def _rates(plan: Plan) -> dict[str, float]:
+def _rates(plan: StudyPlan) -> dict[str, float]:
     """What is measured -> multiply-adds a second of all workers together."""
-    workers = devices.workers_for(plan.device, plan.threads)
+    workers = devices.count_workers(plan.device, plan.threads)
     context = mp.get_context("spawn")
     outputs = plan.recipe.outputs_for("A", plan.classes)
     work = plan.recipe.geometry, outputs, plan.recipe.batch, plan.precision, plan.device, plan.threads
@@ -239,7 +239,7 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 # -- both ways ------------------------------------------------------------------------------------------------------
 
 
-def _by_cohort(plan: Plan, seed: int, folder: Path, console: Console) -> tuple[Found, Top1]:
+def _by_cohort(plan: StudyPlan, seed: int, folder: Path, console: Console) -> tuple[Found, Top1]:
     """The study by `fasttransfer grid`, as a user would run it; what it took, and how each network scored."""
     choices, out = plan.choices, folder / f"run-{seed}"
     words = ["grid", "--data", choices.data, "--recipe", str(choices.recipe), "--device", plan.device]
@@ -248,11 +248,11 @@ def _by_cohort(plan: Plan, seed: int, folder: Path, console: Console) -> tuple[F
     words += ["--classes", str(choices.classes)] if choices.classes is not None else []
     found = _run(["-m", "fasttransfer", *words, "--out", str(out)], folder, console)
     shown = ["PICTURES" if word == choices.data else word for word in words]
-    results = records.read(out).results
+    results = records.read_results(out).results
     return {"command": shlex.join(["fasttransfer", *shown]), **found}, {r.name: r.last_top1 or 0.0 for r in results}
 
 
-def _plainly(plan: Plan, cells: Sequence[Cell], folder: Path, console: Console) -> tuple[Found, Top1]:
+def _plainly(plan: StudyPlan, cells: Sequence[Cell], folder: Path, console: Console) -> tuple[Found, Top1]:
     """The study by `baselines.study` under the fastest of its settings, which are tried first and not counted."""
     job, tried, result = folder / "job.json", folder / "tried.json", folder / "plain.json"
     module = ["-m", "fasttransfer.bench.baselines.study"]
@@ -266,12 +266,12 @@ def _plainly(plan: Plan, cells: Sequence[Cell], folder: Path, console: Console) 
     return {"settings": asdict(best), "settings_tried": settings, **found}, top1
 
 
-def job_of(plan: Plan, cells: Iterable[Cell], settings: plain.Settings | None) -> Found:
+def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | None) -> Found:
     """The study in the form that `baselines.study` reads."""
     listing, recipe = plan.pictures.listing, plan.recipe
     assert listing is not None
 
-    def files(part: Sequence[Picture], task: str) -> list[tuple[str, int]]:
+    def files(part: Sequence[ImageFile], task: str) -> list[tuple[str, int]]:
         label_of = {name: label for label, name in enumerate(plan.classes[task])}
         named = ((each, listing.classes[each.label]) for each in part)
         return [(str(listing.source / each.path), label_of[name]) for each, name in named if name in label_of]

@@ -21,7 +21,7 @@ import torch
 
 from fasttransfer.bench import data
 from fasttransfer.pipelines.dali import has_dali
-from fasttransfer.pipelines.layouts import find_pictures
+from fasttransfer.pipelines.layouts import list_images
 from fasttransfer.pipelines.prepare import prepare_into
 from fasttransfer.pipelines.store import Kind, Store
 
@@ -31,7 +31,7 @@ EVERY = 0.005  # seconds
 def measure(folder: Path) -> dict[str, dict[str, int]]:
     """Bytes at the most, for each kind of store: of the prepare and of an epoch; and what the store takes on the disk.
 
-    `folder` has the pictures, `many` and `few`, each for `find_pictures`; stores are put beside them.
+    `folder` has the pictures, `many` and `few`, each for `list_images`; stores are put beside them.
     """
     command = [sys.executable, "-m", __name__, str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -65,8 +65,8 @@ def held() -> int:
 
 
 def _prepare(folder: Path, pictures: str, kind: Kind) -> Store:
-    listing = find_pictures(folder / pictures)
-    return prepare_into(listing, folder / f"{pictures}-{kind}", size=data.SIDE, kind=kind, say=lambda text: None)
+    listing = list_images(folder / pictures)
+    return prepare_into(listing, folder / f"{pictures}-{kind}", size=data.SIDE, kind=kind, log=lambda text: None)
 
 
 def _epoch(store: Store, kind: Kind) -> None:

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from fasttransfer import devices, environment, machine, records
 from fasttransfer.bench.timing import compare
-from fasttransfer.features.extract import open_network, read
+from fasttransfer.features.extract import open_network, read_features
 from fasttransfer.files import replace_file
 from fasttransfer.probe import examples, heads
-from fasttransfer.probe.examples import STEPS, Lesson, draw_lessons
-from fasttransfer.probe.sweep import Stacks, Swept, dtype_for
+from fasttransfer.probe.examples import STEPS, ExampleSet, draw_example_sets
+from fasttransfer.probe.sweep import HeadTrainer, SweepSettings, choose_dtype
 
 CPU = torch.device("cpu")
 MANY = 20
@@ -71,7 +71,7 @@ def measure(pictures: int, width: int, classes: int, rounds: int, steps: int) ->
     """Seconds of a stack of one and of MANY heads, and of the plain form of one."""
     x, labels = draw(pictures, width, classes, 1)
     x_val, val_labels = draw(pictures // 2, width, classes, 2)
-    lesson = Lesson(None, 0, None, torch.arange(pictures), torch.arange(0))
+    lesson = ExampleSet(None, 0, None, torch.arange(pictures), torch.arange(0))
     batches = list(itertools.islice(lesson.batches(), steps))
 
     def stack(count: int) -> Callable[[int], object]:
@@ -79,7 +79,7 @@ def measure(pictures: int, width: int, classes: int, rounds: int, steps: int) ->
         rates, decays = zip(*pairs, strict=True)
 
         def call(i: int) -> object:
-            found = heads.train(x, labels, classes, batches, rates=rates, decays=decays, dtype=dtype_for(CPU))
+            found = heads.train(x, labels, classes, batches, rates=rates, decays=decays, dtype=choose_dtype(CPU))
             return heads.score(found, x_val, val_labels)
 
         return call
@@ -100,10 +100,12 @@ def sweep(pictures: int, width: int, classes: int, seeds: int) -> dict[str, Any]
     """Seconds of a whole sweep on features in memory, on all cores."""
     x, labels = draw(pictures, width, classes, 1)
     x_val, val_labels = draw(pictures // 2, width, classes, 2)
-    asked = Swept((5,), (1, 2, 5, 10, 25, None), tuple(range(seeds)), (1.0, 3.0, 10.0, 30.0), (1e-5, 1e-4, 1e-3))
+    asked = SweepSettings(
+        (5,), (1, 2, 5, 10, 25, None), tuple(range(seeds)), (1.0, 3.0, 10.0, 30.0), (1e-5, 1e-4, 1e-3)
+    )
     start = time.perf_counter()
-    lessons = draw_lessons(labels, [str(i) for i in range(classes)], asked.examples, asked.seeds)
-    stacks = Stacks(x, labels, x_val, val_labels, torch.arange(pictures), asked, classes, dtype_for(CPU))
+    lessons = draw_example_sets(labels, [str(i) for i in range(classes)], asked.examples, asked.seeds)
+    stacks = HeadTrainer(x, labels, x_val, val_labels, torch.arange(pictures), asked, classes, choose_dtype(CPU))
     with ThreadPoolExecutor(machine.cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         scored = list(pool.map(stacks.trained, lessons))
     seconds = time.perf_counter() - start
@@ -132,12 +134,12 @@ def choices(run: Path, cuts: tuple[int, ...], seeds: tuple[int, ...]) -> dict[st
     """Top-1 on the validation pictures, mean over seeds, of the best of 24 heads: what each form could reach."""
     asked = open_network(run, "baseA", task="B")
     train, val = (torch.from_numpy(asked.pictures[part].labels) for part in PARTS)
-    lessons = [x for x in draw_lessons(train, asked.classes, (1, 5, 25, None), seeds) if x.fold is None]
+    lessons = [x for x in draw_example_sets(train, asked.classes, (1, 5, 25, None), seeds) if x.fold is None]
     rates, decays = zip(*itertools.product((0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (1e-5, 1e-4, 1e-3, 1e-2)), strict=True)
     forms = {"one factor": heads.centre_of, "standardised": standardised}
     found: dict[str, Any] = {}
     for cut in cuts:
-        x, x_val = (read(asked, [cut], part, asked.ids(part), keep=True)[cut].flat() for part in PARTS)
+        x, x_val = (read_features(asked, [cut], part, asked.ids(part), keep=True)[cut].flat() for part in PARTS)
         for (form, centre), steps in itertools.product(forms.items(), (300, 1000)):
             heads.centre_of, examples.STEPS = centre, steps
             best = {}
@@ -147,7 +149,7 @@ def choices(run: Path, cuts: tuple[int, ...], seeds: tuple[int, ...]) -> dict[st
                         heads.score(
                             heads.train(
                                 x[lesson.rows], train[lesson.rows], len(asked.classes), list(lesson.batches()),
-                                rates=rates, decays=decays, dtype=dtype_for(CPU),
+                                rates=rates, decays=decays, dtype=choose_dtype(CPU),
                             ),
                             x_val,
                             val,
@@ -172,15 +174,15 @@ def main() -> None:
     out = chosen.out or Path(__file__).parent / "results" / f"probe{'-choices' if chosen.study else ''}.json"
     if chosen.study:
         found = choices(chosen.study, (1, 6), (0, 1))
-        about = {"command": "python bench/probe.py --study RUN", "machine": environment.measured_on()}
-        write(out, about | {"data": Path(records.read(chosen.study).study["data"]).name, "top1": found})
+        about = {"command": "python bench/probe.py --study RUN", "machine": environment.describe_machine()}
+        write(out, about | {"data": Path(records.read_results(chosen.study).study["data"]).name, "top1": found})
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "command": "python bench/probe.py" + " --quick" * chosen.quick,
-        "machine": environment.measured_on(),
-        "dtype": str(dtype_for(CPU)).removeprefix("torch."),
+        "machine": environment.describe_machine(),
+        "dtype": str(choose_dtype(CPU)).removeprefix("torch."),
         "stacks": {},
     }
     for name, size in SIZES.items():

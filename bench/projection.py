@@ -15,7 +15,7 @@ from fasttransfer import paper
 from fasttransfer.bench.cells import FORWARD, TRAIN
 from fasttransfer.cells import Cell, base, deepest_cuts
 from fasttransfer.geometry import STAGES
-from fasttransfer.roofline import Trained
+from fasttransfer.roofline import CohortWork
 
 NETWORKS, K20_DAYS = 163, 1548
 BATCH, CHECK_EVERY, STEPS = 256, 1000, 450_000
@@ -23,7 +23,7 @@ OUTPUTS = 1000  # the paper's networks had as many, also for half of the classes
 
 
 @dataclass(frozen=True)
-class Rates:
+class CellTimes:
     """Seconds a picture: `train[n]` of a step from cut n, `forward[n]` of stages 1 to n, `feed` of the way in."""
 
     train: tuple[float, ...]
@@ -39,23 +39,23 @@ class Projection:
     alone: float
 
 
-def papers_networks() -> list[Trained]:
+def papers_networks() -> list[CohortWork]:
     """The study as it is recorded, split by split; networks without records count as bases on half of the classes."""
-    groups: dict[tuple[str, str, bool], list[paper.PaperNet]] = {}
-    for net in paper.published():
+    groups: dict[tuple[str, str, bool], list[paper.PaperNetwork]] = {}
+    for net in paper.load_networks():
         groups.setdefault((net.study, net.target, net.treatment == "base"), []).append(net)
     found = []
     for (_, target, _), nets in groups.items():
         cells = tuple(Cell(0, target, net.treatment, net.n) for net in nets)
         steps = nets[0].iterations
         val = nets[0].classes * paper.VAL_PICTURES_A_CLASS
-        found.append(Trained(cells, OUTPUTS, steps, steps // CHECK_EVERY, val))
-    missing = NETWORKS - len(paper.published())
-    whole = Trained((base("A", 0),), OUTPUTS, STEPS, STEPS // CHECK_EVERY, 500 * paper.VAL_PICTURES_A_CLASS)
+        found.append(CohortWork(cells, OUTPUTS, steps, steps // CHECK_EVERY, val))
+    missing = NETWORKS - len(paper.load_networks())
+    whole = CohortWork((base("A", 0),), OUTPUTS, STEPS, STEPS // CHECK_EVERY, 500 * paper.VAL_PICTURES_A_CLASS)
     return [*found, *[whole] * missing]
 
 
-def rates_of(parts: Mapping[str, Any]) -> Rates | None:
+def rates_of(parts: Mapping[str, Any]) -> CellTimes | None:
     """The rates in a result of `bench all`; None where they were not measured.
 
     Where the pictures' way in was not measured, it counts as nothing.
@@ -66,21 +66,21 @@ def rates_of(parts: Mapping[str, Any]) -> Rates | None:
     seconds = {name: timing["median"] / cells["batch"] for name, timing in cells["seconds"].items()}
     fed = list(parts.get("data", {}).get("feed", {}).values())  # by number of cores, all of them last
     feed = 1 / fed[-1]["pictures a second"]["fasttransfer raw"] if fed else 0.0
-    return Rates(
+    return CellTimes(
         tuple(seconds[TRAIN.format(n)] for n in range(STAGES)),
         (0.0, *(seconds[FORWARD.format(n)] for n in range(1, STAGES + 1))),
         feed,
     )
 
 
-def project(cohorts: Iterable[Trained], rates: Rates) -> Projection:
+def project(cohorts: Iterable[CohortWork], rates: CellTimes) -> Projection:
     """What `cohorts` take at `rates`."""
     cohorts = list(cohorts)
-    alone = [(Trained((cell,), c.outputs, c.steps, c.checks, c.val_pictures)) for c in cohorts for cell in c.cells]
+    alone = [(CohortWork((cell,), c.outputs, c.steps, c.checks, c.val_pictures)) for c in cohorts for cell in c.cells]
     return Projection(sum(_seconds(c, rates) for c in cohorts), sum(_seconds(c, rates) for c in alone))
 
 
-def _seconds(cohort: Trained, rates: Rates) -> float:
+def _seconds(cohort: CohortWork, rates: CellTimes) -> float:
     starts = [cell.first_trained for cell in cohort.cells]
     shared = rates.feed * len({cell.mean_of for cell in cohort.cells})
     shared += sum(rates.forward[n] for n in deepest_cuts(cohort.cells).values())

@@ -56,7 +56,7 @@ def main() -> None:
     command = ["fasttransfer", "grid", "--split", "natural-manmade", *shown, "--treatments", "--seeds", "0"]
     result = {
         "command": " ".join([*command, "--recipe", "RECIPE"]),
-        "machine": environment.measured_on(),
+        "machine": environment.describe_machine(),
         "epochs": chosen.epochs,
         "changes": results,
     }
@@ -76,7 +76,7 @@ def _trained(changes: dict[str, float], words: list[str], folder: Path) -> dict[
     program = [sys.executable, "-m", "fasttransfer", "grid", "--split", "natural-manmade", *words]
     program += ["--treatments", "--seeds", "0", "--recipe", str(recipe), "--out", str(out)]
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
-    recorded = records.read(out)
+    recorded = records.read_results(out)
     return {
         "bases": {r.target: round(r.last_top1 or 0.0, 4) for r in recorded.results if r.treatment == "base"},
         "gain": pair(analysis.summarise(recorded.results, facts=recorded.facts).gain),

@@ -44,13 +44,13 @@ def main() -> None:
                 [*program, "grid", *STUDY, "--data", store, "--features", features, "--out", str(out)], check=True
             )
             seconds[name] = round(time.monotonic() - start, 1)
-            found[name] = records.read(out)
+            found[name] = records.read_results(out)
         assert found["live"].results == found["first"].results == found["second"].results
         kept = sum(path.stat().st_size for path in Path(scratch, "cache", "features").rglob("*.shard"))
     result = {
         "command": "python bench/reused.py --data tiny-imagenet-200",
         "study": " ".join(["fasttransfer", "grid", *STUDY]),
-        "machine": environment.measured_on(),
+        "machine": environment.describe_machine(),
         "seconds": seconds,
         "first_over_second": round(seconds["first"] / seconds["second"], 2),
         "live_over_second": round(seconds["live"] / seconds["second"], 2),

@@ -66,17 +66,17 @@ def main() -> None:
         seconds = time.monotonic() - start
         result = {
             "command": " ".join(["fasttransfer", "grid", *STUDIES[chosen.study]]),
-            "machine": environment.measured_on(),
+            "machine": environment.describe_machine(),
             "wall_seconds": round(seconds, 1),
             "peak_memory_bytes": peak.stop(),
-            "table": table(records.read(out)),
+            "table": table(records.read_results(out)),
         }
     path = Path(__file__).parent / "results" / f"study-{chosen.study}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{path}: {seconds:.0f} s")
 
 
-def table(recorded: records.Recorded) -> dict[str, Any]:
+def table(recorded: records.StudyResults) -> dict[str, Any]:
     """The verdict, and at the last check top-1 of each network and the means over targets and seeds of each n.
 
     A difference is [points, half the width of its 95 % interval or None], both in [-1, 1].

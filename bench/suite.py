@@ -43,7 +43,7 @@ def run(
     """
     if device == "cpu":
         devices.keep_freed_memory()
-    asked = grid.Asked(source, None, None, device, quick)
+    asked = grid.GridBenchmark(source, None, None, device, quick)
     words = f"{command.command_of('all', asked)}{'' if price is None else f' --price {price:g}'}"
     result: dict[str, Any] = command.described(words, device) | {"price": price, "parts": {}}
     make_folder(out.parent)

@@ -38,7 +38,7 @@ Book = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Measured:
+class GoalReading:
     """What was found: in words, whether it reaches the target (None where there is none), how, and why not."""
 
     text: str
@@ -48,14 +48,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """One row of the table: `cpu` and `gpu` are what was set out for each, `of` reads it from a book."""
 
     what: str
     against: str
     cpu: str
     gpu: str
-    of: Callable[[Book, bool], Measured | None]
+    of: Callable[[Book, bool], GoalReading | None]
 
 
 def book(result: Mapping[str, Any], folder: Path = RESULTS) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def ratio(seconds: Mapping[str, Mapping[str, float]], theirs: str, ours: str) ->
     return seconds[theirs]["median"] / seconds[ours]["median"]
 
 
-def _pooling(book: Book, gpu: bool) -> Measured | None:
+def _pooling(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("kernels", {})
     case = part.get("cases", {}).get(POOLING)
     if case is None:
@@ -83,10 +83,10 @@ def _pooling(book: Book, gpu: bool) -> Measured | None:
     wanted = (10, 3, 0.7) if gpu else (12, 12, 0.2)
     met = all(found >= least for found, least in zip((eager, compiled, case["of_copy"]), wanted, strict=True))
     text = f"{eager:.0f}x / {compiled:.0f}x / {case['of_copy']:.0%}"
-    return Measured(text, met, f"{part['command']} --only relu_pool_lrn")
+    return GoalReading(text, met, f"{part['command']} --only relu_pool_lrn")
 
 
-def _step(book: Book, gpu: bool) -> Measured | None:
+def _step(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("step", {})
     step = part.get("caffenet")
     if step is None:
@@ -101,7 +101,7 @@ def _step(book: Book, gpu: bool) -> Measured | None:
         f"{of_products(step):.0%} of the step are convolutions and matrix products, which PyTorch computes for both: "
         "what is left cannot make up for more"
     )
-    return Measured(f"{eager:.2f}x / {best:.2f}x / {share:.0%}", met, f"{part['command']} --only caffenet", why)
+    return GoalReading(f"{eager:.2f}x / {best:.2f}x / {share:.0%}", met, f"{part['command']} --only caffenet", why)
 
 
 def of_products(step: Mapping[str, Any]) -> float:
@@ -111,7 +111,7 @@ def of_products(step: Mapping[str, Any]) -> float:
     return products / sum(row["ms"] for row in rows)
 
 
-def _pictures(book: Book, gpu: bool) -> Measured | None:
+def _pictures(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("step", {})
     step = part.get("caffenet")
     if step is None:
@@ -119,10 +119,10 @@ def _pictures(book: Book, gpu: bool) -> Measured | None:
     rate = step["batch"] / step["seconds"][STEP]["median"]
     met = rate >= 60_000 if gpu else None
     text = f"{rate:,.0f} ({rate / PICTURES_PER_SECOND[0]:.2g} K20)"
-    return Measured(text, met, f"{part['command']} --only caffenet")
+    return GoalReading(text, met, f"{part['command']} --only caffenet")
 
 
-def _feed(book: Book, gpu: bool) -> Measured | None:
+def _feed(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("data", {})
     feed = part.get("feed", {}).get("1 core")
     if feed is None:
@@ -130,30 +130,30 @@ def _feed(book: Book, gpu: bool) -> Measured | None:
     rate = feed["pictures a second"]["fasttransfer raw"]
     command = f"{part['command']} --only feed"
     if gpu:
-        return Measured(f"{rate:,.0f} pictures/s", rate >= 120_000, command)
+        return GoalReading(f"{rate:,.0f} pictures/s", rate >= 120_000, command)
     gain = rate / feed["pictures a second"]["DataLoader + Pillow"]
     why = (
         f"it runs at {feed['of_copy']:.0%} of the speed at which this core copies the bytes that have to be read and "
         f"written; 15 times as fast would be {feed['of_copy'] * 15 / gain:.0%} of it, with the arithmetic in between"
     )
-    return Measured(f"{gain:.1f}x", gain >= 15, command, why)
+    return GoalReading(f"{gain:.1f}x", gain >= 15, command, why)
 
 
-def _cohort(book: Book, gpu: bool) -> Measured | None:
+def _cohort(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("cohorts", {})
     case = part.get("frozen cells", {}).get("caffenet bf16")
     if case is not None:
         why = f"arithmetic allows {case['arithmetic_allows']:.2f}x"
-        return Measured(f"{case['gain']:.2f}x", case["gain"] >= 1.5, part["command"], why)
+        return GoalReading(f"{case['gain']:.2f}x", case["gain"] >= 1.5, part["command"], why)
     part = book.get("ablation", {})
     if "cohort" not in part:
         return None
     gain = ratio(part["cohort"]["seconds"], "shared prefix", "all ideas")
     why = "arithmetic allows 1.63x; what is done for each cell alone, updates and small products, is not shared"
-    return Measured(f"{gain:.2f}x", round(gain, 2) >= 1.5, f"{part['command']} --only cohort", why)
+    return GoalReading(f"{gain:.2f}x", round(gain, 2) >= 1.5, f"{part['command']} --only cohort", why)
 
 
-def _packed(book: Book, gpu: bool) -> Measured | None:
+def _packed(book: Book, gpu: bool) -> GoalReading | None:
     part, sizes = book.get("features", {}), book.get("densities", {})
     if "unpack" not in part:
         return None
@@ -164,10 +164,10 @@ def _packed(book: Book, gpu: bool) -> Measured | None:
     met = size <= 0.5 and rate >= (500 if gpu else 2)
     why = f"{kept:.0%} of the features at cut 5 are not zero: a maximum over nine values seldom is"
     command = f"{sizes['command']}; {part['command']}" if cut else part["command"]
-    return Measured(f"{size:.0%} / {rate:.1f} GB/s", met, command, why)
+    return GoalReading(f"{size:.0%} / {rate:.1f} GB/s", met, command, why)
 
 
-def _study(book: Book, gpu: bool) -> Measured | None:
+def _study(book: Book, gpu: bool) -> GoalReading | None:
     both = book.get("both ways", {})
     grid = both if "plain_over_cohort" in both else book.get("grid", {})
     if "cohort" not in grid:
@@ -184,10 +184,10 @@ def _study(book: Book, gpu: bool) -> Measured | None:
             f"{share:.0%} of the time is what the networks' products alone would take; fine-tuned cells, most of the "
             "arithmetic, share nothing but their pictures"
         )
-    return Measured(text, met, grid["command"], why)
+    return GoalReading(text, met, grid["command"], why)
 
 
-def _cached(book: Book, gpu: bool) -> Measured | None:
+def _cached(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("cached", {})
     gains = {n: found["ratio"] for n, found in part.get("n", {}).items()}
     if not {"5", "7"} <= gains.keys():
@@ -202,7 +202,7 @@ def _cached(book: Book, gpu: bool) -> Measured | None:
             f", and {allowed} with the last stage in float32, which multiplies at {1 / slower:.0%} of bfloat16's speed"
         )
     why += "; a cell's own stages stay to be trained, and the frozen stage 7 runs live, whose dropout is new each step"
-    return Measured(f"{gains['5']:.1f}x / {gains['7']:.1f}x", met, part["command"], why)
+    return GoalReading(f"{gains['5']:.1f}x / {gains['7']:.1f}x", met, part["command"], why)
 
 
 def _cache_allows(n: int, outputs: int, slower: float = 1.0) -> float:
@@ -216,38 +216,38 @@ def _cache_allows(n: int, outputs: int, slower: float = 1.0) -> float:
     return live / (live - sum(macs[: kept_cut(n)]))
 
 
-def _whole(book: Book, gpu: bool) -> Measured | None:
+def _whole(book: Book, gpu: bool) -> GoalReading | None:
     rates = projection.rates_of(book)
     if rates is None:
         return None
     days = projection.project(projection.papers_networks(), rates).together / 86400
     text = f"{days * 24:,.0f} hours" if days < 10 else f"{days:,.0f} days"
     met = days <= 2 if gpu else None
-    return Measured(f"{text} ({projection.K20_DAYS / days:.3g}x)", met, book["cells"]["command"])
+    return GoalReading(f"{text} ({projection.K20_DAYS / days:.3g}x)", met, book["cells"]["command"])
 
 
 TARGETS = (
-    Target(
+    Goal(
         "relu_pool_lrn forward + backward, 64x96x55x55 bf16",
         "eager / compiled / copy bandwidth",
         "12x / 12x / 20 %",
         "10x / 3x / 70 %",
         _pooling,
     ),
-    Target(
+    Goal(
         "CaffeNet training step, bf16, 500 classes",
         "eager fp32 / best PyTorch variant / its products alone",
         "2.4x / 1.45x / 85 %",
         "3x / 1.5x / 80 %",
         _step,
     ),
-    Target("pictures a second of it", "the study's K20: 145", "", "60,000", _pictures),
-    Target(
+    Goal("pictures a second of it", "the study's K20: 145", "", "60,000", _pictures),
+    Goal(
         "feed from a raw store, 256 to 227", "DataLoader + Pillow, per core", "15x", "120,000 pictures/s", _feed
     ),
-    Target("cohort of 7 frozen cells", "the same 7 one after another, live", "1.5x", "1.5x", _cohort),
-    Target("frozen cell from the cache, n = 5 / 7", "the same cell live", "5x / 30x", "5x / 30x", _cached),
-    Target("packed features, n = 5", "dense bf16; unpacked a core", "half; 2 GB/s", "half; 500 GB/s", _packed),
-    Target("a built-in study, to its page", "the same in plain PyTorch", "5x", "", _study),
-    Target("the whole study, projected", f"{projection.K20_DAYS} K20-days", "", "48 hours", _whole),
+    Goal("cohort of 7 frozen cells", "the same 7 one after another, live", "1.5x", "1.5x", _cohort),
+    Goal("frozen cell from the cache, n = 5 / 7", "the same cell live", "5x / 30x", "5x / 30x", _cached),
+    Goal("packed features, n = 5", "dense bf16; unpacked a core", "half; 2 GB/s", "half; 500 GB/s", _packed),
+    Goal("a built-in study, to its page", "the same in plain PyTorch", "5x", "", _study),
+    Goal("the whole study, projected", f"{projection.K20_DAYS} K20-days", "", "48 hours", _whole),
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Equal forms of the same convolutions, forward and backward: pixels or blocks of them, two groups or two halves.
 
-What decides `fasttransfer.inputs.entrance` and how `fasttransfer.net.Stage` convolves.
+What decides `fasttransfer.inputs.choose_input_form` and how `fasttransfer.net.Stage` convolves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry, layer_of
-from fasttransfer.net import blocks_of, halves
+from fasttransfer.net import conv_in_halves, weights_for_blocks
 
 BATCH = 64
 GEOMETRIES = {"caffenet": CAFFENET, "caffenet-mini": CAFFENET_MINI}
@@ -36,7 +36,7 @@ def test_first_convolution(benchmark: Any, measure: Callable[..., None], geometr
         x, run = channels_last(BATCH, *g.cut_shape(0), dtype=TYPES[dtype]), lambda: F.conv2d(x, weight, None, g.stride)
     else:
         x = channels_last(BATCH, 3 * g.stride**2, g.blocks, g.blocks, dtype=TYPES[dtype])
-        run = lambda: F.conv2d(x, blocks_of(weight, g.stride))  # noqa: E731
+        run = lambda: F.conv2d(x, weights_for_blocks(weight, g.stride))  # noqa: E731
     gradient = torch.randn_like(run()).detach()
     measure(lambda: torch.autograd.grad(run(), weight, gradient))
 
@@ -56,7 +56,7 @@ def test_grouped_convolution(
 
     def run() -> Tensor:
         if form == "halves":
-            return halves(x, weight, None, padding)
+            return conv_in_halves(x, weight, None, padding)
         return F.conv2d(x, weight, None, 1, padding, groups=groups)
 
     gradient = torch.randn_like(run()).detach()

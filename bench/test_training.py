@@ -1,6 +1,6 @@
 """The variants of `fasttransfer bench step`, and a step as a grid's worker runs it: one thread, either precision.
 
-The latter is what decides `fasttransfer.inputs.precision_for` on a CPU.
+The latter is what decides `fasttransfer.inputs.choose_precision` on a CPU.
 """
 
 from __future__ import annotations

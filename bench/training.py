@@ -11,10 +11,10 @@ from torch import Tensor
 from fasttransfer import inputs, randomness
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.geometry import DROPOUT_STAGES, Geometry
-from fasttransfer.graphs import Recorded
-from fasttransfer.net import CaffeNet, Drop, initial_weights
+from fasttransfer.graphs import RecordedGraph
+from fasttransfer.net import CaffeNet, StepDropout, draw_weights
 from fasttransfer.recipe import load_recipe
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 
 OUTPUTS = 500
 RECIPES = {"caffenet": "caffe", "caffenet-mini": "mini"}
@@ -42,8 +42,8 @@ def trainee_of(
     *,
     start: int = 0,
     change: Callable[[CaffeNet], None] = lambda net: None,
-    kind: type[Trainee] = Trainee,
-) -> Trainee:
+    kind: type[StageTrainer] = StageTrainer,
+) -> StageTrainer:
     """A network that is trained from cut `start` on, from He's values.
 
     Args:
@@ -57,28 +57,28 @@ def trainee_of(
 
 @cache
 def _begin(geometry: Geometry) -> dict[str, Tensor]:
-    return initial_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
+    return draw_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
 
 
 def random_pictures(geometry: Geometry, batch: int, precision: str, device: torch.device) -> Tensor:
     """A batch in the form that the first stage reads on `device`, see `machine.entrance`."""
-    entrance = inputs.entrance(geometry, device.type, precision)
+    entrance = inputs.choose_input_form(geometry, device.type, precision)
     shape = (batch, 3 * entrance["block"] ** 2, entrance["side"], entrance["side"])
     return torch.randn(shape, device=device).to(entrance["dtype"], memory_format=torch.channels_last)
 
 
-def stepping(trainee: Trainee, x: Tensor, *, recorded: bool) -> Callable[[int], object]:
+def stepping(trainee: StageTrainer, x: Tensor, *, recorded: bool) -> Callable[[int], object]:
     """A call does one step on `x`, at the trainee's cut, with random labels; `recorded` as a CUDA graph."""
     device = x.device
     given = {"x": x, "labels": torch.randint(trainee.net.outputs, (len(x),), device=device)}
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = Drop({stage: stage for stage in DROPOUT_STAGES}, at, DROPOUT)
+    drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, at, DROPOUT)
 
     def step(batch: Mapping[str, Tensor]) -> None:
         at.add_(1)
         trainee.step(batch["x"], batch["labels"], drop, lr)
 
-    run = Recorded(step) if recorded else step
+    run = RecordedGraph(step) if recorded else step
     return lambda i: run(given)
 
 

@@ -13,10 +13,10 @@ import torch
 
 from fasttransfer.cells import Cell
 from fasttransfer.checkpoint import load_network
-from fasttransfer.cohort import Cohort, OneProcess, Target
+from fasttransfer.cohort import Cohort, CohortTask, OneProcess
 from fasttransfer.draws import image_stream
 from fasttransfer.features.reading import Part
-from fasttransfer.features.supply import Shown, open_cached_feed, prefixes_of
+from fasttransfer.features.supply import CohortFeatures, frozen_prefixes, open_cached_feed
 from fasttransfer.messages import Noted
 from fasttransfer.paths import mean_file
 from fasttransfer.pictures import study_feed
@@ -27,7 +27,7 @@ from fasttransfer.transfer import source_weights
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudyContext:
     """What every job of a study needs to know; `classes` are those of tasks A and B, in label order.
 
     `hw_share` and `features` are those of `fasttransfer.study.Feeding`.
@@ -43,7 +43,7 @@ class Setting:
 
 
 def build_cohort(
-    setting: Setting,
+    setting: StudyContext,
     cells: Sequence[Cell],
     device: torch.device,
     emit: Callable[[Noted], None] = lambda message: None,
@@ -72,12 +72,12 @@ def build_cohort(
     outputs = study.recipe.outputs_for(first.target, setting.classes)
     sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
     open_pictures = partial(study_feed, study, device, setting.hw_share)
-    prefixes = prefixes_of(cells, sources) if study.views is not None else []
+    prefixes = frozen_prefixes(cells, sources) if study.views is not None else []
     if setting.features == "live" or not prefixes:
         feed = open_pictures(train, my_val, stream, means)
     else:
         pictures: Mapping[Part, TaskImages] = {"train": train, "val": my_val}
-        facts = Shown(
+        facts = CohortFeatures(
             study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, pictures, stream,
             means, open_pictures, device,
         )  # fmt: skip
@@ -86,9 +86,9 @@ def build_cohort(
             cells,
             prefixes,
             setting.features,
-            say=lambda text: emit(Noted(text)),
+            log=lambda text: emit(Noted(text)),
             progress=lambda text: emit(Noted(text, stays=False)),
             stop=stop,
         )
-    target = Target(first.target, len(classes), outputs, len(train), len(val), feed, processes.share)
+    target = CohortTask(first.target, len(classes), outputs, len(train), len(val), feed, processes.share)
     return Cohort(study, cells, target, sources, setting.folder, device, processes)

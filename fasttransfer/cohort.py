@@ -26,12 +26,12 @@ from fasttransfer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from fasttransfer.draws import dropout_keys, init_of, purpose_of, start_weights
 from fasttransfer.errors import InputError
 from fasttransfer.messages import Advanced, Checked, Ended, Message, Started
-from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.net import CaffeNet, StepDropout
 from fasttransfer.pipelines.feed import WHOLE, Feed, Share
 from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.recipe import Recipe
 from fasttransfer.records import Evaluation
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 from fasttransfer.study import Study
 from fasttransfer.transfer import Source, copy_layers
 
@@ -39,7 +39,7 @@ Compute = Callable[[Mapping[str, Tensor]], None]  # one step of some cells, as a
 
 
 @dataclass(frozen=True)
-class Target:
+class CohortTask:
     """What a cohort is trained on: a task, its numbers of classes and pictures, its networks' outputs, its feed.
 
     `share` is the part of every batch that the feed makes.
@@ -55,14 +55,14 @@ class Target:
 
 
 @dataclass
-class Member:
+class TrainingCell:
     """A cell in training. `step` counts the steps it has done; sums run since its last check.
 
     `correct`: (validation images,) bool, which of them the last check got right.
     """
 
     cell: Cell
-    trainee: Trainee
+    trainee: StageTrainer
     loss_sum: Tensor
     step: int = 0
     since: int = 0
@@ -96,18 +96,18 @@ class OneProcess:
                     f"{cell.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
                 )
 
-    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> Trainee:
+    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
         """Return what steps `net` from cut `start` on."""
-        return Trainee(net, start, begin, recipe)
+        return StageTrainer(net, start, begin, recipe)
 
     def recorded(self, compute: Compute, device: torch.device) -> Compute:
         """Return `compute` as it is run again and again: on a GPU as a CUDA graph."""
-        return graphs.Recorded(compute) if device.type == "cuda" else compute
+        return graphs.RecordedGraph(compute) if device.type == "cuda" else compute
 
     def sum_counts(self, *counts: Tensor) -> None:
         """Add up, in place, what each process has counted on its share of the validation images."""
 
-    def share_state(self, member: Member) -> None:
+    def share_state(self, member: TrainingCell) -> None:
         """Make every process go on from what the first one has restored."""
 
 
@@ -128,7 +128,7 @@ class Cohort:
         self,
         study: Study,
         cells: Sequence[Cell],
-        target: Target,
+        target: CohortTask,
         sources: Mapping[str, Mapping[str, Tensor]],
         folder: Path,
         device: torch.device,
@@ -174,7 +174,7 @@ class Cohort:
         with torch.device("meta"):
             return CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype)
 
-    def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> Member:
+    def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> TrainingCell:
         net = self._empty()
         start, begin = cell.first_trained, fresh
         if cell.source is not None:
@@ -182,7 +182,7 @@ class Cohort:
         for stage in net.stages[start:]:
             stage.to_empty(device=self._device)
         trainee = self._processes.trainee(net, start, begin, self._recipe)
-        member = Member(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
+        member = TrainingCell(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
         self._restore(member)
         return member
 
@@ -234,7 +234,7 @@ class Cohort:
         emit(Advanced(self._steps, self._steps, macs))
         return True
 
-    def _train_step(self, step: int, active: Sequence[Member]) -> None:
+    def _train_step(self, step: int, active: Sequence[TrainingCell]) -> None:
         batch = self._target.feed.train(step)
         self._at.fill_(step)
         self._lr.fill_(self._recipe.lr_at(step, self._steps))
@@ -244,7 +244,7 @@ class Cohort:
             m.since += 1
             m.step = step + 1
 
-    def _compute(self, active: Sequence[Member], given: tuple[str, ...]) -> Compute:
+    def _compute(self, active: Sequence[TrainingCell], given: tuple[str, ...]) -> Compute:
         """One step of the cells `active`, as a function of what is `given`; on a GPU it is recorded."""
         asked = tuple(m.cell for m in active), given
         if self._computed != asked:
@@ -253,7 +253,7 @@ class Cohort:
             around = first, self._recipe.batch - end
 
             def compute(batch: Mapping[str, Tensor]) -> None:
-                drop = Drop(self._drop_keys, self._at, self._recipe.dropout, around)
+                drop = StepDropout(self._drop_keys, self._at, self._recipe.dropout, around)
                 cuts = self._cuts(batch, members, drop)
                 for m in members:
                     m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
@@ -263,7 +263,7 @@ class Cohort:
         return self._step_of
 
     def _cuts(
-        self, batch: Mapping[str, Tensor], active: Sequence[Member], drop: Drop | None
+        self, batch: Mapping[str, Tensor], active: Sequence[TrainingCell], drop: StepDropout | None
     ) -> dict[tuple[str, int], Tensor]:
         """(source, n) -> cut n of every source's prefix that a frozen cell starts from.
 
@@ -287,7 +287,7 @@ class Cohort:
         return cuts
 
     @staticmethod
-    def _entrance(m: Member, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    def _entrance(m: TrainingCell, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
         if m.trainee.start:
             assert m.cell.source is not None
             return cuts[m.cell.source, m.trainee.start]
@@ -295,7 +295,7 @@ class Cohort:
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def _check(self, step: int, active: Sequence[Member], emit: Callable[[Message], None]) -> list[Member]:
+    def _check(self, step: int, active: Sequence[TrainingCell], emit: Callable[[Message], None]) -> list[TrainingCell]:
         """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
         lost = []
         give_up = self._recipe.give_up
@@ -317,7 +317,7 @@ class Cohort:
         return lost
 
     @torch.no_grad()
-    def _validate(self, active: Sequence[Member]) -> list[tuple[float, Tensor]]:
+    def _validate(self, active: Sequence[TrainingCell]) -> list[tuple[float, Tensor]]:
         """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
         total = self._target.val_pictures
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
@@ -335,7 +335,7 @@ class Cohort:
 
     # -- on disk ------------------------------------------------------------------------------------------------
 
-    def _save(self, members: Sequence[Member]) -> None:
+    def _save(self, members: Sequence[TrainingCell]) -> None:
         if self._processes.is_first:
             for m in members:
                 trainee = m.trainee
@@ -345,7 +345,7 @@ class Cohort:
                 save_checkpoint(self._folder, self._study, m.cell, state)
 
     @torch.no_grad()
-    def _restore(self, m: Member) -> None:
+    def _restore(self, m: TrainingCell) -> None:
         """Resumes from the cell's checkpoint where there is a sound one."""
         state = load_checkpoint(self._folder, self._study, m.cell) if self._processes.is_first else None
         if state is not None:
@@ -357,7 +357,7 @@ class Cohort:
             m.evaluations, m.correct = list(state.evaluations), state.correct
         self._processes.share_state(m)
 
-    def _finish(self, m: Member, emit: Callable[[Message], None]) -> None:
+    def _finish(self, m: TrainingCell, emit: Callable[[Message], None]) -> None:
         """Writes the network and reports it; before the last step it is stuck."""
         if not self._processes.is_first:
             return

@@ -14,7 +14,7 @@ from fasttransfer.errors import InputError
 _KEEP = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, (1 << 31) - 1), "M_TOP_PAD": (-2, 64 << 20)}
 
 
-def device_for(asked: str | None) -> str:
+def choose_device(asked: str | None) -> str:
     """ "cuda" or "cpu": what was asked for, else a GPU where there is one.
 
     Raises:
@@ -29,7 +29,7 @@ def device_for(asked: str | None) -> str:
     return asked or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def settle_in(device: str, threads: int, index: int) -> torch.device:
+def configure_process(device: str, threads: int, index: int) -> torch.device:
     """Makes this process, the `index`-th of its kind here, compute as a study says; returns its device.
 
     All that train, time or keep what is trained on have to set the same: bits depend on it.
@@ -56,7 +56,7 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def threads_for(device: str) -> int:
+def choose_threads(device: str) -> int:
     """CPU threads a network is trained with.
 
     Networks train beside each other, so one thread each wastes least; with more than eight cores, more threads
@@ -65,6 +65,6 @@ def threads_for(device: str) -> int:
     return 1 if device == "cuda" else max(1, machine.cores() // 8)
 
 
-def workers_for(device: str, threads: int) -> int:
+def count_workers(device: str, threads: int) -> int:
     """Processes that train at the same time: one a GPU, or as many as the cores allow."""
     return torch.cuda.device_count() if device == "cuda" else max(1, machine.cores() // threads)

@@ -26,16 +26,16 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from fasttransfer import devices, grid
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
-from fasttransfer.cohort import Compute, Member, OneProcess
+from fasttransfer.cohort import Compute, OneProcess, TrainingCell
 from fasttransfer.errors import InputError
-from fasttransfer.jobs import Division
+from fasttransfer.jobs import JobPlan
 from fasttransfer.messages import Message
-from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.net import CaffeNet, StepDropout
 from fasttransfer.pipelines.feed import Share
 from fasttransfer.recipe import Recipe
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 from fasttransfer.study import Choices, Feeding
 
 _ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
@@ -86,7 +86,7 @@ def train_bases(
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
         return 0 if run() else _INTERRUPTED
-    with _joined(devices.device_for(choices.device)) as share:
+    with _joined(devices.choose_device(choices.device)) as share:
         if share.rank:
             _follow(share)
             return 0  # how it ended is for the first to say: torchrun ends all of them when one has another exit code
@@ -118,9 +118,9 @@ def _lead(share: Share, run: Callable[..., bool]) -> bool:
     training = False
 
     def together(
-        setting: Setting,
-        division: Division,
-        hear: Callable[[Message], None],
+        setting: StudyContext,
+        division: JobPlan,
+        on_message: Callable[[Message], None],
         *,
         ended: Callable[[Cell], str | None],
     ) -> bool:
@@ -128,7 +128,7 @@ def _lead(share: Share, run: Callable[..., bool]) -> bool:
         for job in division.jobs:
             training = True
             _tell((setting, job.cells))
-            finished = _work(setting, job.cells, share, hear)
+            finished = _work(setting, job.cells, share, on_message)
             training = False
             if not finished:
                 return False
@@ -174,13 +174,13 @@ def _company() -> Iterator[None]:
         ) from error
 
 
-def _work(setting: Setting, cells: tuple[Cell, ...], share: Share, hear: Callable[[Message], None]) -> bool:
+def _work(setting: StudyContext, cells: tuple[Cell, ...], share: Share, on_message: Callable[[Message], None]) -> bool:
     """Trains a network together with the other processes; False when one of them was asked to stop."""
     study = setting.study
-    device = devices.settle_in(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
+    device = devices.configure_process(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
     with _company(), _asked() as stop:
         cohort = build_cohort(setting, cells, device, processes=Processes(share))
-        return cohort.run(hear, _agreed(stop), setting.checkpoint_seconds)
+        return cohort.run(on_message, _agreed(stop), setting.checkpoint_seconds)
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def _agreed(stop: threading.Event) -> Callable[[], bool]:
     return asked
 
 
-class SharedTrainee(Trainee):
+class DistributedTrainer(StageTrainer):
     """A trainee that sees a part of every batch and gets the gradients of the whole."""
 
     def __init__(self, net: CaffeNet, start: int, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
@@ -217,7 +217,7 @@ class SharedTrainee(Trainee):
         self._batch = recipe.batch
         self._parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
 
-    def _gradients(self, x: Tensor, labels: Tensor, drop: Drop) -> tuple[Tensor, Sequence[Tensor]]:
+    def _gradients(self, x: Tensor, labels: Tensor, drop: StepDropout) -> tuple[Tensor, Sequence[Tensor]]:
         """As of the whole batch. DDP listens to `backward`, not to `torch.autograd.grad`."""
         for weight in self._working:
             weight.grad = None
@@ -240,8 +240,8 @@ class Processes(OneProcess):
     def __init__(self, share: Share) -> None:
         self.share = share
 
-    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> Trainee:
-        return SharedTrainee(net, start, begin, recipe)
+    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+        return DistributedTrainer(net, start, begin, recipe)
 
     def recorded(self, compute: Compute, device: torch.device) -> Compute:
         return compute  # DDP orders its buckets in the first steps
@@ -251,7 +251,7 @@ class Processes(OneProcess):
             dist.all_reduce(each)
 
     @torch.no_grad()
-    def share_state(self, member: Member) -> None:
+    def share_state(self, member: TrainingCell) -> None:
         """Make every process go on from the checkpoint or the initial values of the first."""
         trainee = member.trainee
         for tensor in (*trainee.weights.values(), *trainee.velocities.values(), member.loss_sum):

@@ -12,9 +12,9 @@ from torch import Tensor
 from fasttransfer import randomness
 from fasttransfer.cells import BASE, HE, RANDOM_HE, Cell
 from fasttransfer.geometry import DROPOUT_STAGES, STAGES
-from fasttransfer.net import initial_weights
+from fasttransfer.net import draw_weights
 from fasttransfer.pipelines.feed import Stream
-from fasttransfer.pipelines.views import view_list
+from fasttransfer.pipelines.views import list_views
 from fasttransfer.study import Study
 
 _UNIT_SCALE = 1 / 64  # of pixel differences, for about unit variance
@@ -41,7 +41,7 @@ def image_stream(study: Study, cell: Cell, images: int) -> Stream:
         pictures=images,
         batch=study.recipe.batch,
         margin=margin,
-        choices=view_list(study.views, margin) if study.views else (),
+        choices=list_views(study.views, margin) if study.views else (),
     )
 
 
@@ -67,7 +67,7 @@ def start_weights(
             bring pixels to about unit variance, whatever the recipe's scale, else the loss of the control explodes at
             once.
     """
-    weights = initial_weights(
+    weights = draw_weights(
         study.recipe.geometry,
         outputs,
         init,

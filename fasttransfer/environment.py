@@ -19,7 +19,7 @@ _EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd"
 _PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "DALI": "nvidia-dali"}
 
 
-def collect() -> dict[str, str]:
+def describe_environment() -> dict[str, str]:
     """Facts about this program and machine, in the order they are read best."""
     facts = {
         "fasttransfer": fasttransfer.__version__,
@@ -40,9 +40,9 @@ def collect() -> dict[str, str]:
     return facts
 
 
-def measured_on() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """The facts that a committed measurement is described with: not those that say nothing about speed."""
-    return {name: fact for name, fact in collect().items() if name not in ("cache", "commit", "free disk")}
+    return {name: fact for name, fact in describe_environment().items() if name not in ("cache", "commit", "free disk")}
 
 
 def _commit(root: Path) -> str:

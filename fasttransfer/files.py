@@ -30,7 +30,7 @@ _DISK_TROUBLE = {
 
 
 @contextmanager
-def disk_trouble(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turns a disk that is full, read-only or forbidden into an `InputError` about `path`."""
     try:
         yield
@@ -53,7 +53,7 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     temporary: str | None = None
-    with disk_trouble(path):
+    with disk_errors(path):
         try:
             handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
             with os.fdopen(handle, mode) as file:
@@ -69,7 +69,7 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
                 os.unlink(temporary)
 
 
-def sweep(folder: Path) -> None:
+def remove_temporary_files(folder: Path) -> None:
     """Removes what writers that were killed in `replace_file` left in `folder`, where nobody writes now."""
     for left in folder.glob(".*.tmp"):
         if left.is_file():
@@ -91,7 +91,7 @@ def make_folder(folder: Path) -> Path:
     Raises:
         InputError: it cannot be created, or something else has its name.
     """
-    with disk_trouble(folder):
+    with disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
@@ -100,7 +100,7 @@ def make_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of the file `path`, which dies with its process; never removed, so that all lock the same file.
 
     `busy` is called when another process holds it. What it raises ends the attempt; when it returns, the turn is
@@ -109,7 +109,7 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     Raises:
         InputError: the file cannot be made.
     """
-    with disk_trouble(path):
+    with disk_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:

@@ -21,17 +21,17 @@ from fasttransfer.checkpoint import checkpoint_step
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto
 from fasttransfer.files import cache_folder
-from fasttransfer.jobs import Division, Job
+from fasttransfer.jobs import JobPlan, TrainingJob
 from fasttransfer.paths import weights_file
 from fasttransfer.pictures import BUILTIN_TRAIN, BUILTIN_VAL
 from fasttransfer.pipelines import means, prepare
 from fasttransfer.pipelines.feed import select_task_images
-from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
+from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import Store, expected_bytes
-from fasttransfer.progress import duration, size
-from fasttransfer.rates import SECONDS, Rates, Sizes, measure
+from fasttransfer.progress import format_bytes, format_duration
+from fasttransfer.rates import SECONDS, StepTimes, TimingRequest, time_steps
 from fasttransfer.study import Choices, Feeding
-from fasttransfer.study_plan import Plan, feeding_line, settle
+from fasttransfer.study_plan import StudyPlan, describe_feed, make_plan
 from fasttransfer.tables import plain_table
 
 # Of the seconds that a process takes to start, which grow with a machine's load as they do: the report's imports and
@@ -55,7 +55,7 @@ class Forecast:
     """
 
     seconds: Mapping[str, float]
-    division: Division
+    division: JobPlan
     driver: int
     free: int | None
     disk: Mapping[str, int]
@@ -67,7 +67,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Begun:
+class StudyProgress:
     """How far a study is: the steps behind each cell that has begun or ended."""
 
     ended: frozenset[Cell]
@@ -90,11 +90,11 @@ def dry_run(
         InputError: as `run`, as far as it can be known without decoding pictures.
     """
     console = console or Console()
-    plan = settle(choices, feeding)
+    plan = make_plan(choices, feeding)
     out = out or plan.out
-    plan = grid.begun(plan, feeding or Feeding(), out)
-    done = begun(plan, out)
-    division = study_plan.divide(plan, _left(plan, done))
+    plan = grid.resume_plan(plan, feeding or Feeding(), out)
+    done = read_progress(plan, out)
+    division = study_plan.plan_study_jobs(plan, _left(plan, done))
     console.print(_networks(plan))
     for task in TASKS:
         console.print(
@@ -105,21 +105,21 @@ def dry_run(
         )
     for line in _told(plan, out, done, forecast(plan, done, division)):
         console.print(Text(line), soft_wrap=True)
-    console.print(Text(feeding_line(plan, plan.pictures.where, plan.device)), soft_wrap=True)
+    console.print(Text(describe_feed(plan, plan.pictures.where, plan.device)), soft_wrap=True)
     if choices.views is not None:
         print_features(plan, plan.cells(), (feeding or Feeding()).features, console)
 
 
-def print_features(plan: Plan, cells: Sequence[Cell], asked: str, console: Console) -> None:
+def print_features(plan: StudyPlan, cells: Sequence[Cell], asked: str, console: Console) -> None:
     """What of the frozen cells' features is kept, each source's over each target's pictures."""
-    views, cuts = plan.choices.views, auto.cuts_of(cell.n for cell in cells if cell.frozen)
+    views, cuts = plan.choices.views, auto.cuts_read(cell.n for cell in cells if cell.frozen)
     if asked == "live" or not views or not cuts:
         console.print(Text(f"views: {views}; frozen features run live"))
         return
     records = max(views * plan.train[task] + plan.val[task] for task in TASKS)
     sources = {(cell.source, cell.target, cell.seed) for cell in cells if cell.frozen}
     try:
-        rows = auto.forecast(
+        rows = auto.forecast_cuts(
             plan.recipe, records, cuts, device=plan.device, precision=plan.precision, threads=plan.threads
         )
     except InputError as error:
@@ -131,7 +131,7 @@ def print_features(plan: Plan, cells: Sequence[Cell], asked: str, console: Conso
         console.print(Text("--features cache: all are kept, whatever reading takes"))
 
 
-def _networks(plan: Plan) -> Table:
+def _networks(plan: StudyPlan) -> Table:
     rows = plain_table("network", "treatment", "trained on", "copies", "steps", "needs")
     for cell in plan.cells():
         copies = (
@@ -150,7 +150,7 @@ def _networks(plan: Plan) -> Table:
     return rows
 
 
-def _told(plan: Plan, out: Path, begun: Begun, found: Forecast) -> Iterator[str]:
+def _told(plan: StudyPlan, out: Path, begun: StudyProgress, found: Forecast) -> Iterator[str]:
     """The forecast in lines."""
     cells, left, division = plan.cells(), _left(plan, begun), found.division
     networks = f"{len(cells)} networks" if len(left) == len(cells) else f"{len(left)} of {len(cells)} networks are left"
@@ -159,18 +159,18 @@ def _told(plan: Plan, out: Path, begun: Begun, found: Forecast) -> Iterator[str]
         timed += " (on GPUs this estimate has not been held against a whole study)"
     yield (
         f"{networks}, recipe {plan.recipe.name}, {plan.precision} on {plan.device}, {division.workers} at a time: "
-        f"about {duration(sum(found.seconds.values()))}, {timed}"
+        f"about {format_duration(sum(found.seconds.values()))}, {timed}"
     )
-    yield "time: " + ", ".join(f"{part} {duration(seconds)}" for part, seconds in found.seconds.items())
+    yield "time: " + ", ".join(f"{part} {format_duration(seconds)}" for part, seconds in found.seconds.items())
     each = max((job.bytes for job in division.jobs), default=0)
-    free = "" if found.free is None else f"; {size(found.free)} free"
-    yield f"memory: {size(found.memory)} at the peak, up to {size(each)} a worker{free}"
+    free = "" if found.free is None else f"; {format_bytes(found.free)} free"
+    yield f"memory: {format_bytes(found.memory)} at the peak, up to {format_bytes(each)} a worker{free}"
     if division.waves:
         yield f"memory: {division.waves}"
-    yield "disk: " + ", ".join(f"{size(count)} of {what}" for what, count in found.disk.items()) + f"; in {out}"
+    yield "disk: " + ", ".join(f"{format_bytes(count)} of {what}" for what, count in found.disk.items()) + f"; in {out}"
 
 
-def forecast(plan: Plan, begun: Begun, division: Division, seconds: float = SECONDS) -> Forecast:
+def forecast(plan: StudyPlan, begun: StudyProgress, division: JobPlan, seconds: float = SECONDS) -> Forecast:
     """Times steps of what `division` trains and simulates it.
 
     Args:
@@ -179,10 +179,10 @@ def forecast(plan: Plan, begun: Begun, division: Division, seconds: float = SECO
     left, recipe = _left(plan, begun), plan.recipe
     parameters = cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
     free = footprint.free_memory(plan.device, division.workers)
-    costs: dict[Job, simulation.Spent] = {}
+    costs: dict[TrainingJob, simulation.Spent] = {}
     with _prepared(plan) as prepared:
         if left:
-            rates = measure(_sizes(plan, left, prepared.store.folder), division.workers, seconds)
+            rates = time_steps(_sizes(plan, left, prepared.store.folder), division.workers, seconds)
             costs = {job: simulation.spent(recipe, rates, job, begun.steps) for job in division.jobs}
             took = _seconds(plan, begun, division, rates, costs, prepared.seconds)
         else:
@@ -205,11 +205,11 @@ def forecast(plan: Plan, begun: Begun, division: Division, seconds: float = SECO
 
 
 def _seconds(
-    plan: Plan,
-    begun: Begun,
-    division: Division,
-    rates: Rates,
-    costs: Mapping[Job, simulation.Spent],
+    plan: StudyPlan,
+    begun: StudyProgress,
+    division: JobPlan,
+    rates: StepTimes,
+    costs: Mapping[TrainingJob, simulation.Spent],
     preparing: float,
 ) -> dict[str, float]:
     """Part -> wall seconds."""
@@ -245,15 +245,15 @@ def _import_seconds() -> float:
 # -- how far it is --------------------------------------------------------------------------------------------------
 
 
-def _left(plan: Plan, begun: Begun) -> list[Cell]:
+def _left(plan: StudyPlan, begun: StudyProgress) -> list[Cell]:
     return [cell for cell in plan.cells() if cell not in begun.ended]
 
 
-def begun(plan: Plan, out: Path) -> Begun:
+def read_progress(plan: StudyPlan, out: Path) -> StudyProgress:
     """What the study in `out` has behind it, from its records, weights and checkpoints; nothing where it is empty."""
     if not paths.records_file(out).is_file():
-        return Begun(frozenset(), {})
-    states = {(r.seed, r.name): r.state for r in records.read(out).results}
+        return StudyProgress(frozenset(), {})
+    states = {(r.seed, r.name): r.state for r in records.read_results(out).results}
     ended, steps = set(), {}
     for cell in plan.cells():
         state = states.get((cell.seed, cell.name))
@@ -262,14 +262,14 @@ def begun(plan: Plan, out: Path) -> Begun:
             continue
         if (step := checkpoint_step(out, cell)) is not None:
             steps[cell] = step
-    return Begun(frozenset(ended), steps)
+    return StudyProgress(frozenset(ended), steps)
 
 
 # -- pictures -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImages:
     """Pictures to time a feed with, and what is left to do until the study's are all there.
 
     Attributes:
@@ -283,43 +283,43 @@ class Prepared:
     bytes: int
 
 
-def _there(plan: Plan) -> Store | None:
+def _there(plan: StudyPlan) -> Store | None:
     """The store of all the study's pictures, where there is one."""
     side, cache, listing = plan.recipe.geometry.store, cache_folder(), plan.pictures.listing
     bad = plan.choices.bad_pictures
     if plan.pictures.store is not None:
         return plan.pictures.store
     if listing is None:
-        folder = prepare.drawn(size=side, cache=cache, train=BUILTIN_TRAIN, val=BUILTIN_VAL)
+        folder = prepare.builtin_folder(size=side, cache=cache, train=BUILTIN_TRAIN, val=BUILTIN_VAL)
         if not folder.exists():
             return None
-        listing, bad = find_pictures(folder), "fail"
-    done = prepare.finished(listing, size=side, cache=cache, kind=plan.kind, bad_pictures=bad)
+        listing, bad = list_images(folder), "fail"
+    done = prepare.find_finished(listing, size=side, cache=cache, kind=plan.kind, bad_pictures=bad)
     with suppress(InputError):  # a damaged one is made again
         return Store.open(done) if done else None
     return None
 
 
 @contextmanager
-def _prepared(plan: Plan) -> Iterator[Prepared]:
+def _prepared(plan: StudyPlan) -> Iterator[PreparedImages]:
     """The study's pictures as far as they are there: where they are not, a few are prepared and removed again."""
     store = _there(plan)
     unknown = list(TASKS)
     if store is not None:
         chosen = plan.choices.per_class
-        unknown = [t for t in TASKS if not means.known(store, plan.classes[t], chosen, cache_folder())]
+        unknown = [t for t in TASKS if not means.has_mean_image(store, plan.classes[t], chosen, cache_folder())]
     with tempfile.TemporaryDirectory(prefix="fasttransfer-") as scratch:
-        found = Prepared(store, 0.0, 0) if store is not None else _sample(plan, Path(scratch))
+        found = PreparedImages(store, 0.0, 0) if store is not None else _sample(plan, Path(scratch))
         begun = time.perf_counter()
         some = select_task_images(
             found.store, found.store.train, found.store.classes, max(1, 2 * _SAMPLE // len(found.store.classes))
         )
-        means.mean_picture(some)
+        means.compute_mean_image(some)
         each = (time.perf_counter() - begun) / len(some)
         yield replace(found, seconds=found.seconds + each * sum(plan.train[task] for task in unknown))
 
 
-def _sample(plan: Plan, scratch: Path) -> Prepared:
+def _sample(plan: StudyPlan, scratch: Path) -> PreparedImages:
     """A store of some of the source's pictures, and what all of them will take."""
     side, seconds = plan.recipe.geometry.store, 0.0
     # All of a source is prepared, whatever the study uses of it.
@@ -331,9 +331,9 @@ def _sample(plan: Plan, scratch: Path) -> Prepared:
 
         begun = time.perf_counter()
         synthetic.render(scratch / "pictures", train=1, val=1, size=side)
-        listing = find_pictures(scratch / "pictures")
+        listing = list_images(scratch / "pictures")
         share = total / (len(listing.train) + len(listing.val))
-        if not prepare.drawn(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
+        if not prepare.builtin_folder(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
             seconds += (time.perf_counter() - begun) * share / machine.cores()
             files = (scratch / "pictures").glob("*/*/*")
             written += int(share * sum(file.stat().st_size for file in files))
@@ -342,18 +342,18 @@ def _sample(plan: Plan, scratch: Path) -> Prepared:
         some = _spread(listing, count)
         begun = time.perf_counter()
         store = prepare.prepare_into(
-            some, scratch / str(count), size=side, kind=plan.kind, bad_pictures="skip", say=lambda text: None
+            some, scratch / str(count), size=side, kind=plan.kind, bad_pictures="skip", log=lambda text: None
         )
         took[len(some.train) + len(some.val)] = time.perf_counter() - begun
     (fewer, least), (more, most) = min(took.items()), max(took.items())
     each = max(0.0, most - least) / (more - fewer) if more > fewer else most / more
-    return Prepared(store, seconds + least + each * (total - fewer), written)
+    return PreparedImages(store, seconds + least + each * (total - fewer), written)
 
 
 def _spread(listing: Listing, count: int) -> Listing:
     """About `count` pictures from all over a listing, one of each part at least."""
 
-    def some(pictures: tuple[Picture, ...]) -> tuple[Picture, ...]:
+    def some(pictures: tuple[ImageFile, ...]) -> tuple[ImageFile, ...]:
         return pictures[:: max(1, -(-2 * len(pictures) // count))]
 
     return replace(listing, train=some(listing.train), val=some(listing.val))
@@ -362,17 +362,17 @@ def _spread(listing: Listing, count: int) -> Listing:
 # -- sizes ----------------------------------------------------------------------------------------------------------
 
 
-def _sizes(plan: Plan, left: Sequence[Cell], store: Path) -> Sizes:
+def _sizes(plan: StudyPlan, left: Sequence[Cell], store: Path) -> TimingRequest:
     """What is to be timed for the cells that are left."""
     outputs = max(plan.recipe.outputs_for(task, plan.classes) for task in TASKS)
     starts = tuple(sorted({cell.first_trained for cell in left}))
     tasks = max((tuple(sorted({c.mean_of for c in left if c.target == task and c.n})) for task in TASKS), key=len) or (
         left[0].mean_of,
     )
-    return Sizes(plan.recipe, outputs, starts, tasks, store, plan.precision, plan.device, plan.threads)
+    return TimingRequest(plan.recipe, outputs, starts, tasks, store, plan.precision, plan.device, plan.threads)
 
 
-def _checkpoint(job: Job) -> int:
+def _checkpoint(job: TrainingJob) -> int:
     """Bytes of the checkpoints of a job: weights and velocities of what it trains."""
     shapes = job.terms.geometry.weight_shapes(job.terms.outputs)
     parameters = [math.prod(shape) + shape[0] for shape in shapes]

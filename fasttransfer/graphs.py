@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Recorded:
+class RecordedGraph:
     """`function` of tensors that always have the same shapes, as a CUDA graph.
 
     The first call runs it as it is, which sets up libraries and workspaces; the second records it; from then on it is

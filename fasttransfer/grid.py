@@ -21,28 +21,28 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer import cost, devices, environment, paths, records, tracking
-from fasttransfer.assembly import Setting
+from fasttransfer.assembly import StudyContext
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.checkpoint import load_end
-from fasttransfer.engine import Again, Engine, need_engine, open_crew, run_jobs
+from fasttransfer.engine import Engine, JobRetried, open_workers, require_engine, run_jobs
 from fasttransfer.errors import InputError
-from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sweep
-from fasttransfer.jobs import Division
+from fasttransfer.files import cache_folder, disk_errors, hold_lock, make_folder, remove_temporary_files, replace_file
+from fasttransfer.jobs import JobPlan
 from fasttransfer.messages import Advanced, Checked, Ended, Message, Noted, Started
 from fasttransfer.paths import mean_file
 from fasttransfer.pictures import builtin_store
 from fasttransfer.pipelines import feeds, prepare
-from fasttransfer.pipelines.dali import need_dali
+from fasttransfer.pipelines.dali import require_dali
 from fasttransfer.pipelines.feed import select_task_images
-from fasttransfer.pipelines.means import task_mean
+from fasttransfer.pipelines.means import load_mean_image
 from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.pipelines.views import UNLIMITED
-from fasttransfer.progress import Display, duration
-from fasttransfer.records import Evaluation, Recorded, Records
+from fasttransfer.progress import Display, format_duration
+from fasttransfer.records import Evaluation, Records, StudyResults
 from fasttransfer.study import VERSION, Choices, Feeding, Study
-from fasttransfer.study_plan import Plan, divide, feeding_line, options, settle
+from fasttransfer.study_plan import StudyPlan, command_words, describe_feed, make_plan, plan_study_jobs
 
-Show = Callable[[Recorded, Sequence[Cell]], None]  # see `run`
+Show = Callable[[StudyResults, Sequence[Cell]], None]  # see `run`
 Trains = Callable[..., bool]  # jobs of a setting, as `fasttransfer.engine.run_jobs` with its crew
 
 
@@ -77,39 +77,41 @@ def run(
     """
     console, feeding = console or Console(), feeding or Feeding()
     if tensorboard:
-        tracking.need_tensorboard()
-    need_engine(feeding.engine)
-    plan = settle(choices, feeding)
+        tracking.require_tensorboard()
+    require_engine(feeding.engine)
+    plan = make_plan(choices, feeding)
     out = out or plan.out
-    with disk_trouble(out):
+    with disk_errors(out):
         made = not out.exists()
     if feeding.engine == "local" and not paths.study_file(out).exists():
-        divide(plan, plan.cells())  # too little memory is said before anything is written
+        plan_study_jobs(plan, plan.cells())  # too little memory is said before anything is written
     make_folder(out)
     try:
         with _alone(out):
             started = time.monotonic()
             for name in (".", *paths.WORKING_FOLDERS):
-                sweep(out / name)
+                remove_temporary_files(out / name)
             there = _study_in(out)
             if there:  # before pictures are prepared for nothing
                 _must_be_same(there, _study(plan, there.pictures, there), out)
                 plan = _as_begun(plan, feeding, out)
             store = _store(plan, console)
-            store.need_both_parts([name for task in TASKS for name in plan.classes[task]])
+            store.require_both_parts([name for task in TASKS for name in plan.classes[task]])
             study = _study(plan, store.digest, there)
             if there:
                 _must_be_same(there, study, out)
             else:
-                begin(plan, store, out)
-            setting = Setting(
+                create_study(plan, store, out)
+            setting = StudyContext(
                 study, out, store.folder, plan.classes, checkpoint_seconds, feeding.hw_share, feeding.features
             )
-            with tracking.tensorboard(out) if tensorboard else nullcontext(_unheard) as listener:
+            with tracking.write_events(out) if tensorboard else nullcontext(_unheard) as listener:
                 finished = _train(setting, plan, store, console, listener, wanted, feeding.engine, together, show)
             if finished:
                 which = "complete" if all(map(wanted, study.cells())) else "what was asked for is trained"
-                console.print(Text(f"{out}: {which} after {duration(time.monotonic() - started)}"), soft_wrap=True)
+                console.print(
+                    Text(f"{out}: {which} after {format_duration(time.monotonic() - started)}"), soft_wrap=True
+                )
     except InputError:
         if made and not paths.study_file(out).exists():  # nothing half-written
             shutil.rmtree(out, ignore_errors=True)
@@ -117,16 +119,16 @@ def run(
     return finished
 
 
-def begin(plan: Plan, store: Store, out: Path) -> Setting:
+def create_study(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
     """A new study in folder `out`: what `plan` comes to on the pictures in `store`. Nothing is trained yet."""
     study = _study(plan, store.digest, None)
     for name in paths.WORKING_FOLDERS:
         make_folder(out / name)
     study.write(paths.study_file(out))
-    return Setting(study, out, store.folder, plan.classes)
+    return StudyContext(study, out, store.folder, plan.classes)
 
 
-def begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
+def resume_plan(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
     """`plan`, with what the study in `out` has settled where one is begun there.
 
     Raises:
@@ -140,11 +142,11 @@ def begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
     return replace(plan, device=study.device, precision=study.precision, threads=study.threads)
 
 
-def _as_begun(plan: Plan, feeding: Feeding, out: Path) -> Plan:
+def _as_begun(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
     """`plan` with the kind of store that the study in `out` was begun with: a source may have become either."""
     if plan.pictures.store is not None or not paths.records_file(out).is_file():
         return plan
-    kind: Kind = records.read(out).facts.get("store", {"kind": "raw"})["kind"]
+    kind: Kind = records.read_results(out).facts.get("store", {"kind": "raw"})["kind"]
     if feeding.feed is not None and feeds.KIND_OF[feeding.feed] != kind:
         raise InputError(
             f"{out}: this study reads a {kind} store, --feed {feeding.feed} reads another kind: drop --feed or choose "
@@ -157,19 +159,19 @@ def _unheard(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
     """Where nobody listens."""
 
 
-def _store(plan: Plan, console: Console) -> Store:
+def _store(plan: StudyPlan, console: Console) -> Store:
     """The store of the study's pictures, prepared unless that is done."""
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
     if plan.pictures.store is not None:
         return plan.pictures.store
     if plan.kind == "jpeg":
-        need_dali()  # before pictures are prepared for nothing
+        require_dali()  # before pictures are prepared for nothing
     side = plan.recipe.geometry.store
     if plan.pictures.listing is None:
-        return builtin_store(side, say, plan.kind)
+        return builtin_store(side, log, plan.kind)
     return prepare.prepare(
         plan.pictures.listing,
         size=side,
@@ -177,7 +179,7 @@ def _store(plan: Plan, console: Console) -> Store:
         kind=plan.kind,
         bad_pictures=plan.choices.bad_pictures,
         device=plan.device,
-        say=say,
+        log=log,
     )
 
 
@@ -204,7 +206,7 @@ def _must_be_same(there: Study, study: Study, out: Path) -> None:
         )
 
 
-def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
+def _study(plan: StudyPlan, pictures: str, there: Study | None) -> Study:
     """The study that `plan` comes to on pictures of this digest.
 
     What the machine decided because nobody asked (device, precision, threads) is taken from the study that is
@@ -222,7 +224,7 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
         seeds=plan.seeds,
         bad_pictures=store.manifest["bad_pictures"] if (store := plan.pictures.store) else choices.bad_pictures,
         precision=there.precision if there and not choices.precision else plan.precision,
-        device=devices.device_for(there.device) if there and not choices.device else plan.device,
+        device=devices.choose_device(there.device) if there and not choices.device else plan.device,
         threads=there.threads if there else plan.threads,
         recipe=plan.recipe,
         classes=choices.classes,
@@ -232,8 +234,8 @@ def _study(plan: Plan, pictures: str, there: Study | None) -> Study:
 
 
 def _train(
-    setting: Setting,
-    plan: Plan,
+    setting: StudyContext,
+    plan: StudyPlan,
     store: Store,
     console: Console,
     listener: tracking.Listener,
@@ -252,18 +254,18 @@ def _train(
         ended = book.ended()
         left = [c for c in cells if (c.seed, c.name) not in ended]
         if left:
-            write_means(setting, store)
+            write_mean_images(setting, store)
             book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
             console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
-            console.print(Text(feeding_line(plan, str(store.folder), study.device)), soft_wrap=True)
+            console.print(Text(describe_feed(plan, str(store.folder), study.device)), soft_wrap=True)
             begun = replace(plan, device=study.device, precision=study.precision, threads=study.threads)
             begun = replace(begun, train=train, val=val)
             with ExitStack() as stack:
                 if together is not None:
-                    division, trains = divide(begun, left, 1), together
+                    division, trains = plan_study_jobs(begun, left, 1), together
                 else:
-                    crew = stack.enter_context(closing(open_crew(engine, setting)))
-                    division, trains = divide(begun, left, crew.size), partial(run_jobs, crew)
+                    crew = stack.enter_context(closing(open_workers(engine, setting)))
+                    division, trains = plan_study_jobs(begun, left, crew.size), partial(run_jobs, crew)
                 if division.waves:
                     console.print(Text(f"memory: {division.waves}"), soft_wrap=True)
                 finished = _run_jobs(trains, setting, train, division, book, ended, console, listener)
@@ -277,15 +279,15 @@ def _train(
             all_of = f"all {len(cells)} networks" if len(cells) == len(planned) else ", ".join(c.label for c in cells)
             console.print(Text(f"{out}: {all_of} are trained, nothing to do"), soft_wrap=True)
             finished = True
-    show(records.read(out), cells if finished else ())
+    show(records.read_results(out), cells if finished else ())
     return finished
 
 
 def _run_jobs(
     trains: Trains,
-    setting: Setting,
+    setting: StudyContext,
     train: Mapping[str, int],
-    division: Division,
+    division: JobPlan,
     book: Records,
     ended: dict[tuple[int, str], str],
     console: Console,
@@ -293,7 +295,7 @@ def _run_jobs(
 ) -> bool:
     with Display(console, sum(job.macs for job in division.jobs)) as display:
 
-        def hear(message: Message | Again) -> None:
+        def on_message(message: Message | JobRetried) -> None:
             if isinstance(message, Started):
                 names = ", ".join(c.name for c in message.cells[:4])
                 more = f" and {len(message.cells) - 4} more" if len(message.cells) > 4 else ""
@@ -312,7 +314,7 @@ def _run_jobs(
                 if message.reason:
                     book.event(message.reason, message.cell.label)
                     display.note(f"{message.cell.name}: {message.reason}")
-            elif isinstance(message, Again):
+            elif isinstance(message, JobRetried):
                 book.event(message.text)
                 display.note(message.text)
                 display.advance(-message.macs)
@@ -325,16 +327,16 @@ def _run_jobs(
                 display.doing(message.text)
                 display.advance(0.0)
 
-        return trains(setting, division, hear, ended=lambda c: ended.get((c.seed, c.name)))
+        return trains(setting, division, on_message, ended=lambda c: ended.get((c.seed, c.name)))
 
 
-def _macs(setting: Setting, cells: Sequence[Cell]) -> float:
+def _macs(setting: StudyContext, cells: Sequence[Cell]) -> float:
     recipe = setting.study.recipe
     outputs = recipe.outputs_for(cells[0].target, setting.classes)
     return recipe.batch * cost.cohort_macs(recipe.geometry, outputs, cells)
 
 
-def _left(setting: Setting, train: Mapping[str, int], end: Ended) -> float:
+def _left(setting: StudyContext, train: Mapping[str, int], end: Ended) -> float:
     """Multiply-adds that training a cell on to the end would have taken, but for its prefix, which others may share.
 
     `train` counts the training pictures of each task.
@@ -364,7 +366,7 @@ def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> N
 
 
 def _describe(
-    book: Records, plan: Plan, store: Store, study: Study, out: Path
+    book: Records, plan: StudyPlan, store: Store, study: Study, out: Path
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Writes what the pictures are into the records; returns how many each task has to train and to validate on."""
     train, val = {}, {}
@@ -384,20 +386,20 @@ def _describe(
         "refused": len(store.manifest["refused"]),
         "words": words,
     }
-    book.describe(facts, environment.collect())
+    book.describe(facts, environment.describe_environment())
     return train, val
 
 
 def _command(choices: Choices, out: Path) -> str:
-    return shlex.join(["fasttransfer", *options(choices), "--out", str(out)])
+    return shlex.join(["fasttransfer", *command_words(choices), "--out", str(out)])
 
 
-def write_means(setting: Setting, store: Store) -> None:
+def write_mean_images(setting: StudyContext, store: Store) -> None:
     """The mean picture of each task's training pictures, in the study's folder: networks are useless without."""
     for task, classes in setting.classes.items():
         path = mean_file(setting.folder, task)
         if not path.exists():
-            mean = task_mean(store, classes, setting.study.per_class, cache_folder())
+            mean = load_mean_image(store, classes, setting.study.per_class, cache_folder())
             with replace_file(path) as file:
                 np.save(file, mean, allow_pickle=False)
 
@@ -408,10 +410,10 @@ def _alone(out: Path) -> AbstractContextManager[None]:
     def busy() -> None:
         raise InputError(f"{out}: another run is working here: wait for it, or choose another --out")
 
-    return locked(paths.lock_file(out), busy)
+    return hold_lock(paths.lock_file(out), busy)
 
 
-def _opening(study: Study, plan: Plan, cells: Sequence[Cell], left: Sequence[Cell], out: Path) -> str:
+def _opening(study: Study, plan: StudyPlan, cells: Sequence[Cell], left: Sequence[Cell], out: Path) -> str:
     networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"
     tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} pictures" for t in TASKS)
     recipe = study.recipe

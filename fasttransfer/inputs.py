@@ -12,7 +12,7 @@ from fasttransfer.geometry import Geometry
 _SMALL_CROP = 128
 
 
-def precision_for(asked: str | None, device: str, geometry: Geometry) -> str:
+def choose_precision(asked: str | None, device: str, geometry: Geometry) -> str:
     """ "bf16" or "fp32": what was asked for, else bf16 where the hardware multiplies it.
 
     On a CPU that goes for the paper's network; small ones stay with fp32 (docs/decisions/precision-on-cpu.md).
@@ -30,7 +30,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
-class Entrance(TypedDict):
+class InputForm(TypedDict):
     """How pictures come to a network, in the words of `fasttransfer.ops.augment`."""
 
     block: int
@@ -38,7 +38,7 @@ class Entrance(TypedDict):
     dtype: torch.dtype
 
 
-def entrance(geometry: Geometry, device: str, precision: str) -> Entrance:
+def choose_input_form(geometry: Geometry, device: str, precision: str) -> InputForm:
     """What the first stage reads on a device.
 
     On a GPU blocks of pixels, so that its convolution has 48 channels and stride 1 instead of 3 and 4. oneDNN gains

@@ -9,12 +9,12 @@ from fasttransfer import cost, footprint
 from fasttransfer.cells import BASE, Cell, cohorts
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import Geometry
-from fasttransfer.progress import size
+from fasttransfer.progress import format_bytes
 from fasttransfer.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Terms:
+class TargetSizes:
     """What all cells of one target are trained on, as far as costs depend on it.
 
     Attributes:
@@ -33,14 +33,14 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """Cells that are trained together, of one target and seed.
 
     `dataclasses.replace(job, cells=...)` is the job of some of them: costs follow from the cells.
     """
 
     cells: tuple[Cell, ...]
-    terms: Terms
+    terms: TargetSizes
 
     @property
     def needs(self) -> frozenset[Cell]:
@@ -64,10 +64,10 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Division:
+class JobPlan:
     """`jobs`, how many `workers` train at the same time, and why, where memory decided on either (else "")."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[TrainingJob, ...]
     workers: int
     waves: str
 
@@ -77,7 +77,7 @@ class Division:
         return footprint.SHARED + sum(sorted((job.bytes for job in self.jobs), reverse=True)[: self.workers])
 
 
-def halves(job: Job) -> tuple[Job, ...]:
+def split_in_half(job: TrainingJob) -> tuple[TrainingJob, ...]:
     """`job` in two of about equal cost, the dearer first; a job of one cell is itself. It changes no result."""
     return tuple(sorted(_parts(job, 2), key=lambda half: -half.macs))
 
@@ -91,7 +91,7 @@ def plan_jobs(
     workers: int,
     precision: str,
     free: int | None,
-) -> Division:
+) -> JobPlan:
     """Cuts `cells` into jobs, dearest first within bases and copies.
 
     One cohort a target and seed shares most; where that leaves workers idle, cohorts are cut into parts of about
@@ -114,8 +114,10 @@ def plan_jobs(
         task, is_copy = members[0].target, members[0].treatment != BASE
         steps = recipe.steps_for(train[task])
         validated = len(recipe.check_steps(steps)) * val[task]
-        terms = Terms(recipe.geometry, recipe.outputs_for(task, classes), recipe.batch, steps, validated, precision)
-        whole.append((Job(members, terms), parts if is_copy else 1))
+        terms = TargetSizes(
+            recipe.geometry, recipe.outputs_for(task, classes), recipe.batch, steps, validated, precision
+        )
+        whole.append((TrainingJob(members, terms), parts if is_copy else 1))
     jobs = [part for job, count in whole for part in _parts(job, count)]
     waves = ""
     if free is not None and jobs:
@@ -125,7 +127,7 @@ def plan_jobs(
         if together < workers or len(cut) > len(jobs):
             waves = _told(jobs, cut, free, workers, together)
         jobs, workers = cut, together
-    return Division(tuple(sorted(jobs, key=lambda job: (bool(job.cells[0].n), -job.macs))), workers, waves)
+    return JobPlan(tuple(sorted(jobs, key=lambda job: (bool(job.cells[0].n), -job.macs))), workers, waves)
 
 
 def _room(free: int, workers: int) -> float:
@@ -133,7 +135,7 @@ def _room(free: int, workers: int) -> float:
     return (footprint.SHARE * free - footprint.SHARED) / workers
 
 
-def _together(jobs: Sequence[Job], free: int, workers: int) -> int:
+def _together(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
     """How many workers there may be for the largest of the single cells to fit beside each other."""
     largest = max((replace(job, cells=(cell,)) for job in jobs for cell in job.cells), key=lambda job: job.bytes)
     for count in range(workers, 0, -1):
@@ -143,12 +145,12 @@ def _together(jobs: Sequence[Job], free: int, workers: int) -> int:
     narrower = ", --precision bf16" if terms.precision == "fp32" else ""
     needed = (largest.bytes + footprint.SHARED) / footprint.SHARE
     raise InputError(
-        f"one network ({terms.geometry.name}, {terms.precision}, batch {terms.batch}) needs {size(needed)} of memory "
-        f"to train, {size(free)} are free: choose a smaller --batch{narrower} or end what else takes memory"
+        f"one network ({terms.geometry.name}, {terms.precision}, batch {terms.batch}) needs {format_bytes(needed)} of memory "
+        f"to train, {format_bytes(free)} are free: choose a smaller --batch{narrower} or end what else takes memory"
     )
 
 
-def _fitting(job: Job, parts: int, room: float) -> list[Job]:
+def _fitting(job: TrainingJob, parts: int, room: float) -> list[TrainingJob]:
     """`job` in `parts` parts, or as many more as it takes for each to fit into `room`."""
     for count in range(min(parts, len(job.cells)), len(job.cells) + 1):
         cut = _parts(job, count)
@@ -157,21 +159,21 @@ def _fitting(job: Job, parts: int, room: float) -> list[Job]:
     return cut
 
 
-def _parts(job: Job, count: int) -> list[Job]:
+def _parts(job: TrainingJob, count: int) -> list[TrainingJob]:
     return [replace(job, cells=tuple(share)) for share in _shares(job.cells, job.terms, count)]
 
 
-def _told(jobs: Sequence[Job], cut: Sequence[Job], free: int, workers: int, together: int) -> str:
-    wanted = Division(tuple(jobs), workers, "").bytes
+def _told(jobs: Sequence[TrainingJob], cut: Sequence[TrainingJob], free: int, workers: int, together: int) -> str:
+    wanted = JobPlan(tuple(jobs), workers, "").bytes
     what = []
     if together < workers:
         what.append(f"{together} of {workers} workers train at the same time")
     if len(cut) > len(jobs):
         what.append(f"cohorts train in waves of at most {max(len(job.cells) for job in cut)} networks")
-    return f"{' and '.join(what)}: {size(wanted)} would be needed, {size(free)} of memory are free"
+    return f"{' and '.join(what)}: {format_bytes(wanted)} would be needed, {format_bytes(free)} of memory are free"
 
 
-def _shares(cells: Sequence[Cell], terms: Terms, parts: int) -> list[list[Cell]]:
+def _shares(cells: Sequence[Cell], terms: TargetSizes, parts: int) -> list[list[Cell]]:
     """Deals cells to `parts` lists of about equal cost: dearest first, each to the list that has least."""
     costs = [cost.trained_macs(terms.geometry, terms.outputs, cell) for cell in cells]
     shares: list[list[Cell]] = [[] for _ in range(min(parts, len(cells)))]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fasttransfer.files import disk_trouble, locked, make_folder, sync_folder
+from fasttransfer.files import disk_errors, hold_lock, make_folder, sync_folder
 
 
 def make_once(
@@ -36,13 +36,13 @@ def make_once(
     if folder.exists() and not stale():
         return  # without the lock: a cache that is only read need not be ours to write
     make_folder(folder.parent)
-    with locked(lock_of(folder), waiting):
+    with hold_lock(lock_of(folder), waiting):
         if folder.exists() and not stale():
             return
         sweep_unfinished(folder.parent, keep)
         temporary = temporary_of(folder)
         try:
-            with disk_trouble(folder):
+            with disk_errors(folder):
                 if not keep(temporary):
                     _remove(temporary)
                 temporary.mkdir(exist_ok=True)

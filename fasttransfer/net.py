@@ -20,7 +20,7 @@ from fasttransfer.geometry import LAYER_NAMES, STAGES, Geometry, layer_of
 
 
 @dataclass(frozen=True)
-class Drop:
+class StepDropout:
     """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask.
 
     `step` is int64 without dimensions, on the network's device. `around` counts the pictures of the batch before and
@@ -65,7 +65,7 @@ class Stage(nn.Module):
         # What pools adds the bias too, in float32.
         self.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.float32 if self.pools else dtype))
 
-    def forward(self, x: Tensor, drop: Drop | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
         if self.after == "pool+lrn" and self._in_one(x):
             return ops.conv_relu_pool_lrn(
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
@@ -95,22 +95,22 @@ class Stage(nn.Module):
     def _convolution(self, x: Tensor) -> Tensor:
         bias = None if self.pools else self.bias
         if self.stage == 1 and x.shape[1] != 3:
-            return F.conv2d(x, blocks_of(self.weight, self.stride), bias)
+            return F.conv2d(x, weights_for_blocks(self.weight, self.stride), bias)
         if self.groups == 2 and x.is_cuda:  # cuDNN is slow at groups in channels-last memory, oneDNN is not
-            return halves(x, self.weight, bias, self.padding)
+            return conv_in_halves(x, self.weight, bias, self.padding)
         if self.pools:
             return ops.conv2d_to_pool(x, self.weight, stride=self.stride, padding=self.padding, groups=self.groups)
         return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
 
 
-def halves(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def conv_in_halves(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """A convolution in two groups as two dense ones on halves of the channels."""
     biases = bias.chunk(2) if bias is not None else (None, None)
     parts = zip(x.chunk(2, 1), weight.chunk(2), biases, strict=True)
     return torch.cat([F.conv2d(x, w, b, padding=padding) for x, w, b in parts], 1)
 
 
-def blocks_of(weight: Tensor, block: int) -> Tensor:
+def weights_for_blocks(weight: Tensor, block: int) -> Tensor:
     """The weights of a convolution with stride `block`, for stride 1 on blocks of pixels turned into channels.
 
     Args:
@@ -144,7 +144,7 @@ class CaffeNet(nn.Module):
         self.outputs = outputs
         self.stages = nn.ModuleList(Stage(geometry, stage, outputs, dtype) for stage in range(1, STAGES + 1))
 
-    def forward(self, x: Tensor, *, start: int = 0, stop: int = STAGES, drop: Drop | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, start: int = 0, stop: int = STAGES, drop: StepDropout | None = None) -> Tensor:
         """From cut `start` (0: pictures) to cut `stop` (8: logits). `drop` is None outside training."""
         for stage in self.stages[start:stop]:
             x = stage(x, drop)
@@ -167,7 +167,7 @@ class CaffeNet(nn.Module):
             parameter.copy_(weights[name])
 
 
-def initial_weights(
+def draw_weights(
     geometry: Geometry, outputs: int, init: str, key_of: Callable[[int], int], start: int = 0, stop: int = STAGES
 ) -> dict[str, Tensor]:
     """Fresh values for stages `start + 1` to `stop`, float32, under Caffe's names.

@@ -1,6 +1,6 @@
 """The published results of Yosinski et al. 2014, typed, and in the form of a study.
 
-Whatever reads a study (means, intervals, figures, advice) reads the paper through `recorded`: there is one way to
+Whatever reads a study (means, intervals, figures, advice) reads the paper through `load_results`: there is one way to
 compute a paired difference here, and the paper's numbers check it.
 
 `data/yosinski2014.csv` holds 148 networks, read from the training logs that the authors published: the last
@@ -23,7 +23,7 @@ from fasttransfer import records
 from fasttransfer.cells import RANDOM, Cell
 from fasttransfer.errors import InputError
 from fasttransfer.recipe import load_recipe
-from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.records import Evaluation, Result, StudyResults
 
 Which = Literal["random", "natural-manmade", "full", "reduced"]
 
@@ -40,7 +40,7 @@ _HARDLY = 0.05  # top-1 below which a network of 1000 classes has hardly learned
 
 
 @dataclass(frozen=True)
-class PaperNet:
+class PaperNetwork:
     """One network of the paper.
 
     Attributes:
@@ -92,13 +92,13 @@ class PaperNet:
 
 
 @cache
-def published() -> tuple[PaperNet, ...]:
+def load_networks() -> tuple[PaperNetwork, ...]:
     """The 148 networks, in the order of the file."""
     text = (resources.files("fasttransfer") / "data" / "yosinski2014.csv").read_text(encoding="utf-8")
     return tuple(_net(row) for row in csv.DictReader(text.splitlines()))
 
 
-def recorded(which: Which) -> Recorded:
+def load_results(which: Which) -> StudyResults:
     """Published results as if a study here had found them.
 
     * `random`: the four random splits; a result's seed is the number of its split. Bases, frozen transfers both ways,
@@ -117,7 +117,7 @@ def recorded(which: Which) -> Recorded:
     if which not in get_args(Which):
         parts = ", ".join(f"paper:{part}" for part in get_args(Which))
         raise InputError(f"{f'paper:{which}'.rstrip(':')}: choose one of {parts}")
-    nets = [net for net in published() if net.study == which or net.study.startswith(f"{which}-")]
+    nets = [net for net in load_networks() if net.study == which or net.study.startswith(f"{which}-")]
     classes = {net.target: net.classes for net in nets}
     facts: dict[str, Any] = {
         "source": SOURCE,
@@ -134,17 +134,17 @@ def recorded(which: Which) -> Recorded:
     seeds = sorted({result.seed for result in results})
     split = {"random": "random:0 to random:3", "natural-manmade": "natural-manmade"}.get(which, "none")
     study = {"data": "ILSVRC2012", "split": split, "seeds": seeds, "recipe": _recipe(which)}
-    return Recorded(Path(f"paper:{which}"), study, facts, results, {}, ())
+    return StudyResults(Path(f"paper:{which}"), study, facts, results, {}, ())
 
 
-def like(study: Recorded) -> Recorded:
+def matching_part(study: StudyResults) -> StudyResults:
     """The part of the paper to hold against `study`: natural/man-made against the same, all else against random."""
-    return recorded("natural-manmade" if study.study.get("split") == "natural-manmade" else "random")
+    return load_results("natural-manmade" if study.study.get("split") == "natural-manmade" else "random")
 
 
-def _net(row: Mapping[str, str]) -> PaperNet:
+def _net(row: Mapping[str, str]) -> PaperNetwork:
     reduced = row["study"] == "reduced"
-    return PaperNet(
+    return PaperNetwork(
         net=row["net"],
         study=row["study"],
         treatment=row["treatment"],
@@ -159,7 +159,7 @@ def _net(row: Mapping[str, str]) -> PaperNet:
     )
 
 
-def _result(net: PaperNet) -> Result:
+def _result(net: PaperNetwork) -> Result:
     seed = int(net.study.removeprefix("random-")) if net.study.startswith("random-") else 0
     if net.per_class is not None:
         name = f"base{net.per_class}"
@@ -181,7 +181,7 @@ def _recipe(which: Which) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
 
 
-def read_study_or_paper(name: str) -> Recorded:
+def read_study_or_paper(name: str) -> StudyResults:
     """Return the study in folder `name`, or published results.
 
     Args:
@@ -192,5 +192,5 @@ def read_study_or_paper(name: str) -> Recorded:
     """
     before, _, part = name.partition(":")
     if before == "paper" and (part or not Path(name).exists()):
-        return recorded(part)  # type: ignore[arg-type]  # it says which parts there are
-    return records.read(Path(name))
+        return load_results(part)  # type: ignore[arg-type]  # it says which parts there are
+    return records.read_results(Path(name))

@@ -17,10 +17,10 @@ from fasttransfer.geometry import CAFFENET
 from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
-from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import PARTS, Kind, Store, is_store
 from fasttransfer.pipelines.synthetic import SIDES
-from fasttransfer.progress import Say
+from fasttransfer.progress import Log
 from fasttransfer.recipe import default_recipe
 from fasttransfer.study import BUILTIN, Study
 
@@ -86,7 +86,7 @@ def find_source(data: str) -> ImageSource:
             recipe,
             store=store,
         )
-    listing = find_pictures(path)
+    listing = list_images(path)
     return ImageSource(
         listing.source.stem,
         str(listing.source.resolve()),
@@ -98,9 +98,11 @@ def find_source(data: str) -> ImageSource:
     )
 
 
-def builtin_store(side: int, say: Say, kind: Kind = "raw") -> Store:
+def builtin_store(side: int, log: Log, kind: Kind = "raw") -> Store:
     """The built-in pictures at `side` x `side`, prepared."""
-    return prepare.builtin(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, say=say)
+    return prepare.prepare_builtin(
+        size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, log=log
+    )
 
 
 def study_feed(
@@ -124,7 +126,7 @@ def study_feed(
         hw_share=hw_share,
         crop=geometry.crop,
         scale=study.recipe.scale,
-        **inputs.entrance(geometry, device.type, study.precision),
+        **inputs.choose_input_form(geometry, device.type, study.precision),
     )
 
 

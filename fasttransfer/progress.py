@@ -12,7 +12,7 @@ from rich.text import Text
 
 LINE_SECONDS = 5.0
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """A function that tells the user one sentence."""
 
 
@@ -80,11 +80,13 @@ class Display:
 
     def _left(self) -> str:
         spent, gained = time.monotonic() - self._start, self._done - self._first
-        left = f"{duration(spent / gained * max(self._total - self._done, 0))} left" if gained > 0 else "starting"
+        left = (
+            f"{format_duration(spent / gained * max(self._total - self._done, 0))} left" if gained > 0 else "starting"
+        )
         return f"{left}  {self._what}" if self._what else left
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """48 s, 4 min 05 s, 3 h 20 min, 2 days 5 h."""
     seconds = round(seconds)
     if seconds < 60:
@@ -96,6 +98,6 @@ def duration(seconds: float) -> str:
     return f"{seconds // 86_400} days {seconds % 86_400 // 3600} h"
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """12 MB, 3.4 GB: decimal units."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -27,12 +27,12 @@ from torch import Tensor
 
 from fasttransfer import devices, graphs, inputs, randomness, weights
 from fasttransfer.geometry import DROPOUT_STAGES, LAYER_NAMES, STAGES
-from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.net import CaffeNet, StepDropout
 from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
-from fasttransfer.pipelines.store import Part, Store
+from fasttransfer.pipelines.store import Store, StorePart
 from fasttransfer.recipe import Recipe
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 
 SECONDS = 4.0
 """How long steps are timed, building and warming up not counted."""
@@ -45,7 +45,7 @@ _DRAWS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TimingRequest:
     """What is to be timed.
 
     Attributes:
@@ -65,7 +65,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Rates:
+class StepTimes:
     """Seconds that one of several workers takes, all of them busy; steps and batches are of the recipe's size.
 
     Attributes:
@@ -88,7 +88,7 @@ class Rates:
     alone: float
 
 
-def measure(sizes: Sizes, workers: int, seconds: float = SECONDS) -> Rates:
+def time_steps(sizes: TimingRequest, workers: int, seconds: float = SECONDS) -> StepTimes:
     """Times the parts of a training in `workers` processes at once.
 
     Raises:
@@ -113,7 +113,7 @@ def measure(sizes: Sizes, workers: int, seconds: float = SECONDS) -> Rates:
             process.kill()
             process.join()
     every: dict[str, float] = {name: statistics.mean(each[name] for each in heard if name in each) for name in heard[0]}
-    return Rates(
+    return StepTimes(
         starting=every["starting"],
         step={start: every[f"step {start}"] for start in sizes.starts},
         forward=tuple(every[f"forward {stage}"] for stage in range(1, STAGES + 1)),
@@ -140,17 +140,17 @@ def _heard(pipe: Connection) -> dict[str, float]:
 # -- in a process of its own ----------------------------------------------------------------------------------------
 
 
-def _work(sizes: Sizes, index: int, pipe: Connection, barrier: Any, seconds: float, begun: float) -> None:
+def _work(sizes: TimingRequest, index: int, pipe: Connection, barrier: Any, seconds: float, begun: float) -> None:
     found = {"starting": time.time() - begun}
     try:
-        device = devices.settle_in(sizes.device, sizes.threads, index)
+        device = devices.configure_process(sizes.device, sizes.threads, index)
         pipe.send(found | _timed(sizes, device, barrier, seconds, index))
     except BaseException:
         barrier.abort()
         pipe.send(traceback.format_exc())
 
 
-def _timed(sizes: Sizes, device: torch.device, barrier: Any, seconds: float, index: int) -> dict[str, float]:
+def _timed(sizes: TimingRequest, device: torch.device, barrier: Any, seconds: float, index: int) -> dict[str, float]:
     """Name of a part -> its seconds."""
     recipe = sizes.recipe
     shapes = recipe.geometry.weight_shapes(sizes.outputs)
@@ -207,14 +207,14 @@ def _rounds(
 class _Step:
     """A training step from a cut, timed; one that is long, with fewer pictures than the recipe's."""
 
-    def __init__(self, sizes: Sizes, start: int, begin: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(self, sizes: TimingRequest, start: int, begin: Mapping[str, Tensor], device: torch.device) -> None:
         self._name, self._start, self._sizes, self._device = f"step {start}", start, sizes, device
         recipe = sizes.recipe
         self._whole = recipe.batch
         net = CaffeNet(recipe.geometry, sizes.outputs, inputs.dtype_of(sizes.precision)).to(device)
-        self._trainee = Trainee(net, start, begin, recipe)
+        self._trainee = StageTrainer(net, start, begin, recipe)
         self._at = torch.zeros((), dtype=torch.int64, device=device)
-        self._drop = Drop({stage: stage for stage in DROPOUT_STAGES}, self._at, recipe.dropout)
+        self._drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, self._at, recipe.dropout)
         self._lr = torch.zeros((), device=device)
         few = min(_FEW, self._whole)
         # A GPU is fast, and few pictures say little about it.
@@ -242,7 +242,7 @@ class _Step:
         def step(batch: Mapping[str, Tensor]) -> None:
             self._trainee.step(batch["x"], batch["labels"], self._drop, self._lr)
 
-        run = graphs.Recorded(step) if self._device.type == "cuda" else step
+        run = graphs.RecordedGraph(step) if self._device.type == "cuda" else step
         return lambda: run(given)
 
     def _seconds(self, run: Callable[[], None], times: int = 1) -> float:
@@ -256,7 +256,7 @@ class _Step:
 class _Forward:
     """A forward pass without gradients, timed stage by stage."""
 
-    def __init__(self, sizes: Sizes, begin: Mapping[str, Tensor], device: torch.device) -> None:
+    def __init__(self, sizes: TimingRequest, begin: Mapping[str, Tensor], device: torch.device) -> None:
         recipe = sizes.recipe
         self._net = CaffeNet(recipe.geometry, sizes.outputs, inputs.dtype_of(sizes.precision))
         self._net.load(begin)
@@ -300,7 +300,7 @@ class _Fed:
         return {"validation": taken[0]}
 
 
-def _feed(sizes: Sizes, device: torch.device) -> Feed:
+def _feed(sizes: TimingRequest, device: torch.device) -> Feed:
     """A feed of some of the store's pictures, spread over all of it."""
     recipe, store = sizes.recipe, Store.open(sizes.store)
     geometry = recipe.geometry
@@ -314,22 +314,22 @@ def _feed(sizes: Sizes, device: torch.device) -> Feed:
         threads=sizes.threads,
         crop=geometry.crop,
         scale=recipe.scale,
-        **inputs.entrance(geometry, device.type, sizes.precision),
+        **inputs.choose_input_form(geometry, device.type, sizes.precision),
     )
 
 
-def _some(part: Part, batch: int, outputs: int) -> TaskImages:
+def _some(part: StorePart, batch: int, outputs: int) -> TaskImages:
     """Rows of a part, a whole batch at least: of a small sample each comes more than once."""
     rows = np.arange(len(part))[:: max(1, len(part) // _PICTURES)]
     rows = np.tile(rows, -(-batch // len(rows)))
     return TaskImages(part, rows, rows % outputs)
 
 
-def _cut(sizes: Sizes, start: int, count: int, device: torch.device) -> Tensor:
+def _cut(sizes: TimingRequest, start: int, count: int, device: torch.device) -> Tensor:
     """Random values at a cut: as a feed, a stage or a source hands them on."""
     geometry, dtype = sizes.recipe.geometry, inputs.dtype_of(sizes.precision)
     if start == 0:
-        entrance = inputs.entrance(geometry, device.type, sizes.precision)
+        entrance = inputs.choose_input_form(geometry, device.type, sizes.precision)
         x = torch.randn(count, 3 * entrance["block"] ** 2, entrance["side"], entrance["side"])
     else:
         x = torch.randn(count, *geometry.cut_shape(start)).relu()

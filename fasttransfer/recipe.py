@@ -33,7 +33,7 @@ class Recipe:
             from `lr` to 0); warmup: share of the run over which the learning rate first rises linearly from 0.
         bias_lr, bias_decay: factors on rate and weight decay for biases.
         dropout: probability of dropping a value at the entrance of stages 7 and 8.
-        init: "caffe" or "he", see `fasttransfer.net.initial_weights`.
+        init: "caffe" or "he", see `fasttransfer.net.draw_weights`.
         scale: what pixel differences (0..255 minus mean) are multiplied by.
         first_init: factor on the initial weights of a base's first layer: the smaller they are, the sooner they are
             forgotten.
@@ -128,7 +128,7 @@ def default_recipe(layout: str) -> str:
     return "caffe" if layout == "ilsvrc12" else "mini"
 
 
-def recipes_for(store: int) -> tuple[str, ...]:
+def find_recipes(store: int) -> tuple[str, ...]:
     """The recipes in the package whose networks take pictures of a store of this size."""
     return tuple(name for name in recipe_names() if load_recipe(name).geometry.store == store)
 
@@ -142,14 +142,14 @@ def load_recipe(name: str) -> Recipe:
         InputError: no such recipe, or one that does not make sense.
     """
     if name in recipe_names():
-        return recipe_from(tomllib.loads((_recipe_folder() / f"{name}.toml").read_text(encoding="utf-8")), name)
+        return parse_recipe(tomllib.loads((_recipe_folder() / f"{name}.toml").read_text(encoding="utf-8")), name)
     path = Path(name)
     if path.suffix != ".toml":
         raise InputError(f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or a .toml file")
-    return recipe_from(read_toml(path, "recipe"), str(path))
+    return parse_recipe(read_toml(path, "recipe"), str(path))
 
 
-def recipe_from(table: Mapping[str, Any], where: str) -> Recipe:
+def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from the table of a TOML file; `where` names the file in errors."""
     table = dict(table)
     geometry = table.get("geometry")

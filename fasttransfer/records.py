@@ -110,7 +110,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class StudyResults:
     """A study as found on disk. `study` is study.toml; `facts` says what the pictures and tasks are."""
 
     folder: Path
@@ -210,7 +210,7 @@ class Records:
             raise InputError(f"{self.path}: cannot be used ({error}): free space or choose another --out") from error
 
 
-def read(folder: Path) -> Recorded:
+def read_results(folder: Path) -> StudyResults:
     """Reads the study in `folder`.
 
     Raises:
@@ -249,4 +249,4 @@ def read(folder: Path) -> Recorded:
         raise InputError(f"{path}: not a readable study database ({error})") from error
     finally:
         db.close()
-    return Recorded(folder, study, facts, results, environment, events)
+    return StudyResults(folder, study, facts, results, environment, events)

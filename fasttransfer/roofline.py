@@ -40,7 +40,7 @@ NOTHING = Work(0, 0)
 
 
 @dataclass(frozen=True)
-class Trained:
+class CohortWork:
     """Cells that are trained on one stream, for so long.
 
     Attributes:
@@ -103,7 +103,7 @@ def validation(geometry: Geometry, outputs: int, cells: Iterable[Cell], pictures
     return work
 
 
-def study(geometry: Geometry, batch: int, cohorts: Iterable[Trained], item: int) -> Work:
+def study(geometry: Geometry, batch: int, cohorts: Iterable[CohortWork], item: int) -> Work:
     """Everything that is trained and validated."""
     work = NOTHING
     for each in cohorts:
@@ -120,7 +120,7 @@ def cohorts_of(
     classes: Mapping[str, Sequence[str]],
     train: Mapping[str, int],
     val: Mapping[str, int],
-) -> list[Trained]:
+) -> list[CohortWork]:
     """The cells of a study as they are trained: bases, and copies, of one target and seed together.
 
     Args:
@@ -131,7 +131,7 @@ def cohorts_of(
         task = members[0].target
         steps = recipe.steps_for(train[task])
         checks = len(recipe.check_steps(steps))
-        found.append(Trained(members, recipe.outputs_for(task, classes), steps, checks, val[task]))
+        found.append(CohortWork(members, recipe.outputs_for(task, classes), steps, checks, val[task]))
     return found
 
 

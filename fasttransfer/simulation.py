@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fasttransfer.cells import Cell, frozen_by_source
-from fasttransfer.jobs import Job
-from fasttransfer.rates import Rates
+from fasttransfer.jobs import TrainingJob
+from fasttransfer.rates import StepTimes
 from fasttransfer.recipe import Recipe
 
 Spent = dict[str, float]
@@ -16,7 +16,9 @@ Spent = dict[str, float]
 PARTS = ("training", "validation", "building", "saving")
 
 
-def spent(recipe: Recipe, rates: Rates, job: Job, done: Mapping[Cell, int], checkpoint_seconds: float = 30.0) -> Spent:
+def spent(
+    recipe: Recipe, rates: StepTimes, job: TrainingJob, done: Mapping[Cell, int], checkpoint_seconds: float = 30.0
+) -> Spent:
     """Seconds that one of several busy workers takes for `job`.
 
     Args:
@@ -50,7 +52,7 @@ def spent(recipe: Recipe, rates: Rates, job: Job, done: Mapping[Cell, int], chec
 
 
 def simulate(
-    jobs: Sequence[Job], costs: Mapping[Job, Spent], workers: int, alone: float, ended: set[Cell]
+    jobs: Sequence[TrainingJob], costs: Mapping[TrainingJob, Spent], workers: int, alone: float, ended: set[Cell]
 ) -> tuple[Spent, Spent]:
     """Wall seconds of the bases and of the copies, each by what they were spent on.
 
@@ -64,7 +66,7 @@ def simulate(
     """
     bases: Spent = {}
     copies: Spent = {}
-    waiting, running, ended = list(jobs), dict[Job, float](), set(ended)
+    waiting, running, ended = list(jobs), dict[TrainingJob, float](), set(ended)
     while waiting or running:
         for job in list(waiting):
             if len(running) < workers and job.needs <= ended:

@@ -55,7 +55,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownSplit:
     """A line of `fasttransfer splits list`; `a` and `b` count classes."""
 
     spec: str
@@ -65,7 +65,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Member:
+class SplitClass:
     """A line of `fasttransfer splits show`: a class, its task and its label there."""
 
     task: str  # "A" | "B"
@@ -75,7 +75,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Check:
+class SplitCheck:
     """A line of `fasttransfer splits verify`: the published MD5 of a half and the one recomputed here."""
 
     half: str
@@ -130,28 +130,28 @@ def limit_classes(split: Split, k: int, seed: int) -> Split:
     return replace(split, a=chosen[0], b=chosen[1])
 
 
-def list_splits() -> list[Known]:
+def list_splits() -> list[KnownSplit]:
     """The splits that need no file, with their sizes on ILSVRC12 and on the built-in pictures."""
     wnids = [synset.wnid for synset in ilsvrc12()]
     paper = make_split(NATURAL_MANMADE, wnids)
     drawn = make_split(NATURAL_MANMADE, list(_builtin_sides()))
     halves = make_split("random:0", wnids)
     return [
-        Known(
+        KnownSplit(
             NATURAL_MANMADE,
             "ILSVRC12: natural things and man-made ones, as in the paper",
             len(paper.a),
             len(paper.b),
         ),
-        Known(NATURAL_MANMADE, "the built-in pictures: the same question", len(drawn.a), len(drawn.b)),
-        Known("random:SEED", "random halves; random:0 to random:3 are the paper's", len(halves.a), len(halves.b)),
+        KnownSplit(NATURAL_MANMADE, "the built-in pictures: the same question", len(drawn.a), len(drawn.b)),
+        KnownSplit("random:SEED", "random halves; random:0 to random:3 are the paper's", len(halves.a), len(halves.b)),
     ]
 
 
-def show(split: Split, words: Mapping[str, str]) -> list[Member]:
+def show(split: Split, words: Mapping[str, str]) -> list[SplitClass]:
     """The classes of both tasks with the words people read: of a listing, of a store, or `known_words()`."""
     return [
-        Member(task, label, name, words.get(name, ""))
+        SplitClass(task, label, name, words.get(name, ""))
         for task, names in zip(_TASKS, (split.a, split.b), strict=True)
         for label, name in enumerate(names)
     ]
@@ -200,7 +200,7 @@ def validation_md5(half: Sequence[str]) -> str:
     return hashlib.md5(validation_list(half).encode(), usedforsecurity=False).hexdigest()
 
 
-def verify() -> list[Check]:
+def verify() -> list[SplitCheck]:
     """Recomputes the ten published MD5s from the splits as they are made here."""
     wnids = list(known_words())
     halves: dict[str, tuple[str, ...]] = {}
@@ -209,7 +209,7 @@ def verify() -> list[Check]:
         halves |= {f"{seed}A": split.a, f"{seed}B": split.b}
     paper = make_split(NATURAL_MANMADE, wnids)
     halves |= {"natural": paper.a, "man-made": paper.b}
-    return [Check(half, expected, validation_md5(halves[half])) for half, expected in PUBLISHED.items()]
+    return [SplitCheck(half, expected, validation_md5(halves[half])) for half, expected in PUBLISHED.items()]
 
 
 def _natural_manmade(classes: Sequence[str]) -> Split:

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer import ops
-from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.net import CaffeNet, StepDropout
 from fasttransfer.recipe import Recipe
 
 
-class Trainee:
+class StageTrainer:
     """The trained stages of a network, with what Caffe's SGD keeps of them.
 
     In bfloat16 the network computes with rounded copies of its weights. The update writes them: no step casts a weight.
@@ -59,7 +59,7 @@ class Trainee:
         for name, own in self.weights.items():
             own.copy_(weights[name])
 
-    def step(self, x: Tensor, labels: Tensor, drop: Drop, lr: Tensor) -> Tensor:
+    def step(self, x: Tensor, labels: Tensor, drop: StepDropout, lr: Tensor) -> Tensor:
         """One step on a batch; returns its mean loss, float32 without dimensions.
 
         Args:
@@ -81,7 +81,7 @@ class Trainee:
         )
         return loss
 
-    def _gradients(self, x: Tensor, labels: Tensor, drop: Drop) -> tuple[Tensor, Sequence[Tensor]]:
+    def _gradients(self, x: Tensor, labels: Tensor, drop: StepDropout) -> tuple[Tensor, Sequence[Tensor]]:
         """The batch's mean loss, and its gradients by the weights that the network reads."""
         logits = self.net(x, start=self.start, drop=drop)
         loss = F.cross_entropy(logits.float(), labels)

@@ -19,7 +19,7 @@ from fasttransfer import cells
 from fasttransfer.errors import InputError
 from fasttransfer.files import replace_file
 from fasttransfer.pipelines import views
-from fasttransfer.recipe import Recipe, build_from_table, load_recipe, read_toml, recipe_from
+from fasttransfer.recipe import Recipe, build_from_table, load_recipe, parse_recipe, read_toml
 
 BUILTIN = "builtin"
 VERSION = 2
@@ -109,7 +109,7 @@ class Choices:
         need(self.epochs is None or self.steps is None, "--epochs and --steps: give one of them")
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
 
-    def settled_recipe(self, fallback: str) -> Recipe:
+    def resolve_recipe(self, fallback: str) -> Recipe:
         """The recipe with the changes asked for; `fallback` names the one to use where none was.
 
         Raises:
@@ -221,7 +221,7 @@ class Study:
             raise InputError(f"{path}: not a study: it has no table [recipe]")
         before = {"version": 1}  # which wrote none
         return build_from_table(
-            Study, {**before, **table, "recipe": recipe_from(table["recipe"], str(path))}, str(path)
+            Study, {**before, **table, "recipe": parse_recipe(table["recipe"], str(path))}, str(path)
         )
 
     def differences(self, other: Study) -> list[str]:

@@ -1,6 +1,6 @@
 """What a study comes to: choices settled, its images counted, its networks divided into jobs. Nothing is decoded.
 
-`settle` turns what was asked for into a `Plan`, checking all that can be checked before anything is written.
+`make_plan` turns what was asked for into a `StudyPlan`, checking all that can be checked before anything is written.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from fasttransfer import devices, footprint, inputs, pictures, splits
 from fasttransfer.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
-from fasttransfer.jobs import Division, plan_jobs
+from fasttransfer.jobs import JobPlan, plan_jobs
 from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS, ImageSource
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.store import Kind, expected_bytes
-from fasttransfer.recipe import Recipe, recipes_for
+from fasttransfer.recipe import Recipe, find_recipes
 from fasttransfer.study import BUILTIN, Choices, Feeding
 
 _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of the networks are
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A study as far as it can be known without decoding pictures.
 
     `classes` are those of each task in label order; `train`, `val` count pictures a task. `kind` is that of the store,
@@ -60,15 +60,15 @@ class Plan:
         return study_cells(chosen.targets, chosen.treatments, self.layers, self.seeds)
 
 
-def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
+def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
     """Checks what was asked for and decides what was left open; reads the list of pictures, decodes none.
 
     Raises:
         InputError: bad pictures, split, recipe, device, feed, or a task without enough classes.
     """
-    device = devices.device_for(choices.device)
+    device = devices.choose_device(choices.device)
     found = pictures.find_source(choices.data)
-    recipe = choices.settled_recipe(found.recipe)
+    recipe = choices.resolve_recipe(found.recipe)
     feeding = feeding or Feeding()
     if feeding.features == "cache" and choices.views is None:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
@@ -89,8 +89,8 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
     for task in classes:
         if not val[task]:
             raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
-    precision = inputs.precision_for(choices.precision, device, recipe.geometry)
-    return Plan(
+    precision = inputs.choose_precision(choices.precision, device, recipe.geometry)
+    return StudyPlan(
         choices,
         layers,
         seeds,
@@ -103,11 +103,11 @@ def settle(choices: Choices, feeding: Feeding | None = None) -> Plan:
         val,
         device,
         precision,
-        devices.threads_for(device),
+        devices.choose_threads(device),
     )
 
 
-def divide(plan: Plan, cells: Sequence[Cell], workers: int | None = None) -> Division:
+def plan_study_jobs(plan: StudyPlan, cells: Sequence[Cell], workers: int | None = None) -> JobPlan:
     """`cells` cut into jobs for the workers of this machine, with the memory that is free now.
 
     Args:
@@ -116,9 +116,9 @@ def divide(plan: Plan, cells: Sequence[Cell], workers: int | None = None) -> Div
     Raises:
         InputError: a single network does not fit into it.
     """
-    here = devices.workers_for(plan.device, plan.threads)
+    here = devices.count_workers(plan.device, plan.threads)
     workers = workers or here
-    resident = _stored(plan) if feed_of(plan).resident else 0
+    resident = _stored(plan) if planned_feed(plan).resident else 0
     free = footprint.free_memory(plan.device, here, resident)
     free = None if free is None else free * workers // here
     return plan_jobs(plan.recipe, cells, plan.classes, plan.train, plan.val, workers, plan.precision, free)
@@ -129,25 +129,25 @@ def _kind(found: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding
     side = recipe.geometry.store
     if found.store is not None:
         if found.store.size != side:
-            fitting = recipes_for(found.store.size)
+            fitting = find_recipes(found.store.size)
             other = f" or choose --recipe {' or '.join(fitting)}" if fitting else ""
             held = found.store.size
             raise InputError(
                 f"{choices.data} holds {held} x {held} pictures, recipe {recipe.name} needs {side}: "
                 f"prepare it again with --size {side}{other}"
             )
-        feeds.check(found.store, feeding.feed)
+        feeds.check_feed(found.store, feeding.feed)
         return found.store.kind, "as it is"
     if feeding.feed is not None:
         return feeds.KIND_OF[feeding.feed], f"for --feed {feeding.feed}"
     if found.listing is None:
         return "raw", "they are few"
-    have = prepare.begun(found.listing, size=side, cache=cache_folder(), bad_pictures=choices.bad_pictures)
+    have = prepare.find_started(found.listing, size=side, cache=cache_folder(), bad_pictures=choices.bad_pictures)
     count = len(found.listing.train) + len(found.listing.val)
     return feeds.choose_kind(count, side, feeds.free_disk(cache_folder()), have, dali=has_dali())
 
 
-def options(choices: Choices) -> list[str]:
+def command_words(choices: Choices) -> list[str]:
     """The arguments of the command line that ask for `choices`: every option that is not at its default."""
     words = ["grid"]
     for option in fields(Choices):
@@ -158,20 +158,20 @@ def options(choices: Choices) -> list[str]:
     return words
 
 
-def feeding_line(plan: Plan, where: str, device: str) -> str:
+def describe_feed(plan: StudyPlan, where: str, device: str) -> str:
     """Which feed reads which pictures, and where they lie: as each worker decides for itself when it starts."""
-    chosen = feed_of(replace(plan, device=device))
+    chosen = planned_feed(replace(plan, device=device))
     return f"pictures: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
 
 
-def feed_of(plan: Plan) -> feeds.Chosen:
+def planned_feed(plan: StudyPlan) -> feeds.FeedChoice:
     """The feed that each worker will choose."""
     return feeds.choose_feed(
         plan.kind, _stored(plan), plan.device, feeds.free_memory(plan.kind, torch.device(plan.device))
     )
 
 
-def _stored(plan: Plan) -> int:
+def _stored(plan: StudyPlan) -> int:
     """Bytes of the larger task's pictures as they are stored."""
     side = plan.recipe.geometry.store
     return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)

@@ -19,7 +19,7 @@ from fasttransfer.records import Evaluation
 Listener = Callable[[Cell, Sequence[Evaluation]], None]
 
 
-def need_tensorboard() -> None:
+def require_tensorboard() -> None:
     """Finds out before anything is trained.
 
     Raises:
@@ -29,7 +29,7 @@ def need_tensorboard() -> None:
 
 
 @contextmanager
-def tensorboard(folder: Path) -> Iterator[Listener]:
+def write_events(folder: Path) -> Iterator[Listener]:
     """A function that writes the checks of a cell to `folder`/tensorboard/<label of the cell>.
 
     A resumed cell reports all its checks again: its events are written anew, so that none is there twice.

@@ -11,7 +11,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def in_order(
+def map_in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
 ) -> Generator[tuple[Task, Result], None, None]:
     """Each task with its result, in order, at most two a thread ahead of what was asked for.

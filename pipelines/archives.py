@@ -43,7 +43,7 @@ class _Unusual(Exception):
     """A header for `tarfile`."""
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """One member of an archive; `offset` is where its bytes start in the file that the archive lies in."""
 
     name: str
@@ -73,7 +73,7 @@ class Archive:
         begin = self._bytes(self._start, 8)
         return next((remedy for magic, remedy in PACKED.items() if begin.startswith(magic)), "")
 
-    def members(self) -> Iterator[Member]:
+    def members(self) -> Iterator[ArchiveMember]:
         """All members in order.
 
         Raises:
@@ -95,11 +95,11 @@ class Archive:
         if at == self._start:
             raise ArchiveError("it is empty")
 
-    def read(self, member: Member) -> bytes:
+    def read(self, member: ArchiveMember) -> bytes:
         """The bytes of a small file, best while it is the member that came last."""
         return self._bytes(member.offset, member.size)
 
-    def _member(self, at: int) -> tuple[Member | None, int | None]:
+    def _member(self, at: int) -> tuple[ArchiveMember | None, int | None]:
         """The member whose headers start at `at`, and where the next one's do: None and None at the end."""
         given: dict[str, str] = {}
         while True:
@@ -134,9 +134,9 @@ class Archive:
         after = at + _BLOCK + _padded(size)
         if after > self._end:
             raise ArchiveError(f"it ends {after - self._end} bytes too early")
-        return Member(name, kind, size, mtime, at + _BLOCK, target), after
+        return ArchiveMember(name, kind, size, mtime, at + _BLOCK, target), after
 
-    def _slowly(self, at: int) -> Iterator[Member]:
+    def _slowly(self, at: int) -> Iterator[ArchiveMember]:
         """The members from `at` on as `tarfile` sees them."""
         try:
             with open(self._path, "rb") as file:
@@ -237,7 +237,7 @@ def _padded(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 
-def _from_tarfile(member: tarfile.TarInfo) -> Member:
+def _from_tarfile(member: tarfile.TarInfo) -> ArchiveMember:
     kind = "other"
     if member.isdir():
         kind = "folder"
@@ -245,4 +245,4 @@ def _from_tarfile(member: tarfile.TarInfo) -> Member:
         kind = "link" if member.issym() else "hard link"
     elif member.isreg() and not member.issparse():
         kind = "file"
-    return Member(member.name, kind, member.size, int(member.mtime * 1e9), member.offset_data, member.linkname)
+    return ArchiveMember(member.name, kind, member.size, int(member.mtime * 1e9), member.offset_data, member.linkname)

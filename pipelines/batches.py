@@ -25,7 +25,7 @@ class Pixels(NamedTuple):
     rows: Tensor
 
 
-class Look(TypedDict):
+class Augmentation(TypedDict):
     """What becomes of a picture on its way to stage 1, see `StoreFeed`."""
 
     crop: int

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.batches import Look, Pixels, StoreFeed
-from fasttransfer.pipelines.damage import culprit, refusal
+from fasttransfer.pipelines.batches import Augmentation, Pixels, StoreFeed
+from fasttransfer.pipelines.damage import bad_image_error, find_bad_image
 from fasttransfer.pipelines.feed import Batch, Stream, TaskImages
-from fasttransfer.pipelines.store import JpegPart, Rows
+from fasttransfer.pipelines.store import JpegStorePart, Rows
 
 _INPUT = "jpegs"
 
@@ -56,10 +56,10 @@ class DaliFeed(StoreFeed):
         device: torch.device,
         threads: int = 1,
         hw_share: float | None = None,
-        **look: Unpack[Look],
+        **look: Unpack[Augmentation],
     ) -> None:
         super().__init__(train, val, stream, means, device=device, **look)
-        need_dali()
+        require_dali()
         self._decoders = {
             pictures: _Decoder(pictures.part, stream.batch, device, threads, hw_share) for pictures in (train, val)
         }
@@ -96,7 +96,7 @@ class _Decoder:
     """The JPEGs of a part to pixels, a batch at a time; `begin` lets DALI decode one ahead."""
 
     def __init__(self, part: Any, most: int, device: torch.device, threads: int, hw_share: float | None) -> None:
-        assert isinstance(part, JpegPart), "a raw store has nothing to decode"
+        assert isinstance(part, JpegStorePart), "a raw store has nothing to decode"
         self._part, self._most, self._device = part, most, device
         self._threads, self._hw_share = threads, hw_share
         self._pipeline: Any = None
@@ -112,7 +112,7 @@ class _Decoder:
         try:
             jpegs = [np.frombuffer(self._part.read(row), dtype=np.uint8) for row in rows.tolist()]
         except OSError as error:
-            raise culprit(self._part, rows) or error from None
+            raise find_bad_image(self._part, rows) or error from None
         if self._pipeline is None:
             self._pipeline = self._build()
         self._pipeline.feed_input(_INPUT, jpegs)
@@ -135,12 +135,12 @@ class _Decoder:
             (found,) = self._pipeline.share_outputs(cuda_stream=stream)
         except RuntimeError as error:
             self._pipeline = None  # after an error DALI's pipeline is void
-            raise culprit(self._part, rows) or error from None
+            raise find_bad_image(self._part, rows) or error from None
         try:
             side = self._part.size
             for row, shape in zip(rows.tolist(), found.shape(), strict=True):
                 if shape != (side, side, 3):
-                    raise refusal(self._part, row, f"{shape[1]} x {shape[0]} pixels, not {side} x {side}")
+                    raise bad_image_error(self._part, row, f"{shape[1]} x {shape[0]} pixels, not {side} x {side}")
             yield from_dlpack(found.as_tensor())
         finally:
             self._pipeline.release_outputs()
@@ -181,7 +181,7 @@ class _Decoder:
         return pipeline
 
 
-def need_dali() -> None:
+def require_dali() -> None:
     """Refuses to go on where DALI is not installed.
 
     Raises:

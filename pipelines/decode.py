@@ -48,7 +48,7 @@ _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _STRIP = 1 << 20  # pixels converted to RGB at a time
 
 
-class PictureError(Exception):
+class ImageError(Exception):
     """A picture that cannot be decoded; the message is the reason, without the picture's name."""
 
 
@@ -72,16 +72,16 @@ def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
             picture = _decode_fast(data)
             if picture is not None:
                 return _fitted(picture, size, fit)
-    with open_picture(data) as image, _room.taken(image.width * image.height):
+    with open_image(data) as image, _room.taken(image.width * image.height):
         try:
             image.load()
             # Asked after loading: Pillow turns a TIFF by itself and then takes its mark away.
             turn = _TURN.get(_orientation(image))
             picture = _to_rgb(image)
-        except PictureError:
+        except ImageError:
             raise
         except Exception as error:  # damaged bytes make Pillow raise nearly anything
-            raise PictureError(_reason(error)) from error
+            raise ImageError(_reason(error)) from error
         # Turned after it was resized: the target is square, and there is less to turn.
         pixels = _fitted(picture, size, fit)
         return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
@@ -99,11 +99,11 @@ def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
     return pixels
 
 
-def decode_or_reason(data: bytes, size: int, fit: str) -> Pixels | PictureError:
+def decode_or_error(data: bytes, size: int, fit: str) -> Pixels | ImageError:
     """What `decode` returns, or raises."""
     try:
         return decode(data, size, fit)
-    except PictureError as error:
+    except ImageError as error:
         return error
 
 
@@ -152,10 +152,10 @@ def _decode_fast(data: bytes) -> Tensor | None:
 
 
 def _fitted(picture: Tensor, size: int, fit: str) -> Pixels:
-    return resize(picture, size, shown(fit, *picture.shape[:2])).numpy()
+    return resize(picture, size, visible_box(fit, *picture.shape[:2])).numpy()
 
 
-def shown(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
+def visible_box(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
     """The part of a picture that is shown: its top, left, height and width."""
     if fit == "stretch":
         return 0, 0, height, width
@@ -163,26 +163,26 @@ def shown(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def open_picture(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """The picture with its header read and its pixels not yet decoded.
 
     Raises:
         PictureError: empty, not a picture, or with more than `MOST_PIXELS` pixels.
     """
     if not data:
-        raise PictureError("the file is empty")
+        raise ImageError("the file is empty")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         if data.startswith(b"\xff\xd8\xff"):
-            raise PictureError("a JPEG whose header is damaged, cut off or of a rare kind") from None
-        raise PictureError("not a picture of a known format") from None
+            raise ImageError("a JPEG whose header is damaged, cut off or of a rare kind") from None
+        raise ImageError("not a picture of a known format") from None
     except Image.DecompressionBombError:
-        raise PictureError(f"more than {MOST_PIXELS // 1_000_000} million pixels") from None
+        raise ImageError(f"more than {MOST_PIXELS // 1_000_000} million pixels") from None
     except Exception as error:
-        raise PictureError(_reason(error)) from error
+        raise ImageError(_reason(error)) from error
     if image.width * image.height > MOST_PIXELS:
-        raise PictureError(f"{image.width} x {image.height}: more than {MOST_PIXELS // 1_000_000} million pixels")
+        raise ImageError(f"{image.width} x {image.height}: more than {MOST_PIXELS // 1_000_000} million pixels")
     return image
 
 
@@ -211,7 +211,7 @@ def _strip_to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):
-        raise PictureError(f"pixels of mode {image.mode} have no agreed black and white")
+        raise ImageError(f"pixels of mode {image.mode} have no agreed black and white")
     if image.has_transparency_data:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, (255, 255, 255, 255))

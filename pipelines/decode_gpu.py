@@ -17,7 +17,7 @@ import torch
 from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines.dali import has_dali
-from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, decode_or_reason, shown
+from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode_or_error, visible_box
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
 _HARDWARE = 0.65  # of the pictures go to the JPEG engines of GPUs that have them: DALI's own default
@@ -53,21 +53,21 @@ class GpuDecoder:
         self._size, self._fit, self._gpu = size, fit, gpu
         self._of_thread = threading.local()
 
-    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
-        results: list[Pixels | PictureError | None] = [None] * len(blobs)
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
+        results: list[Pixels | ImageError | None] = [None] * len(blobs)
         shapes = [_shape(data) for data in blobs]
         for some in _runs(shapes, self.pictures):
             pixels = self._run([blobs[i] for i in some], [shapes[i] for i in some])  # type: ignore[misc]
             for i, each in zip(some, pixels if pixels is not None else (), strict=False):
                 results[i] = each
         return [
-            decode_or_reason(data, self._size, self._fit) if each is None else each
+            decode_or_error(data, self._size, self._fit) if each is None else each
             for data, each in zip(blobs, results, strict=True)
         ]
 
     def _run(self, blobs: Sequence[bytes], shapes: Sequence[Shape]) -> Pixels | None:
         """(n, size, size, 3), or None where DALI refuses one of them."""
-        boxes = [shown(self._fit, *shape) for shape in shapes]
+        boxes = [visible_box(self._fit, *shape) for shape in shapes]
         pipe = getattr(self._of_thread, "pipe", None) or self._build()
         self._of_thread.pipe = None  # one that has raised is not used again
         try:

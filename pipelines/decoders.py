@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fasttransfer import machine
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.decode import FITS, PictureError, Pixels, decode_or_reason
+from fasttransfer.pipelines.decode import FITS, ImageError, Pixels, decode_or_error
 
 
 class Decoder(Protocol):
@@ -16,7 +16,7 @@ class Decoder(Protocol):
     pictures: int  # how many it likes at a time
     threads: int  # how many threads should call it at the same time
 
-    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
         """What `decode` returns or raises for each, in order."""
 
 
@@ -29,8 +29,8 @@ class _CpuDecoder:
         self.threads = machine.cores()
         self._size, self._fit = size, fit
 
-    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | PictureError]:
-        return [decode_or_reason(data, self._size, self._fit) for data in blobs]
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
+        return [decode_or_error(data, self._size, self._fit) for data in blobs]
 
 
 def decoder_for(device: str, size: int, fit: str) -> Decoder:

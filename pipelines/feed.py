@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer import randomness
-from fasttransfer.pipelines.store import Part, Store
+from fasttransfer.pipelines.store import Store, StorePart
 
 
 class Batch(NamedTuple):
@@ -53,7 +53,7 @@ class Feed(Protocol):
 class TaskImages:
     """Some rows of a store's part, with the labels of a task: both (n,) int64."""
 
-    part: Part
+    part: StorePart
     rows: np.ndarray
     labels: np.ndarray
 
@@ -61,7 +61,9 @@ class TaskImages:
         return len(self.rows)
 
 
-def select_task_images(store: Store, part: Part, classes: tuple[str, ...], per_class: int | None = None) -> TaskImages:
+def select_task_images(
+    store: Store, part: StorePart, classes: tuple[str, ...], per_class: int | None = None
+) -> TaskImages:
     """The pictures of `classes`, labelled by their position in that list, in the order of the store.
 
     `per_class` keeps the first so many of each class, as the paper's reduced-volume study did. That each class has

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from fasttransfer import machine
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.batches import Look
-from fasttransfer.pipelines.dali import DaliFeed, need_dali
+from fasttransfer.pipelines.batches import Augmentation
+from fasttransfer.pipelines.dali import DaliFeed, require_dali
 from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
-from fasttransfer.pipelines.store import JpegPart, Kind, Store, expected_bytes
-from fasttransfer.progress import size as size_of
+from fasttransfer.pipelines.store import JpegStorePart, Kind, Store, expected_bytes
+from fasttransfer.progress import format_bytes as size_of
 
 Name = Literal["memory", "dali"]
 
@@ -44,7 +44,7 @@ _DALI_THREADS = 8  # at most, beside a GPU: they only prepare what it decodes
 
 
 @dataclass(frozen=True)
-class Chosen:
+class FeedChoice:
     """A feed, where the pictures lie that it reads, whether a thread makes batches ahead; `about` says so in words."""
 
     feed: Name
@@ -53,7 +53,7 @@ class Chosen:
     about: str
 
 
-def choose_feed(kind: Kind, pictures: int, device: str, free: int | None) -> Chosen:
+def choose_feed(kind: Kind, pictures: int, device: str, free: int | None) -> FeedChoice:
     """Decides from what is known; changes nothing and measures nothing.
 
     Args:
@@ -69,14 +69,14 @@ def choose_feed(kind: Kind, pictures: int, device: str, free: int | None) -> Cho
     if kind == "jpeg":
         by = "on the GPU" if device == "cuda" else "on the CPU"
         files = "from the page cache" if fits else f"from disk, read one batch ahead{room}"
-        return Chosen("dali", False, not fits, f"dali, decoded {by} {files}")
+        return FeedChoice("dali", False, not fits, f"dali, decoded {by} {files}")
     if device == "cuda" and free is not None and fits:
-        return Chosen("memory", True, False, f"memory, held in the GPU's memory{room}")
+        return FeedChoice("memory", True, False, f"memory, held in the GPU's memory{room}")
     if device == "cuda":
-        return Chosen("memory", False, True, f"memory, through pinned buffers, one batch ahead{room}")
+        return FeedChoice("memory", False, True, f"memory, through pinned buffers, one batch ahead{room}")
     if fits:
-        return Chosen("memory", False, False, "memory, mapped, from the page cache")
-    return Chosen("memory", False, True, f"memory, mapped, from disk, read one batch ahead{room}")
+        return FeedChoice("memory", False, False, "memory, mapped, from the page cache")
+    return FeedChoice("memory", False, True, f"memory, mapped, from disk, read one batch ahead{room}")
 
 
 def choose_kind(pictures: int, size: int, free: int, have: Collection[Kind], *, dali: bool) -> tuple[Kind, str]:
@@ -103,7 +103,7 @@ def choose_kind(pictures: int, size: int, free: int, have: Collection[Kind], *, 
     )
 
 
-def check(store: Store, asked: Name | None) -> None:
+def check_feed(store: Store, asked: Name | None) -> None:
     """Refuses a feed that cannot read `store`, and a store that nothing here can read.
 
     Raises:
@@ -116,7 +116,7 @@ def check(store: Store, asked: Name | None) -> None:
             f"or prepare the pictures again with --kind {other}"
         )
     if store.kind == "jpeg":
-        need_dali()
+        require_dali()
 
 
 def open_feed(
@@ -128,7 +128,7 @@ def open_feed(
     device: torch.device,
     threads: int,
     hw_share: float | None = None,
-    **look: Unpack[Look],
+    **look: Unpack[Augmentation],
 ) -> Feed:
     """The feed of a task's pictures that suits this machine at this moment.
 
@@ -138,7 +138,7 @@ def open_feed(
 
     The others are those of `fasttransfer.pipelines.batches.StoreFeed`.
     """
-    kind: Kind = "jpeg" if isinstance(train.part, JpegPart) else "raw"
+    kind: Kind = "jpeg" if isinstance(train.part, JpegStorePart) else "raw"
     stored = stored_bytes(train) + stored_bytes(val)
     chosen = choose_feed(kind, stored, device.type, free_memory(kind, device))
     feed: Feed
@@ -153,7 +153,7 @@ def open_feed(
 def stored_bytes(pictures: TaskImages) -> int:
     """What the pictures take as they are stored."""
     part = pictures.part
-    if isinstance(part, JpegPart):
+    if isinstance(part, JpegStorePart):
         return int(part.index[pictures.rows, 1].sum())
     return len(pictures) * part.size * part.size * 3
 

@@ -29,12 +29,12 @@ from PIL import Image
 from fasttransfer.errors import InputError
 from fasttransfer.files import replace_file, sync_folder
 from fasttransfer.pipelines import journal
-from fasttransfer.pipelines.ahead import in_order
-from fasttransfer.pipelines.decode import PictureError
+from fasttransfer.pipelines.ahead import map_in_order
+from fasttransfer.pipelines.decode import ImageError
 from fasttransfer.pipelines.decoders import Decoder, decoder_for
-from fasttransfer.pipelines.eta import Eta
-from fasttransfer.pipelines.journal import JOURNAL, Entry, Head, Journal
-from fasttransfer.pipelines.layouts import Listing, Picture
+from fasttransfer.pipelines.eta import ProgressLog
+from fasttransfer.pipelines.journal import JOURNAL, Head, Journal, JournalEntry
+from fasttransfer.pipelines.layouts import ImageFile, Listing
 from fasttransfer.pipelines.store import (
     FORMAT,
     MANIFEST,
@@ -46,9 +46,9 @@ from fasttransfer.pipelines.store import (
     manifest_checksum,
     shard_name,
 )
-from fasttransfer.pipelines.writer import Flusher, PartWriter, Shard, flusher, jpeg_index, read_back
-from fasttransfer.progress import Say  # fmt: skip
-from fasttransfer.progress import size as in_words
+from fasttransfer.pipelines.writer import Flusher, ImageShard, PartWriter, flusher, jpeg_index, read_back
+from fasttransfer.progress import Log  # fmt: skip
+from fasttransfer.progress import format_bytes as in_words
 
 JPEG_QUALITY = 95
 
@@ -58,11 +58,11 @@ _LINES = 1000  # about pictures, digested at a time
 _FEW = 5  # bad pictures named in a message
 
 
-class PicturesError(InputError):
+class SourceError(InputError):
     """The pictures cannot become the store that was asked for, however often it is tried."""
 
 
-class Refused(NamedTuple):
+class RefusedImage(NamedTuple):
     """A picture that cannot be decoded."""
 
     path: str
@@ -70,7 +70,7 @@ class Refused(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class StoreRequest:
     """What to make of which pictures, see `fasttransfer.pipelines.prepare.prepare`."""
 
     listing: Listing
@@ -134,14 +134,14 @@ class Job:
 
     @cached_property
     def _digests(self) -> list[str]:
-        return digests(self.listing, [self.named, b""])
+        return request_digests(self.listing, [self.named, b""])
 
 
-def digests(listing: Listing, heads: Sequence[bytes]) -> list[str]:
+def request_digests(listing: Listing, heads: Sequence[bytes]) -> list[str]:
     """Of each head and, behind it, the parts, labels, paths, sizes and times of the pictures, in one pass over them."""
     states = [xxhash.xxh3_128(head) for head in heads]
     for part in PARTS:
-        pictures: tuple[Picture, ...] = getattr(listing, part)
+        pictures: tuple[ImageFile, ...] = getattr(listing, part)
         for start in range(0, len(pictures), _LINES):
             lines = []
             for picture in pictures[start : start + _LINES]:
@@ -153,7 +153,7 @@ def digests(listing: Listing, heads: Sequence[bytes]) -> list[str]:
     return [state.hexdigest() for state in states]
 
 
-def fill(folder: Path, job: Job, say: Say) -> None:
+def write_store(folder: Path, job: StoreRequest, log: Log) -> None:
     """Fills `folder`, which is empty or what a killed call left: shards that are as they were written are kept.
 
     Raises:
@@ -162,18 +162,18 @@ def fill(folder: Path, job: Job, say: Say) -> None:
         OSError: the disk.
     """
     try:
-        digest, entries = _resumed(folder, job, say)
-        _announce(folder, job, entries, say)
+        digest, entries = _resumed(folder, job, log)
+        _announce(folder, job, entries, log)
         with warnings.catch_warnings():
             # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
             warnings.simplefilter("ignore")
-            _fill(folder, job, digest, entries, say)
-    except PicturesError:
+            _fill(folder, job, digest, entries, log)
+    except SourceError:
         (folder / JOURNAL).unlink(missing_ok=True)  # nothing to go on with
         raise
 
 
-def told(refused: Sequence[Refused]) -> str:
+def describe_refused(refused: Sequence[RefusedImage]) -> str:
     """How many pictures cannot be decoded, and the first of them."""
     some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_FEW])
     more = f"; and {len(refused) - _FEW:,} more" if len(refused) > _FEW else ""
@@ -183,20 +183,20 @@ def told(refused: Sequence[Refused]) -> str:
 # -- what is there already ------------------------------------------------------------------------------------------
 
 
-def _resumed(folder: Path, job: Job, say: Say) -> tuple[Digest, list[Entry]]:
+def _resumed(folder: Path, job: StoreRequest, log: Log) -> tuple[Digest, list[JournalEntry]]:
     """The shards of an earlier call that can be trusted, and the digest after them; removes all else."""
-    digest, trusted = Digest(job.listing.classes, job.size, job.kind), list[Entry]()
-    head, entries = journal.read(folder)
+    digest, trusted = Digest(job.listing.classes, job.size, job.kind), list[JournalEntry]()
+    head, entries = journal.read_journal(folder)
     kept = {JOURNAL}
     if head == job.head and any(entry.shard for entry in entries):
         total = sum(entry.shard.rows for entry in entries if entry.shard)
-        say(f"prepare: {total:,} pictures are there from an earlier run, which was stopped: checking them")
-        eta = Eta("prepare: checking", total, say)
+        log(f"prepare: {total:,} pictures are there from an earlier run, which was stopped: checking them")
+        eta = ProgressLog("prepare: checking", total, log)
         for entry, file in zip(entries, _files_of(entries, job.kind), strict=True):
             if entry.shard:
                 ahead = digest.copy()
                 if not read_back(folder / file, job.kind, entry.shard, ahead):
-                    say(f"prepare: {file} is not what was written: made again, with what follows")
+                    log(f"prepare: {file} is not what was written: made again, with what follows")
                     break
                 digest = ahead
                 kept.add(file)
@@ -208,21 +208,21 @@ def _resumed(folder: Path, job: Job, say: Say) -> tuple[Digest, list[Entry]]:
     return digest, trusted
 
 
-def _files_of(entries: Sequence[Entry], kind: Kind) -> Iterator[str]:
+def _files_of(entries: Sequence[JournalEntry], kind: Kind) -> Iterator[str]:
     """The file of each entry's shard; only the last entry of a part may have none."""
     for part in PARTS:
         mine = [entry for entry in entries if entry.part == part]
         yield from (shard_name(part, index, kind) for index in range(len(mine)))
 
 
-def _announce(folder: Path, job: Job, entries: Sequence[Entry], say: Say) -> None:
+def _announce(folder: Path, job: StoreRequest, entries: Sequence[JournalEntry], log: Log) -> None:
     listing = job.listing
     for note in listing.notes:
-        say(f"prepare: {listing.source}: {note}")
+        log(f"prepare: {listing.source}: {note}")
     about = "about " if job.kind == "jpeg" else ""
     there = sum(entry.shard.bytes for entry in entries if entry.shard)
     need, free = expected_bytes(job.kind, job.pictures, job.size), shutil.disk_usage(folder).free
-    say(
+    log(
         f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation pictures of "
         f"{len(listing.classes):,} classes at {job.size} x {job.size} into {folder.parent}: {about}{in_words(need)}"
         + (f", of which {in_words(there)} are there" if there else "")
@@ -241,13 +241,13 @@ class _Made(NamedTuple):
     """A part that is complete."""
 
     labels: NDArray[np.int64]
-    shards: list[Shard]
-    refused: list[Refused]
+    shards: list[ImageShard]
+    refused: list[RefusedImage]
 
 
-def _fill(folder: Path, job: Job, digest: Digest, entries: Sequence[Entry], say: Say) -> None:
+def _fill(folder: Path, job: StoreRequest, digest: Digest, entries: Sequence[JournalEntry], log: Log) -> None:
     before = job.head["archive"]
-    eta = Eta("prepare", job.pictures, say, done=_looked_at(entries))
+    eta = ProgressLog("prepare", job.pictures, log, done=_looked_at(entries))
     parts: dict[str, _Made] = {}
     decoder = decoder_for(job.device, job.size, job.fit)
     # The journal is closed last: the flusher writes into it until it is done.
@@ -260,11 +260,11 @@ def _fill(folder: Path, job: Job, digest: Digest, entries: Sequence[Entry], say:
         raise _changed(job.listing, "it")
     refused = [each for part in PARTS for each in parts[part].refused]
     if refused and job.bad_pictures == "fail":
-        told_all = f"{job.listing.source}: {told(refused)}"
-        raise PicturesError(f"{told_all}: repair or remove, or leave out with --bad-pictures skip")
+        told_all = f"{job.listing.source}: {describe_refused(refused)}"
+        raise SourceError(f"{told_all}: repair or remove, or leave out with --bad-pictures skip")
     if refused:
         _refuse_emptied(job.listing, parts, refused)
-        say(f"prepare: {told(refused)}: left out, listed in {MANIFEST}")
+        log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
     files: Files = {}
     for part in PARTS:
         files |= _finish_part(folder, job.kind, part, parts[part], digest)
@@ -274,18 +274,26 @@ def _fill(folder: Path, job: Job, digest: Digest, entries: Sequence[Entry], say:
     eta.finish()
 
 
-def _looked_at(entries: Sequence[Entry]) -> int:
+def _looked_at(entries: Sequence[JournalEntry]) -> int:
     return sum(max((entry.looked_at for entry in entries if entry.part == part), default=0) for part in PARTS)
 
 
 def _fill_part(
-    folder: Path, job: Job, part: str, entries: Sequence[Entry], decoder: Decoder, digest: Digest, book: Journal,
-    disk: Flusher, eta: Eta, bad: bool,
-) -> _Made:  # fmt: skip
+    folder: Path,
+    job: StoreRequest,
+    part: str,
+    entries: Sequence[JournalEntry],
+    decoder: Decoder,
+    digest: Digest,
+    book: Journal,
+    disk: Flusher,
+    eta: ProgressLog,
+    bad: bool,
+) -> _Made:
     """Goes on with a part after `entries`; `bad`: there were bad pictures in an earlier one."""
-    pictures: tuple[Picture, ...] = getattr(job.listing, part)
+    pictures: tuple[ImageFile, ...] = getattr(job.listing, part)
     first = entries[-1].looked_at if entries else 0
-    refused = [Refused(*each) for entry in entries for each in entry.refused]
+    refused = [RefusedImage(*each) for entry in entries for each in entry.refused]
     left_out = {each.path for each in refused}
     labels = [picture.label for picture in islice(pictures, first) if picture.path not in left_out]
     shards = [entry.shard for entry in entries if entry.shard]
@@ -299,10 +307,10 @@ def _fill_part(
         nonlocal entered
         since, entered = [(each.path, each.reason) for each in refused[entered:]], len(refused)
 
-        def complete(shard: Shard | None) -> None:
+        def complete(shard: ImageShard | None) -> None:
             if shard:
                 shards.append(shard)
-            book.add(Entry(part, looked_at, since, shard))
+            book.add(JournalEntry(part, looked_at, since, shard))
 
         writer.cut(complete)
 
@@ -313,7 +321,7 @@ def _fill_part(
     with closing(writer), closing(_decoded(job, pictures[first:], decoder)) as outcomes:
         for looked_at, (picture, outcome) in enumerate(outcomes, first + 1):
             eta.step()
-            if isinstance(outcome, Refused):
+            if isinstance(outcome, RefusedImage):
                 refused.append(outcome)
                 continue
             if doomed():
@@ -328,36 +336,36 @@ def _fill_part(
 
 
 def _decoded(
-    job: Job, pictures: Sequence[Picture], decoder: Decoder
-) -> Generator[tuple[Picture, Pixels | bytes | Refused], None, None]:
+    job: StoreRequest, pictures: Sequence[ImageFile], decoder: Decoder
+) -> Generator[tuple[ImageFile, Pixels | bytes | RefusedImage], None, None]:
     """Each picture in order with its pixels, its JPEG or why it has neither; a few tasks are decoded ahead."""
 
-    def work(some: Sequence[Picture]) -> list[Pixels | bytes | Refused]:
+    def work(some: Sequence[ImageFile]) -> list[Pixels | bytes | RefusedImage]:
         read = [_read(job.listing, picture) for picture in some]
         pixels = iter(decoder([data for data in read if isinstance(data, bytes)]))
-        outcomes: list[Pixels | bytes | Refused] = []
+        outcomes: list[Pixels | bytes | RefusedImage] = []
         for picture, data in zip(some, read, strict=True):
-            found = data if isinstance(data, Refused) else next(pixels)
-            if isinstance(found, Refused):
+            found = data if isinstance(data, RefusedImage) else next(pixels)
+            if isinstance(found, RefusedImage):
                 outcomes.append(found)
-            elif isinstance(found, PictureError):
-                outcomes.append(Refused(picture.path, str(found)))
+            elif isinstance(found, ImageError):
+                outcomes.append(RefusedImage(picture.path, str(found)))
             else:
                 outcomes.append(np.ascontiguousarray(found) if job.kind == "raw" else _jpeg(found))
         return outcomes
 
     each = min(decoder.pictures, max(1, _AHEAD_BYTES // (job.size * job.size * 3) // (2 * decoder.threads)))
     tasks = (pictures[start : start + each] for start in range(0, len(pictures), each))
-    with closing(in_order(work, tasks, decoder.threads)) as done:
+    with closing(map_in_order(work, tasks, decoder.threads)) as done:
         for some, outcomes in done:
             yield from zip(some, outcomes, strict=True)
 
 
-def _read(listing: Listing, picture: Picture) -> bytes | Refused:
+def _read(listing: Listing, picture: ImageFile) -> bytes | RefusedImage:
     try:
         data = listing.read(picture)
     except OSError as error:
-        return Refused(picture.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
+        return RefusedImage(picture.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
     listed = listing.tree.pictures[picture.path]
     if len(data) != listed.size:
         raise _changed(listing, picture.path)
@@ -368,10 +376,8 @@ def _read(listing: Listing, picture: Picture) -> bytes | Refused:
     return data
 
 
-def _changed(listing: Listing, what: str) -> PicturesError:
-    return PicturesError(
-        f"{listing.source}: {what} changed while it was prepared: run it again when nobody writes there"
-    )
+def _changed(listing: Listing, what: str) -> SourceError:
+    return SourceError(f"{listing.source}: {what} changed while it was prepared: run it again when nobody writes there")
 
 
 def _stamp(source: Path) -> list[int] | None:
@@ -388,16 +394,16 @@ def _jpeg(pixels: Pixels) -> bytes:
     return memory.getvalue()
 
 
-def _refuse_emptied(listing: Listing, parts: Mapping[str, _Made], refused: Sequence[Refused]) -> None:
+def _refuse_emptied(listing: Listing, parts: Mapping[str, _Made], refused: Sequence[RefusedImage]) -> None:
     """Leaving bad pictures out must not leave a class out."""
     for part in PARTS:
         had = np.bincount([each.label for each in getattr(listing, part)], minlength=len(listing.classes))
         has = np.bincount(parts[part].labels, minlength=len(listing.classes))
         for label in np.flatnonzero((had > 0) & (has == 0)):
             what = {"train": "training", "val": "validation"}[part]
-            raise PicturesError(
+            raise SourceError(
                 f"{listing.source}: class {listing.classes[label]} has no {what} picture left when those "
-                f"that cannot be decoded are left out ({told(refused)}): repair some or remove the class"
+                f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
             )
 
 
@@ -431,7 +437,12 @@ def _facts(size: int, checksum: str) -> dict[str, Any]:
 
 
 def _write_manifest(
-    folder: Path, job: Job, parts: Mapping[str, _Made], files: Files, digest: str, refused: Sequence[Refused]
+    folder: Path,
+    job: StoreRequest,
+    parts: Mapping[str, _Made],
+    files: Files,
+    digest: str,
+    refused: Sequence[RefusedImage],
 ) -> None:
     listing = job.listing
     manifest: dict[str, Any] = {

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from fasttransfer.pipelines.decode import PictureError, decode, open_picture
-from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
+from fasttransfer.pipelines.decode import ImageError, decode, open_image
+from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import PARTS, Store, is_store
 
 SAMPLE = 200
@@ -63,13 +63,13 @@ class Facts:
     versions: Mapping[str, str]
 
 
-def open_pictures(path: Path) -> Listing | Store:
+def open_images(path: Path) -> Listing | Store:
     """The store in a folder, or the pictures of a source.
 
     Raises:
         InputError: neither, or damaged.
     """
-    return Store.open(path) if is_store(path) else find_pictures(path)
+    return Store.open(path) if is_store(path) else list_images(path)
 
 
 def inspect(what: Path | Listing | Store) -> Inspection:
@@ -82,7 +82,7 @@ def inspect(what: Path | Listing | Store) -> Inspection:
         InputError: no pictures there, or a damaged store.
     """
     if isinstance(what, Path):
-        what = open_pictures(what)
+        what = open_images(what)
     return _of_store(what) if isinstance(what, Store) else _of_listing(what)
 
 
@@ -95,12 +95,12 @@ def _of_listing(listing: Listing) -> Inspection:
         for picture in sample:
             try:
                 data = listing.read(picture)
-                with open_picture(data) as image:
+                with open_image(data) as image:
                     sizes.append(image.size)
                     modes[image.mode] += 1
                     formats[image.format or "unknown"] += 1
                 decode(data, _PROBE)
-            except (OSError, PictureError) as error:
+            except (OSError, ImageError) as error:
                 bad.append((picture.path, str(error)))
     return Inspection(
         path=listing.source,
@@ -152,8 +152,8 @@ def _of_store(store: Store) -> Inspection:
     )
 
 
-def _sample(pictures: Sequence[Picture]) -> list[Picture]:
-    def digest(picture: Picture) -> int:
+def _sample(pictures: Sequence[ImageFile]) -> list[ImageFile]:
+    def digest(picture: ImageFile) -> int:
         return int(xxhash.xxh3_64_intdigest(os.fsencode(picture.path)))
 
     return sorted(sorted(pictures, key=digest)[:SAMPLE], key=lambda picture: (picture.label, picture.path))

@@ -16,7 +16,7 @@ from typing import Any
 import xxhash
 
 from fasttransfer.files import replace_file
-from fasttransfer.pipelines.writer import Shard
+from fasttransfer.pipelines.writer import ImageShard
 
 JOURNAL = "journal"
 
@@ -24,7 +24,7 @@ Head = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class JournalEntry:
     """Some pictures that are done with.
 
     Attributes:
@@ -37,10 +37,10 @@ class Entry:
     part: str
     looked_at: int
     refused: list[tuple[str, str]]
-    shard: Shard | None
+    shard: ImageShard | None
 
 
-def read(folder: Path) -> tuple[Head | None, list[Entry]]:
+def read_journal(folder: Path) -> tuple[Head | None, list[JournalEntry]]:
     """The head, None where there is no journal, and the entries that can be trusted to be what was written."""
     try:
         lines = (folder / JOURNAL).read_bytes().split(b"\n")
@@ -57,21 +57,23 @@ def read(folder: Path) -> tuple[Head | None, list[Entry]]:
     return values[0], [_entry(*value) for value in values[1:]]
 
 
-def _entry(part: str, looked_at: int, refused: list[list[str]], shard: list[Any] | None) -> Entry:
-    return Entry(part, looked_at, [(path, reason) for path, reason in refused], Shard(*shard) if shard else None)
+def _entry(part: str, looked_at: int, refused: list[list[str]], shard: list[Any] | None) -> JournalEntry:
+    return JournalEntry(
+        part, looked_at, [(path, reason) for path, reason in refused], ImageShard(*shard) if shard else None
+    )
 
 
 class Journal:
     """The journal of `folder`, begun with `entries`; `add` may be called from another thread."""
 
-    def __init__(self, folder: Path, head: Head, entries: Sequence[Entry]) -> None:
+    def __init__(self, folder: Path, head: Head, entries: Sequence[JournalEntry]) -> None:
         path = folder / JOURNAL
         with replace_file(path) as file:
             file.write(_line(head))
             file.writelines(map(_line_of, entries))
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115, closed by close()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JournalEntry) -> None:
         """Enters what is done with, its shard on disk."""
         self._file.write(_line_of(entry))
         os.fsync(self._file.fileno())
@@ -81,7 +83,7 @@ class Journal:
         self._file.close()
 
 
-def _line_of(entry: Entry) -> bytes:
+def _line_of(entry: JournalEntry) -> bytes:
     return _line([entry.part, entry.looked_at, entry.refused, entry.shard])
 
 

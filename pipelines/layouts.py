@@ -30,7 +30,7 @@ ByClass = dict[str, list[str]]  # class -> paths of its pictures
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageFile:
     """One picture; `path` is relative to the source, `label` indexes `Listing.classes`."""
 
     path: str
@@ -45,13 +45,13 @@ class Listing:
     layout: str  # "image-folder" | "tiny-imagenet" | "ilsvrc12" | "webdataset"
     classes: tuple[str, ...]
     words: dict[str, str]  # class -> words people read; may lack classes
-    train: tuple[Picture, ...]
-    val: tuple[Picture, ...]
+    train: tuple[ImageFile, ...]
+    val: tuple[ImageFile, ...]
     held_out: bool  # val was cut from train because the source has none
     notes: tuple[str, ...] = ()  # what a person should know: what was left out, and by which rule
     tree: Tree = field(default_factory=lambda: Tree(Path()), repr=False, compare=False)
 
-    def read(self, picture: Picture) -> bytes:
+    def read(self, picture: ImageFile) -> bytes:
         """The bytes of the picture's file; safe to call from any number of threads.
 
         Raises:
@@ -60,7 +60,7 @@ class Listing:
         return self.tree.read(picture.path, self.tree.pictures[picture.path])
 
 
-def find_pictures(source: Path) -> Listing:
+def list_images(source: Path) -> Listing:
     """Lists the pictures of a folder or of an uncompressed tar that has one of these layouts.
 
     * ImageFolder: `train/<class>/…` and `val/<class>/…`, or `<class>/…` directly.
@@ -349,9 +349,9 @@ def _held_out_note(val: ByClass) -> str:
     return f"{note}; {alone} of {len(val)} classes have one picture, none to hold out" if alone else note
 
 
-def _part(classes: Iterable[str], pictures: ByClass) -> tuple[Picture, ...]:
+def _part(classes: Iterable[str], pictures: ByClass) -> tuple[ImageFile, ...]:
     return tuple(
-        Picture(path, label)
+        ImageFile(path, label)
         for label, name in enumerate(classes)
         for path in sorted(pictures.get(name, ()), key=os.fsencode)
     )

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.files import make_folder, replace_file
-from fasttransfer.pipelines.damage import culprit
-from fasttransfer.pipelines.decode import PictureError
+from fasttransfer.pipelines.damage import find_bad_image
+from fasttransfer.pipelines.decode import ImageError
 from fasttransfer.pipelines.feed import TaskImages, select_task_images
-from fasttransfer.pipelines.store import JpegPart, Part, Rows, Store
+from fasttransfer.pipelines.store import JpegStorePart, Rows, Store, StorePart
 
 Mean = NDArray[np.float32]
 
 _CHUNK = 64 << 20  # bytes of pixels that are held at a time
 
 
-def mean_picture(pictures: TaskImages) -> Mean:
+def compute_mean_image(pictures: TaskImages) -> Mean:
     """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
     threads = machine.cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
@@ -37,20 +37,20 @@ def mean_picture(pictures: TaskImages) -> Mean:
     return mean
 
 
-def _sum(part: Part, chunk: int, rows: Rows) -> NDArray[np.int64]:
+def _sum(part: StorePart, chunk: int, rows: Rows) -> NDArray[np.int64]:
     """(S, S, 3), holding at most about `chunk` bytes of pixels at a time."""
     total = np.zeros((part.size, part.size, 3), dtype=np.int64)
     step = min(max(1, chunk // total.size), 1 << 24)  # so many bytes add up in 32 bits
     for some in np.split(rows, range(step, len(rows), step)):
         try:
             total += part.gather(some).sum(axis=0, dtype=np.uint32)
-        except (OSError, PictureError) as error:
-            raise (culprit(part, some) if isinstance(part, JpegPart) else None) or error from None
+        except (OSError, ImageError) as error:
+            raise (find_bad_image(part, some) if isinstance(part, JpegStorePart) else None) or error from None
     return total
 
 
-def task_mean(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Mean:
-    """`mean_picture` of a task's training pictures, from `cache`/means where it was computed before.
+def load_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Mean:
+    """`compute_mean_image` of a task's training pictures, from `cache`/means where it was computed before.
 
     A file is NumPy's own format with the XXH3-128 of that behind it, which NumPy does not read. One that is damaged is
     computed again, and a cache that cannot be written costs the time of the next study only.
@@ -61,14 +61,14 @@ def task_mean(store: Store, classes: Sequence[str], per_class: int | None, cache
     path = _path(store, classes, per_class, cache)
     mean = _read(path, store.size)
     if mean is None:
-        mean = mean_picture(select_task_images(store, store.train, tuple(classes), per_class))
+        mean = compute_mean_image(select_task_images(store, store.train, tuple(classes), per_class))
         with suppress(InputError):
             _write(path, mean)
     return mean
 
 
-def known(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> bool:
-    """Whether `task_mean` was computed before."""
+def has_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> bool:
+    """Whether `load_mean_image` was computed before."""
     return _path(store, classes, per_class, cache).exists()
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fasttransfer import machine
-from fasttransfer.pipelines.batches import Look, Pixels, StoreFeed
+from fasttransfer.pipelines.batches import Augmentation, Pixels, StoreFeed
 from fasttransfer.pipelines.feed import Stream, TaskImages
 from fasttransfer.pipelines.staging import Staging
-from fasttransfer.pipelines.store import Part, RawPart
+from fasttransfer.pipelines.store import RawStorePart, StorePart
 
 _CHUNK = 64 << 20  # bytes that are gathered at a time on their way into a GPU's memory
 _GATHERERS = 4  # threads that copy a batch together, at most: one core does not fill a GPU's link
@@ -45,10 +45,10 @@ class MemoryFeed(StoreFeed):
         *,
         device: torch.device,
         resident: bool = False,
-        **look: Unpack[Look],
+        **look: Unpack[Augmentation],
     ) -> None:
         super().__init__(train, val, stream, means, device=device, **look)
-        self._mapped: dict[Part, list[Tensor]] = {}
+        self._mapped: dict[StorePart, list[Tensor]] = {}
         self._held: dict[TaskImages, Tensor] = {}
         self._staging: Staging | None = None
         if device.type == "cpu":
@@ -79,7 +79,7 @@ class MemoryFeed(StoreFeed):
         else:
             yield Pixels(self._mapped[pictures.part], torch.from_numpy(pictures.rows[ids.numpy()]))
 
-    def _gather(self, part: Part, rows: np.ndarray, to: Tensor) -> None:
+    def _gather(self, part: StorePart, rows: np.ndarray, to: Tensor) -> None:
         """The pixels of `rows` into `to`, (N, S, S, 3), a stretch of them a thread."""
         pixels = to.numpy()
         cuts = np.linspace(0, len(rows), self._threads + 1).astype(np.int64)
@@ -91,9 +91,9 @@ class MemoryFeed(StoreFeed):
             pass
 
 
-def _mapped(part: Part) -> list[Tensor]:
+def _mapped(part: StorePart) -> list[Tensor]:
     """The shards of a part as tensors over the same read-only memory."""
-    assert isinstance(part, RawPart), "a jpeg store holds no pixels"
+    assert isinstance(part, RawStorePart), "a jpeg store holds no pixels"
     # Not from_numpy, which warns that somebody might write.
     return [from_dlpack(shard) for shard in part.shards]
 

@@ -10,22 +10,29 @@ from pathlib import Path
 import xxhash
 
 from fasttransfer.errors import InputError
-from fasttransfer.files import disk_trouble
+from fasttransfer.files import disk_errors
 from fasttransfer.make_once import make_once, temporary_of
 from fasttransfer.pipelines import journal
 from fasttransfer.pipelines.decode import FITS
-from fasttransfer.pipelines.filling import Job, digests, fill
-from fasttransfer.pipelines.layouts import Listing, find_pictures
-from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableError
-from fasttransfer.progress import Say
+from fasttransfer.pipelines.filling import StoreRequest, request_digests, write_store
+from fasttransfer.pipelines.layouts import Listing, list_images
+from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableStoreError
+from fasttransfer.progress import Log
 
 _KEEP_SECONDS = 7 * 24 * 3600  # for so long work that was stopped waits in the cache to be gone on with
 
 
 def prepare(
-    source: Path | Listing, *, size: int, cache: Path, kind: Kind = "raw", fit: str = "stretch",
-    bad_pictures: str = "fail", device: str = "cpu", say: Say = print,
-) -> Store:  # fmt: skip
+    source: Path | Listing,
+    *,
+    size: int,
+    cache: Path,
+    kind: Kind = "raw",
+    fit: str = "stretch",
+    bad_pictures: str = "fail",
+    device: str = "cpu",
+    log: Log = print,
+) -> Store:
     """The store of `source` (a folder or a tar, see `layouts`), made unless the cache has it.
 
     It is made again when a file was added, removed or changed (its size or time of change). A picture that cannot be
@@ -49,13 +56,20 @@ def prepare(
     Raises:
         InputError: bad source, bad pictures, pictures that changed meanwhile, no room on the disk.
     """
-    return _in_cache(_job(source, size, kind, fit, bad_pictures, device), Path(cache), say)
+    return _in_cache(_job(source, size, kind, fit, bad_pictures, device), Path(cache), log)
 
 
 def prepare_into(
-    source: Path | Listing, folder: Path, *, size: int, kind: Kind = "raw", fit: str = "stretch",
-    bad_pictures: str = "fail", device: str = "cpu", say: Say = print,
-) -> Store:  # fmt: skip
+    source: Path | Listing,
+    folder: Path,
+    *,
+    size: int,
+    kind: Kind = "raw",
+    fit: str = "stretch",
+    bad_pictures: str = "fail",
+    device: str = "cpu",
+    log: Log = print,
+) -> Store:
     """Like `prepare`, but the store is `folder`, which is to be absent, empty, or this very store.
 
     What is left of a call that was stopped is the hidden folder `.<name>.tmp` beside it.
@@ -72,42 +86,42 @@ def prepare_into(
         return not _is_store_of(job, folder)
 
     def fill_still_free(temporary: Path) -> None:
-        fill(temporary, job, say)
+        write_store(temporary, job, log)
         if folder.exists():
             stale()  # raises if somebody put something there meanwhile
 
-    with disk_trouble(folder):
+    with disk_errors(folder):
         there = folder.exists() and not stale()
     if there:
-        say(f"prepare: {folder} is this store already: nothing to do")
+        log(f"prepare: {folder} is this store already: nothing to do")
     # Work of others beside it is not ours to judge.
-    return _make(job, folder, fill_still_free, stale, lambda other: True, say)
+    return _make(job, folder, fill_still_free, stale, lambda other: True, log)
 
 
-def begun(source: Listing, *, size: int, cache: Path, bad_pictures: str = "fail") -> tuple[Kind, ...]:
+def find_started(source: Listing, *, size: int, cache: Path, bad_pictures: str = "fail") -> tuple[Kind, ...]:
     """The kinds of store that `prepare` has in the cache, or works on, or would go on with."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
     jobs = [_job(source, size, kind, bad_pictures=bad_pictures) for kind in kinds]
-    folders = [Path(cache) / "stores" / key for key in digests(source, [job.named for job in jobs])]
+    folders = [Path(cache) / "stores" / key for key in request_digests(source, [job.named for job in jobs])]
     of = zip(kinds, folders, strict=True)
     return tuple(kind for kind, folder in of if folder.exists() or temporary_of(folder).exists())
 
 
-def finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_pictures: str = "fail") -> Path | None:
+def find_finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_pictures: str = "fail") -> Path | None:
     """The store that `prepare` has in the cache; None where there is work left."""
     folder = Path(cache) / "stores" / _job(source, size, kind, bad_pictures=bad_pictures).key
     return folder if folder.exists() else None
 
 
-def drawn(*, size: int, cache: Path, train: int, val: int) -> Path:
-    """Where `builtin` renders the pictures that it prepares."""
+def builtin_folder(*, size: int, cache: Path, train: int, val: int) -> Path:
+    """Where `prepare_builtin` renders the pictures that it prepares."""
     from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
 
     key = xxhash.xxh3_128_hexdigest(f"{synthetic.fingerprint()} {size} {train} {val}".encode())
     return Path(cache) / "builtin" / key
 
 
-def builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw", say: Say = print) -> Store:
+def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw", log: Log = print) -> Store:
     """The store of the built-in pictures, rendered into `cache/builtin/<key>/` unless they are there.
 
     Args:
@@ -121,26 +135,32 @@ def builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw",
 
     if train < 1 or val < 1:
         raise InputError(f"{train} training and {val} validation pictures a class: say at least one of each")
-    folder = drawn(size=size, cache=cache, train=train, val=val)
+    folder = builtin_folder(size=size, cache=cache, train=train, val=val)
     pictures = len(synthetic.SIDES) * (train + val)
 
     def fill(temporary: Path) -> None:
-        synthetic.render(temporary, train=train, val=val, size=size, say=say)
+        synthetic.render(temporary, train=train, val=val, size=size, log=log)
         os.sync()  # one by one, thousands of small files take longer to flush than to draw
 
     make_once(
         folder,
         fill,
         stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != pictures,
-        waiting=lambda: say("prepare: another run is drawing these pictures, waiting for it"),
+        waiting=lambda: log("prepare: another run is drawing these pictures, waiting for it"),
     )
-    return _in_cache(_job(folder, size, kind, synthetic=True), Path(cache), say)
+    return _in_cache(_job(folder, size, kind, synthetic=True), Path(cache), log)
 
 
 def _job(
-    source: Path | Listing, size: int, kind: Kind = "raw", fit: str = "stretch", bad_pictures: str = "fail",
-    device: str = "cpu", *, synthetic: bool = False,
-) -> Job:  # fmt: skip
+    source: Path | Listing,
+    size: int,
+    kind: Kind = "raw",
+    fit: str = "stretch",
+    bad_pictures: str = "fail",
+    device: str = "cpu",
+    *,
+    synthetic: bool = False,
+) -> StoreRequest:
     if not 1 <= size <= 4096:
         raise InputError(f"size {size}: stored pictures have a side of 1 to 4096 pixels")
     if kind not in SUFFIX:
@@ -149,11 +169,11 @@ def _job(
         raise InputError(f"fit {fit!r}: say stretch or crop")
     if bad_pictures not in ("fail", "skip"):
         raise InputError(f"bad pictures {bad_pictures!r}: say fail or skip")
-    listing = source if isinstance(source, Listing) else find_pictures(Path(source))
-    return Job(listing, size, kind, fit, bad_pictures, device, synthetic)
+    listing = source if isinstance(source, Listing) else list_images(Path(source))
+    return StoreRequest(listing, size, kind, fit, bad_pictures, device, synthetic)
 
 
-def _in_cache(job: Job, cache: Path, say: Say) -> Store:
+def _in_cache(job: StoreRequest, cache: Path, log: Log) -> Store:
     folder = cache / "stores" / job.key
     damage = ""
 
@@ -161,7 +181,7 @@ def _in_cache(job: Job, cache: Path, say: Say) -> Store:
         nonlocal damage
         try:
             Store.open(folder)
-        except UnreadableError:
+        except UnreadableStoreError:
             raise
         except InputError as error:
             damage = str(error)
@@ -170,20 +190,24 @@ def _in_cache(job: Job, cache: Path, say: Say) -> Store:
 
     def fill_and_tell(temporary: Path) -> None:
         if damage:
-            say(f"prepare: {damage}: done now")
-        fill(temporary, job, say)
+            log(f"prepare: {damage}: done now")
+        write_store(temporary, job, log)
 
-    return _make(job, folder, fill_and_tell, stale, lambda other: _may_go_on(other, job), say)
+    return _make(job, folder, fill_and_tell, stale, lambda other: _may_go_on(other, job), log)
 
 
 def _make(
-    job: Job, folder: Path, fill: Callable[[Path], None], stale: Callable[[], bool], keep: Callable[[Path], bool],
-    say: Say,
-) -> Store:  # fmt: skip
+    job: StoreRequest,
+    folder: Path,
+    fill: Callable[[Path], None],
+    stale: Callable[[], bool],
+    keep: Callable[[Path], bool],
+    log: Log,
+) -> Store:
     def keep_ours_too(temporary: Path) -> bool:
         if temporary != temporary_of(folder):
             return keep(temporary)
-        head, entries = journal.read(temporary)
+        head, entries = journal.read_journal(temporary)
         return head == job.head and any(entry.shard for entry in entries)
 
     try:
@@ -191,19 +215,19 @@ def _make(
             folder,
             fill,
             stale=stale,
-            waiting=lambda: say("prepare: another run is preparing these pictures, waiting for it"),
+            waiting=lambda: log("prepare: another run is preparing these pictures, waiting for it"),
             keep=keep_ours_too,
         )
     except BaseException:
         if keep_ours_too(temporary_of(folder)):
-            say("prepare: stopped; what is complete is kept, the same command goes on from there")
+            log("prepare: stopped; what is complete is kept, the same command goes on from there")
         raise
     return Store.open(folder)
 
 
-def _may_go_on(temporary: Path, job: Job) -> bool:
+def _may_go_on(temporary: Path, job: StoreRequest) -> bool:
     """Whether work that was stopped, on another store than that of `job`, may still be gone on with."""
-    head, entries = journal.read(temporary)
+    head, entries = journal.read_journal(temporary)
     if head is None or not any(entry.shard for entry in entries) or not Path(head["source"]).exists():
         return False
     if (head["source"], head["choices"]) == (job.head["source"], job.head["choices"]):
@@ -211,7 +235,7 @@ def _may_go_on(temporary: Path, job: Job) -> bool:
     return time.time() - (temporary / journal.JOURNAL).stat().st_mtime < _KEEP_SECONDS
 
 
-def _is_store_of(job: Job, folder: Path) -> bool:
+def _is_store_of(job: StoreRequest, folder: Path) -> bool:
     """False where there is room for it; raises where there is something else."""
     if not folder.is_dir():
         raise InputError(f"{folder}: a file has this name, a folder is needed: choose another")

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fasttransfer.errors import InputError
 from fasttransfer.files import replace_file
-from fasttransfer.pipelines.decode import PictureError, Pixels, decode
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode
 from fasttransfer.pipelines.layouts import Listing
 from fasttransfer.pipelines.store import PARTS, Store
 
@@ -136,7 +136,7 @@ def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
         if isinstance(what, Store):
             return np.asarray(getattr(what, part).gather(np.asarray([row]))[0])
         return decode(what.read(getattr(what, part)[row]), _SIDE)
-    except (OSError, PictureError):
+    except (OSError, ImageError):
         return None
 
 

@@ -45,11 +45,11 @@ Labels = NDArray[np.int64]
 Rows = NDArray[np.integer[Any]]
 
 
-class UnreadableError(InputError):
+class UnreadableStoreError(InputError):
     """A store that may be whole, but cannot be read as things are: no reason to make it again."""
 
 
-class Part(Protocol):
+class StorePart(Protocol):
     """The training or the validation pictures of a store."""
 
     @property
@@ -77,8 +77,8 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class RawPart:
-    """A part as memory-mapped arrays, see `Part`."""
+class RawStorePart:
+    """A part as memory-mapped arrays, see `StorePart`."""
 
     labels: Labels
     shards: tuple[Pixels, ...]  # read-only; shard i holds rows from starts[i]
@@ -89,7 +89,7 @@ class RawPart:
         return len(self.labels)
 
     def gather(self, rows: Rows) -> Pixels:
-        """See `Part.gather`."""
+        """See `StorePart.gather`."""
         rows = _checked(rows, len(self))
         out = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
         shard = np.searchsorted(self.starts, rows, side="right") - 1
@@ -104,8 +104,8 @@ class RawPart:
         return out
 
 
-class JpegPart:
-    """A part as JPEGs in tar shards that stay open for as long as this lives, see `Part`.
+class JpegStorePart:
+    """A part as JPEGs in tar shards that stay open for as long as this lives, see `StorePart`.
 
     Args:
         labels: (n,) int64.
@@ -144,7 +144,7 @@ class JpegPart:
         return data
 
     def gather(self, rows: Rows) -> Pixels:
-        """See `Part.gather`; decoded in the thread that calls.
+        """See `StorePart.gather`; decoded in the thread that calls.
 
         Raises:
             PictureError: a JPEG that is damaged.
@@ -163,8 +163,8 @@ class Store:
     words: dict[str, str]
     digest: str  # XXH3-128 of classes, size, labels and pixels or JPEGs: equal exactly when training sees the same
     manifest: dict[str, Any]
-    train: Part
-    val: Part
+    train: StorePart
+    val: StorePart
 
     @staticmethod
     def open(folder: Path) -> Store:
@@ -202,9 +202,9 @@ class Store:
             raise _unread(folder, error) from error
         except (AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
             reason = f"{MANIFEST} lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise damaged(folder, reason) from error
+            raise damaged_store_error(folder, reason) from error
 
-    def need_both_parts(self, classes: Iterable[str]) -> None:
+    def require_both_parts(self, classes: Iterable[str]) -> None:
         """Refuses classes that a study cannot use: each needs pictures to train on and to validate on.
 
         Raises:
@@ -264,7 +264,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise _unread(folder, error) from error
     except ValueError as error:
-        raise damaged(folder, f"{MANIFEST} cannot be read ({error})") from error
+        raise damaged_store_error(folder, f"{MANIFEST} cannot be read ({error})") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
         raise InputError(f"{folder}: store format {version}, this version reads {FORMAT}: prepare the pictures again")
@@ -272,7 +272,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size: int, classes: int) -> Part:
+def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size: int, classes: int) -> StorePart:
     count, rows = int(facts["pictures"]), list(map(int, facts["shards"]))
     labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
     if labels.dtype != np.int64 or labels.shape != (count,):
@@ -285,11 +285,11 @@ def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size:
     files = [folder / shard_name(name, index, kind) for index in range(len(rows))]
     if kind == "raw":
         shards = tuple(_open_shard(file, count, size) for file, count in zip(files, rows, strict=True))
-        return RawPart(labels, shards, starts, size)
+        return RawStorePart(labels, shards, starts, size)
     index = np.load(folder / f"{name}-index.npy", allow_pickle=False)
     if index.dtype != np.int64 or index.shape != (count, 2):
         raise ValueError(f"{name}-index.npy has {index.dtype} {index.shape}, not int64 ({count}, 2)")
-    return JpegPart(labels, files, starts, index, size)
+    return JpegStorePart(labels, files, starts, index, size)
 
 
 def _open_shard(file: Path, rows: int, size: int) -> Pixels:
@@ -316,7 +316,7 @@ def manifest_checksum(manifest: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(rest).encode())
 
 
-def damaged(folder: Path, reason: str) -> InputError:
+def damaged_store_error(folder: Path, reason: str) -> InputError:
     """What to say of a store with something wrong in it."""
     return InputError(f"{folder}: the store is damaged ({reason}): delete the folder and prepare the pictures again")
 
@@ -335,8 +335,8 @@ def is_store(folder: Path) -> bool:
 def _unread(folder: Path, error: OSError) -> InputError:
     name, reason = Path(error.filename or MANIFEST).name, (error.strerror or str(error)).lower()
     if error.errno in _GONE:
-        return damaged(folder, f"{name}: {reason}")
-    return UnreadableError(f"{folder}: {name} cannot be read ({reason}): put that right")
+        return damaged_store_error(folder, f"{name}: {reason}")
+    return UnreadableStoreError(f"{folder}: {name} cannot be read ({reason}): put that right")
 
 
 def _checked(rows: Rows, count: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.archives import Archive, ArchiveError, Member, read_at
+from fasttransfer.pipelines.archives import Archive, ArchiveError, ArchiveMember, read_at
 
 EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "ppm", "pgm", "pbm", "pnm", "tif", "tiff", "gif")
@@ -171,7 +171,7 @@ class Tree:
         file = self.archives.get(path)
         return path if file is None or file.archive is None else file.archive
 
-    def _enter(self, members: Iterable[Member], prefix: str, home: str) -> None:
+    def _enter(self, members: Iterable[ArchiveMember], prefix: str, home: str) -> None:
         """Enters members of the tar `home` below `prefix`. Links are followed inside the archive."""
         links: list[tuple[Files, str, str]] = []
         for member in members:
@@ -279,7 +279,7 @@ def _enter_folders(folders: set[str], folder: str) -> None:
         folder = folder.rpartition("/")[0]
 
 
-def in_archive(member: Member, home: str) -> File:
+def in_archive(member: ArchiveMember, home: str) -> File:
     """A member of the tar `home`, in the words of `File`."""
     if member.target:
         return File(0, 0, trouble=f"a link to {member.target}, which the archive does not hold")
@@ -288,7 +288,7 @@ def in_archive(member: Member, home: str) -> File:
     return File(member.size, member.mtime_ns, member.offset, home)
 
 
-def _target(path: str, member: Member) -> str:
+def _target(path: str, member: ArchiveMember) -> str:
     # A hard link names a member from the archive's root, a symbolic one from where it lies.
     start = path.rpartition("/")[0] if member.kind == "link" else ""
     return os.path.normpath(os.path.join(start, member.target))

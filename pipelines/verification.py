@@ -9,11 +9,19 @@ import numpy as np
 import xxhash
 
 from fasttransfer import machine
-from fasttransfer.pipelines.ahead import in_order
-from fasttransfer.pipelines.decode import PictureError
-from fasttransfer.pipelines.eta import Eta
-from fasttransfer.pipelines.store import MANIFEST, PARTS, JpegPart, Store, damaged, manifest_checksum, shard_name
-from fasttransfer.progress import Say
+from fasttransfer.pipelines.ahead import map_in_order
+from fasttransfer.pipelines.decode import ImageError
+from fasttransfer.pipelines.eta import ProgressLog
+from fasttransfer.pipelines.store import (
+    MANIFEST,
+    PARTS,
+    JpegStorePart,
+    Store,
+    damaged_store_error,
+    manifest_checksum,
+    shard_name,
+)
+from fasttransfer.progress import Log
 
 _PIECE = 4 << 20  # bytes read at a time
 _PICTURES = 64  # decoded at a time
@@ -32,7 +40,7 @@ class _Rows(NamedTuple):
     stop: int
 
 
-def verify(store: Store, say: Say = lambda text: None) -> None:
+def verify(store: Store, log: Log = lambda text: None) -> None:
     """Read a whole store back, compare it with its manifest, and decode every image of a jpeg store.
 
     All cores read, each a few MB at a time.
@@ -47,19 +55,19 @@ def verify(store: Store, say: Say = lambda text: None) -> None:
     if manifest_checksum(store.manifest) != store.manifest.get("checksum"):
         wrong.append(MANIFEST)
     total = len(store.train) + len(store.val)
-    eta = Eta("verify: reading", total, say)
-    for file, same in in_order(lambda file: _same(store, file), list(_files(store)), machine.cores()):
+    eta = ProgressLog("verify: reading", total, log)
+    for file, same in map_in_order(lambda file: _same(store, file), list(_files(store)), machine.cores()):
         if not same:
             wrong.append(f"{file.name}{file.holds}")
         eta.step(file.pictures)
     if store.kind == "jpeg":
-        eta = Eta("verify: decoding", total, say)
-        for rows, bad in in_order(lambda rows: _undecodable(store, rows), _tasks(store), machine.cores()):
+        eta = ProgressLog("verify: decoding", total, log)
+        for rows, bad in map_in_order(lambda rows: _undecodable(store, rows), _tasks(store), machine.cores()):
             wrong += [f"{rows.part} picture {row:,}, which cannot be decoded" for row in bad]
             eta.step(rows.stop - rows.start)
     if wrong:
         more = f"; and {len(wrong) - _FEW:,} more" if len(wrong) > _FEW else ""
-        raise damaged(store.folder, f"not what was written: {'; '.join(wrong[:_FEW])}{more}")
+        raise damaged_store_error(store.folder, f"not what was written: {'; '.join(wrong[:_FEW])}{more}")
 
 
 def _files(store: Store) -> Iterator[_File]:
@@ -95,17 +103,17 @@ def _tasks(store: Store) -> Iterator[_Rows]:
 
 
 def _undecodable(store: Store, rows: _Rows) -> list[int]:
-    part: JpegPart = getattr(store, rows.part)
+    part: JpegStorePart = getattr(store, rows.part)
     try:
         part.gather(np.arange(rows.start, rows.stop))
-    except (PictureError, OSError):
+    except (ImageError, OSError):
         return [row for row in range(rows.start, rows.stop) if not _decodes(part, row)]
     return []
 
 
-def _decodes(part: JpegPart, row: int) -> bool:
+def _decodes(part: JpegStorePart, row: int) -> bool:
     try:
         part.gather(np.array([row]))
-    except (PictureError, OSError):
+    except (ImageError, OSError):
         return False
     return True

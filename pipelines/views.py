@@ -17,7 +17,7 @@ class View(NamedTuple):
     mirror: bool
 
 
-def view_list(count: int, margin: int) -> tuple[View, ...]:
+def list_views(count: int, margin: int) -> tuple[View, ...]:
     """The views of a study: 1 is the centre, 2 the centre and its mirror, 10 these and the corners with theirs.
 
     The shorter lists are the beginnings of the longer ones; number 0 is what validation shows. The ten are those that
@@ -32,6 +32,6 @@ def view_list(count: int, margin: int) -> tuple[View, ...]:
     return tuple(View(top, left, mirror) for top, left in corners for mirror in (False, True))[:count]
 
 
-def views_of(study: Mapping[str, object]) -> str:
+def describe_views(study: Mapping[str, object]) -> str:
     """How records, tables and figures call the views of a study, from its table in study.toml: "10", "unlimited"."""
     return str(study.get("views", UNLIMITED))

@@ -32,7 +32,7 @@ _MOST = 1000  # bytes of a class's name
 Label = int | str
 
 
-class Labelled(NamedTuple):
+class LabelledImage(NamedTuple):
     """The pictures of some shards by class; `val` is None where no shard is for validation."""
 
     train: dict[str, list[str]]
@@ -68,7 +68,7 @@ def shards(tree: Tree) -> list[str]:
     return found
 
 
-def read(tree: Tree, paths: Sequence[str]) -> Labelled:
+def read(tree: Tree, paths: Sequence[str]) -> LabelledImage:
     """Enters the pictures of the shards `paths` into `tree`, and sorts them into classes.
 
     Raises:
@@ -90,7 +90,7 @@ def read(tree: Tree, paths: Sequence[str]) -> Labelled:
     named = {part: {names[label]: pictures for label, pictures in found[part].items()} for part in found}
     left = sorted(set(paths) - part_of.keys())
     notes = [f"test shards left out: {', '.join(left[:3])}{' …' if left[3:] else ''}"] if left else []
-    return Labelled(named["train"], named["val"] if "val" in part_of.values() else None, notes)
+    return LabelledImage(named["train"], named["val"] if "val" in part_of.values() else None, notes)
 
 
 def _labelled(archive: Archive) -> bool:

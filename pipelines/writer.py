@@ -28,7 +28,7 @@ _RECORD = 20 * _BLOCK  # and ends at a multiple of this
 _PIECE = 4 << 20  # bytes read at a time
 
 
-class Shard(NamedTuple):
+class ImageShard(NamedTuple):
     """A shard that is complete."""
 
     rows: int
@@ -103,7 +103,7 @@ class PartWriter:
         self._left -= 1
         return self._shard.full
 
-    def cut(self, complete: Callable[[Shard | None], None]) -> None:
+    def cut(self, complete: Callable[[ImageShard | None], None]) -> None:
         """Ends the shard; `complete` gets it when it is on disk, or None where none is begun."""
         self._flusher.wait()  # if it failed, before this shard is left to it
         if self._shard is None:
@@ -156,14 +156,14 @@ class _RawShard:
         self._state.update(pixels)
         self._filled += 1
 
-    def end(self) -> Shard:
+    def end(self) -> ImageShard:
         if not self.full:  # what was left out shows in the header, with which the checksum begins
             os.ftruncate(self.handle, self._end_of(self._filled))
             _write(self.handle, npy_header((self._filled, self._size, self._size, 3)), 0)
             self._state = xxhash.xxh3_128()
             for start in range(0, self._end_of(self._filled), _PIECE):
                 self._state.update(os.pread(self.handle, _PIECE, start))
-        return Shard(self._filled, self._end_of(self._filled), self._state.hexdigest(), [])
+        return ImageShard(self._filled, self._end_of(self._filled), self._state.hexdigest(), [])
 
     def _end_of(self, rows: int) -> int:
         return self._start + rows * self._row_bytes
@@ -187,9 +187,9 @@ class _TarShard:
         self._append(b"".join((*_member(f"{key}.jpg", jpeg), *_member(f"{key}.cls", str(label).encode()))))
         self._sizes.append(len(jpeg))
 
-    def end(self) -> Shard:
+    def end(self) -> ImageShard:
         self._append(bytes(2 * _BLOCK + -(self._bytes + 2 * _BLOCK) % _RECORD))
-        return Shard(len(self._sizes), self._bytes, self._state.hexdigest(), self._sizes)
+        return ImageShard(len(self._sizes), self._bytes, self._state.hexdigest(), self._sizes)
 
     def _append(self, data: bytes) -> None:
         _write(self.handle, data, self._bytes)
@@ -213,7 +213,7 @@ def jpeg_index(shards: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return np.concatenate(index)
 
 
-def read_back(path: Path, kind: Kind, shard: Shard, digest: Digest) -> bool:
+def read_back(path: Path, kind: Kind, shard: ImageShard, digest: Digest) -> bool:
     """Whether the file is the shard that was written; tells `digest` its pictures on the way."""
     state = xxhash.xxh3_128()
     try:
@@ -233,7 +233,7 @@ def read_back(path: Path, kind: Kind, shard: Shard, digest: Digest) -> bool:
         return False
 
 
-def _spans(kind: Kind, shard: Shard) -> Iterator[tuple[int, bool]]:
+def _spans(kind: Kind, shard: ImageShard) -> Iterator[tuple[int, bool]]:
     """The bytes of a shard from its start: how many, and whether they are of pictures."""
     start = 0
     if kind == "raw":

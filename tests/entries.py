@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from fasttransfer.features import cache
-from fasttransfer.features.cache import About, Entry
-from fasttransfer.features.key import Key
+from fasttransfer.features.cache import CacheEntry, EntryInfo
+from fasttransfer.features.key import CacheKey
 from fasttransfer.geometry import Geometry
 from fasttransfer.pipelines.feed import TaskImages
 from fasttransfer.pipelines.store import Pixels, Rows
 
 TINY = Geometry("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
-ABOUT = About("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))
-KEY = Key(
+ABOUT = EntryInfo("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))
+KEY = CacheKey(
     prefix="1" * 32,
     mean="2" * 32,
     scale=1 / 64,
@@ -35,7 +35,7 @@ KEY = Key(
 )
 
 
-def key(**changes: object) -> Key:
+def key(**changes: object) -> CacheKey:
     """`KEY`, but for `changes`."""
     return replace(KEY, **changes)  # type: ignore[arg-type]
 
@@ -66,19 +66,19 @@ def pictures(n: int) -> TaskImages:
     return TaskImages(NoPart(), np.arange(n) * 3, np.arange(n) % 2)
 
 
-def make(root: Path, key: Key = KEY, n: int = 10, *, share: float = 0.3, about: About = ABOUT) -> Tensor:
+def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, about: EntryInfo = ABOUT) -> Tensor:
     """Makes an entry; returns its records."""
     x = features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
-    with cache.making(root, [(key, about)], pictures(n)) as writers:
+    with cache.make_entries(root, [(key, about)], pictures(n)) as writers:
         for writer in writers:
             for part in x.split(7):
                 writer.append(part)
     return x
 
 
-def found(root: Path, key: Key = KEY) -> Entry:
+def found(root: Path, key: CacheKey = KEY) -> CacheEntry:
     """The entry, which is there."""
-    entry = cache.find(root, key)
+    entry = cache.find_entry(root, key)
     assert entry is not None
     return entry
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttransfer.cells import Cell
-from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.records import Evaluation, Result, StudyResults
 
 
 def net(treatment: str, top1: float, *, target: str = "B", n: int = 3, seed: int = 0, state: str = "done") -> Result:
@@ -19,7 +19,7 @@ def net(treatment: str, top1: float, *, target: str = "B", n: int = 3, seed: int
 
 def study_of(
     results: Iterable[Result], *, name: str = "x", facts: dict[str, Any] | None = None, **study: Any
-) -> Recorded:
+) -> StudyResults:
     """A study of 16 classes and 5,000 validation pictures a task that found `results`."""
     about = {"classes": {task: ["c"] * 16 for task in ("A", "B")}, "val_pictures": {"A": 5000, "B": 5000}}
-    return Recorded(Path("runs") / name, study, {**about, **(facts or {})}, tuple(results), {}, ())
+    return StudyResults(Path("runs") / name, study, {**about, **(facts or {})}, tuple(results), {}, ())

@@ -96,7 +96,7 @@ def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: s
     writer.SHARD_BYTES = SHARD_BYTES[kind]
     writer.PartWriter.add = add_and_hold  # type: ignore[method-assign, assignment]
     try:
-        store = prepare(source, size=SIZE, cache=cache, kind=kind, bad_pictures="skip", say=connection.send)
+        store = prepare(source, size=SIZE, cache=cache, kind=kind, bad_pictures="skip", log=connection.send)
         connection.send(f"digest {store.digest}")
     except BaseException:
         connection.send(traceback.format_exc())

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 from fasttransfer import grid, study_plan
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.cells import TASKS, Cell, base
 from fasttransfer.files import cache_folder
 from fasttransfer.messages import Checked, Ended, Message
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
-from fasttransfer.rates import Rates
+from fasttransfer.rates import StepTimes
 from fasttransfer.records import Records
 from fasttransfer.study import Choices
-from fasttransfer.study_plan import Plan
+from fasttransfer.study_plan import StudyPlan
 
 # A second for each training step, a hundredth for each stage of a forward pass, nothing for the rest.
-RATES = Rates(
+RATES = StepTimes(
     starting=1.0, step=dict.fromkeys(range(8), 1.0), forward=(0.01,) * 8, feed=0.0, validation=0.0, draw=0.0, build=0.0,
     save=0.0, alone=0.5,
 )  # fmt: skip
@@ -88,21 +88,21 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
     return Choices(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def settled(choices: Choices) -> tuple[Plan, Store]:
+def settled(choices: Choices) -> tuple[StudyPlan, Store]:
     """What `choices` come to, and their pictures, prepared."""
-    plan = study_plan.settle(choices)
+    plan = study_plan.make_plan(choices)
     side = plan.recipe.geometry.store
-    return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), say=lambda _: None)
+    return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)
 
 
-def ready(plan: Plan, store: Store, out: Path) -> Setting:
+def ready(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
     """A new study in `out`, ready to be trained."""
-    setting = grid.begin(plan, store, out)
-    grid.write_means(setting, store)
+    setting = grid.create_study(plan, store, out)
+    grid.write_mean_images(setting, store)
     return setting
 
 
-def with_bases(choices: Choices, out: Path) -> Setting:
+def with_bases(choices: Choices, out: Path) -> StudyContext:
     """A new study in `out` with both bases of seed 0 trained."""
     setting = ready(*settled(choices), out)
     for task in TASKS:
@@ -121,12 +121,12 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
         book.plan(study.cells())
         grid._describe(book, plan, store, study, out)
 
-        def hear(message: Message) -> None:
+        def on_message(message: Message) -> None:
             if isinstance(message, Checked):
                 book.checked((message.cell, e) for e in message.evaluations)
             elif isinstance(message, Ended):
                 book.finished(message.cell, message.state, message.steps, message.reason, message.correct)
 
         for cell in cells:
-            build_cohort(setting, [cell], torch.device("cpu")).run(hear, lambda: False, 1e9)
+            build_cohort(setting, [cell], torch.device("cpu")).run(on_message, lambda: False, 1e9)
     return out

@@ -17,9 +17,9 @@ from fasttransfer.analysis import Advice, advise
 from fasttransfer.cells import Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET
-from fasttransfer.paper import recorded
+from fasttransfer.paper import load_results
 from fasttransfer.recipe import load_recipe
-from fasttransfer.records import Evaluation, Recorded, Records, Result
+from fasttransfer.records import Evaluation, Records, Result, StudyResults
 from fasttransfer.report.advice import advice_table, sentences
 
 RECIPE = {name: value for name, value in asdict(load_recipe("caffe")).items() if value is not None}
@@ -194,7 +194,7 @@ def test_networks_that_learned_nothing_are_named_first() -> None:
 
 
 def test_the_published_results() -> None:
-    study = recorded("random")
+    study = load_results("random")
     advice = advise(study, "B", "best10")
     assert named(advice) == (("transfer+", 3), ("transfer+", 3))
     assert any("Not every choice was run with every random split" in text for text in sentences(study, advice))
@@ -216,13 +216,13 @@ def test_the_published_results() -> None:
         (study_of([]), "B", "the study has no targets"),
     ],
 )
-def test_what_cannot_be_advised_on_is_told(study: Recorded, target: str, message: str) -> None:
+def test_what_cannot_be_advised_on_is_told(study: StudyResults, target: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         advise(study, target)
 
 
 def test_the_table_fits_80_columns_and_any_terminal() -> None:
-    study = recorded("random")
+    study = load_results("random")
     file = io.StringIO()
     Console(file=file, width=80).print(advice_table(study, advise(study, "B", "best10")))
     text = file.getvalue()

@@ -19,10 +19,10 @@ from fasttransfer.analysis import (
     confounds,
     convergence,
     difference,
-    drops,
     estimate,
     mean_chance,
     minus,
+    pair_scores,
     recovered,
     score_of,
     share_at_chance,
@@ -34,7 +34,7 @@ from fasttransfer.analysis import (
 from fasttransfer.cells import Cell
 from fasttransfer.chance import at_chance, hopeless
 from fasttransfer.intervals import seed_parts
-from fasttransfer.paper import recorded
+from fasttransfer.paper import load_results
 from fasttransfer.records import Evaluation, Result
 
 
@@ -53,7 +53,7 @@ HAND = [
 
 
 def test_a_drop_is_taken_apart_within_its_own_target_and_seed() -> None:
-    on_a, on_b = drops(HAND)
+    on_a, on_b = pair_scores(HAND)
     assert (on_a.target, on_b.target) == ("A", "B")
     assert on_b.lost == pytest.approx(0.09)
     assert on_b.co_adaptation == pytest.approx(0.04)
@@ -84,7 +84,7 @@ def test_means_are_of_paired_differences() -> None:
 def test_pairing_removes_the_difficulty_of_a_task() -> None:
     even = [net(t, base - loss, target=target) for target, base in (("A", 0.3), ("B", 0.9))
             for t, loss in (("base", 0.0), ("transfer", 0.05))]  # fmt: skip
-    for drop in drops(even):
+    for drop in pair_scores(even):
         assert drop.difference("transfer") == pytest.approx(-0.05)
 
 
@@ -312,7 +312,7 @@ def test_both_scores() -> None:
 
 
 def test_nothing_at_all() -> None:
-    assert drops([]) == []
+    assert pair_scores([]) == []
     assert summarise([]).rows == ()
     assert summarise([]).base is None
 
@@ -327,7 +327,7 @@ def test_chance() -> None:
 
 # The published records, through the code that a study's records go through: four random splits stand for seeds.
 
-RANDOM = recorded("random").results
+RANDOM = load_results("random").results
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_published_frozen_transfer_has_an_interval_pooled_over_four_splits() -> 
     # Both halves of every split have the base and seven frozen transfers: (8 - 1) (4 - 1).
     assert last.freedom == pytest.approx(21)
     both = np.zeros((8, 4))
-    for drop in drops(RANDOM, "best10"):
+    for drop in pair_scores(RANDOM, "best10"):
         both[drop.n, drop.seed] += drop.top1["transfer"] / 2
         both[0, drop.seed] += (drop.base or 0) / 14  # the base stands beside every n
     rest = both - both.mean(axis=0) - both.mean(axis=1, keepdims=True) + both.mean()
@@ -383,7 +383,7 @@ def test_published_parts_add_up_on_the_halves_that_have_all_three() -> None:
 
 
 def test_published_natural_manmade_has_one_run_a_task_and_no_interval() -> None:
-    summary = summarise(recorded("natural-manmade").results, score="best10")
+    summary = summarise(load_results("natural-manmade").results, score="best10")
     last = summary.rows[-1].difference["transfer"]
     # A: .39903 - .65340, B: .29137 - .53724.
     assert rounded(last) == (-0.25012, 2, None)
@@ -575,7 +575,7 @@ def test_pooled_intervals_of_few_seeds_cover(seeds: int) -> None:
 def test_base_plus_is_no_row_and_no_target() -> None:
     results = [net("base", 0.7), net("base+", 0.72, n=8), net("transfer", 0.6), net("base", 0.6, target="A"),
                net("base+", 0.6, n=8, target="A")]  # fmt: skip
-    assert [drop.n for drop in drops(results)] == [3]
+    assert [drop.n for drop in pair_scores(results)] == [3]
     assert targets_of(results) == ("B",)
     summary = summarise(results)
     assert [row.n for row in summary.rows] == [3] and summary.treatments == ("transfer",)
@@ -653,7 +653,7 @@ def test_the_published_confounds_are_said() -> None:
         "base of its own half, it is level with it (+0.97 and +0.97). The rest is the halves that were run, whose "
         "bases have 63.1 and 61.8 %.",
     ]
-    (missing,) = confounds(recorded("natural-manmade").results)
+    (missing,) = confounds(load_results("natural-manmade").results)
     assert missing.startswith("No selffer was run: what is lost to co-adaptation")
 
 
@@ -755,7 +755,7 @@ def test_a_network_ended_early_is_stuck_and_counts() -> None:
 
 
 def test_the_published_networks_that_are_stuck() -> None:
-    found = {r.name for which in ("full", "reduced") for r in recorded(which).results if stuck(r, 1000)}  # type: ignore[arg-type]
+    found = {r.name for which in ("full", "reduced") for r in load_results(which).results if stuck(r, 1000)}  # type: ignore[arg-type]
     assert found == {"R3", "base5", "base10", "base25", "base50", "base100"}
 
 

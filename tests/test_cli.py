@@ -159,8 +159,8 @@ def test_splits_commands(tmp_path: Path, pictures: Path, capsys: pytest.CaptureF
     assert run("splits", "export", "random:5", "--data", pictures) == 0
     file = tmp_path / "mine.toml"
     file.write_text(capsys.readouterr().out)
-    ours = study_plan.settle(tiny_choices(tmp_path, split=str(file))).classes
-    assert ours == study_plan.settle(tiny_choices(tmp_path, split="random:5")).classes
+    ours = study_plan.make_plan(tiny_choices(tmp_path, split=str(file))).classes
+    assert ours == study_plan.make_plan(tiny_choices(tmp_path, split="random:5")).classes
     assert run("splits", "export", "random:0", "--validation-list", "B") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("ILSVRC2012_val_000000")

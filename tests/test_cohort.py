@@ -16,7 +16,7 @@ from studies import RECIPE, tiny_choices, with_bases
 from torch import Tensor
 
 from fasttransfer import devices, weights
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
 from fasttransfer.checkpoint import load_end
 from fasttransfer.cohort import Cohort
@@ -33,7 +33,7 @@ def _as_a_worker() -> Iterator[None]:
     """The threads that a study's networks are trained with, and kernels that add in a fixed order."""
     before, torch.backends.cudnn.deterministic = torch.backends.cudnn.deterministic, True
     threads = torch.get_num_threads()
-    torch.set_num_threads(devices.threads_for("cpu"))
+    torch.set_num_threads(devices.choose_threads("cpu"))
     yield
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = before
@@ -44,17 +44,17 @@ def never() -> bool:
 
 
 @pytest.fixture
-def setting(tmp_path: Path) -> Setting:
+def setting(tmp_path: Path) -> StudyContext:
     """A study's folder with both bases trained."""
     return make_setting(tmp_path)
 
 
-def make_setting(tmp_path: Path, **changes: object) -> Setting:
+def make_setting(tmp_path: Path, **changes: object) -> StudyContext:
     return with_bases(tiny_choices(tmp_path, **changes), tmp_path / "run")
 
 
 def train(
-    setting: Setting, cells: Sequence[Cell], stop: Callable[[], bool] = never, seconds: float = 1e9
+    setting: StudyContext, cells: Sequence[Cell], stop: Callable[[], bool] = never, seconds: float = 1e9
 ) -> list[Message]:
     heard: list[Message] = []
     build_cohort(setting, cells, torch.device(setting.study.device)).run(heard.append, stop, seconds)
@@ -75,7 +75,7 @@ def checks_in(heard: Iterable[Message]) -> dict[Cell, tuple[Evaluation, ...]]:
     return {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
 
 
-def trained(setting: Setting, cells: Sequence[Cell]) -> dict[str, dict[str, Tensor]]:
+def trained(setting: StudyContext, cells: Sequence[Cell]) -> dict[str, dict[str, Tensor]]:
     found = {c.label: weights.load(weights_file(setting.folder, c))[0] for c in cells}
     for cell in cells:
         weights_file(setting.folder, cell).unlink()
@@ -170,7 +170,7 @@ def test_a_stopped_cohort_goes_on_as_if_it_had_not(tmp_path: Path, stop_after: i
     assert not list((setting.folder / "checkpoints").iterdir())
 
 
-def test_cells_at_different_steps_catch_up(setting: Setting) -> None:
+def test_cells_at_different_steps_catch_up(setting: StudyContext) -> None:
     """After a kill between two checkpoint files, the cells of a cohort stand at different steps."""
     ahead, behind = Cell(0, "B", "transfer+", 2), Cell(0, "B", "transfer", 5)
     train(setting, [ahead, behind])
@@ -180,7 +180,7 @@ def test_cells_at_different_steps_catch_up(setting: Setting) -> None:
     assert same(trained(setting, [ahead, behind]), expected)
 
 
-def test_a_damaged_checkpoint_is_put_aside_and_never_trained_on(setting: Setting) -> None:
+def test_a_damaged_checkpoint_is_put_aside_and_never_trained_on(setting: StudyContext) -> None:
     cell = Cell(0, "B", "transfer", 2)
     train(setting, [cell])
     expected = trained(setting, [cell])
@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_never_trained_on(setting: Setting
     assert path.with_name(path.name + ".damaged").exists()
 
 
-def test_frozen_layers_are_the_sources_to_the_bit(setting: Setting) -> None:
+def test_frozen_layers_are_the_sources_to_the_bit(setting: StudyContext) -> None:
     sources = {t: weights.load(weights_file(setting.folder, base(t, 0)))[0] for t in ("A", "B")}
     cells = [Cell(0, "B", t, 4) for t in ("transfer", "transfer+", "selffer", "random")]
     train(setting, cells)
@@ -209,7 +209,7 @@ def test_frozen_layers_are_the_sources_to_the_bit(setting: Setting) -> None:
         assert not torch.equal(found[label]["conv5.weight"], sources["B"]["conv5.weight"])
 
 
-def test_new_layers_start_alike_in_all_cells_and_not_as_the_base_did(setting: Setting) -> None:
+def test_new_layers_start_alike_in_all_cells_and_not_as_the_base_did(setting: StudyContext) -> None:
     cells = [Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer", 3), ("transfer+", 2), ("random", 1))]
     members = build_cohort(setting, cells, CPU)._members
     firsts = [m.trainee.weights["conv4.weight"] for m in members]
@@ -255,7 +255,7 @@ def test_the_random_control_from_hes_values(tmp_path: Path) -> None:
     assert same(trained(setting, [he]), {"H3B.s0": found["H3B.s0"]})
 
 
-def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: Setting) -> None:
+def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: StudyContext) -> None:
     cell = Cell(0, "B", "transfer+", 3)
     heard = train(setting, [cell])
     (last,) = [m.evaluations[-1] for m in heard if isinstance(m, Checked)][-1:]
@@ -273,7 +273,7 @@ def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: Setting
 
 
 def test_a_diverged_cell_is_reported_and_leaves_the_others_as_they_are(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sick, well = Cell(0, "B", "transfer+", 2), Cell(0, "B", "transfer", 5)
     train(setting, [well])
@@ -340,7 +340,7 @@ def test_bfloat16_training_is_close_to_float32(tmp_path: Path) -> None:
     assert losses["bf16"] != losses["fp32"]
 
 
-def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(setting: Setting) -> None:
+def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(setting: StudyContext) -> None:
     further = base_plus("B", 0)
     cohort = build_cohort(setting, [further], CPU)
     begun = weights.load(weights_file(setting.folder, base("B", 0)))[0]
@@ -356,7 +356,7 @@ def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(se
     assert streams[1] == streams[2] != streams[0]
 
 
-def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(setting: Setting) -> None:
+def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(setting: StudyContext) -> None:
     cells = [Cell(0, "B", "transfer", 3), base_plus("B", 0)]
     heard = train(setting, cells)
     ends, checks = ends_in(heard), checks_in(heard)
@@ -374,7 +374,7 @@ def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(
     assert ends_in(train(setting, cells)) == ends
 
 
-def test_a_checkpoint_of_a_network_never_checked_is_resumed(setting: Setting) -> None:
+def test_a_checkpoint_of_a_network_never_checked_is_resumed(setting: StudyContext) -> None:
     cell = base_plus("B", 0)
     train(setting, [cell], after(1))
     assert ends_in(train(setting, [cell]))[cell].state == "done"

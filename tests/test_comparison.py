@@ -14,16 +14,16 @@ from rich.console import Console
 from fasttransfer import cli
 from fasttransfer.analysis import PARTS, Line, compare, pooled
 from fasttransfer.errors import InputError
-from fasttransfer.paper import recorded
+from fasttransfer.paper import load_results
 from fasttransfer.recipe import load_recipe
-from fasttransfer.records import Recorded, Result
+from fasttransfer.records import Result, StudyResults
 from fasttransfer.report.comparison import comparison_table
 from fasttransfer.report.side_by_side import comparison_page
 
 RECIPE = {name: value for name, value in asdict(load_recipe("mini")).items() if value is not None}
 
 
-def one_split(number: int, cost: float, **study: Any) -> Recorded:
+def one_split(number: int, cost: float, **study: Any) -> StudyResults:
     results = [r for target in ("A", "B") for r in (net("base", 0.6, target=target),
                                                      net("transfer", 0.6 - cost, target=target))]  # fmt: skip
     about = {"data": "builtin", "split": f"random:{number}", "recipe": RECIPE, **study}
@@ -37,7 +37,7 @@ def line_of(lines: tuple[Line, ...], treatment: str, n: int) -> Line:
 
 def test_the_papers_third_figure() -> None:
     """Random halves against natural and man-made: equal at first, three times the cost at n = 7."""
-    comparison = compare([recorded("random"), recorded("natural-manmade")], "best10")
+    comparison = compare([load_results("random"), load_results("natural-manmade")], "best10")
     assert comparison.names == ("paper:random", "paper:natural-manmade")
     last = line_of(comparison.lines, "transfer", 7)
     random, natural = last.differences
@@ -113,7 +113,7 @@ def test_what_is_unfinished_is_said_beside_its_name() -> None:
     waiting = net("transfer", 0.5, n=5, state="planned")
     half = study_of([net("base", 0.6), net("transfer", 0.5), waiting], name="half")
     file = io.StringIO()
-    Console(file=file, width=80).print(comparison_table(compare([half, recorded("random")])))
+    Console(file=file, width=80).print(comparison_table(compare([half, load_results("random")])))
     heads = [line for line in file.getvalue().splitlines() if line.startswith("[")]
     assert heads[:2] == ["[1] half, 2 of 3 networks done", "[2] paper:random"]
 
@@ -132,7 +132,7 @@ def test_other_networks_recipes_and_pictures_are_said_and_shown_all_the_same() -
     assert "no intervals" in notes
 
 
-def whole(name: str, gain: float | None, seeds: int = 2) -> Recorded:
+def whole(name: str, gain: float | None, seeds: int = 2) -> StudyResults:
     """A study on B with all treatments at n = 3, its base+ ahead of its base by `gain`."""
     tops = {"base": 0.7, "selffer": 0.66, "selffer+": 0.71, "transfer": 0.61, "transfer+": 0.73}
     results = [
@@ -197,7 +197,7 @@ def test_studies_of_one_name_are_told_apart() -> None:
 
 
 def test_bases_by_the_volume_of_their_pictures() -> None:
-    (study,) = compare([recorded("reduced")], "best10").studies
+    (study,) = compare([load_results("reduced")], "best10").studies
     volumes = compare([study], "best10").volumes
     assert [v.per_class for v in volumes] == [1, 2, 5, 10, 25, 50, 100, 250, 500, 750, 1000, 1300]
     assert [v.stuck for v in volumes] == [False, False, True, True, True, True, True, *[False] * 5]
@@ -214,7 +214,7 @@ def test_bases_by_the_volume_of_their_pictures() -> None:
 
 def test_one_study_alone_is_refused() -> None:
     with pytest.raises(InputError, match="name two studies or more"):
-        compare([recorded("random")])
+        compare([load_results("random")])
     with pytest.raises(InputError, match="name two studies or more"):
         compare([])
 
@@ -239,7 +239,7 @@ def test_the_distance_of_a_single_seed_covers() -> None:
 @pytest.mark.parametrize("which", [("random", "natural-manmade"), ("reduced",)])
 def test_the_table_fits_80_columns(which: tuple[str, ...]) -> None:
     file = io.StringIO()
-    comparison = compare([recorded(name) for name in which], "best10")  # type: ignore[arg-type]
+    comparison = compare([load_results(name) for name in which], "best10")  # type: ignore[arg-type]
     Console(file=file, width=80).print(comparison_table(comparison))
     text = file.getvalue()
     assert "…" not in text and text.replace("─", "").isascii()

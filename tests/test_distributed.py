@@ -17,7 +17,7 @@ from test_grid import network_tensors, quiet, said
 
 from fasttransfer import distributed, grid, ops, randomness, records, weights
 from fasttransfer.errors import InputError
-from fasttransfer.net import Drop
+from fasttransfer.net import StepDropout
 from fasttransfer.pipelines.feed import Share, Stream
 from fasttransfer.study import Choices
 
@@ -83,7 +83,7 @@ def test_masks_are_those_of_the_whole_batch() -> None:
     (gradient,) = torch.autograd.grad(whole, x, torch.ones_like(whole))
     for first, end in (Share(rank, 3).of(7) for rank in range(3)):
         part = x.detach()[first:end].requires_grad_()
-        got = Drop({7: key}, at, 0.3, (first, 7 - end)).at(7, part)
+        got = StepDropout({7: key}, at, 0.3, (first, 7 - end)).at(7, part)
         assert torch.equal(got, whole[first:end])
         assert torch.equal(torch.autograd.grad(got, part, torch.ones_like(got))[0], gradient[first:end])
 
@@ -127,7 +127,7 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert grid.run(choices, two, console=console)
     assert "3 of 4 networks" in said(console)
     assert (two / path).read_bytes() == before
-    assert {r.name: r.state for r in records.read(two).results} == dict.fromkeys(
+    assert {r.name: r.state for r in records.read_results(two).results} == dict.fromkeys(
         ("baseA", "baseB", "A8A+", "B2A"), "done"
     )
     # One process is grid's own, to the bit.

@@ -41,13 +41,13 @@ def same_study(one: Path, other: Path) -> None:
     for name, tensors in ours.items():
         for key, tensor in tensors.items():
             assert torch.equal(tensor, theirs[name][key]), (name, key)
-    assert records.read(one).results == records.read(other).results
+    assert records.read_results(one).results == records.read_results(other).results
 
 
 def test_the_whole_grid(tmp_path: Path) -> None:
     console, out = quiet(), tmp_path / "run"
     assert grid.run(tiny_choices(tmp_path, seeds=(0, 1)), out, console=console, show=outcome_printer(console))
-    recorded = records.read(out)
+    recorded = records.read_results(out)
     assert len(recorded.results) == 2 * 74
     assert {r.state for r in recorded.results} == {"done"}
     for result in recorded.results:
@@ -112,7 +112,7 @@ def test_lost_and_damaged_weights_are_trained_again_to_the_same_bits(tmp_path: P
     found = network_tensors(out)
     assert all(torch.equal(found[n][k], expected[n][k]) for n in expected for k in expected[n])
     assert damaged.with_name(damaged.name + ".damaged").exists()
-    texts = [text for _, _, text in records.read(out).events]
+    texts = [text for _, _, text in records.read_results(out).events]
     assert sum("trained again" in text for text in texts) == 2
 
 
@@ -120,13 +120,13 @@ def test_weights_that_were_written_but_not_recorded_count(tmp_path: Path) -> Non
     """A kill between the last file of a cell and its line in the records."""
     choices, out = tiny_choices(tmp_path, layers=(3,)), tmp_path / "run"
     grid.run(choices, out, console=quiet())
-    expected = records.read(out).results
+    expected = records.read_results(out).results
     with records.Records(out / "study.db") as book:
         book.reopen(Cell(0, "B", "transfer", 3))
     stamp = (out / "weights" / "A3B.s0.safetensors").stat().st_mtime_ns
     console = quiet()
     assert grid.run(choices, out, console=console)
-    assert records.read(out).results == expected
+    assert records.read_results(out).results == expected
     assert (out / "weights" / "A3B.s0.safetensors").stat().st_mtime_ns == stamp
 
 
@@ -145,13 +145,13 @@ def test_one_target_and_few_treatments(tmp_path: Path, split: str) -> None:
     choices = tiny_choices(tmp_path, split=split, targets=("B",), treatments=("transfer", "selffer"), layers=(2, 7))
     out = tmp_path / "run"
     grid.run(choices, out, console=quiet())
-    assert {r.name for r in records.read(out).results} == {"baseA", "baseB", "B8B+", "A2B", "A7B", "B2B", "B7B"}
+    assert {r.name for r in records.read_results(out).results} == {"baseA", "baseB", "B8B+", "A2B", "A7B", "B2B", "B7B"}
 
 
 def test_classes_and_per_class_limit_the_pictures(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path, classes=2, per_class=4, layers=(1,), treatments=("transfer",))
     grid.run(choices, tmp_path / "run", console=quiet())
-    facts = records.read(tmp_path / "run").facts
+    facts = records.read_results(tmp_path / "run").facts
     assert {t: len(c) for t, c in facts["classes"].items()} == {"A": 2, "B": 2}
     assert facts["train_pictures"] == {"A": 8, "B": 8}
     assert facts["val_pictures"] == {"A": 10, "B": 10}
@@ -161,7 +161,7 @@ def test_a_base_that_diverges_takes_only_its_copies_with_it(tmp_path: Path) -> N
     choices, out = tiny_choices(tmp_path, layers=(3,), lr=1e12), tmp_path / "run"
     console = quiet()
     assert grid.run(choices, out, console=console)
-    results = records.read(out).results
+    results = records.read_results(out).results
     assert {r.name for r in results if r.state == "diverged"} == {"baseA", "baseB", "R3A", "R3B"}
     skipped = [r for r in results if r.state == "skipped"]
     assert len(skipped) == 10 and any(r.reason == "its source baseA diverged" for r in skipped)
@@ -175,7 +175,7 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path, recipe=str(recipe), layers=(3,), treatments=("transfer", "selffer+", "random"))
     console, out = quiet(), tmp_path / "run"
     assert grid.run(choices, out, console=console)
-    results = {r.name: r for r in records.read(out).results}
+    results = {r.name: r for r in records.read_results(out).results}
     stuck = {"baseA", "baseB", "R3A", "R3B"}
     assert {name for name, r in results.items() if r.state == "stuck"} == stuck
     assert all([e.step for e in results[name].evaluations] == [4, 8] and results[name].steps == 8 for name in stuck)
@@ -192,7 +192,7 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     (out / "weights" / "R3A.s0.safetensors").unlink()
     again = quiet()
     assert grid.run(choices, out, console=again)
-    assert {r.name: r for r in records.read(out).results} == results
+    assert {r.name: r for r in records.read_results(out).results} == results
     assert "1 of 10 networks" in said(again)
 
 
@@ -205,7 +205,7 @@ def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None
     finished = grid.run(choices, out, console=console)
     if not finished:  # a fast machine may have been done before
         assert "The same command goes on from here" in said(console)
-        assert {r.state for r in records.read(out).results} & {"planned", "running"}
+        assert {r.state for r in records.read_results(out).results} & {"planned", "running"}
         assert grid.run(choices, out, console=quiet())
     same_study(undisturbed, out)
 
@@ -255,15 +255,15 @@ def test_a_folder_whose_name_is_too_long_is_refused_in_a_sentence(tmp_path: Path
 
 
 def test_default_folder_is_named_after_pictures_and_split(tmp_path: Path) -> None:
-    assert study_plan.settle(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
+    assert study_plan.make_plan(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
 
 
 def test_the_recipe_follows_the_pictures(tmp_path: Path) -> None:
     of_ilsvrc12 = replace(tiny_choices(tmp_path), recipe=None)  # class folders named by wnid
-    assert study_plan.settle(of_ilsvrc12).recipe.name == "caffe"
+    assert study_plan.make_plan(of_ilsvrc12).recipe.name == "caffe"
     others = draw_pictures(tmp_path / "others", ("cat", "dog", "car", "bus"))
-    assert study_plan.settle(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
-    assert study_plan.settle(Choices()).recipe.name == "mini"  # the built-in pictures
+    assert study_plan.make_plan(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
+    assert study_plan.make_plan(Choices()).recipe.name == "mini"  # the built-in pictures
 
 
 def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: Path) -> None:
@@ -277,10 +277,10 @@ def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: P
     with pytest.raises(InputError, match="choose another --out"):
         forecast.dry_run(choices, out, console=quiet())
     assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert len(records.read(out).results) == 6
+    assert len(records.read_results(out).results) == 6
 
 
 def test_the_built_in_study_has_two_seeds_and_others_one_unless_asked(tmp_path: Path) -> None:
-    assert study_plan.settle(Choices(device="cpu")).seeds == (0, 1)
-    assert study_plan.settle(tiny_choices(tmp_path)).seeds == (0,)
-    assert study_plan.settle(Choices(device="cpu", seeds=(5,))).seeds == (5,)
+    assert study_plan.make_plan(Choices(device="cpu")).seeds == (0, 1)
+    assert study_plan.make_plan(tiny_choices(tmp_path)).seeds == (0,)
+    assert study_plan.make_plan(Choices(device="cpu", seeds=(5,))).seeds == (5,)

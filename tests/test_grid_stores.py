@@ -12,7 +12,7 @@ from studies import RATES, ready, tiny_choices
 from test_grid import quiet, said, same_study
 
 from fasttransfer import cli, forecast, grid, pictures, records, study_plan, weights
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.cells import Cell, base
 from fasttransfer.cohort import Cohort
 from fasttransfer.errors import InputError
@@ -21,7 +21,7 @@ from fasttransfer.paths import weights_file
 from fasttransfer.pipelines import feeds, prepare
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.store import Kind, Store
-from fasttransfer.progress import size
+from fasttransfer.progress import format_bytes
 from fasttransfer.study import Choices, Feeding
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
@@ -29,7 +29,7 @@ KINDS = ["raw", pytest.param("jpeg", marks=needs_dali)]
 
 
 def store_of(choices: Choices, folder: Path, kind: Kind, size: int = 32) -> Store:
-    return prepare.prepare_into(Path(choices.data), folder, size=size, kind=kind, say=lambda text: None)
+    return prepare.prepare_into(Path(choices.data), folder, size=size, kind=kind, log=lambda text: None)
 
 
 @needs_dali
@@ -50,10 +50,10 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     assert line == (
         f"pictures: {tmp_path}/store as a jpeg store (as it is); feed: dali, decoded on the CPU from the page cache"
     )
-    assert records.read(of_store).facts["store"] == {"kind": "jpeg", "size": 32, "source": choices.data}
+    assert records.read_results(of_store).facts["store"] == {"kind": "jpeg", "size": 32, "source": choices.data}
 
-    prepare.prepare(Path(choices.data), size=32, cache=cache_folder(), kind="raw", say=lambda text: None)
-    assert study_plan.settle(choices).kind == "raw"
+    prepare.prepare(Path(choices.data), size=32, cache=cache_folder(), kind="raw", log=lambda text: None)
+    assert study_plan.make_plan(choices).kind == "raw"
     console = quiet()
     assert grid.run(choices, of_source, feeding=Feeding(hw_share=0.5), console=console)
     assert "nothing to do" in said(console)
@@ -82,12 +82,12 @@ def test_an_interrupted_study_on_a_store_ends_with_the_same_bits(tmp_path: Path,
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def setting_in(out: Path, choices: Choices, store: Store) -> Setting:
+def setting_in(out: Path, choices: Choices, store: Store) -> StudyContext:
     """A study on `store`, ready to be trained in `out`."""
-    return ready(study_plan.settle(replace(choices, data=str(store.folder))), store, out)
+    return ready(study_plan.make_plan(replace(choices, data=str(store.folder))), store, out)
 
 
-def cohort(setting: Setting, cells: list[Cell]) -> Cohort:
+def cohort(setting: StudyContext, cells: list[Cell]) -> Cohort:
     return build_cohort(setting, cells, torch.device("cpu"))
 
 
@@ -102,10 +102,10 @@ def test_a_source_becomes_jpegs_where_the_disk_has_no_room_for_pixels(
     choices = tiny_choices(tmp_path)
     count = 6 * (10 + 5)
     monkeypatch.setattr(feeds, "free_disk", lambda folder: count * 32 * 32 * 2)
-    plan = study_plan.settle(choices)
+    plan = study_plan.make_plan(choices)
     assert plan.kind == "jpeg" and "too little" in plan.why
     monkeypatch.setattr(feeds, "free_disk", lambda folder: count * 32 * 32 * 4)
-    assert study_plan.settle(choices).kind == "raw"
+    assert study_plan.make_plan(choices).kind == "raw"
 
 
 def test_a_store_of_another_size_is_refused_with_what_fits(tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_a_store_of_another_size_is_refused_with_what_fits(tmp_path: Path) -> No
     folder = str(tmp_path / "store")
     store_of(choices, tmp_path / "store", "raw", size=64)
     with pytest.raises(InputError) as refused:
-        study_plan.settle(replace(choices, data=folder, recipe="caffe"))
+        study_plan.make_plan(replace(choices, data=folder, recipe="caffe"))
     assert str(refused.value) == (
         f"{folder} holds 64 x 64 pictures, recipe caffe needs 256: prepare it again with --size 256 or choose "
         "--recipe mini"
     )
     with pytest.raises(InputError, match="needs 32: prepare it again with --size 32 or choose --recipe mini"):
-        study_plan.settle(replace(choices, data=folder))
-    assert study_plan.settle(replace(choices, data=folder, recipe=None)).recipe.name == "mini"
+        study_plan.make_plan(replace(choices, data=folder))
+    assert study_plan.make_plan(replace(choices, data=folder, recipe=None)).recipe.name == "mini"
 
 
 @pytest.mark.parametrize(("kind", "feed"), [("raw", "dali"), ("jpeg", "memory")])
@@ -141,7 +141,7 @@ def test_pictures_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monk
     choices = tiny_choices(tmp_path, split="random:0")
     for store, synthetic in (drawn, True), (store_of(choices, tmp_path / "store", "raw"), False):
         of_store = replace(choices, data=str(store.folder))
-        plan = study_plan.settle(of_store)
+        plan = study_plan.make_plan(of_store)
         with records.Records(tmp_path / f"{synthetic}.db") as book:
             grid._describe(book, plan, store, grid._study(plan, store.digest, None), tmp_path)
             facts = dict(book._db.execute("SELECT key, json FROM facts"))
@@ -159,12 +159,12 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytes
 
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
-    every = sum(map(sum, study_plan.settle(choices).pictures.per_class.values()))
+    every = sum(map(sum, study_plan.make_plan(choices).pictures.per_class.values()))
     monkeypatch.setattr(forecast, "measure", lambda *asked: RATES)
     monkeypatch.setattr(forecast, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
     console = quiet()
     forecast.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
-    assert f"{size(every * 10**9)} of prepared pictures" in " ".join(said(console).split())
+    assert f"{format_bytes(every * 10**9)} of prepared pictures" in " ".join(said(console).split())
 
 
 def test_splits_are_shown_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from fasttransfer import environment, machine
 
 
 def test_what_a_bug_report_needs() -> None:
-    facts = environment.collect()
+    facts = environment.describe_environment()
     assert list(facts)[:2] == ["fasttransfer", "commit"]
     assert facts["fasttransfer"] == fasttransfer.__version__
     assert facts["python"].startswith(platform.python_version())
@@ -33,11 +33,11 @@ def test_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = {"model name": "A Processor", "flags": "fpu avx2 avx512f avx512_bf16 ht"}
     monkeypatch.setattr(machine, "_cpuinfo", lambda: cpuinfo)
     assert "avx512_bf16" in machine.instructions()
-    assert environment.collect()["processor"] == "A Processor"
-    assert environment.collect()["instructions"] == "avx2 avx512f avx512_bf16"
+    assert environment.describe_environment()["processor"] == "A Processor"
+    assert environment.describe_environment()["instructions"] == "avx2 avx512f avx512_bf16"
     monkeypatch.setattr(machine, "_cpuinfo", dict)
     assert not machine.instructions()
-    assert environment.collect()["instructions"] == "unknown"
+    assert environment.describe_environment()["instructions"] == "unknown"
 
 
 def test_commit(tmp_path: Path) -> None:
@@ -46,12 +46,12 @@ def test_commit(tmp_path: Path) -> None:
         done = subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
-    assert machine._commit(tmp_path) == "not a checkout"
+    assert environment._commit(tmp_path) == "not a checkout"
     git("init", "--quiet")
-    assert machine._commit(tmp_path) == "unknown"  # nothing committed
+    assert environment._commit(tmp_path) == "unknown"  # nothing committed
     (tmp_path / "file").write_text("one")
     git("add", "file")
     git("commit", "--quiet", "--message", "first", "--no-verify")
-    assert machine._commit(tmp_path) == git("rev-parse", "HEAD")
+    assert environment._commit(tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("two")
-    assert machine._commit(tmp_path) == f"{git('rev-parse', 'HEAD')} with changes"
+    assert environment._commit(tmp_path) == f"{git('rev-parse', 'HEAD')} with changes"

@@ -10,16 +10,16 @@ from fasttransfer import cost, footprint
 from fasttransfer.cells import TREATMENTS, Cell, base, study_cells
 from fasttransfer.errors import InputError
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
-from fasttransfer.jobs import Division, Job, Terms, halves, plan_jobs
+from fasttransfer.jobs import JobPlan, TargetSizes, TrainingJob, plan_jobs, split_in_half
 from fasttransfer.recipe import load_recipe
 
-TERMS = Terms(CAFFENET_MINI, 16, 32, 320, 3200, "fp32")
+TERMS = TargetSizes(CAFFENET_MINI, 16, 32, 320, 3200, "fp32")
 GB = 10**9
 CLASSES = {"A": ("a", "b"), "B": ("c", "d")}
 
 
 def test_a_job_costs_its_training_and_its_validations() -> None:
-    job = Job((base("A", 0),), TERMS)
+    job = TrainingJob((base("A", 0),), TERMS)
     whole = sum(CAFFENET_MINI.macs(16))
     first = CAFFENET_MINI.macs(16)[0]
     assert job.macs == 320 * 32 * (3 * whole - first) + 3200 * whole
@@ -27,8 +27,8 @@ def test_a_job_costs_its_training_and_its_validations() -> None:
 
 def test_halves_are_the_same_cells_at_about_half_of_the_cost() -> None:
     cells = tuple(Cell(0, "B", treatment, n) for treatment in TREATMENTS for n in (1, 4, 7))
-    job = Job(cells, TERMS)
-    one, other = halves(job)
+    job = TrainingJob(cells, TERMS)
+    one, other = split_in_half(job)
     assert sorted((*one.cells, *other.cells)) == sorted(cells)
     assert one.macs >= other.macs > 0.7 * one.macs
     frozen = cost.prefix_macs(CAFFENET_MINI, 16, cells) * (320 * 32 + 3200)
@@ -36,11 +36,11 @@ def test_halves_are_the_same_cells_at_about_half_of_the_cost() -> None:
 
 
 def test_one_cell_has_no_halves() -> None:
-    job = Job((base("A", 0),), TERMS)
-    assert halves(job) == (job,)
+    job = TrainingJob((base("A", 0),), TERMS)
+    assert split_in_half(job) == (job,)
 
 
-def divide(workers: int, free: int | None, recipe: str = "mini", batch: int = 32) -> Division:
+def divide(workers: int, free: int | None, recipe: str = "mini", batch: int = 32) -> JobPlan:
     cells = study_cells(("A", "B"), TREATMENTS, range(1, 8), (0,))
     counts = {"A": 100, "B": 300}
     of = replace(load_recipe(recipe), batch=batch)

@@ -21,17 +21,17 @@ def test_precision_is_what_the_processor_multiplies(
     instructions: tuple[str, ...], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "instructions", lambda: instructions)
-    assert inputs.precision_for(None, "cpu", CAFFENET) == precision
+    assert inputs.choose_precision(None, "cpu", CAFFENET) == precision
     for geometry in (CAFFENET, CAFFENET_MINI):
-        assert inputs.precision_for("fp32", "cpu", geometry) == "fp32"
-        assert inputs.precision_for("bf16", "cpu", geometry) == "bf16"
-    assert inputs.precision_for(None, "cpu", CAFFENET_MINI) == "fp32"
+        assert inputs.choose_precision("fp32", "cpu", geometry) == "fp32"
+        assert inputs.choose_precision("bf16", "cpu", geometry) == "bf16"
+    assert inputs.choose_precision(None, "cpu", CAFFENET_MINI) == "fp32"
 
 
 def test_pictures_come_in_blocks_to_a_gpu_and_as_they_are_to_a_cpu() -> None:
-    assert inputs.entrance(CAFFENET, "cpu", "bf16") == {"block": 1, "side": 227, "dtype": torch.bfloat16}
-    assert inputs.entrance(CAFFENET, "cuda", "fp32") == {"block": 4, "side": 57, "dtype": torch.float32}
-    assert inputs.entrance(CAFFENET_MINI, "cuda", "bf16") == {"block": 3, "side": 20, "dtype": torch.bfloat16}
+    assert inputs.choose_input_form(CAFFENET, "cpu", "bf16") == {"block": 1, "side": 227, "dtype": torch.bfloat16}
+    assert inputs.choose_input_form(CAFFENET, "cuda", "fp32") == {"block": 4, "side": 57, "dtype": torch.float32}
+    assert inputs.choose_input_form(CAFFENET_MINI, "cuda", "bf16") == {"block": 3, "side": 20, "dtype": torch.bfloat16}
 
 
 FAULTS = """

@@ -6,14 +6,14 @@ from collections import Counter
 
 import pytest
 
-from fasttransfer.analysis import chance, drops, summarise
+from fasttransfer.analysis import chance, pair_scores, summarise
 from fasttransfer.errors import InputError
-from fasttransfer.paper import published, recorded
-from fasttransfer.records import Recorded
+from fasttransfer.paper import load_networks, load_results
+from fasttransfer.records import StudyResults
 
 
 def test_every_published_network_is_there() -> None:
-    nets = published()
+    nets = load_networks()
     assert len(nets) == len({net.net for net in nets}) == 148
     studies = Counter(net.study for net in nets)
     assert (studies["full"], studies["reduced"], studies["natural-manmade"]) == (8, 12, 16)
@@ -28,9 +28,9 @@ def test_every_published_network_is_there() -> None:
 
 
 def test_networks_at_chance_are_flagged_and_no_others() -> None:
-    at_chance = {net.net for net in published() if net.at_chance}
+    at_chance = {net.net for net in load_networks() if net.at_chance}
     assert at_chance == {"nolearn_1_3", *(f"reduced-{k:04d}" for k in (5, 10, 25, 50, 100))}
-    flagged = {net.net: net.flag for net in published() if net.flag}
+    flagged = {net.net: net.flag for net in load_networks() if net.flag}
     assert set(flagged) - at_chance == {
         "reduced-0001", "reduced-0002", "nolearn_1_4", "nolearn_1_5", "nolearn_1_6", "nolearn_1_7",
     }  # fmt: skip
@@ -39,7 +39,7 @@ def test_networks_at_chance_are_flagged_and_no_others() -> None:
 
 
 def test_the_random_splits_are_a_study_whose_seeds_are_splits() -> None:
-    study = recorded("random")
+    study = load_results("random")
     assert study.folder.name == "paper:random"
     summary = summarise(study.results, score="best10")
     assert (summary.targets, summary.seeds) == (("A", "B"), (0, 1, 2, 3))
@@ -50,15 +50,19 @@ def test_the_random_splits_are_a_study_whose_seeds_are_splits() -> None:
 
 
 def test_both_scores_are_the_published_ones() -> None:
-    (found,) = [d for d in drops(recorded("random").results, "best10") if (d.target, d.seed, d.n) == ("B", 2, 7)]
+    (found,) = [
+        d for d in pair_scores(load_results("random").results, "best10") if (d.target, d.seed, d.n) == ("B", 2, 7)
+    ]
     assert (found.base, found.top1["transfer"]) == (0.62193, 0.54147)
-    (found,) = [d for d in drops(recorded("random").results, "last") if (d.target, d.seed, d.n) == ("B", 2, 7)]
+    (found,) = [
+        d for d in pair_scores(load_results("random").results, "last") if (d.target, d.seed, d.n) == ("B", 2, 7)
+    ]
     assert (found.base, found.top1["transfer"]) == (0.62152, 0.54072)
 
 
 def test_only_the_published_check_is_claimed() -> None:
     for which in ("random", "natural-manmade", "full", "reduced"):
-        study: Recorded = recorded(which)  # type: ignore[arg-type]
+        study: StudyResults = load_results(which)  # type: ignore[arg-type]
         for result in study.results:
             (check,) = result.evaluations
             assert (check.step, check.train_loss) == (result.steps, None)
@@ -66,16 +70,16 @@ def test_only_the_published_check_is_claimed() -> None:
 
 
 def test_the_reduced_networks_are_a_target_each_and_do_not_pair() -> None:
-    study = recorded("reduced")
+    study = load_results("reduced")
     assert sorted(study.facts["per_class"].values()) == [1, 2, 5, 10, 25, 50, 100, 250, 500, 750, 1000, 1300]
     assert len({result.target for result in study.results}) == 12
-    assert drops(study.results) == []
+    assert pair_scores(study.results) == []
     recipe = study.study["recipe"]
     assert (recipe["lr"], recipe["steps"], recipe["lr_drops"]) == (0.0125, 200_000, (0.32, 0.64, 0.96))
 
 
 def test_the_random_controls_have_all_classes() -> None:
-    study = recorded("full")
+    study = load_results("full")
     assert [result.name for result in study.results] == ["base", *(f"R{n}" for n in range(1, 8))]
     assert chance(study.facts, "ilsvrc12") == 1 / 1000
     rows = summarise(study.results, score="best10").rows
@@ -84,4 +88,4 @@ def test_the_random_controls_have_all_classes() -> None:
 
 def test_an_unknown_part_is_told() -> None:
     with pytest.raises(InputError, match="paper:figure2: choose one of paper:random, paper:natural-manmade"):
-        recorded("figure2")  # type: ignore[arg-type]
+        load_results("figure2")  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ def test_a_store_and_its_source_are_the_same_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     draw_pictures(tmp_path / "birds", CLASSES, train=4, val=2)
-    prepare_into(tmp_path / "birds", tmp_path / "kept", size=16, kind=kind, say=lambda text: None)
+    prepare_into(tmp_path / "birds", tmp_path / "kept", size=16, kind=kind, log=lambda text: None)
     monkeypatch.chdir(tmp_path)
     source, store = pictures.find_source("birds"), pictures.find_source("kept")
     assert (source.name, store.name) == ("birds", "kept")
@@ -42,7 +42,7 @@ def test_a_store_and_its_source_are_the_same_pictures(
 @pytest.mark.parametrize(("size", "recipe"), [(256, "caffe"), (64, "mini"), (32, "mini")])
 def test_the_recipe_of_a_store_follows_its_size(tmp_path: Path, size: int, recipe: str) -> None:
     source = draw_pictures(tmp_path / "pictures", ("cat", "dog"), train=2, val=1)
-    prepare_into(source, tmp_path / "store", size=size, say=lambda text: None)
+    prepare_into(source, tmp_path / "store", size=size, log=lambda text: None)
     assert pictures.find_source(str(tmp_path / "store")).recipe == recipe
 
 

@@ -16,15 +16,15 @@ from fasttransfer.cells import base
 from fasttransfer.files import cache_folder
 from fasttransfer.geometry import CAFFENET, DROPOUT_STAGES
 from fasttransfer.messages import Checked, Message
-from fasttransfer.net import CaffeNet, Drop, initial_weights
+from fasttransfer.net import CaffeNet, StepDropout, draw_weights
 from fasttransfer.pipelines.dali import has_dali
 from fasttransfer.pipelines.feed import Stream, TaskImages
 from fasttransfer.pipelines.feeds import open_feed
-from fasttransfer.pipelines.means import mean_picture
+from fasttransfer.pipelines.means import compute_mean_image
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.recipe import load_recipe
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 from fasttransfer.study import Choices
 
 pytestmark = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
@@ -39,25 +39,27 @@ def test_a_step_on_full_size_pictures(shared: Path) -> None:
     recipe, losses = replace(load_recipe("caffe"), geometry=geometry), {}
     for kind in KINDS:
         source = shared / "data/ilsvrc12-samples.tar"
-        store = prepare(source, size=geometry.store, cache=cache_folder(), kind=kind, say=lambda text: None)
+        store = prepare(source, size=geometry.store, cache=cache_folder(), kind=kind, log=lambda text: None)
         rows = np.arange(8)
         pictures = TaskImages(store.train, rows, rows)
         feed = open_feed(
             pictures,
             pictures,
             Stream(1, 2, 8, 8, geometry.store - geometry.crop),
-            {"A": torch.from_numpy(mean_picture(pictures))},
+            {"A": torch.from_numpy(compute_mean_image(pictures))},
             device=CPU,
             threads=1,
             crop=geometry.crop,
             scale=recipe.scale,
-            **inputs.entrance(geometry, "cpu", "fp32"),
+            **inputs.choose_input_form(geometry, "cpu", "fp32"),
         )
         batch = feed.train(0)
-        trainee = Trainee(
-            CaffeNet(geometry, 8, torch.float32), 0, initial_weights(geometry, 8, "he", lambda stage: stage), recipe
+        trainee = StageTrainer(
+            CaffeNet(geometry, 8, torch.float32), 0, draw_weights(geometry, 8, "he", lambda stage: stage), recipe
         )
-        drop = Drop({stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), recipe.dropout)
+        drop = StepDropout(
+            {stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), recipe.dropout
+        )
         losses[kind] = float(trainee.step(batch.pictures["A"], batch.labels, drop, torch.tensor(1e-4)))
         feed.close()
     assert 0 < losses["raw"] < float("inf")

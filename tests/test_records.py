@@ -29,11 +29,11 @@ def test_what_is_recorded_comes_back(folder: Path) -> None:
         book.checked((CELL, e) for e in checks)
         book.checked([(CELL, checks[0])])  # a resumed run reports a check again
         book.event("something", CELL.label)
-        running = records.read(folder).results[1]
+        running = records.read_results(folder).results[1]
         assert (running.state, running.steps) == ("running", 20)
         book.finished(CELL, "diverged", 20, "NaN")
         book.plan([base("B", 0), CELL])  # a second run plans again
-    found = records.read(folder)
+    found = records.read_results(folder)
     assert found.study == {"split": "random:0"}
     assert found.facts == {"synthetic": True, "classes": {"A": ["é"]}}
     assert found.environment == {"torch": "2"}
@@ -70,10 +70,10 @@ def test_reopening_forgets_a_cell(folder: Path) -> None:
         book.checked([(CELL, Evaluation(10, 2.5, 2.25, 0.125))])
         book.finished(CELL, "done", 10, correct=b"\xa0")
         assert book.ended() == {(0, "A3B+"): "done"}
-        assert records.read(folder).results[0].correct == b"\xa0"
+        assert records.read_results(folder).results[0].correct == b"\xa0"
         book.reopen(CELL)
         assert book.ended() == {}
-    found = records.read(folder).results[0]
+    found = records.read_results(folder).results[0]
     assert (found.evaluations, found.correct) == ((), None)
 
 
@@ -83,14 +83,14 @@ def test_a_study_from_before_correct_images_were_recorded_is_read(folder: Path) 
         book.finished(CELL, "done", 10)
     with sqlite3.connect(folder / "study.db") as db:
         db.execute("DROP TABLE correct")
-    assert records.read(folder).results[0].correct is None
+    assert records.read_results(folder).results[0].correct is None
 
 
 def test_missing_and_broken_studies_are_told(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="no study here"):
-        records.read(tmp_path / "nowhere")
+        records.read_results(tmp_path / "nowhere")
     (folder / "study.db").write_bytes(b"this is no database at all" * 100)
     with pytest.raises(InputError, match="not a readable study database"):
-        records.read(folder)
+        records.read_results(folder)
     with pytest.raises(InputError, match="cannot be used"), Records(folder / "study.db"):
         pass

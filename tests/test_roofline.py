@@ -23,7 +23,7 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     def convolution(stage: net.Stage, x: Tensor) -> Tensor:
         bias = None if stage.pools else stage.bias
         if stage.groups == 2:
-            return net.halves(x, stage.weight, bias, stage.padding)
+            return net.conv_in_halves(x, stage.weight, bias, stage.padding)
         return F.conv2d(x, stage.weight, bias, stage.stride, stage.padding)
 
     monkeypatch.setattr(net.Stage, "_convolution", convolution)

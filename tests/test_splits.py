@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fasttransfer import splits
 from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.layouts import find_pictures
+from fasttransfer.pipelines.layouts import list_images
 from fasttransfer.pipelines.synthetic import SIDES
 from fasttransfer.splits import Split, limit_classes, make_split
 
@@ -84,7 +84,7 @@ def test_natural_manmade_of_the_built_in_classes() -> None:
 
 
 def test_natural_manmade_of_tiny_imagenet(shared: Path) -> None:
-    listing = find_pictures(shared / "data/tiny-imagenet-200-subset.tar")
+    listing = list_images(shared / "data/tiny-imagenet-200-subset.tar")
     split = make_split("natural-manmade", listing.classes)
     assert sorted(split.a + split.b) == list(listing.classes)
     assert len(split.a) == 72
@@ -207,5 +207,5 @@ def test_list_and_show() -> None:
     assert [each.spec for each in known] == ["natural-manmade", "natural-manmade", "random:SEED"]
     members = splits.show(make_split("natural-manmade", WNIDS), splits.known_words())
     assert len(members) == 1000
-    assert members[0] == splits.Member("A", 0, "n01440764", "tench, Tinca tinca")
+    assert members[0] == splits.SplitClass("A", 0, "n01440764", "tench, Tinca tinca")
     assert (members[449].task, members[449].label) == ("B", 0)

@@ -13,16 +13,16 @@ from torch import Tensor
 from fasttransfer import ops, randomness
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
-from fasttransfer.graphs import Recorded
-from fasttransfer.net import CaffeNet, Drop, blocks_of, halves, initial_weights
+from fasttransfer.graphs import RecordedGraph
+from fasttransfer.net import CaffeNet, StepDropout, conv_in_halves, draw_weights, weights_for_blocks
 from fasttransfer.recipe import Recipe, load_recipe
-from fasttransfer.step import Trainee
+from fasttransfer.step import StageTrainer
 
 OUTPUTS = 10
 
 
 def fresh(geometry: Geometry) -> dict[str, Tensor]:
-    return initial_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "test-step", stage))
+    return draw_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "test-step", stage))
 
 
 def batches(
@@ -39,16 +39,18 @@ def batches(
     return made
 
 
-def train(recipe: Recipe, dtype: torch.dtype, device: str, steps: int, start: int = 0) -> tuple[Trainee, list[float]]:
+def train(
+    recipe: Recipe, dtype: torch.dtype, device: str, steps: int, start: int = 0
+) -> tuple[StageTrainer, list[float]]:
     torch.manual_seed(0)
     net = CaffeNet(recipe.geometry, OUTPUTS, dtype).to(device)
-    trainee = Trainee(net, start, fresh(recipe.geometry), recipe)
+    trainee = StageTrainer(net, start, fresh(recipe.geometry), recipe)
     given = batches(recipe.geometry, 16, dtype, device)
     lr = torch.tensor(recipe.lr, device=device)
     losses = []
     for step in range(steps):
         x, labels = given[step % len(given)]
-        drop = Drop({}, torch.tensor(step, device=device), 0.0)
+        drop = StepDropout({}, torch.tensor(step, device=device), 0.0)
         losses.append(trainee.step(x, labels, drop, lr).item())
     return trainee, losses
 
@@ -106,7 +108,7 @@ def test_bfloat16_copies_are_the_rounded_weights(start: int) -> None:
     x = torch.randn(4, *recipe.geometry.cut_shape(start)).to(torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
     before = {name: w.clone() for name, w in trainee.weights.items()}
-    trainee.step(x, torch.arange(4), Drop({}, torch.tensor(0), 0.0), torch.tensor(0.1))
+    trainee.step(x, torch.arange(4), StepDropout({}, torch.tensor(0), 0.0), torch.tensor(0.1))
     working = trainee.net.named_weights(start)
     assert set(working) == set(trainee.weights)
     for name, master in trainee.weights.items():
@@ -130,7 +132,7 @@ def test_the_first_convolution_on_blocks_of_pixels_is_the_same(geometry: Geometr
     on_pixels = F.conv2d(ops.augment([pictures], *views, mirror, crop=crop, scale=1.0).double(), weight, stride=block)
     blocks = ops.augment([pictures], *views, mirror, crop=crop, scale=1.0, block=block, side=geometry.blocks)
     assert blocks.shape == (2, 3 * block**2, geometry.blocks, geometry.blocks)
-    on_blocks = F.conv2d(blocks.double(), blocks_of(weight, block))
+    on_blocks = F.conv2d(blocks.double(), weights_for_blocks(weight, block))
     torch.testing.assert_close(on_blocks, on_pixels, rtol=1e-11, atol=1e-9)
 
 
@@ -140,7 +142,7 @@ def test_a_convolution_in_two_groups_is_two_convolutions(with_bias: bool) -> Non
     x = torch.randn(2, 12, 9, 7, dtype=torch.float64)
     weight = torch.randn(10, 6, 5, 5, dtype=torch.float64)
     bias = torch.randn(10, dtype=torch.float64) if with_bias else None
-    torch.testing.assert_close(halves(x, weight, bias, 2), F.conv2d(x, weight, bias, padding=2, groups=2))
+    torch.testing.assert_close(conv_in_halves(x, weight, bias, 2), F.conv2d(x, weight, bias, padding=2, groups=2))
 
 
 def test_a_network_reads_pixels_or_blocks_of_them() -> None:
@@ -175,9 +177,11 @@ def test_a_recorded_step_is_the_step() -> None:
     torch.backends.cudnn.deterministic = True
     plainly, _ = train(recipe, torch.bfloat16, "cuda", 8)
     net = CaffeNet(recipe.geometry, OUTPUTS, torch.bfloat16).cuda()
-    trainee = Trainee(net, 0, fresh(recipe.geometry), recipe)
+    trainee = StageTrainer(net, 0, fresh(recipe.geometry), recipe)
     lr, at = torch.tensor(recipe.lr, device="cuda"), torch.zeros((), dtype=torch.int64, device="cuda")
-    recorded = Recorded(lambda given: trainee.step(given["x"], given["labels"], Drop({}, at, 0.0), lr) and None)
+    recorded = RecordedGraph(
+        lambda given: trainee.step(given["x"], given["labels"], StepDropout({}, at, 0.0), lr) and None
+    )
     for x, labels in batches(recipe.geometry, 16, torch.bfloat16, "cuda"):
         recorded({"x": x, "labels": labels})
     for name, weight in plainly.weights.items():

@@ -80,9 +80,9 @@ def test_epochs_become_steps() -> None:
 
 
 def test_what_was_asked_for_changes_the_recipe() -> None:
-    recipe = Choices(steps=5, batch=3, lr=0.5, dropout=0.0).settled_recipe("caffe")
+    recipe = Choices(steps=5, batch=3, lr=0.5, dropout=0.0).resolve_recipe("caffe")
     assert (recipe.steps, recipe.epochs, recipe.batch, recipe.lr, recipe.dropout) == (5, None, 3, 0.5, 0)
-    assert Choices(epochs=2.0).settled_recipe("caffe").steps is None
+    assert Choices(epochs=2.0).resolve_recipe("caffe").steps is None
 
 
 def test_a_cosine_rises_over_the_warmup_and_falls_to_nothing() -> None:
@@ -200,10 +200,10 @@ def test_unknown_and_missing_recipes_are_told(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
-    from fasttransfer.recipe import recipe_from
+    from fasttransfer.recipe import parse_recipe
 
     table = study().to_dict()["recipe"]
-    made = recipe_from({**table, "lr": 1, "geometry": "caffenet-mini"}, "here")
+    made = parse_recipe({**table, "lr": 1, "geometry": "caffenet-mini"}, "here")
     assert isinstance(made, Recipe)
     assert made.lr == 1.0
     assert isinstance(made.lr, float)
@@ -211,7 +211,7 @@ def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
 
 def test_hes_random_control_is_refused_where_the_random_control_is_the_same() -> None:
     choices = Choices(treatments=("transfer", "random-he"))
-    assert choices.settled_recipe("caffe").init == "caffe"
+    assert choices.resolve_recipe("caffe").init == "caffe"
     with pytest.raises(InputError, match="recipe mini starts from He's values already"):
-        choices.settled_recipe("mini")
+        choices.resolve_recipe("mini")
     assert "random-he" not in Choices().treatments

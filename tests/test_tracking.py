@@ -14,7 +14,7 @@ from fasttransfer import cli, grid, records
 from fasttransfer.cells import Cell
 from fasttransfer.errors import InputError
 from fasttransfer.records import Evaluation
-from fasttransfer.tracking import tensorboard
+from fasttransfer.tracking import write_events
 
 CELL = Cell(0, "B", "transfer", 3)
 CHECKS = tuple(Evaluation(step, None if step == 20 else 2.0, 1.5, 0.1 * step / 10) for step in (10, 20, 30))
@@ -48,11 +48,11 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_check_once_in_a_resumed_study(tmp_path: Path) -> None:
     events = tmp_path / "tensorboard" / "A3B+.s0" / "events.txt"
     cell = Cell(0, "B", "transfer+", 3)
-    with tensorboard(tmp_path) as listener:
+    with write_events(tmp_path) as listener:
         listener(cell, CHECKS[:1])
         listener(cell, CHECKS[1:2])
         assert "val/top1 0.2 20" in events.read_text()  # while the study is training
-    with tensorboard(tmp_path) as listener:
+    with write_events(tmp_path) as listener:
         listener(cell, CHECKS[:1])  # from its checkpoint, which was written before the second check
         listener(cell, CHECKS[1:])
         listener(cell, CHECKS)  # at its end it tells all of them
@@ -67,7 +67,7 @@ def test_a_study_is_the_same_study_with_it(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path, treatments=("random",), layers=(1,), targets=("B",))
     out = tmp_path / "out"
     assert grid.run(choices, out, tensorboard=True)
-    for result in records.read(out).results:
+    for result in records.read_results(out).results:
         lines = (out / "tensorboard" / f"{result.name}.s0" / "events.txt").read_text().splitlines()
         assert sum(line.startswith("val/top1") for line in lines) == len(result.evaluations) == 3
     assert grid.run(choices, out)  # resumed without: nothing to do, and nothing differs
@@ -83,7 +83,7 @@ def test_a_missing_package_is_named_before_anything_is_written(tmp_path: Path, m
 
 def test_event_files_by_the_package_itself(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with tensorboard(tmp_path) as listener:
+    with write_events(tmp_path) as listener:
         listener(CELL, CHECKS)
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard" / CELL.label))
     found.Reload()

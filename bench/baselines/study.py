@@ -3,7 +3,7 @@
     python -m fasttransfer.bench.baselines.study tune JOB RESULT
     python -m fasttransfer.bench.baselines.study train JOB RESULT
 
-JOB is the JSON form of `Job`: which files, which networks, which recipe. `train` writes how each network scored, `tune`
+JOB is the JSON form of `PlainJob`: which files, which networks, which recipe. `train` writes how each network scored, `tune`
 how fast a step is under each of the usual settings. Written as somebody writes it who knows PyTorch well: what is
 frozen runs without gradients, workers decode while the network trains. What he would not know is left out.
 """
@@ -72,7 +72,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class PlainJob:
     """Everything there is to know; `recipe` has the values of `fasttransfer.recipe.Recipe` but for its geometry."""
 
     tasks: Mapping[str, Task]
@@ -84,10 +84,10 @@ class Job:
     settings: Settings | None = None
 
     @staticmethod
-    def read(path: Path) -> Job:
+    def read(path: Path) -> PlainJob:
         """From its JSON form."""
         given = json.loads(path.read_text())
-        return Job(
+        return PlainJob(
             {name: Task(**task) for name, task in given["tasks"].items()},
             [Network(**network) for network in given["networks"]],
             Geometry(**given["geometry"]),
@@ -107,7 +107,7 @@ def read(file: str, side: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def mean_pictures(job: Job) -> dict[str, NDArray[np.float32]]:
+def mean_pictures(job: PlainJob) -> dict[str, NDArray[np.float32]]:
     """Task -> the mean of its training pictures, (side, side, 3)."""
     side, found = job.geometry.store, {}
     for name, task in job.tasks.items():
@@ -118,7 +118,7 @@ def mean_pictures(job: Job) -> dict[str, NDArray[np.float32]]:
     return found
 
 
-class Views(Dataset[tuple[Tensor, Any]]):
+class PlainViews(Dataset[tuple[Tensor, Any]]):
     """Pictures less a mean: random crops, mirrored half of the time, in training, else the middle."""
 
     def __init__(
@@ -141,10 +141,10 @@ class Views(Dataset[tuple[Tensor, Any]]):
         return torch.from_numpy(np.ascontiguousarray(view)).permute(2, 0, 1), label
 
 
-class Study:
+class PlainStudy:
     """What the networks of a job share: means, and the bases once they are trained."""
 
-    def __init__(self, job: Job, settings: Settings, means: Mapping[str, NDArray[np.float32]]) -> None:
+    def __init__(self, job: PlainJob, settings: Settings, means: Mapping[str, NDArray[np.float32]]) -> None:
         self.job, self.settings, self.means = job, settings, means
         self.device = torch.device(job.device)
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -177,7 +177,7 @@ class Study:
         """Batches: the validation pictures once, or as many as the training takes, epochs running into each other."""
         task, recipe = self.job.tasks[network.target], self.job.recipe
         files = task.train if training else task.val
-        views = Views(files, self.means[network.mean], self.job.geometry.crop, recipe["scale"], training=training)
+        views = PlainViews(files, self.means[network.mean], self.job.geometry.crop, recipe["scale"], training=training)
         sampler = RandomSampler(views, num_samples=task.steps * recipe["batch"]) if training else None
         workers = self.settings.workers
         return DataLoader(
@@ -254,10 +254,10 @@ def schedule_of(
     return torch.optim.lr_scheduler.SequentialLR(optimiser, [warmup, main], [rising])
 
 
-def train(job: Job) -> Iterator[tuple[Network, list[float]]]:
+def train(job: PlainJob) -> Iterator[tuple[Network, list[float]]]:
     """Trains every network; yields its top-1 at each check as soon as it is done."""
     assert job.settings is not None
-    study = Study(job, job.settings, mean_pictures(job))
+    study = PlainStudy(job, job.settings, mean_pictures(job))
     for network in job.networks:
         net = study.build(network)
         held_out = study.loader(network, training=False)
@@ -268,7 +268,7 @@ def train(job: Job) -> Iterator[tuple[Network, list[float]]]:
         yield network, found
 
 
-def tune(job: Job, cores: int) -> list[dict[str, Any]]:
+def tune(job: PlainJob, cores: int) -> list[dict[str, Any]]:
     """Seconds a step of a base and of a network with four frozen layers under the usual settings, fastest first."""
     found, means = [], mean_pictures(job)
     target = job.networks[0].target
@@ -277,13 +277,13 @@ def tune(job: Job, cores: int) -> list[dict[str, Any]]:
         for workers in sorted({0, 1, cores}):
             for channels_last in (False, True):
                 settings = Settings(threads, workers, channels_last)
-                study = Study(job, settings, means)
+                study = PlainStudy(job, settings, means)
                 seconds = {network.name: _seconds_a_step(study, network) for network in tried}
                 found.append({**dataclasses.asdict(settings), "seconds": seconds})
     return sorted(found, key=lambda each: sum(each["seconds"].values()))
 
 
-def _seconds_a_step(study: Study, network: Network) -> float:
+def _seconds_a_step(study: PlainStudy, network: Network) -> float:
     steps = study.steps(network, study.build(network))
     for _, _ in zip(range(_WARM_UP), steps, strict=False):
         pass
@@ -294,7 +294,7 @@ def _seconds_a_step(study: Study, network: Network) -> float:
 
 def main(what: str, job: Path, result: Path) -> None:
     """See the module."""
-    given = Job.read(job)
+    given = PlainJob.read(job)
     if what == "tune":
         result.write_text(json.dumps(tune(given, torch.get_num_threads())))
         return

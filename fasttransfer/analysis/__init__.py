@@ -13,12 +13,12 @@ from fasttransfer.analysis.confounds import confounds
 from fasttransfer.analysis.convergence import GAIN_LIMIT, Convergence, convergence
 from fasttransfer.analysis.noise import Contrast, Key, Noise, minus
 from fasttransfer.analysis.pairs import (
-    Drop,
+    PairedScores,
     Score,
     chance,
     class_count,
-    drops,
     mean_chance,
+    pair_scores,
     score_of,
     targets_of,
 )
@@ -35,7 +35,7 @@ __all__ = [
     "Comparison",
     "Contrast",
     "Convergence",
-    "Drop",
+    "PairedScores",
     "Estimate",
     "Key",
     "Line",
@@ -53,7 +53,7 @@ __all__ = [
     "confounds",
     "convergence",
     "difference",
-    "drops",
+    "pair_scores",
     "estimate",
     "mean_chance",
     "minus",

@@ -20,8 +20,8 @@ from fasttransfer.analysis.pairs import Score, class_count
 from fasttransfer.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.intervals import Estimate, NoiseKind, difference, estimate
-from fasttransfer.recipe import recipe_from
-from fasttransfer.records import Recorded
+from fasttransfer.recipe import parse_recipe
+from fasttransfer.records import StudyResults
 
 CHOICES = ("transfer", "transfer+")
 _SCRATCH: Key = (BASE, 0)
@@ -85,7 +85,7 @@ class Advice:
     boost: Estimate | None
 
 
-def advise(recorded: Recorded, target: str, score: Score = "last") -> Advice:
+def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice:
     """Return the best choice for `target`, and the cheapest that cannot be told from it.
 
     Intervals of distances are those of `fasttransfer.analysis.noise.Noise`.
@@ -137,7 +137,7 @@ def advise(recorded: Recorded, target: str, score: Score = "last") -> Advice:
     return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], verdict, boost)
 
 
-def _scores(recorded: Recorded, noise: Noise, target: str) -> Scores:
+def _scores(recorded: StudyResults, noise: Noise, target: str) -> Scores:
     """Return the finished choices on the seeds that have a base, and the base on the seeds that have a choice."""
     bases = noise.scores(target, _SCRATCH)
     keys = {(r.treatment, r.n) for r in recorded.results if r.target == target and r.treatment in CHOICES}
@@ -174,7 +174,7 @@ def _behind(noise: Noise, target: str, scores: Scores, key: Key, best: Key) -> E
     return difference(left, right)  # no seed in common: independent
 
 
-def _work(recorded: Recorded, target: str, choices: Iterable[Key]) -> dict[Key, int]:
+def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[Key, int]:
     """Return the multiply-adds of a training step per image of each choice; empty where the study does not say enough.
 
     Those of base+ are twice those of the base: it takes two schedules.
@@ -185,7 +185,7 @@ def _work(recorded: Recorded, target: str, choices: Iterable[Key]) -> dict[Key, 
     if not isinstance(table, Mapping) or target not in counts:
         return {}
     try:
-        recipe = recipe_from(table, str(recorded.folder))
+        recipe = parse_recipe(table, str(recorded.folder))
     except InputError:
         return {}
     outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())

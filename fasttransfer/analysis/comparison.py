@@ -18,9 +18,9 @@ from fasttransfer.analysis.summary import PARTS, Summary, summarise
 from fasttransfer.cells import ALL_TREATMENTS
 from fasttransfer.errors import InputError
 from fasttransfer.intervals import Estimate, difference
-from fasttransfer.pipelines.views import views_of
+from fasttransfer.pipelines.views import describe_views
 from fasttransfer.recipe import Recipe
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # what draws of one kind may differ in
 # What studies from before there was such a value were trained with.
@@ -61,14 +61,14 @@ class Comparison:
 
     score: Score
     names: tuple[str, ...]
-    studies: tuple[Recorded, ...]
+    studies: tuple[StudyResults, ...]
     summaries: tuple[Summary, ...]
     lines: tuple[Line, ...]
     volumes: tuple[Volume, ...]  # empty where all were trained on equally many pictures a class
     notes: tuple[str, ...]
 
 
-def compare(studies: Sequence[Recorded], score: Score = "last") -> Comparison:
+def compare(studies: Sequence[StudyResults], score: Score = "last") -> Comparison:
     """Paired differences of each study for every treatment and n, and how far they are from the first study's.
 
     Studies of one seed each that differ only in which random split they are of are draws of one kind, and are joined by
@@ -97,7 +97,7 @@ def compare(studies: Sequence[Recorded], score: Score = "last") -> Comparison:
     return Comparison(score, names, tuple(studies), summaries, tuple(lines), volumes, tuple(notes))
 
 
-def _refuse_twice(studies: Iterable[Recorded]) -> None:
+def _refuse_twice(studies: Iterable[StudyResults]) -> None:
     """Intervals between studies suppose that they share no run."""
     folders = Counter(study.folder.resolve() for study in studies)
     for study in studies:
@@ -105,26 +105,26 @@ def _refuse_twice(studies: Iterable[Recorded]) -> None:
             raise InputError(f"compare: {study.folder} is there twice: name each study once")
 
 
-def pooled(studies: Sequence[Recorded]) -> list[Recorded]:
+def pooled(studies: Sequence[StudyResults]) -> list[StudyResults]:
     """Joins studies of one seed each that differ in their random split only; seeds of the result count the splits.
 
     That is the paper's design. It is legitimate because a random split is drawn as a seed is: the splits are
     exchangeable, and so are their halves. Natural and man-made are not: theirs stay studies of their own.
     """
-    kinds: dict[str, list[Recorded]] = {}
+    kinds: dict[str, list[StudyResults]] = {}
     for study in studies:
         kinds.setdefault(_kind(study) or str(id(study)), []).append(study)
     return [group[0] if len(group) == 1 else _joined(group) for group in kinds.values()]
 
 
-def _kind(study: Recorded) -> str | None:
+def _kind(study: StudyResults) -> str | None:
     """Equal for studies that may be joined; None for one that may not."""
     if not _RANDOM.fullmatch(str(study.study.get("split"))) or len({r.seed for r in study.results}) != 1:
         return None
     return repr(sorted(_flat({k: v for k, v in study.study.items() if k not in _OF_A_SPLIT})))
 
 
-def _joined(group: Sequence[Recorded]) -> Recorded:
+def _joined(group: Sequence[StudyResults]) -> StudyResults:
     splits = [str(study.study["split"]) for study in group]
     if twice := [split for split, times in Counter(splits).items() if times > 1]:
         raise InputError(f"compare: {twice[0]} is there twice with nothing else different: name each study once")
@@ -135,10 +135,10 @@ def _joined(group: Sequence[Recorded]) -> Recorded:
     facts["class_counts"] = {task: class_count(first.facts, task) for task in first.facts.get("classes", {})}
     name = " + ".join(splits)
     study = {**first.study, "split": name, "seeds": list(range(len(group)))}
-    return Recorded(first.folder.with_name(name), study, facts, results, first.environment, ())
+    return StudyResults(first.folder.with_name(name), study, facts, results, first.environment, ())
 
 
-def _names(studies: Iterable[Recorded]) -> tuple[str, ...]:
+def _names(studies: Iterable[StudyResults]) -> tuple[str, ...]:
     """The folders' names, or their paths where two are called the same."""
     studies = tuple(studies)
     short = [study.folder.name for study in studies]
@@ -154,7 +154,7 @@ def _difference(summary: Summary, treatment: str, n: int) -> Estimate | None:
     return row.part(treatment) if treatment in PARTS else row.difference.get(treatment)
 
 
-def _volumes(studies: Sequence[Recorded], names: Sequence[str], score: Score) -> tuple[Volume, ...]:
+def _volumes(studies: Sequence[StudyResults], names: Sequence[str], score: Score) -> tuple[Volume, ...]:
     found = []
     for study, name in zip(studies, names, strict=True):
         for target in sorted({r.target for r in study.results if r.treatment == "base"}):
@@ -169,7 +169,7 @@ def _volumes(studies: Sequence[Recorded], names: Sequence[str], score: Score) ->
     return tuple(found) if len({round(volume.per_class) for volume in found}) > 1 else ()
 
 
-def pictures_per_class(study: Recorded, target: str) -> float | None:
+def pictures_per_class(study: StudyResults, target: str) -> float | None:
     """Training pictures a class of the target, on average; None where that is not recorded."""
     if (given := study.facts.get("per_class", {}).get(target)) is not None:
         return float(given)
@@ -178,7 +178,7 @@ def pictures_per_class(study: Recorded, target: str) -> float | None:
 
 
 def _notes(
-    studies: Sequence[Recorded], names: Sequence[str], summaries: Sequence[Summary], lines: Sequence[Line]
+    studies: Sequence[StudyResults], names: Sequence[str], summaries: Sequence[Summary], lines: Sequence[Line]
 ) -> list[str]:
     told = []
     for study, name in zip(studies[1:], names[1:], strict=True):
@@ -202,7 +202,7 @@ def _notes(
     return told
 
 
-def _unlike(first: Recorded, other: Recorded, name: str, other_name: str) -> list[str]:
+def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str) -> list[str]:
     """What differs between two studies beside their splits and seeds."""
     ours, theirs = ({**_BEFORE, **dict(_flat(study.study))} for study in (first, other))
     told = []
@@ -225,7 +225,7 @@ def _unlike(first: Recorded, other: Recorded, name: str, other_name: str) -> lis
             f"{other_name} was trained by another recipe than {name} ({shown}{more}): how far they are apart is not "
             "due to the tasks alone."
         )
-    if (shown := views_of(other.study)) != (shown_first := views_of(first.study)):
+    if (shown := describe_views(other.study)) != (shown_first := describe_views(first.study)):
         told.append(
             f"{other_name} was trained on other views than {name} ({shown_first} and {shown}): limited views "
             "approximate unlimited random crops, and how far the two are apart is not due to the tasks alone."
@@ -239,7 +239,7 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def _network(study: Recorded) -> str:
+def _network(study: StudyResults) -> str:
     recipe = study.study.get("recipe")
     found = recipe.get("geometry") if isinstance(recipe, Mapping) else None
     return str(found.get("name") if isinstance(found, Mapping) else found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from fasttransfer.analysis.pairs import Score, drops
+from fasttransfer.analysis.pairs import Score, pair_scores
 from fasttransfer.records import Result
 
 Half = tuple[str, int]  # target, seed
@@ -46,7 +46,7 @@ def _scores(results: Sequence[Result], treatment: str, score: Score) -> Scores:
     """The networks of one treatment that are finished, with their bases."""
     return {
         (drop.target, drop.seed, drop.n): (drop.top1[treatment], drop.base)
-        for drop in drops(results, score)
+        for drop in pair_scores(results, score)
         if drop.base is not None and treatment in drop.top1
     }
 

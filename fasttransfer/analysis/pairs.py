@@ -15,7 +15,7 @@ Score = Literal["last", "best10"]
 
 
 @dataclass(frozen=True)
-class Drop:
+class PairedScores:
     """One target, one seed, one n: the base and the finished networks that copied n layers.
 
     `lost`, `co_adaptation` and `boost_over_base` are the paper's differences from the base, which was trained for one
@@ -80,11 +80,11 @@ def score_of(result: Result, score: Score = "last") -> float | None:
     return result.best10_top1 if score == "best10" else result.last_top1
 
 
-def drops(results: Iterable[Result], score: Score = "last") -> list[Drop]:
+def pair_scores(results: Iterable[Result], score: Score = "last") -> list[PairedScores]:
     """Pairs every network with the base of its own target and seed.
 
     Returns:
-        one `Drop` for each (target, seed, n) that the study plans, n from 1, sorted in that order. The base+ has no
+        one `PairedScores` for each (target, seed, n) that the study plans, n from 1, sorted in that order. The base+ has no
         n and is in none.
     """
     bases: dict[tuple[str, int], float] = {}
@@ -101,7 +101,7 @@ def drops(results: Iterable[Result], score: Score = "last") -> list[Drop]:
         if value is not None:
             top1[result.treatment] = value
     return [
-        Drop(target, seed, n, bases.get((target, seed)), top1)
+        PairedScores(target, seed, n, bases.get((target, seed)), top1)
         for (target, seed, n), top1 in sorted(cells.items(), key=lambda item: item[0])
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fasttransfer.analysis.convergence import gain_of
 from fasttransfer.analysis.noise import Contrast, Key, Noise, minus
-from fasttransfer.analysis.pairs import Drop, Score, drops, targets_of
+from fasttransfer.analysis.pairs import PairedScores, Score, pair_scores, targets_of
 from fasttransfer.cells import ALL_TREATMENTS, BASE, BASE_PLUS
 from fasttransfer.intervals import Estimate, NoiseKind
 from fasttransfer.records import Result
@@ -79,8 +79,8 @@ def summarise(
     targets = targets_of(results) if target is None else (target,)
     kept = [result for result in results if result.target in targets]
     noise = Noise(kept, facts, score)
-    by_n: dict[int, list[Drop]] = defaultdict(list)
-    for drop in drops(kept, score):
+    by_n: dict[int, list[PairedScores]] = defaultdict(list)
+    for drop in pair_scores(kept, score):
         by_n[drop.n].append(drop)
     planned = {result.treatment for result in kept}
     every = [drop for _, group in sorted(by_n.items()) for drop in group]
@@ -106,14 +106,14 @@ def _level(noise: Noise, targets: Iterable[str], key: Key) -> Estimate | None:
     return noise.mean((target, seed, contrast) for target in targets for seed in noise.scores(target, key))
 
 
-def _over(noise: Noise, among: Iterable[Drop], left: str, right: str) -> Estimate | None:
+def _over(noise: Noise, among: Iterable[PairedScores], left: str, right: str) -> Estimate | None:
     """Return the mean of left - right; each n of each target is a constant, seeds are the draws."""
     return noise.mean(
         (drop.target, drop.seed, minus((left, drop.n), (right, 0 if right == BASE else drop.n))) for drop in among
     )
 
 
-def _row(noise: Noise, n: int, group: Sequence[Drop]) -> Row:
+def _row(noise: Noise, n: int, group: Sequence[PairedScores]) -> Row:
     # Where some runs have all networks of a sum, its parts are taken over those only: means over different runs
     # would not add up, and the gap would be the difficulty of the tasks.
     equal = [d for d in group if d.freezing is not None and d.specificity is not None] or group
@@ -138,7 +138,7 @@ def _row(noise: Noise, n: int, group: Sequence[Drop]) -> Row:
     )
 
 
-def _cost(noise: Noise, among: Iterable[Drop], n: int, treatment: str) -> Estimate | None:
+def _cost(noise: Noise, among: Iterable[PairedScores], n: int, treatment: str) -> Estimate | None:
     """Return base - treatment."""
     return noise.mean((d.target, d.seed, minus((BASE, 0), (treatment, n))) for d in among)
 

@@ -43,7 +43,7 @@ class _Part:
             self.part,
             quick=_quick(self.quick, self.full),
             only=self.only,
-            device=devices.device_for(self.device),
+            device=devices.choose_device(self.device),
             out=self.out,
             console=console,
             **self.given,
@@ -223,7 +223,7 @@ class BenchAll:
 
         good = suite.run(
             quick=_quick(self.quick, self.full),
-            device=devices.device_for(self.device),
+            device=devices.choose_device(self.device),
             out=self.out,
             console=console,
             source=self.data,

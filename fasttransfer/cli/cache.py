@@ -18,7 +18,7 @@ from fasttransfer.study import Choices
 from fasttransfer.tables import plain_table
 
 if TYPE_CHECKING:  # PyTorch is not loaded to print a manual page
-    from fasttransfer.features.cache import Entry
+    from fasttransfer.features.cache import CacheEntry
 
 _DIGITS = 8  # of a digest, where a person reads it
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -48,18 +48,18 @@ class CacheBuild:
 
     def run(self, console: Console) -> int:
         from fasttransfer.features import extract
-        from fasttransfer.progress import size
+        from fasttransfer.progress import format_bytes
 
-        def say(sentence: str) -> None:
+        def log(sentence: str) -> None:
             console.print(Text(sentence), soft_wrap=True)
 
-        shown = extract.open_network(self.study, self.network, task=self.task, views=self.views, say=say)
+        shown = extract.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
         centre = replace(shown, views=shown.views[:1])
         with console.status("") as status:
-            kept = extract.keep(shown, self.cuts, "train", say=say, progress=status.update)
-            kept += extract.keep(centre, self.cuts, "val", say=say, progress=status.update)
+            kept = extract.keep_features(shown, self.cuts, "train", log=log, progress=status.update)
+            kept += extract.keep_features(centre, self.cuts, "val", log=log, progress=status.update)
         for entry in kept:
-            say(f"{entry.folder.name[:_DIGITS]}: {_what(entry)}, {size(entry.bytes)}, {_share(entry)} of dense")
+            log(f"{entry.folder.name[:_DIGITS]}: {_what(entry)}, {format_bytes(entry.bytes)}, {_share(entry)} of dense")
         return 0
 
 
@@ -76,10 +76,10 @@ class CacheList:
 
     def run(self, console: Console) -> int:
         from fasttransfer.features import cache
-        from fasttransfer.progress import size
+        from fasttransfer.progress import format_bytes
 
-        root, said = cache.root(), list[str]()
-        there = sorted(cache.entries(root, said.append), key=lambda entry: -entry.use.last)
+        root, said = cache.cache_root(), list[str]()
+        there = sorted(cache.list_entries(root, said.append), key=lambda entry: -entry.use.last)
         rows = plain_table("entry", "features", "of", "size", "share", "used", "last")
         for entry in there:
             hits, last = entry.use
@@ -87,7 +87,7 @@ class CacheList:
                 entry.folder.name[:_DIGITS],
                 f"{entry.about.network} cut {entry.key.cut}",
                 _pictures(entry),
-                size(entry.bytes),
+                format_bytes(entry.bytes),
                 _share(entry),
                 str(hits),
                 _ago(last),
@@ -96,9 +96,9 @@ class CacheList:
             console.print(rows)
         for sentence in said:
             console.print(Text(sentence), soft_wrap=True)
-        for folder in cache.damaged(root):
+        for folder in cache.list_damaged(root):
             console.print(Text(f"{folder}: damaged, set aside: cache prune removes it"), soft_wrap=True)
-        total = f"{len(there)} {'entry' if len(there) == 1 else 'entries'}, {size(sum(e.bytes for e in there))}"
+        total = f"{len(there)} {'entry' if len(there) == 1 else 'entries'}, {format_bytes(sum(e.bytes for e in there))}"
         console.print(Text(f"{total} in {root}"), soft_wrap=True)
         return 0
 
@@ -117,7 +117,7 @@ class CacheShow:
 
     def run(self, console: Console) -> int:
         from fasttransfer.features.key import FORMAT
-        from fasttransfer.progress import size
+        from fasttransfer.progress import format_bytes
 
         entry = _one(self.entry)
         key, (hits, last) = entry.key, entry.use
@@ -129,7 +129,7 @@ class CacheShow:
             "study": entry.about.study,
             "pictures": f"{_pictures(entry)}, {len(entry.about.classes)} classes",
             "cut": f"{key.cut}: {' x '.join(map(str, entry.shape))}",
-            "size": f"{size(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of {size(entry.dense)}",
+            "size": f"{format_bytes(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of {format_bytes(entry.dense)}",
             "kept": "packed" if entry.packed else "dense",
             "used": f"{hits} times, last {_ago(last)}",
             "views": "; ".join(f"{top},{left}{' mirrored' if mirror else ''}" for top, left, mirror in key.views),
@@ -164,31 +164,31 @@ class CacheVerify:
     def run(self, console: Console) -> int:
         from fasttransfer.features import cache
         from fasttransfer.features import entry as on_disk
-        from fasttransfer.progress import size
+        from fasttransfer.progress import format_bytes
         from fasttransfer.weights import CorruptFileError
 
-        folders = [_folder(name) for name in self.entries] or cache.folders(cache.root())
+        folders = [_folder(name) for name in self.entries] or cache.list_folders(cache.cache_root())
         wrong, bytes_ = 0, 0
         for folder in folders:
 
-            def say(sentence: str) -> None:
+            def log(sentence: str) -> None:
                 console.print(Text(sentence), soft_wrap=True)
 
             try:
-                entry = on_disk.find(folder, say)
+                entry = on_disk.find_entry(folder, log)
                 if entry is None:
                     wrong += 1
                     continue
-                cache.verify(entry, say)
+                cache.verify_entry(entry, log)
             except CorruptFileError:  # which was said
                 wrong += 1
             except InputError as error:
-                say(str(error))
+                log(str(error))
                 wrong += 1
             else:
                 bytes_ += entry.bytes
         good = len(folders) - wrong
-        what = f"{good} {'entry is as it was' if good == 1 else 'entries are as they were'} written ({size(bytes_)})"
+        what = f"{good} {'entry is as it was' if good == 1 else 'entries are as they were'} written ({format_bytes(bytes_)})"
         console.print(Text(f"{what}, {wrong} cannot be used" if wrong else what), soft_wrap=True)
         return 1 if wrong else 0
 
@@ -212,25 +212,25 @@ class CachePrune:
 
     def run(self, console: Console) -> int:
         from fasttransfer.features import cache
-        from fasttransfer.progress import size
+        from fasttransfer.progress import format_bytes
 
         if not self.entries and self.max_size is None:
             raise InputError("cache prune: name entries, or say what may stay, e.g. --max-size 10GB")
         most = None if self.max_size is None else _bytes(self.max_size)
-        root = cache.root()
+        root = cache.cache_root()
         folders = [_folder(name) for name in self.entries]
         for folder in folders:
             gone = cache.remove_folder(folder)
             told = "removed" if gone else "is being made: left alone"
             console.print(Text(f"{folder.name[:_DIGITS]}: {told}"), soft_wrap=True)
         if most is None:
-            cache.clean(root)
+            cache.remove_leftovers(root)
         else:
             for entry in cache.prune(root, most):
-                told = f"{entry.folder.name[:_DIGITS]}: removed ({_what(entry)}, {size(entry.bytes)})"
+                told = f"{entry.folder.name[:_DIGITS]}: removed ({_what(entry)}, {format_bytes(entry.bytes)})"
                 console.print(Text(told), soft_wrap=True)
-        left = sum(entry.bytes for entry in cache.entries(root))
-        console.print(Text(f"{size(left)} in {root}"), soft_wrap=True)
+        left = sum(entry.bytes for entry in cache.list_entries(root))
+        console.print(Text(f"{format_bytes(left)} in {root}"), soft_wrap=True)
         return 0
 
 
@@ -283,7 +283,7 @@ class CachePlan(Choices):
 
         if self.views is None:
             raise InputError("cache plan: where any crop is shown none can be kept: give --views 1, 2 or 10")
-        plan = study_plan.settle(self)
+        plan = study_plan.make_plan(self)
         forecast.print_features(plan, plan.cells(), "auto", console)
         return 0
 
@@ -301,15 +301,15 @@ class CacheWhere:
 
     def run(self, console: Console) -> int:
         from fasttransfer.features import cache
-        from fasttransfer.progress import size
+        from fasttransfer.progress import format_bytes
 
-        root = there = cache.root()
+        root = there = cache.cache_root()
         while not there.exists() and there != there.parent:
             there = there.parent
         rows = plain_table("", "")
         rows.add_row("folder", Text(str(root), overflow="fold"))
-        rows.add_row("features", size(sum(entry.bytes for entry in cache.entries(root))))
-        rows.add_row("free", size(shutil.disk_usage(there).free))
+        rows.add_row("features", format_bytes(sum(entry.bytes for entry in cache.list_entries(root))))
+        rows.add_row("free", format_bytes(shutil.disk_usage(there).free))
         console.print(rows)
         return 0
 
@@ -337,7 +337,7 @@ def _folder(name: str) -> Path:
     """The folder of the entry whose name begins so, whatever is in it."""
     from fasttransfer.features import cache
 
-    found = [folder for folder in cache.folders(cache.root()) if folder.name.startswith(name)]
+    found = [folder for folder in cache.list_folders(cache.cache_root()) if folder.name.startswith(name)]
     if not found:
         raise InputError(f"{name}: no entry of the cache begins so: see fasttransfer cache list")
     if len(found) > 1:
@@ -346,35 +346,35 @@ def _folder(name: str) -> Path:
     return found[0]
 
 
-def _one(name: str) -> Entry:
+def _one(name: str) -> CacheEntry:
     """The entry whose name begins so."""
     from fasttransfer.features import entry as on_disk
 
     folder, said = _folder(name), list[str]()
-    entry = on_disk.find(folder, said.append)
+    entry = on_disk.find_entry(folder, said.append)
     if entry is None:
         raise InputError(said[0] if said else f"{folder}: was removed")
     return entry
 
 
-def _what(entry: Entry) -> str:
+def _what(entry: CacheEntry) -> str:
     return f"{entry.about.network} cut {entry.key.cut}, {_pictures(entry)}"
 
 
-def _pictures(entry: Entry) -> str:
+def _pictures(entry: CacheEntry) -> str:
     about = entry.about
     views = f"{entry.views} view{'s' if entry.views > 1 else ''}"
     return f"{entry.pictures:,} {about.part} of {about.data} {about.task} in {views}"
 
 
-def _share(entry: Entry) -> str:
+def _share(entry: CacheEntry) -> str:
     return f"{entry.bytes / entry.dense:.0%}" if entry.dense else "–"
 
 
 def _ago(seconds: float) -> str:
-    from fasttransfer.progress import duration
+    from fasttransfer.progress import format_duration
 
-    return f"{duration(max(0.0, time.time() - seconds))} ago"
+    return f"{format_duration(max(0.0, time.time() - seconds))} ago"
 
 
 def _bytes(text: str) -> int:

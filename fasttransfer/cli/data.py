@@ -33,7 +33,7 @@ class DataInspect:
     def run(self, console: Console) -> int:
         from fasttransfer import pictures
         from fasttransfer.pipelines import sheet
-        from fasttransfer.pipelines.inspection import inspect, open_pictures
+        from fasttransfer.pipelines.inspection import inspect, open_images
         from fasttransfer.recipe import load_recipe
         from fasttransfer.study import BUILTIN
 
@@ -42,7 +42,7 @@ class DataInspect:
         source = self.source
         if str(source) == BUILTIN:
             source = pictures.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
-        opened = open_pictures(source)
+        opened = open_images(source)
         found = inspect(opened)
         rows = plain_table("", "")
         rows.add_row(found.kind, str(found.path))
@@ -105,14 +105,14 @@ class DataPrepare:
 
     def run(self, console: Console) -> int:
         from fasttransfer import devices
-        from fasttransfer.pipelines.layouts import find_pictures
+        from fasttransfer.pipelines.layouts import list_images
         from fasttransfer.pipelines.prepare import prepare_into
         from fasttransfer.recipe import default_recipe, load_recipe
 
         if self.size is not None and self.recipe is not None:
             raise InputError(f"--size {self.size} and --recipe {self.recipe} both say the size: drop one")
-        device = devices.device_for(self.device)
-        listing = find_pictures(self.source)
+        device = devices.choose_device(self.device)
+        listing = list_images(self.source)
         size = self.size
         if size is None:
             recipe = load_recipe(self.recipe or default_recipe(listing.layout))
@@ -126,7 +126,7 @@ class DataPrepare:
             fit=self.fit,
             bad_pictures=self.bad_pictures,
             device=device,
-            say=printer(console),
+            log=printer(console),
         )
         console.print(Text(f"store: {store.folder}"), soft_wrap=True)
         return 0

@@ -14,7 +14,7 @@ from fasttransfer.study import Choices, Feeding
 
 if TYPE_CHECKING:
     from fasttransfer.cells import Cell
-    from fasttransfer.records import Recorded
+    from fasttransfer.records import StudyResults
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Grid(Choices):
         return 0 if done else 130
 
 
-def outcome_printer(console: Console) -> Callable[[Recorded, Sequence[Cell]], None]:
+def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]], None]:
     """Return a function that writes the report of a study, and prints what came out of the cells trained just now.
 
     Of the whole study that is its table, of some of its cells their top-1.
     """
     from fasttransfer.report import table, write_report
 
-    def show(recorded: Recorded, trained: Sequence[Cell]) -> None:
+    def show(recorded: StudyResults, trained: Sequence[Cell]) -> None:
         index = write_report(recorded, recorded.folder)
         if trained and len(trained) == len(recorded.results):
             console.print(table(recorded))

@@ -23,7 +23,7 @@ class Info:
         from fasttransfer import environment
 
         rows = plain_table("", "")
-        for name, value in environment.collect().items():
+        for name, value in environment.describe_environment().items():
             rows.add_row(name, Text(value, overflow="fold"))
         console.print(rows)
         return 0

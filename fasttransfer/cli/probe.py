@@ -54,25 +54,27 @@ class Probe:
     def run(self, console: Console) -> int:
         from fasttransfer import paths
         from fasttransfer.features.extract import open_network
-        from fasttransfer.probe.sweep import Swept, probe
+        from fasttransfer.probe.sweep import SweepSettings, run_probe
         from fasttransfer.report.probe import files
-        from fasttransfer.report.probe.beside import beside
+        from fasttransfer.report.probe.beside import study_reference
         from fasttransfer.report.probe.table import table
 
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise InputError(f"--name {self.name}: a name for a folder in {self.study}/probe is needed")
 
-        def say(text: str) -> None:
+        def log(text: str) -> None:
             console.print(Text(text), soft_wrap=True)
 
         given = _numbers(self.examples)
-        swept = Swept(self.cuts, given or (None,), self.seeds, self.lrs, self.decays)
-        asked = open_network(self.study, self.network, task=self.task, data=self.data, say=say)
+        swept = SweepSettings(self.cuts, given or (None,), self.seeds, self.lrs, self.decays)
+        asked = open_network(self.study, self.network, task=self.task, data=self.data, log=log)
         if not given:
             few = min(int((asked.pictures["train"].labels == label).sum()) for label in range(len(asked.classes)))
-            swept = Swept(self.cuts, (*(k for k in EXAMPLES if k < few), None), self.seeds, self.lrs, self.decays)
-        probed = probe(asked, swept, say=say)
-        around = beside(asked)
+            swept = SweepSettings(
+                self.cuts, (*(k for k in EXAMPLES if k < few), None), self.seeds, self.lrs, self.decays
+            )
+        probed = run_probe(asked, swept, log=log)
+        around = study_reference(asked)
         folder = paths.probe_folder(self.study, self.name or f"{asked.cell.label}-on-{asked.task}")
         files.write(probed, around, folder, self.command())
         console.print(table(probed, around))

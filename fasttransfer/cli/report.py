@@ -44,14 +44,14 @@ class Report:
             if not self.paper:
                 raise InputError("report: name the folder of a study, or --paper for the published results alone")
             score: Score = self.score or "best10"
-            recorded = paper.recorded("random")
+            recorded = paper.load_results("random")
             index = write_paper(self.out or Path("runs") / "paper", score=score)
         else:
             if self.out is not None:
                 raise InputError(f"--out goes with --paper alone: the report of {self.study} lies in its folder")
             score = self.score or "last"
-            recorded = records.read(self.study)
-            overlay = paper.like(recorded) if self.paper else None
+            recorded = records.read_results(self.study)
+            overlay = paper.matching_part(recorded) if self.paper else None
             index = write_report(recorded, self.study, score=score, overlay=overlay)
         console.print(table(recorded, score=score))
         console.print(Text(f"report: {index}"), soft_wrap=True)

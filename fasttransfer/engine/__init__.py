@@ -10,17 +10,17 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Literal
 
-from fasttransfer.assembly import Setting
-from fasttransfer.engine.local import LocalCrew
-from fasttransfer.engine.schedule import Again, Crew, WorkerError, run_jobs
+from fasttransfer.assembly import StudyContext
+from fasttransfer.engine.local import LocalWorkers
+from fasttransfer.engine.schedule import JobRetried, WorkerError, WorkerPool, run_jobs
 from fasttransfer.errors import InputError
 
-__all__ = ["Again", "Crew", "Engine", "WorkerError", "need_engine", "open_crew", "run_jobs"]
+__all__ = ["JobRetried", "WorkerPool", "Engine", "WorkerError", "require_engine", "open_workers", "run_jobs"]
 
 Engine = Literal["local", "ray"]
 
 
-def need_engine(engine: Engine) -> None:
+def require_engine(engine: Engine) -> None:
     """Finds out before anything is prepared or trained.
 
     Raises:
@@ -30,14 +30,14 @@ def need_engine(engine: Engine) -> None:
         raise InputError("--engine ray needs the package ray: install it with pip install 'fasttransfer[ray]'")
 
 
-def open_crew(engine: Engine, setting: Setting) -> Crew:
+def open_workers(engine: Engine, setting: StudyContext) -> WorkerPool:
     """Workers for `setting`, none of them started yet; to be closed.
 
     Raises:
         InputError: the Ray cluster does not answer, or has no machine that a network can be trained on.
     """
     if engine == "local":
-        return LocalCrew(setting)
-    from fasttransfer.engine.ray import RayCrew  # which takes a second to import
+        return LocalWorkers(setting)
+    from fasttransfer.engine.ray import RayWorkers  # which takes a second to import
 
-    return RayCrew(setting)
+    return RayWorkers(setting)

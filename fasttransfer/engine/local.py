@@ -12,37 +12,37 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from fasttransfer import devices
-from fasttransfer.assembly import Setting
+from fasttransfer.assembly import StudyContext
 from fasttransfer.engine import work
 from fasttransfer.engine.schedule import STOPPING
-from fasttransfer.engine.work import Free, Lost, Said
-from fasttransfer.jobs import Job
+from fasttransfer.engine.work import WorkerFree, WorkerLost, WorkerMessage
+from fasttransfer.jobs import TrainingJob
 
 
-class LocalCrew:
-    """Worker processes; see `fasttransfer.engine.schedule.Crew`. A GPU that lost its worker gets the next one."""
+class LocalWorkers:
+    """Worker processes; see `fasttransfer.engine.schedule.WorkerPool`. A GPU that lost its worker gets the next one."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: StudyContext) -> None:
         self._setting = setting
         self._context = mp.get_context("spawn")
         self._stop = self._context.Event()
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, _WorkerProcess] = {}
         self._kills = _kills_for_memory()
 
     @property
     def size(self) -> int:
-        return devices.workers_for(self._setting.study.device, self._setting.study.threads)
+        return devices.count_workers(self._setting.study.device, self._setting.study.threads)
 
-    def hire(self) -> None:
+    def start_worker(self) -> None:
         number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
-        self._workers[number] = _Worker(self._context, self._setting, number, self._stop)
+        self._workers[number] = _WorkerProcess(self._context, self._setting, number, self._stop)
 
-    def give(self, worker: int, job: Job) -> None:
+    def assign_job(self, worker: int, job: TrainingJob) -> None:
         with suppress(OSError):  # where it is gone, its end of the pipe will tell
             self._workers[worker].pipe.send(job)
 
-    def hear(self, seconds: float) -> Sequence[tuple[int, Said]]:
-        said: list[tuple[int, Said]] = []
+    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+        said: list[tuple[int, WorkerMessage]] = []
         numbers = {worker.pipe: number for number, worker in self._workers.items()}
         for pipe in wait(list(numbers), timeout=seconds):
             assert isinstance(pipe, Connection)
@@ -52,14 +52,14 @@ class LocalCrew:
                 said.append((numbers[pipe], self._lose(numbers[pipe])))
         return said
 
-    def _lose(self, number: int) -> Lost:
+    def _lose(self, number: int) -> WorkerLost:
         process = self._workers.pop(number).process
         process.join()
         before, self._kills = self._kills, _kills_for_memory()
         code = process.exitcode
         if code == -signal.SIGKILL and self._kills > before:
-            return Lost("the system, which was short of memory", memory=True)
-        return Lost(f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
+            return WorkerLost("the system, which was short of memory", memory=True)
+        return WorkerLost(f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
 
     def stop(self) -> None:
         self._stop.set()
@@ -78,10 +78,10 @@ def _kills_for_memory() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-class _Worker:
+class _WorkerProcess:
     """The driver's handle on one worker process."""
 
-    def __init__(self, context: mp.context.SpawnContext, setting: Setting, index: int, stop: object) -> None:
+    def __init__(self, context: mp.context.SpawnContext, setting: StudyContext, index: int, stop: object) -> None:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
             target=_work, args=(setting, index, theirs, stop), name=f"fasttransfer-{index}", daemon=True
@@ -104,26 +104,26 @@ class _Worker:
             self.process.join()
 
 
-def _work(setting: Setting, index: int, pipe: Connection, stop: threading.Event) -> None:
+def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.Event) -> None:
     """Main function of a worker process: jobs in, messages out, until the pipe closes."""
     for each in STOPPING:  # the driver hears of it and asks us to stop
         signal.signal(each, signal.SIG_IGN)
     _die_with_parent()
 
-    def say(said: Said) -> None:
+    def log(said: WorkerMessage) -> None:
         try:
             pipe.send(said)
         except BrokenPipeError:  # the driver has let go of us
             raise SystemExit from None
 
-    device = devices.settle_in(setting.study.device, setting.study.threads, index)
-    say(Free())
+    device = devices.configure_process(setting.study.device, setting.study.threads, index)
+    log(WorkerFree())
     while True:
         try:
-            job: Job = pipe.recv()
+            job: TrainingJob = pipe.recv()
         except EOFError:
             return
-        work.train(setting, job, device, say, stop.is_set)
+        work.train_job(setting, job, device, log, stop.is_set)
 
 
 def _die_with_parent() -> None:

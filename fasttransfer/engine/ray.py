@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from fasttransfer import devices, machine, paths
-from fasttransfer.assembly import Setting
+from fasttransfer.assembly import StudyContext
 from fasttransfer.engine import work
-from fasttransfer.engine.work import Failed, Free, Lost, Said
+from fasttransfer.engine.work import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
 from fasttransfer.errors import InputError
 from fasttransfer.files import cache_folder
-from fasttransfer.jobs import Job
+from fasttransfer.jobs import TrainingJob
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import Study
 
@@ -41,17 +41,17 @@ _PATIENCE = 5.0  # seconds that the cluster has to answer
 _LONGEST = 10.0  # seconds that a worker waits before it answers that it has nothing to say
 
 
-class RayCrew:
-    """Actors of a cluster; see `fasttransfer.engine.schedule.Crew`. They get their GPUs and cores from Ray.
+class RayWorkers:
+    """Actors of a cluster; see `fasttransfer.engine.schedule.WorkerPool`. They get their GPUs and cores from Ray.
 
     Raises:
         InputError: the cluster does not answer, or has no machine that a network can be trained on.
     """
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: StudyContext) -> None:
         # Machines of a cluster stand in other folders.
         self._setting = replace(setting, folder=setting.folder.absolute(), store=setting.store.absolute())
-        self._joined = _join()
+        self._joined = _join_cluster()
         self._actors: dict[int, Any] = {}
         self._asked: dict[Any, int] = {}
         self._hired = 0
@@ -59,39 +59,39 @@ class RayCrew:
         # Work on a GPU keeps a core busy, but GPUs are what there is few of.
         self._needs = {"num_gpus": 1, "num_cpus": 0} if study.device == "cuda" else {"num_cpus": study.threads}
         try:
-            self.size = _room(*(("GPU", 1) if study.device == "cuda" else ("CPU", study.threads)))
+            self.size = _count_workers(*(("GPU", 1) if study.device == "cuda" else ("CPU", study.threads)))
         except InputError:
             self.close()
             raise
 
-    def hire(self) -> None:
-        actor = ray.remote(_Worker).options(max_concurrency=3, **self._needs)
+    def start_worker(self) -> None:
+        actor = ray.remote(_WorkerActor).options(max_concurrency=3, **self._needs)
         self._hired += 1
         self._actors[self._hired] = actor.remote(self._setting, str(cache_folder().absolute()))
         self._ask(self._hired)
 
-    def give(self, worker: int, job: Job) -> None:
+    def assign_job(self, worker: int, job: TrainingJob) -> None:
         self._actors[worker].train.remote(job)
 
-    def hear(self, seconds: float) -> Sequence[tuple[int, Said]]:
+    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
         ready, _ = ray.wait(list(self._asked), timeout=seconds)
-        found: list[tuple[int, Said]] = []
+        found: list[tuple[int, WorkerMessage]] = []
         for answer in ready:
             worker = self._asked.pop(answer)
             try:
-                said: Sequence[Said] = ray.get(answer)
+                said: Sequence[WorkerMessage] = ray.get(answer)
             except ray.exceptions.RayTaskError:  # a bug in what answers
                 raise
             except ray.exceptions.RayError as error:
                 ray.kill(self._actors.pop(worker))  # it may only be out of reach
-                found.append((worker, _lost(error)))
+                found.append((worker, _describe_loss(error)))
             else:
                 found += [(worker, each) for each in said]
                 self._ask(worker)
         return found
 
     def _ask(self, worker: int) -> None:
-        self._asked[self._actors[worker].hear.remote()] = worker
+        self._asked[self._actors[worker].on_message.remote()] = worker
 
     def stop(self) -> None:
         for actor in self._actors.values():
@@ -104,7 +104,7 @@ class RayCrew:
             ray.shutdown()
 
 
-def _join() -> bool:
+def _join_cluster() -> bool:
     """Joins the cluster, or starts one on this machine; False where this process is in one already."""
     if ray.is_initialized():
         return False
@@ -130,7 +130,7 @@ def _join() -> bool:
     return True
 
 
-def _room(resource: str, count: int) -> int:
+def _count_workers(resource: str, count: int) -> int:
     """How many workers the cluster has room for, each with so much of a resource on one machine.
 
     Raises:
@@ -142,39 +142,39 @@ def _room(resource: str, count: int) -> int:
     return free
 
 
-def _lost(error: Exception) -> Lost:
+def _describe_loss(error: Exception) -> WorkerLost:
     if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return Lost("Ray, whose machine was short of memory", memory=True)
+        return WorkerLost("Ray, whose machine was short of memory", memory=True)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     where = next((f" on {line.removeprefix('ip: ')}" for line in lines if line.startswith("ip: ")), "")
     # The last line has the cause, followed by whole sentences of advice.
-    return Lost(f"{lines[-1].split('. ')[0]}{where}" if lines else type(error).__name__)
+    return WorkerLost(f"{lines[-1].split('. ')[0]}{where}" if lines else type(error).__name__)
 
 
-class _Worker:
+class _WorkerActor:
     """An actor: trains in one of its threads, answers the driver in others."""
 
-    def __init__(self, setting: Setting, cache: str) -> None:
+    def __init__(self, setting: StudyContext, cache: str) -> None:
         self._setting = setting
-        self._said: queue.SimpleQueue[Said] = queue.SimpleQueue()
+        self._said: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
         self._stop = threading.Event()
         os.environ["FASTTRANSFER_CACHE"] = cache  # the driver's, whatever this machine has by default
-        if _sees(setting):
-            self._said.put(Free())
+        if _can_see_files(setting):
+            self._said.put(WorkerFree())
         else:
             text = (
                 f"machine {platform.node()} of the Ray cluster does not see the study {setting.folder} and its "
                 f"pictures {setting.store}: keep both on a file system that all machines share (--out, and "
                 "FASTTRANSFER_CACHE for pictures)"
             )
-            self._said.put(Failed(text, spoken=True))
+            self._said.put(WorkerFailed(text, spoken=True))
 
-    def train(self, job: Job) -> None:
+    def train(self, job: TrainingJob) -> None:
         study = self._setting.study
-        device = devices.settle_in(study.device, study.threads, 0)
-        work.train(self._setting, job, device, self._said.put, self._stop.is_set)
+        device = devices.configure_process(study.device, study.threads, 0)
+        work.train_job(self._setting, job, device, self._said.put, self._stop.is_set)
 
-    def hear(self) -> list[Said]:
+    def on_message(self) -> list[WorkerMessage]:
         """What there is to say, as soon as there is something."""
         try:
             said = [self._said.get(timeout=_LONGEST)]
@@ -188,7 +188,7 @@ class _Worker:
         self._stop.set()
 
 
-def _sees(setting: Setting) -> bool:
+def _can_see_files(setting: StudyContext) -> bool:
     """Whether the study's folder and pictures are here, the very same."""
     try:
         study, store = Study.read(paths.study_file(setting.folder)), Store.open(setting.store)

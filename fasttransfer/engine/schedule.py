@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fasttransfer.assembly import Setting
+from fasttransfer.assembly import StudyContext
 from fasttransfer.cells import Cell
 from fasttransfer.checkpoint import load_end
-from fasttransfer.engine.work import Failed, Free, Lost, Said, Short
+from fasttransfer.engine.work import OutOfMemory, WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
 from fasttransfer.errors import InputError
-from fasttransfer.jobs import Division, Job, halves
+from fasttransfer.jobs import JobPlan, TrainingJob, split_in_half
 from fasttransfer.messages import Advanced, Ended, Message, Started
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)  # asks for a clean stop
@@ -33,7 +33,7 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Again:
+class JobRetried:
     """A job goes on from its checkpoints: `text` says why and how.
 
     Of what it reported, `begun` and the `macs` since are no longer done, or will be reported again.
@@ -44,7 +44,7 @@ class Again:
     macs: float
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers, wherever they are; each is known by a number."""
 
     @property
@@ -52,15 +52,15 @@ class Crew(Protocol):
         """How many can work at the same time."""
         ...
 
-    def hire(self) -> None:
+    def start_worker(self) -> None:
         """Starts one more worker, which says that it is free when it has come up."""
         ...
 
-    def give(self, worker: int, job: Job) -> None:
+    def assign_job(self, worker: int, job: TrainingJob) -> None:
         """Has a free worker train `job`."""
         ...
 
-    def hear(self, seconds: float) -> Sequence[tuple[int, Said]]:
+    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
         """What workers have said, each in its order; nothing where none has for `seconds`."""
         ...
 
@@ -74,24 +74,24 @@ class Crew(Protocol):
 
 
 @dataclass
-class _Turn:
+class _JobState:
     """What is left of a job: parts that are trained one after another, since they do not fit into memory together."""
 
-    parts: list[Job]
+    parts: list[TrainingJob]
     losses: int = 0
     begun: Started | None = None
     macs: float = 0.0
 
-    def begin(self) -> Job:
+    def begin(self) -> TrainingJob:
         self.begun, self.macs = None, 0.0
         return self.parts[0]
 
 
 def run_jobs(
-    crew: Crew,
-    setting: Setting,
-    division: Division,
-    hear: Callable[[Message | Again], None],
+    crew: WorkerPool,
+    setting: StudyContext,
+    division: JobPlan,
+    on_message: Callable[[Message | JobRetried], None],
     *,
     ended: Callable[[Cell], str | None],
 ) -> bool:
@@ -106,17 +106,17 @@ def run_jobs(
             again and again.
         WorkerError: a worker failed otherwise.
     """
-    waiting = [_Turn([job]) for job in division.jobs]
-    busy: dict[int, _Turn] = {}
+    waiting = [_JobState([job]) for job in division.jobs]
+    busy: dict[int, _JobState] = {}
     idle: list[int] = []
-    starting = _Turn([])  # whose losses are those of workers without a job
+    starting = _JobState([])  # whose losses are those of workers without a job
     interrupts = _Interrupts()
     told = False
     try:
         for _ in range(min(crew.size, division.workers, len(waiting))):
-            crew.hire()
+            crew.start_worker()
         while waiting or busy:
-            _drop_orphans(waiting, ended, hear)
+            _drop_orphans(waiting, ended, on_message)
             if interrupts.asked and not told:
                 crew.stop()
                 told = True
@@ -126,23 +126,23 @@ def run_jobs(
             if ready is not None and idle:
                 waiting.remove(ready)
                 busy[idle[0]] = ready
-                crew.give(idle.pop(0), ready.begin())
+                crew.assign_job(idle.pop(0), ready.begin())
                 continue
-            for worker, said in crew.hear(_WAIT):
-                if isinstance(said, Failed):
+            for worker, said in crew.on_message(_WAIT):
+                if isinstance(said, WorkerFailed):
                     raise InputError(said.text) if said.spoken else WorkerError(said.text)
-                if isinstance(said, Free | Short | Lost):
+                if isinstance(said, WorkerFree | OutOfMemory | WorkerLost):
                     turn = busy.pop(worker, starting)
-                    if isinstance(said, Lost):
+                    if isinstance(said, WorkerLost):
                         idle = [each for each in idle if each != worker]
                         if not told:
-                            crew.hire()
+                            crew.start_worker()
                     else:
                         idle.append(worker)
-                    if isinstance(said, Free):
+                    if isinstance(said, WorkerFree):
                         turn.parts = turn.parts[1:]
                     else:
-                        _go_on(turn, said, setting, ended, hear)
+                        _retry(turn, said, setting, ended, on_message)
                     if turn.parts:
                         waiting.insert(0, turn)
                 else:
@@ -151,18 +151,18 @@ def run_jobs(
                         turn.begun = said
                     elif isinstance(said, Advanced):
                         turn.macs += said.macs
-                    hear(said)
+                    on_message(said)
     finally:
         interrupts.restore()
     return all(ended(cell) for job in division.jobs for cell in job.cells)
 
 
-def _go_on(
-    turn: _Turn,
-    said: Short | Lost,
-    setting: Setting,
+def _retry(
+    turn: _JobState,
+    said: OutOfMemory | WorkerLost,
+    setting: StudyContext,
     ended: Callable[[Cell], str | None],
-    hear: Callable[[Message | Again], None],
+    on_message: Callable[[Message | JobRetried], None],
 ) -> None:
     """Makes of `turn` what is left to do, in halves where memory was short, and tells.
 
@@ -170,9 +170,9 @@ def _go_on(
         InputError: it would only happen again.
     """
     again = f"The same command goes on from {setting.folder}/checkpoints."
-    turn.losses += isinstance(said, Lost)
+    turn.losses += isinstance(said, WorkerLost)
     names = _names(turn.parts[0].cells) if turn.parts else "without a job yet"
-    if turn.losses > RETRIES and isinstance(said, Lost):
+    if turn.losses > RETRIES and isinstance(said, WorkerLost):
         raise InputError(
             f"{names}: {turn.losses} workers were lost, the last one: {said.why}; see whether memory is short. {again}"
         )
@@ -182,22 +182,22 @@ def _go_on(
     for cell in job.cells:  # what a lost worker wrote, but did not live to tell
         if not ended(cell):
             for message in load_end(setting.folder, setting.study, cell) or ():
-                hear(message)
+                on_message(message)
     left = tuple(cell for cell in job.cells if not ended(cell))
-    parts: tuple[Job, ...] = (replace(job, cells=left),) if left else ()
-    if isinstance(said, Short) and len(job.cells) == 1:
+    parts: tuple[TrainingJob, ...] = (replace(job, cells=left),) if left else ()
+    if isinstance(said, OutOfMemory) and len(job.cells) == 1:
         raise InputError(
             f"{names}: there is not enough memory for this network alone ({said.text}): free some, or use a machine "
             f"that has more. {again}"
         )
-    if parts and (isinstance(said, Short) or said.memory):
-        parts = halves(parts[0])
+    if parts and (isinstance(said, OutOfMemory) or said.memory):
+        parts = split_in_half(parts[0])
     how = f"goes on in {len(parts)} parts" if len(parts) > 1 else "goes on"
-    if isinstance(said, Short):
+    if isinstance(said, OutOfMemory):
         text = f"{names}: not enough memory ({said.text}), {how} from checkpoints"
     else:
         text = f"{names}: worker lost ({said.why}), {how} from checkpoints, try {turn.losses} of {RETRIES}"
-    hear(Again(text, turn.begun, turn.macs))
+    on_message(JobRetried(text, turn.begun, turn.macs))
     turn.parts = [*parts, *turn.parts[1:]]
 
 
@@ -206,7 +206,9 @@ def _names(cells: Sequence[Cell]) -> str:
     return f"{cells[0].label}{more}"
 
 
-def _drop_orphans(waiting: list[_Turn], ended: Callable[[Cell], str | None], hear: Callable[[Message], None]) -> None:
+def _drop_orphans(
+    waiting: list[_JobState], ended: Callable[[Cell], str | None], on_message: Callable[[Message], None]
+) -> None:
     """Cells whose base diverged or is stuck have nothing to copy: they are skipped, and the rest of their job stays."""
     for turn in list(waiting):
         for i, job in reversed(list(enumerate(turn.parts))):
@@ -218,7 +220,7 @@ def _drop_orphans(waiting: list[_Turn], ended: Callable[[Cell], str | None], hea
             if not lost:
                 continue
             for cell, reason in lost.items():
-                hear(Ended(cell, "skipped", 0, reason))
+                on_message(Ended(cell, "skipped", 0, reason))
             kept = tuple(c for c in job.cells if c not in lost)
             turn.parts[i : i + 1] = [replace(job, cells=kept)] if kept else []
         if not turn.parts:

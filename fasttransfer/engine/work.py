@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.errors import InputError
-from fasttransfer.jobs import Job
+from fasttransfer.jobs import TrainingJob
 from fasttransfer.messages import Message
 
 # How those tell of memory that cannot be had who have no exception of their own for it: PyTorch's allocator for CPUs,
@@ -29,19 +29,19 @@ _SIGNS = (
 
 
 @dataclass(frozen=True)
-class Free:
+class WorkerFree:
     """A worker waits for a job: it has come up, ended its last one, or left that in checkpoints."""
 
 
 @dataclass(frozen=True)
-class Short:
+class OutOfMemory:
     """There was not enough memory for a job, says `text`. Its worker waits for another."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Failed:
+class WorkerFailed:
     """What went wrong in a worker: a sentence for the user (`spoken`), or a stack trace."""
 
     text: str
@@ -49,24 +49,28 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerLost:
     """A worker is gone, `why` says how; `memory`: the system ended it because memory was short."""
 
     why: str
     memory: bool = False
 
 
-Said = Message | Free | Short | Failed | Lost
+WorkerMessage = Message | WorkerFree | OutOfMemory | WorkerFailed | WorkerLost
 
 
-def train(
-    setting: Setting, job: Job, device: torch.device, say: Callable[[Said], None], stop: Callable[[], bool]
+def train_job(
+    setting: StudyContext,
+    job: TrainingJob,
+    device: torch.device,
+    log: Callable[[WorkerMessage], None],
+    stop: Callable[[], bool],
 ) -> None:
     """Trains the cells of `job` until they end or `stop` says so; what it says last is how that went."""
-    end: Said = Free()
+    end: WorkerMessage = WorkerFree()
     try:
-        cohort = build_cohort(setting, job.cells, device, say, stop)
-        cohort.run(say, stop, setting.checkpoint_seconds)
+        cohort = build_cohort(setting, job.cells, device, log, stop)
+        cohort.run(log, stop, setting.checkpoint_seconds)
         del cohort
     except (SystemExit, KeyboardInterrupt):
         raise
@@ -74,19 +78,19 @@ def train(
         end = _ending(error)
     # Here nothing holds the cohort any more, so that its memory is there for the next.
     gc.collect()
-    if device.type == "cuda" and isinstance(end, Short):
+    if device.type == "cuda" and isinstance(end, OutOfMemory):
         torch.cuda.empty_cache()
-    say(end)
+    log(end)
 
 
-def _ending(error: BaseException) -> Short | Failed:
+def _ending(error: BaseException) -> OutOfMemory | WorkerFailed:
     """What to say of `error`."""
     for each in _chain(error):
         if _is_short(each):
-            return Short(_first_line(each))
+            return OutOfMemory(_first_line(each))
     if isinstance(error, InputError):
-        return Failed(str(error), spoken=True)
-    return Failed("".join(traceback.format_exception(error)), spoken=False)
+        return WorkerFailed(str(error), spoken=True)
+    return WorkerFailed("".join(traceback.format_exception(error)), spoken=False)
 
 
 def _is_short(error: BaseException) -> bool:

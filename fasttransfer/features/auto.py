@@ -21,11 +21,11 @@ from torch import Tensor
 from fasttransfer import inputs, machine
 from fasttransfer.features import cache
 from fasttransfer.features.shards import ShardReader, ShardWriter
-from fasttransfer.files import disk_trouble, make_folder
-from fasttransfer.net import CaffeNet, initial_weights
+from fasttransfer.files import disk_errors, make_folder
+from fasttransfer.net import CaffeNet, draw_weights
 from fasttransfer.pipelines.feeds import DISK_SHARE, HOST_SHARE, free_disk
 from fasttransfer.prefix import DEEPEST
-from fasttransfer.progress import size
+from fasttransfer.progress import format_bytes
 from fasttransfer.recipe import Recipe
 
 PICTURES = 64
@@ -35,7 +35,7 @@ _DENSE = 15 / 16  # share of features that are not zero, from which a mask takes
 
 
 @dataclass(frozen=True)
-class Measured:
+class CutTiming:
     """A cut of one source on this machine.
 
     Attributes:
@@ -50,7 +50,7 @@ class Measured:
     dense: int
 
 
-def measure(
+def time_cuts(
     net: CaffeNet,
     make_pictures: Callable[[], Tensor],
     cuts: Collection[int],
@@ -58,7 +58,7 @@ def measure(
     *,
     threads: int,
     records: int = 0,
-) -> list[Measured]:
+) -> list[CutTiming]:
     """Times a few steps of each way, the fastest of three.
 
     Args:
@@ -83,11 +83,11 @@ def measure(
             if stage in cuts:
                 rounded = x.to(torch.bfloat16)
                 bytes_, read = _read(rounded.cpu(), root, threads, records)
-                found.append(Measured(stage, seconds / n, read / n, bytes_ / n, 2 * rounded[0].numel()))
+                found.append(CutTiming(stage, seconds / n, read / n, bytes_ / n, 2 * rounded[0].numel()))
     return found
 
 
-def choose(measured: Iterable[Measured], records: int, room: float) -> frozenset[int]:
+def choose_cuts(measured: Iterable[CutTiming], records: int, room: float) -> frozenset[int]:
     """The cuts to keep: those behind the one up to which it is fastest to run live, as far as the disk has room.
 
     Args:
@@ -104,15 +104,15 @@ def choose(measured: Iterable[Measured], records: int, room: float) -> frozenset
     return frozenset(m.cut for m in measured[min(ways)[1] :])
 
 
-def room(root: Path) -> float:
+def free_room(root: Path) -> float:
     """Bytes that entries may take on the disk of `root`."""
     return DISK_SHARE * free_disk(root)
 
 
-def table(measured: Iterable[Measured], records: int, room: float) -> Table:
+def cuts_table(measured: Iterable[CutTiming], records: int, room: float) -> Table:
     """The decisions for one source over the pictures of one task, for rich."""
     measured = list(measured)
-    kept = choose(measured, records, room)
+    kept = choose_cuts(measured, records, room)
     rows = Table(box=None, pad_edge=False, header_style="bold")
     rows.add_column("cut")
     for heading in ("computed", "read", "packed", "on disk"):
@@ -124,16 +124,16 @@ def table(measured: Iterable[Measured], records: int, room: float) -> Table:
             _micro(m.compute),
             _micro(m.read),
             f"{m.bytes / m.dense:.0%}",
-            size(m.bytes * records),
+            format_bytes(m.bytes * records),
             "kept" if m.cut in kept else "live" if m.bytes * records <= room else "live, the disk has no room",
         )
     return rows
 
 
-def forecast(
+def forecast_cuts(
     recipe: Recipe, records: int, cuts: Collection[int], *, device: str, precision: str, threads: int
 ) -> Table:
-    """As `table`, before there is any network: its initial values on random pictures stand for it.
+    """As `cuts_table`, before there is any network: its initial values on random pictures stand for it.
 
     Trained networks leave more zeros, so entries will be smaller rather than larger.
 
@@ -146,9 +146,9 @@ def forecast(
     """
     geometry = recipe.geometry
     net = CaffeNet(geometry, 2, inputs.dtype_of(precision))
-    net.load(initial_weights(geometry, 2, recipe.init, lambda stage: stage))
+    net.load(draw_weights(geometry, 2, recipe.init, lambda stage: stage))
     net = net.to(device).requires_grad_(False)
-    looks = inputs.entrance(geometry, device, precision)
+    looks = inputs.choose_input_form(geometry, device, precision)
     shape = 3 * looks["block"] ** 2, looks["side"], looks["side"]
     spread = 64 * recipe.scale  # of pixel differences
 
@@ -156,18 +156,18 @@ def forecast(
         x = torch.randn(min(PICTURES, recipe.batch), *shape, device=device) * spread
         return x.to(looks["dtype"]).contiguous(memory_format=torch.channels_last)
 
-    root = cache.root()
+    root = cache.cache_root()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         drawn = make_pictures()
-        measured = measure(net, lambda: drawn, cuts, root, threads=threads, records=records)
+        measured = time_cuts(net, lambda: drawn, cuts, root, threads=threads, records=records)
     finally:
         torch.set_num_threads(before)
-    return table(measured, records, room(root))
+    return cuts_table(measured, records, free_room(root))
 
 
-def cuts_of(layers: Iterable[int]) -> tuple[int, ...]:
+def cuts_read(layers: Iterable[int]) -> tuple[int, ...]:
     """The cuts that cells frozen at these n read."""
     return tuple(sorted({min(n, DEEPEST) for n in layers}))
 
@@ -187,7 +187,7 @@ def _read(features: Tensor, root: Path, threads: int, records: int) -> tuple[int
     """What `features` take on the disk of `root`, and the seconds to read them in another order."""
     packed = int(features.count_nonzero()) < _DENSE * features.numel()
     shape, entry = features.shape[1:], "measured"
-    with disk_trouble(root), tempfile.TemporaryFile(dir=root) as file:  # without a name: nothing is ever left
+    with disk_errors(root), tempfile.TemporaryFile(dir=root) as file:  # without a name: nothing is ever left
         writer = ShardWriter(file.fileno(), entry, 0, 0, shape, packed)
         writer.append(features)
         writer.finish()

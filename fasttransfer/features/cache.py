@@ -40,27 +40,27 @@ from fasttransfer.features.entry import (
     MANIFEST,
     PICTURES,
     USES,
-    About,
-    Entry,
+    CacheEntry,
+    EntryInfo,
+    FeatureShard,
     OtherVersionError,
     RemovedError,
-    Shard,
-    UnreadableError,
-    set_aside,
-    tell,
+    UnreadableEntryError,
+    print_warning,
+    quarantine,
 )
-from fasttransfer.features.key import FORMAT, Key
+from fasttransfer.features.key import FORMAT, CacheKey
 from fasttransfer.features.shards import ShardWriter, write_shard
-from fasttransfer.files import cache_folder, disk_trouble, locked, make_folder, replace_file, sync_folder
+from fasttransfer.files import cache_folder, disk_errors, hold_lock, make_folder, replace_file, sync_folder
 from fasttransfer.make_once import lock_of, sweep_unfinished, temporary_of
 from fasttransfer.pipelines.feed import TaskImages
-from fasttransfer.progress import Say, size
+from fasttransfer.progress import Log, format_bytes
 from fasttransfer.weights import CorruptFileError
 
 __all__ = [
-    "SHARD_BYTES", "About", "Entry", "EntryWriter", "Key", "OtherVersionError", "RemovedError", "Say",
-    "UnreadableError", "clean", "damaged", "entries", "find", "folders", "making", "prune", "remove", "remove_folder",
-    "root", "set_aside", "tell", "used", "verify",
+    "SHARD_BYTES", "EntryInfo", "CacheEntry", "EntryWriter", "CacheKey", "OtherVersionError", "RemovedError", "Log",
+    "UnreadableEntryError", "remove_leftovers", "list_damaged", "list_entries", "find_entry", "list_folders", "make_entries", "prune", "remove_entry", "remove_folder",
+    "cache_root", "quarantine", "print_warning", "count_use", "verify_entry",
 ]  # fmt: skip
 
 SHARD_BYTES = 256 << 20
@@ -70,12 +70,12 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 _DENSE = 15 / 16  # share of features that are not zero, from which the mask takes more than it saves
 
 
-def root() -> Path:
+def cache_root() -> Path:
     """The folder of the user's cache."""
     return cache_folder() / "features"
 
 
-def find(root: Path, key: Key, say: Say = tell) -> Entry | None:
+def find_entry(root: Path, key: CacheKey, log: Log = print_warning) -> CacheEntry | None:
     """The entry of `key`, whole as far as its own files and their sizes tell; the reader verifies the rest.
 
     One that is damaged is set aside, which is said, and not found. Not to be called by who is making it.
@@ -83,21 +83,21 @@ def find(root: Path, key: Key, say: Say = tell) -> Entry | None:
     Raises:
         OtherVersionError, UnreadableError: it is of another version, or cannot be read.
     """
-    return on_disk.find(root / key.digest(), say)
+    return on_disk.find_entry(root / key.digest(), log)
 
 
 # -- making ---------------------------------------------------------------------------------------------------------
 
 
 class EntryWriter:
-    """What `making` hands out for each entry that is not there."""
+    """What `make_entries` hands out for each entry that is not there."""
 
-    def __init__(self, key: Key, about: About, pictures: TaskImages, folder: Path) -> None:
+    def __init__(self, key: CacheKey, about: EntryInfo, pictures: TaskImages, folder: Path) -> None:
         self.key, self.about, self.pictures, self.folder = key, about, pictures, folder
         self.shape = key.geometry.cut_shape(key.cut)
         self._records = len(pictures) * len(key.views)
         self._packed: bool | None = None
-        self._shards: list[Shard] = []
+        self._shards: list[FeatureShard] = []
         self._done = 0
         self._writer: ShardWriter | None = None
         self._file = ExitStack()  # of the shard that is being written
@@ -116,7 +116,7 @@ class EntryWriter:
             return
         if self._packed is None:
             self._packed = int(x.count_nonzero()) < _DENSE * x.numel()
-        with disk_trouble(self.folder):
+        with disk_errors(self.folder):
             if self._writer is None:
                 self._writer = self._begin()
             self._writer.append(x)
@@ -127,10 +127,10 @@ class EntryWriter:
                 self._end()
 
     def finish(self) -> None:
-        """The last shard and `entry.json`; `making` calls it."""
+        """The last shard and `entry.json`; `make_entries` calls it."""
         if self._done != self._records:
             raise RuntimeError(f"{self.folder}: {self._done} records were appended, the entry has {self._records}")
-        with disk_trouble(self.folder):
+        with disk_errors(self.folder):
             self._end()
             (self.folder / USES).touch()
         listed = io.BytesIO()
@@ -148,10 +148,10 @@ class EntryWriter:
             "shards": [shard._asdict() for shard in self._shards],
         }
         with replace_file(self.folder / MANIFEST) as file:
-            file.write(on_disk.manifest(said))
+            file.write(on_disk.encode_manifest(said))
 
     def abandon(self) -> None:
-        """Closes what is open, without an end; `making` calls it."""
+        """Closes what is open, without an end; `make_entries` calls it."""
         self._file.__exit__(_Abandoned, _Abandoned(), None)
 
     def _begin(self) -> ShardWriter:
@@ -172,15 +172,15 @@ class EntryWriter:
             return
         self._file.close()
         path = on_disk.shard_path(self.folder, len(self._shards))
-        self._shards.append(Shard(self._writer.records, path.stat().st_size, on_disk.footer_checksum(path)))
+        self._shards.append(FeatureShard(self._writer.records, path.stat().st_size, on_disk.footer_checksum(path)))
         self._writer = None
 
     def _need_room(self, expected: float) -> None:
         free = shutil.disk_usage(self.folder).free
         if expected > free:
             raise InputError(
-                f"{self.folder.parent}: features of cut {self.key.cut} will take about {size(expected)}, the disk has "
-                f"{size(free)} free: remove entries with fasttransfer cache prune, or set FASTTRANSFER_CACHE to a "
+                f"{self.folder.parent}: features of cut {self.key.cut} will take about {format_bytes(expected)}, the disk has "
+                f"{format_bytes(free)} free: remove entries with fasttransfer cache prune, or set FASTTRANSFER_CACHE to a "
                 "folder on another disk"
             )
 
@@ -190,8 +190,8 @@ class _Abandoned(Exception):
 
 
 @contextmanager
-def making(
-    root: Path, wanted: Sequence[tuple[Key, About]], pictures: TaskImages, say: Say = tell
+def make_entries(
+    root: Path, wanted: Sequence[tuple[CacheKey, EntryInfo]], pictures: TaskImages, log: Log = print_warning
 ) -> Iterator[list[EntryWriter]]:
     """A writer for each entry of `wanted` that is not there, in that order; there may be none.
 
@@ -214,9 +214,9 @@ def making(
             if _is_whole(root / digest):
                 continue
             lock = ExitStack()
-            lock.enter_context(locked(lock_of(root / digest), _waiting(*by_digest[digest], say)))
+            lock.enter_context(hold_lock(lock_of(root / digest), _waiting(*by_digest[digest], log)))
             locks.enter_context(lock)
-            if _is_there(root / digest, say):
+            if _is_there(root / digest, log):
                 lock.close()
             else:
                 mine.add(digest)
@@ -226,7 +226,7 @@ def making(
         sweep_unfinished(root)
         writers: list[EntryWriter] = []
         try:
-            with disk_trouble(root):
+            with disk_errors(root):
                 for digest, (key, about) in by_digest.items():
                     if digest in mine:
                         temporary = temporary_of(root / digest)
@@ -236,7 +236,7 @@ def making(
             yield writers
             for writer in writers:
                 writer.finish()
-            with disk_trouble(root):
+            with disk_errors(root):
                 for writer in writers:
                     writer.folder.rename(root / writer.key.digest())
                 sync_folder(root)
@@ -248,32 +248,32 @@ def making(
 
 def _is_whole(folder: Path) -> bool:
     try:
-        on_disk.read(folder)
+        on_disk.read_entry(folder)
     except (FileNotFoundError, CorruptFileError):
         return False
     return True
 
 
-def _is_there(folder: Path, say: Say) -> bool:
-    """As `find`, for who holds the lock."""
+def _is_there(folder: Path, log: Log) -> bool:
+    """As `find_entry`, for who holds the lock."""
     try:
-        on_disk.read(folder)
+        on_disk.read_entry(folder)
     except FileNotFoundError:
         return False
     except CorruptFileError as error:
-        on_disk.move_aside(folder, error, say)
+        on_disk.quarantine_locked(folder, error, log)
         return False
     return True
 
 
-def _waiting(key: Key, about: About, say: Say) -> Callable[[], None]:
-    return lambda: say(f"waiting for another process that computes features of {about.network} at cut {key.cut}")
+def _waiting(key: CacheKey, about: EntryInfo, log: Log) -> Callable[[], None]:
+    return lambda: log(f"waiting for another process that computes features of {about.network} at cut {key.cut}")
 
 
 # -- using ----------------------------------------------------------------------------------------------------------
 
 
-def used(entry: Entry) -> None:
+def count_use(entry: CacheEntry) -> None:
     """Counts a use. Any number of processes may do so; where the cache cannot be written nothing is counted."""
     with suppress(OSError):
         file = os.open(entry.folder / USES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -283,49 +283,49 @@ def used(entry: Entry) -> None:
             os.close(file)
 
 
-def verify(entry: Entry, say: Say = tell) -> None:
+def verify_entry(entry: CacheEntry, log: Log = print_warning) -> None:
     """Reads everything back.
 
     Raises:
         CorruptFileError: something is damaged; the entry has been set aside.
-        RemovedError, UnreadableError: as `Entry.open`.
+        RemovedError, UnreadableError: as `CacheEntry.open`.
     """
-    entry.listing(say)
-    with entry.open(say=say) as reader:
+    entry.listing(log)
+    with entry.open(log=log) as reader:
         try:
             reader.verify()
         except CorruptFileError as error:
-            set_aside(entry, error, say)
+            quarantine(entry, error, log)
             raise
 
 
 # -- all of them ----------------------------------------------------------------------------------------------------
 
 
-def entries(root: Path, say: Say = lambda sentence: None) -> list[Entry]:
-    """Every entry that is whole, as `find` sees it; what is wrong with the others is said, and they stay."""
+def list_entries(root: Path, log: Log = lambda sentence: None) -> list[CacheEntry]:
+    """Every entry that is whole, as `find_entry` sees it; what is wrong with the others is said, and they stay."""
     found = []
-    for folder in folders(root):
+    for folder in list_folders(root):
         try:
-            found.append(on_disk.read(folder))
+            found.append(on_disk.read_entry(folder))
         except FileNotFoundError:
             continue  # removed by another
-        except (CorruptFileError, UnreadableError) as error:
-            say(str(error))
+        except (CorruptFileError, UnreadableEntryError) as error:
+            log(str(error))
     return found
 
 
-def folders(root: Path) -> list[Path]:
+def list_folders(root: Path) -> list[Path]:
     """Those of all entries, whatever is in them."""
     return _listed(root)
 
 
-def damaged(root: Path) -> list[Path]:
+def list_damaged(root: Path) -> list[Path]:
     """The folders that were set aside."""
     return _listed(root, DAMAGED)
 
 
-def prune(root: Path, most_bytes: int) -> list[Entry]:
+def prune(root: Path, most_bytes: int) -> list[CacheEntry]:
     """Removes entries, those that were not used for longest first, until the rest take at most `most_bytes`.
 
     What killed processes left and what was set aside goes in any case. Entries that are being made stay. One that is
@@ -337,39 +337,39 @@ def prune(root: Path, most_bytes: int) -> list[Entry]:
     Raises:
         InputError: the cache is not ours to write.
     """
-    clean(root)
-    there = sorted(entries(root), key=lambda entry: entry.use.last)
+    remove_leftovers(root)
+    there = sorted(list_entries(root), key=lambda entry: entry.use.last)
     total, removed = sum(entry.bytes for entry in there), []
     for entry in there:
         if total <= most_bytes:
             break
-        if remove(entry):
+        if remove_entry(entry):
             total -= entry.bytes
             removed.append(entry)
     return removed
 
 
-def clean(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Removes what was set aside, and what killed processes left.
 
     Raises:
         InputError: the cache is not ours to write.
     """
-    with disk_trouble(root):
+    with disk_errors(root):
         sweep_unfinished(root)
-        for folder in damaged(root):
+        for folder in list_damaged(root):
             on_disk.remove_path(folder)
 
 
-def remove(entry: Entry) -> bool:
+def remove_entry(entry: CacheEntry) -> bool:
     """Removes an entry; False if it is being made at this moment."""
     return remove_folder(entry.folder)
 
 
 def remove_folder(folder: Path) -> bool:
-    """As `remove`, for a folder whose entry may not be readable."""
+    """As `remove_entry`, for a folder whose entry may not be readable."""
     try:
-        with locked(lock_of(folder), _refuse), disk_trouble(folder):
+        with hold_lock(lock_of(folder), _refuse), disk_errors(folder):
             temporary = temporary_of(folder)
             on_disk.remove_path(temporary)
             with suppress(FileNotFoundError):
@@ -394,7 +394,7 @@ def _listed(root: Path, suffix: str = "") -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise on_disk.unreadable(root, error) from error
+        raise on_disk.unreadable_error(root, error) from error
     return [
         root / name for name in sorted(names) if name.endswith(suffix) and _NAME.fullmatch(name.removesuffix(suffix))
     ]

@@ -25,11 +25,11 @@ import xxhash
 from numpy.typing import NDArray
 
 from fasttransfer.errors import InputError
-from fasttransfer.features.key import FORMAT, Key
+from fasttransfer.features.key import FORMAT, CacheKey
 from fasttransfer.features.shards import ShardReader
-from fasttransfer.files import disk_trouble, locked, sync_folder
+from fasttransfer.files import disk_errors, hold_lock, sync_folder
 from fasttransfer.make_once import lock_of
-from fasttransfer.progress import Say
+from fasttransfer.progress import Log
 from fasttransfer.weights import CorruptFileError
 
 MANIFEST = "entry.json"
@@ -41,25 +41,25 @@ DAMAGED = ".damaged"
 _END = 16  # bytes: a shard's last checksum, and the mark behind it
 
 
-def tell(sentence: str) -> None:
+def print_warning(sentence: str) -> None:
     """Says something to the user, where nobody else has taken that on."""
     print(f"fasttransfer: {sentence}", file=sys.stderr)
 
 
-class UnreadableError(InputError):
+class UnreadableEntryError(InputError):
     """An entry that may be whole, but cannot be read as things are."""
 
 
-class OtherVersionError(UnreadableError):
+class OtherVersionError(UnreadableEntryError):
     """An entry that another version of this program made: not damaged, and not for this one to read or to replace."""
 
 
-class RemovedError(UnreadableError):
+class RemovedError(UnreadableEntryError):
     """An entry that was removed after it was found."""
 
 
 @dataclass(frozen=True)
-class About:
+class EntryInfo:
     """What an entry is, for people: nothing of it is part of the key.
 
     Attributes:
@@ -76,7 +76,7 @@ class About:
     classes: tuple[str, ...]
 
 
-class Shard(NamedTuple):
+class FeatureShard(NamedTuple):
     """What `entry.json` says of a shard; `checksum` is the one in its footer."""
 
     records: int
@@ -84,7 +84,7 @@ class Shard(NamedTuple):
     checksum: str
 
 
-class Use(NamedTuple):
+class EntryUse(NamedTuple):
     """How often an entry was used, and when last in seconds since 1970: when it was made, if never."""
 
     hits: int
@@ -92,7 +92,7 @@ class Use(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Features of `pictures` pictures in each of `views` views: record number = picture * views + view.
 
     Attributes:
@@ -101,12 +101,12 @@ class Entry:
         checksum: of `entry.json`, and by those in it of everything.
     """
 
-    key: Key
+    key: CacheKey
     folder: Path
-    about: About
+    about: EntryInfo
     pictures: int
     listed: str
-    shards: tuple[Shard, ...]
+    shards: tuple[FeatureShard, ...]
     packed: bool
     checksum: str
 
@@ -130,23 +130,23 @@ class Entry:
         return 2 * self.pictures * self.views * prod(self.shape)
 
     @property
-    def use(self) -> Use:
+    def use(self) -> EntryUse:
         """How much it was used, at this moment."""
         with suppress(OSError):
             status = (self.folder / USES).stat()
-            return Use(status.st_size, status.st_mtime)
+            return EntryUse(status.st_size, status.st_mtime)
         with suppress(OSError):
-            return Use(0, (self.folder / MANIFEST).stat().st_mtime)
-        return Use(0, 0.0)
+            return EntryUse(0, (self.folder / MANIFEST).stat().st_mtime)
+        return EntryUse(0, 0.0)
 
-    def listing(self, say: Say = tell) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def listing(self, log: Log = print_warning) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The pictures' rows in their part of the store, and their labels: both (n,) int64.
 
         Raises:
             CorruptFileError, RemovedError, UnreadableError: as `open`.
         """
         path = self.folder / PICTURES
-        with self._reading(say):
+        with self._reading(log):
             if self.folder.exists() and not path.exists():
                 raise CorruptFileError(f"{path}: is missing")
             content = path.read_bytes()
@@ -155,8 +155,8 @@ class Entry:
         rows, labels = np.load(io.BytesIO(content), allow_pickle=False).T
         return rows, labels
 
-    def open(self, threads: int | None = None, say: Say = tell) -> ShardReader:
-        """A reader of the records; `threads` as there. What its reading raises goes to `set_aside`.
+    def open(self, threads: int | None = None, log: Log = print_warning) -> ShardReader:
+        """A reader of the records; `threads` as there. What its reading raises goes to `quarantine`.
 
         Raises:
             CorruptFileError: a shard is damaged; the entry has been set aside.
@@ -164,22 +164,22 @@ class Entry:
             UnreadableError: it cannot be read.
         """
         paths = [shard_path(self.folder, i) for i in range(len(self.shards))]
-        with self._reading(say):
+        with self._reading(log):
             return ShardReader(paths, entry=self.folder.name, shape=self.shape, threads=threads)
 
     @contextmanager
-    def _reading(self, say: Say) -> Iterator[None]:
+    def _reading(self, log: Log) -> Iterator[None]:
         try:
             yield
         except CorruptFileError as error:
-            set_aside(self, error, say)
+            quarantine(self, error, log)
             raise
         except FileNotFoundError:
             raise RemovedError(
                 f"{self.folder}: was removed from the cache before it was read: run the same command again"
             ) from None
         except OSError as error:
-            raise unreadable(self.folder, error) from error
+            raise unreadable_error(self.folder, error) from error
 
 
 def shard_path(folder: Path, position: int) -> Path:
@@ -189,12 +189,12 @@ def shard_path(folder: Path, position: int) -> Path:
 # -- entry.json -----------------------------------------------------------------------------------------------------
 
 
-def manifest(said: Mapping[str, Any]) -> bytes:
+def encode_manifest(said: Mapping[str, Any]) -> bytes:
     """The contents of `entry.json`: `said` and its checksum."""
     return json.dumps({**said, "checksum": _checksum(said)}, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def read(folder: Path) -> Entry:
+def read_entry(folder: Path) -> CacheEntry:
     """The entry in `folder`, whole as far as its own files and their sizes tell; its records are not read.
 
     Raises:
@@ -212,29 +212,29 @@ def read(folder: Path) -> Entry:
             raise FileNotFoundError(folder) from None  # removed since
         raise CorruptFileError(f"{folder}: damaged: its {MANIFEST} is missing") from None
     except OSError as error:
-        raise unreadable(folder, error) from error
+        raise unreadable_error(folder, error) from error
     entry = _entry(folder, _parsed(path, text))
     for i, shard in enumerate(entry.shards):
         _check(shard_path(folder, i), shard)
     return entry
 
 
-def find(folder: Path, say: Say = tell) -> Entry | None:
-    """As `read`, but what is damaged is set aside, which is said, and not found. Not for who makes it at the time.
+def find_entry(folder: Path, log: Log = print_warning) -> CacheEntry | None:
+    """As `read_entry`, but what is damaged is set aside, which is said, and not found. Not for who makes it at the time.
 
     Raises:
-        OtherVersionError, UnreadableError: as `read`.
+        OtherVersionError, UnreadableError: as `read_entry`.
     """
     try:
-        return read(folder)
+        return read_entry(folder)
     except FileNotFoundError:
         return None
     except CorruptFileError as error:
-        return settle(folder, error, say)
+        return quarantine_unless_whole(folder, error, log)
 
 
 def _parsed(path: Path, text: bytes) -> Mapping[str, Any]:
-    """What `manifest` was made of. Where format and checksum stand, and of what it is, is the same in every version."""
+    """What `encode_manifest` was made of. Where format and checksum stand, and of what it is, is the same in every version."""
     try:
         said = json.loads(text)
         checksum, version = said.pop("checksum"), said["format"]
@@ -249,18 +249,20 @@ def _parsed(path: Path, text: bytes) -> Mapping[str, Any]:
             f"{FORMAT}): {'update fasttransfer or ' if newer else ''}remove the entry with fasttransfer cache prune "
             f"{path.parent.name}"
         )
-    if text != manifest(said):
+    if text != encode_manifest(said):
         raise CorruptFileError(f"{path}: damaged: it is not as it was written")
     return {**said, "checksum": checksum}
 
 
-def _entry(folder: Path, said: Mapping[str, Any]) -> Entry:
+def _entry(folder: Path, said: Mapping[str, Any]) -> CacheEntry:
     path = folder / MANIFEST
     try:
-        key = Key.of_facts(said["key"])
-        shards = tuple(Shard(**facts) for facts in said["shards"])
-        about = About(**{**said["about"], "classes": tuple(said["about"]["classes"])})
-        entry = Entry(key, folder, about, said["pictures"], said["listed"], shards, said["packed"], said["checksum"])
+        key = CacheKey.of_facts(said["key"])
+        shards = tuple(FeatureShard(**facts) for facts in said["shards"])
+        about = EntryInfo(**{**said["about"], "classes": tuple(said["about"]["classes"])})
+        entry = CacheEntry(
+            key, folder, about, said["pictures"], said["listed"], shards, said["packed"], said["checksum"]
+        )
         fits = sum(shard.records for shard in shards) == entry.pictures * entry.views
         digest = key.digest()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -287,7 +289,7 @@ def footer_checksum(path: Path) -> str:
         return file.read(8).hex()
 
 
-def _check(path: Path, shard: Shard) -> None:
+def _check(path: Path, shard: FeatureShard) -> None:
     try:
         bytes_, checksum = path.stat().st_size, footer_checksum(path)
     except FileNotFoundError:
@@ -295,7 +297,7 @@ def _check(path: Path, shard: Shard) -> None:
             raise
         raise CorruptFileError(f"{path}: is missing") from None
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable_error(path, error) from error
     if bytes_ != shard.bytes:
         raise CorruptFileError(f"{path}: has {bytes_} bytes, {shard.bytes} were written")
     if checksum != shard.checksum:
@@ -305,53 +307,53 @@ def _check(path: Path, shard: Shard) -> None:
 # -- damage ---------------------------------------------------------------------------------------------------------
 
 
-def set_aside(entry: Entry, why: CorruptFileError, say: Say = tell) -> None:
+def quarantine(entry: CacheEntry, why: CorruptFileError, log: Log = print_warning) -> None:
     """Moves an entry out of the way that proved damaged when its records were read, and says so.
 
     If it has been made again meanwhile, that one stays. Where the cache is not ours to write, the entry stays too.
     """
-    settle(entry.folder, why, say, but=entry.checksum)
+    quarantine_unless_whole(entry.folder, why, log, but=entry.checksum)
 
 
-def settle(folder: Path, why: CorruptFileError, say: Say, but: str | None = None) -> Entry | None:
+def quarantine_unless_whole(folder: Path, why: CorruptFileError, log: Log, but: str | None = None) -> CacheEntry | None:
     """Sets aside what is in `folder`, unless it is whole by now and its checksum is another than `but`.
 
     Returns:
         The entry that is there, if it is whole.
 
     Raises:
-        OtherVersionError, UnreadableError: as `read`.
+        OtherVersionError, UnreadableError: as `read_entry`.
     """
     try:
-        with locked(lock_of(folder), lambda: None):  # whoever holds it may be making the entry again
+        with hold_lock(lock_of(folder), lambda: None):  # whoever holds it may be making the entry again
             try:
-                now = read(folder)
+                now = read_entry(folder)
                 if now.checksum != but:
                     return now
             except FileNotFoundError:
                 return None
             except CorruptFileError as error:
                 why = error
-            move_aside(folder, why, say)
-    except UnreadableError:
+            quarantine_locked(folder, why, log)
+    except UnreadableEntryError:
         raise
     except InputError as error:
-        say(f"{why}; it is not read, and left alone: {error}")
+        log(f"{why}; it is not read, and left alone: {error}")
     return None
 
 
-def move_aside(folder: Path, why: CorruptFileError, say: Say) -> None:
+def quarantine_locked(folder: Path, why: CorruptFileError, log: Log) -> None:
     """Sets aside what is in `folder`; for who holds its lock.
 
     Raises:
         InputError: the cache is not ours to write.
     """
     target = folder.with_name(f"{folder.name}{DAMAGED}")
-    with disk_trouble(folder):
+    with disk_errors(folder):
         remove_path(target)
         folder.rename(target)
         sync_folder(folder.parent)
-    say(f"{why}; the entry is set aside as {target.name} and not read")
+    log(f"{why}; the entry is set aside as {target.name} and not read")
 
 
 def remove_path(path: Path) -> None:
@@ -362,7 +364,7 @@ def remove_path(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def unreadable(path: Path, error: OSError) -> UnreadableError:
+def unreadable_error(path: Path, error: OSError) -> UnreadableEntryError:
     """What to say of a file that the system does not let us read."""
     reason = (error.strerror or str(error)).lower()
-    return UnreadableError(f"{path}: cannot be read ({reason}): see to its permissions, or set FASTTRANSFER_CACHE")
+    return UnreadableEntryError(f"{path}: cannot be read ({reason}): see to its permissions, or set FASTTRANSFER_CACHE")

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from fasttransfer.errors import InputError
-from fasttransfer.features.entry import Entry, set_aside, tell
+from fasttransfer.features.entry import CacheEntry, print_warning, quarantine
 from fasttransfer.files import make_folder, replace_file
-from fasttransfer.progress import Say, size
+from fasttransfer.progress import Log, format_bytes
 from fasttransfer.weights import CorruptFileError, TensorSource, write_safetensors
 
 _AT_ONCE = 32 << 20  # bytes of features that are in memory at a time, as bfloat16
 
 
-def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
+def export(entry: CacheEntry, out: Path, log: Log = print_warning) -> list[Path]:
     """Writes the features of `entry` with their ids, labels and views; memory stays within about 200 MB.
 
     ids are the pictures' rows in their part of the store; labels count through `entry.about.classes`.
@@ -45,7 +45,7 @@ def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
         InputError: another ending; a file of these names is there; the disk is full.
         CorruptFileError: something is damaged; the entry has been set aside.
     """
-    rows, labels = entry.listing(say)
+    rows, labels = entry.listing(log)
     beside = {"ids": rows, "labels": labels, "views": np.array(entry.key.views, dtype=np.int64)}
     match out.suffix:
         case ".npy":
@@ -60,7 +60,7 @@ def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
             with replace_file(out) as file:  # last: where it is, the others are
                 header = {"descr": "<f4", "fortran_order": False, "shape": _shape(entry)}
                 np.lib.format.write_array_header_1_0(file, header)
-                for x in _features(entry, say):
+                for x in _features(entry, log):
                     file.write(x.float().numpy().data)
         case ".safetensors":
             files = [out]
@@ -69,7 +69,7 @@ def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
                 name: TensorSource(torch.int64, array.shape, [np.ascontiguousarray(array).data])
                 for name, array in beside.items()
             }
-            parts = (x.view(torch.int16).numpy().data for x in _features(entry, say))
+            parts = (x.view(torch.int16).numpy().data for x in _features(entry, log))
             tensors["features"] = TensorSource(torch.bfloat16, _shape(entry), parts)
             with replace_file(out) as file:
                 write_safetensors(file, tensors, {"fasttransfer": json.dumps(_about(entry), sort_keys=True)})
@@ -78,15 +78,15 @@ def export(entry: Entry, out: Path, say: Say = tell) -> list[Path]:
     return files
 
 
-def _shape(entry: Entry) -> tuple[int, ...]:
+def _shape(entry: CacheEntry) -> tuple[int, ...]:
     return entry.pictures, entry.views, *entry.shape
 
 
-def _about(entry: Entry) -> dict[str, Any]:
+def _about(entry: CacheEntry) -> dict[str, Any]:
     return {"entry": entry.folder.name, "about": asdict(entry.about), "key": entry.key.facts()}
 
 
-def _features(entry: Entry, say: Say) -> Iterator[Tensor]:
+def _features(entry: CacheEntry, log: Log) -> Iterator[Tensor]:
     """Yield all records in order, (N, *shape) contiguous bfloat16 on the CPU at a time.
 
     All lie in the same memory: each is overwritten when the next is asked for. Were each allocated anew, the C library
@@ -100,12 +100,12 @@ def _features(entry: Entry, say: Say) -> Iterator[Tensor]:
     rows = torch.empty((min(step, records), *entry.shape), dtype=torch.bfloat16)
     format = torch.channels_last if rows.ndim == 4 else torch.contiguous_format  # what shards are read into
     out = [torch.empty_like(rows, memory_format=format) for _ in range(2)]
-    with entry.open(say=say) as reader, closing(reader.batches(order, ahead=1, out=out)) as batches:
+    with entry.open(log=log) as reader, closing(reader.batches(order, ahead=1, out=out)) as batches:
         try:
             for x in batches:
                 yield rows[: len(x)].copy_(x)
         except CorruptFileError as error:
-            set_aside(entry, error, say)
+            quarantine(entry, error, log)
             raise
 
 
@@ -117,5 +117,5 @@ def _need_room(files: list[Path], bytes_: int) -> None:
     free = shutil.disk_usage(folder).free
     if bytes_ > free:
         raise InputError(
-            f"{files[-1]}: the features take {size(bytes_)}, the disk has {size(free)} free: choose another"
+            f"{files[-1]}: the features take {format_bytes(bytes_)}, the disk has {format_bytes(free)} free: choose another"
         )

@@ -22,10 +22,10 @@ from fasttransfer import inputs, machine, paths, pictures, records, weights
 from fasttransfer.cells import TASKS, Cell
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache
-from fasttransfer.features.cache import About, Entry
-from fasttransfer.features.entry import tell
-from fasttransfer.features.fill import fill
-from fasttransfer.features.key import Key, key_of, pictures_digest
+from fasttransfer.features.cache import CacheEntry, EntryInfo
+from fasttransfer.features.entry import print_warning
+from fasttransfer.features.fill import fill_entries
+from fasttransfer.features.key import CacheKey, images_digest, make_key
 from fasttransfer.files import cache_folder
 from fasttransfer.net import CaffeNet
 from fasttransfer.paths import mean_file, weights_file
@@ -34,9 +34,9 @@ from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.feed import Feed, Sweep, TaskImages, select_task_images
 from fasttransfer.pipelines.feeds import HOST_SHARE
 from fasttransfer.pipelines.store import Store
-from fasttransfer.pipelines.views import COUNTS, View, view_list
+from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.prefix import DEEPEST, kept_cut, rounded_cuts
-from fasttransfer.progress import Say, size
+from fasttransfer.progress import Log, format_bytes
 from fasttransfer.study import BUILTIN, Study
 from fasttransfer.weights import CorruptFileError
 
@@ -103,7 +103,7 @@ def of(
     asked = open_network(run, network, task=task, data=data, views=views)
     ids = asked.ids(part, rows)
     _need_memory(asked, cut, len(ids))
-    return read(asked, [cut], part, ids, keep=keep)[cut]
+    return read_features(asked, [cut], part, ids, keep=keep)[cut]
 
 
 def batches(
@@ -119,24 +119,24 @@ def batches(
     keep: bool = False,
     size: int = 256,
 ) -> Iterator[Features]:
-    """As `of`, `size` pictures at a time: for what does not fit into memory."""
+    """As `of`, `format_bytes` pictures at a time: for what does not fit into memory."""
     if size < 1:
         raise InputError(f"size {size}: at least 1 picture at a time is needed")
     asked = open_network(run, network, task=task, data=data, views=views)
     for ids in asked.ids(part, rows).split(size):
-        yield read(asked, [cut], part, ids, keep=keep)[cut]
+        yield read_features(asked, [cut], part, ids, keep=keep)[cut]
 
 
 # -- what is asked for ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class FeatureRequest:
     """A stored network, and the pictures that it is shown.
 
     Attributes:
         cell: the network; weights: its own, float32; mean: (S, S, 3) float32, the picture that is subtracted.
-        task: "A", "B", or what the pictures are called that are not the study's; data: the same for `About`.
+        task: "A", "B", or what the pictures are called that are not the study's; data: the same for `EntryInfo`.
         digest: of the store; decodes: whether its pixels are decoded on the way.
         device: that computes.
     """
@@ -182,8 +182,8 @@ def open_network(
     task: str | None = None,
     data: str | Path | None = None,
     views: int = 1,
-    say: Say = tell,
-) -> Asked:
+    log: Log = print_warning,
+) -> FeatureRequest:
     """Reads a stored network, its mean picture and the list of pictures, which are prepared where they are not.
 
     The arguments are those of `of`.
@@ -192,7 +192,7 @@ def open_network(
         InputError: as there.
     """
     folder = Path(run)
-    recorded = records.read(folder)
+    recorded = records.read_results(folder)
     study = Study.read(paths.study_file(folder))
     cell = _cell(folder, study, network)
     state = next((r for r in recorded.results if (r.name, r.seed) == (cell.name, cell.seed)), None)
@@ -212,17 +212,17 @@ def open_network(
     if data is not None:
         if task is not None:
             raise InputError(f"task {task} is one of the study's, {data} are other pictures: name one of them")
-        store, where = _other_store(str(data), study, say)
+        store, where = _other_store(str(data), study, log)
         task, classes = Path(where).name, store.classes
         each_class = None
     else:
-        store, where = _own_store(folder, recorded, study, say), study.data
+        store, where = _own_store(folder, recorded, study, log), study.data
         task = task or cell.target
         if task not in TASKS:
             raise InputError(f"task {task}: choose A or B")
         classes, each_class = tuple(recorded.facts["classes"][task]), study.per_class
-    store.need_both_parts(classes)
-    return Asked(
+    store.require_both_parts(classes)
+    return FeatureRequest(
         study=study,
         folder=folder,
         cell=cell,
@@ -237,7 +237,7 @@ def open_network(
             "train": select_task_images(store, store.train, classes, each_class),
             "val": select_task_images(store, store.val, classes),
         },
-        views=view_list(views, geometry.store - geometry.crop),
+        views=list_views(views, geometry.store - geometry.crop),
         device=torch.device(study.device if study.device == "cpu" or torch.cuda.is_available() else "cpu"),
     )
 
@@ -254,10 +254,10 @@ def _cell(folder: Path, study: Study, network: str) -> Cell:
     return next((cell for cell in found if cell.seed == study.seeds[0]), found[0])
 
 
-def _own_store(folder: Path, recorded: records.Recorded, study: Study, say: Say) -> Store:
+def _own_store(folder: Path, recorded: records.StudyResults, study: Study, log: Log) -> Store:
     """The pictures that the study was trained on, prepared again where the cache has lost them."""
     found = pictures.find_source(study.data)
-    store = _prepared(found, study, recorded.facts["store"]["kind"], say)
+    store = _prepared(found, study, recorded.facts["store"]["kind"], log)
     if store.digest != study.pictures:
         raise InputError(
             f"{folder}: {study.data} does not hold the pictures that the study was trained on any more: put them back, "
@@ -266,9 +266,9 @@ def _own_store(folder: Path, recorded: records.Recorded, study: Study, say: Say)
     return store
 
 
-def _other_store(data: str, study: Study, say: Say) -> tuple[Store, str]:
+def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
     found = pictures.find_source(data)
-    store, side = _prepared(found, study, "raw", say), study.recipe.geometry.store
+    store, side = _prepared(found, study, "raw", log), study.recipe.geometry.store
     if store.size != side:
         raise InputError(
             f"{data} holds {store.size} x {store.size} pictures, the network needs {side}: prepare them again with "
@@ -277,28 +277,28 @@ def _other_store(data: str, study: Study, say: Say) -> tuple[Store, str]:
     return store, found.where
 
 
-def _prepared(found: pictures.ImageSource, study: Study, kind: Literal["raw", "jpeg"], say: Say) -> Store:
+def _prepared(found: pictures.ImageSource, study: Study, kind: Literal["raw", "jpeg"], log: Log) -> Store:
     if found.store is not None:
         return found.store
     side = study.recipe.geometry.store
     if found.where == BUILTIN:
         from fasttransfer.pictures import builtin_store  # which needs this package
 
-        return builtin_store(side, say, kind)
+        return builtin_store(side, log, kind)
     assert found.listing is not None
     return prepare.prepare(
-        found.listing, size=side, cache=cache_folder(), kind=kind, bad_pictures=study.bad_pictures, say=say
+        found.listing, size=side, cache=cache_folder(), kind=kind, bad_pictures=study.bad_pictures, log=log
     )
 
 
-def _need_memory(asked: Asked, cut: int, count: int) -> None:
+def _need_memory(asked: FeatureRequest, cut: int, count: int) -> None:
     """Refuses what would not fit into memory."""
     _check_cut(cut)
     needed, free = asked.bytes(cut, count), machine.free_memory()
     if free is not None and needed > HOST_SHARE * free:
         raise InputError(
-            f"features of {count:,} pictures in {len(asked.views)} views at cut {cut} take {size(needed)}, "
-            f"{size(free)} of memory are free: ask for some rows, or take them batch by batch from "
+            f"features of {count:,} pictures in {len(asked.views)} views at cut {cut} take {format_bytes(needed)}, "
+            f"{format_bytes(free)} of memory are free: ask for some rows, or take them batch by batch from "
             "fasttransfer.features.batches"
         )
 
@@ -311,36 +311,36 @@ def _check_cut(cut: int) -> None:
 # -- reading and computing ------------------------------------------------------------------------------------------
 
 
-def read(
-    asked: Asked,
+def read_features(
+    asked: FeatureRequest,
     cuts: Sequence[int],
     part: Part,
     ids: Tensor,
     *,
     keep: bool = False,
-    say: Say = tell,
+    log: Log = print_warning,
 ) -> dict[int, Features]:
     """Features at some cuts of the pictures `ids`: what is missing is computed in one forward pass for all cuts.
 
     Args:
-        ids: (N,) int64, see `Asked.ids`; keep: as `of`.
+        ids: (N,) int64, see `FeatureRequest.ids`; keep: as `of`.
 
     Raises:
         InputError: no such cut.
     """
     for cut in cuts:
         _check_cut(cut)
-    root, kept = cache.root(), sorted({kept_cut(cut) for cut in cuts})
+    root, kept = cache.cache_root(), sorted({kept_cut(cut) for cut in cuts})
     with _as_in_training(asked):
-        entries = {cut: _find(root, asked, part, cut, say) for cut in kept}
+        entries = {cut: _find(root, asked, part, cut, log) for cut in kept}
         missing = [cut for cut in kept if entries[cut] is None]
         if keep and missing:
             try:
-                _fill(root, asked, part, missing, say, lambda text: None)
+                _fill(root, asked, part, missing, log, lambda text: None)
             except InputError as error:
-                say(f"features of {asked.cell.label} are not kept: {error}")
-            entries |= {cut: _find(root, asked, part, cut, say) for cut in missing}
-        there = {cut: _read(entry, asked, ids, say) for cut, entry in entries.items() if entry is not None}
+                log(f"features of {asked.cell.label} are not kept: {error}")
+            entries |= {cut: _find(root, asked, part, cut, log) for cut in missing}
+        there = {cut: _read(entry, asked, ids, log) for cut, entry in entries.items() if entry is not None}
         values = {cut: found for cut, found in there.items() if found is not None}
         values |= _compute(asked, part, ids, [cut for cut in kept if cut not in values])
         if DEEPEST + 1 in cuts:
@@ -361,7 +361,9 @@ def read(
     }
 
 
-def keep(asked: Asked, cuts: Sequence[int], part: Part, *, say: Say = cache.tell, progress: Say) -> list[Entry]:
+def keep_features(
+    asked: FeatureRequest, cuts: Sequence[int], part: Part, *, log: Log = cache.print_warning, progress: Log
+) -> list[CacheEntry]:
     """Puts features of all pictures of a part into the cache; what is missing is computed in one pass for all cuts.
 
     Args:
@@ -376,15 +378,15 @@ def keep(asked: Asked, cuts: Sequence[int], part: Part, *, say: Say = cache.tell
     """
     for cut in cuts:
         _check_cut(cut)
-    root, kept = cache.root(), sorted({kept_cut(cut) for cut in cuts})
+    root, kept = cache.cache_root(), sorted({kept_cut(cut) for cut in cuts})
     with _as_in_training(asked):
-        _fill(root, asked, part, kept, say, progress)
-        found = [cache.find(root, _key(asked, part, cut, asked.views), say) for cut in kept]
+        _fill(root, asked, part, kept, log, progress)
+        found = [cache.find_entry(root, _key(asked, part, cut, asked.views), log) for cut in kept]
     return [entry for entry in found if entry is not None]
 
 
 @contextmanager
-def _as_in_training(asked: Asked) -> Iterator[None]:
+def _as_in_training(asked: FeatureRequest) -> Iterator[None]:
     """What rounding depends on in a process, as the study's workers set it, for as long as features are computed."""
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(asked.study.threads)
@@ -396,51 +398,51 @@ def _as_in_training(asked: Asked) -> Iterator[None]:
         torch.backends.cudnn.deterministic = deterministic
 
 
-def _key(asked: Asked, part: Part, cut: int, views: Sequence[View]) -> Key:
-    return key_of(
+def _key(asked: FeatureRequest, part: Part, cut: int, views: Sequence[View]) -> CacheKey:
+    return make_key(
         asked.study,
         asked.weights,
         asked.mean,
         cut,
-        pictures_digest(asked.digest, part, asked.pictures[part].rows),
+        images_digest(asked.digest, part, asked.pictures[part].rows),
         views,
         device=asked.device.type,
         decodes=asked.decodes,
     )
 
 
-def _find(root: Path, asked: Asked, part: Part, cut: int, say: Say) -> Entry | None:
+def _find(root: Path, asked: FeatureRequest, part: Part, cut: int, log: Log) -> CacheEntry | None:
     """The entry that has these features, be it among more views: a shorter list is the beginning of a longer one."""
     geometry = asked.study.recipe.geometry
     for count in COUNTS:
         if count >= len(asked.views):
-            key = _key(asked, part, cut, view_list(count, geometry.store - geometry.crop))
+            key = _key(asked, part, cut, list_views(count, geometry.store - geometry.crop))
             try:
-                if entry := cache.find(root, key, say):
+                if entry := cache.find_entry(root, key, log):
                     return entry
             except InputError as error:
-                say(f"cut {cut} is computed: {error}")
+                log(f"cut {cut} is computed: {error}")
     return None
 
 
-def _read(entry: Entry, asked: Asked, ids: Tensor, say: Say) -> Tensor | None:
+def _read(entry: CacheEntry, asked: FeatureRequest, ids: Tensor, log: Log) -> Tensor | None:
     """(N * V, ...) from an entry; None where it proves damaged, which is said."""
     numbers = ids[:, None] * entry.views + torch.arange(len(asked.views))
     try:
-        with entry.open(say=say) as reader:
-            cache.used(entry)
+        with entry.open(log=log) as reader:
+            cache.count_use(entry)
             return reader.read(numbers.view(-1))
     except CorruptFileError as error:
-        cache.set_aside(entry, error, say)
+        cache.quarantine(entry, error, log)
     except InputError as error:
-        say(f"cut {entry.key.cut} is computed: {error}")
+        log(f"cut {entry.key.cut} is computed: {error}")
     return None
 
 
-def _fill(root: Path, asked: Asked, part: Part, cuts: Sequence[int], say: Say, progress: Say) -> None:
-    about = About(asked.cell.label, str(asked.folder), asked.data, part, asked.task, asked.classes)
+def _fill(root: Path, asked: FeatureRequest, part: Part, cuts: Sequence[int], log: Log, progress: Log) -> None:
+    about = EntryInfo(asked.cell.label, str(asked.folder), asked.data, part, asked.task, asked.classes)
     shown = asked.pictures[part]
-    fill(
+    fill_entries(
         root,
         [(_key(asked, part, cut, asked.views), about) for cut in cuts],
         shown,
@@ -448,13 +450,13 @@ def _fill(root: Path, asked: Asked, part: Part, cuts: Sequence[int], say: Say, p
         _sweep(asked, len(shown)),
         lambda sweep: _feed(asked, shown, sweep),
         asked.cell.mean_of,
-        say=say,
+        log=log,
         progress=progress,
         stop=lambda: False,
     )
 
 
-def _compute(asked: Asked, part: Part, ids: Tensor, cuts: Sequence[int]) -> dict[int, Tensor]:
+def _compute(asked: FeatureRequest, part: Part, ids: Tensor, cuts: Sequence[int]) -> dict[int, Tensor]:
     """cut -> (N * V, ...) bfloat16 on the CPU, without the cache."""
     if not cuts:
         return {}
@@ -476,7 +478,7 @@ def _compute(asked: Asked, part: Part, ids: Tensor, cuts: Sequence[int]) -> dict
     return found
 
 
-def _last_stage(asked: Asked, cut6: Tensor) -> Tensor:
+def _last_stage(asked: FeatureRequest, cut6: Tensor) -> Tensor:
     """Stage 7 without dropout, of (N, E) at cut 6."""
     net, batch = _network(asked), asked.study.recipe.batch
     dtype = inputs.dtype_of(asked.study.precision)
@@ -489,17 +491,17 @@ def _last_stage(asked: Asked, cut6: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _network(asked: Asked) -> CaffeNet:
+def _network(asked: FeatureRequest) -> CaffeNet:
     study = asked.study
     net = CaffeNet(study.recipe.geometry, len(asked.weights["fc8.bias"]), inputs.dtype_of(study.precision))
     net.load(asked.weights)
     return net.to(asked.device).requires_grad_(False)
 
 
-def _sweep(asked: Asked, count: int) -> Sweep:
+def _sweep(asked: FeatureRequest, count: int) -> Sweep:
     geometry = asked.study.recipe.geometry
     return Sweep(0, 0, count, asked.study.recipe.batch, geometry.store - geometry.crop, asked.views)
 
 
-def _feed(asked: Asked, shown: TaskImages, sweep: Sweep) -> Feed:
+def _feed(asked: FeatureRequest, shown: TaskImages, sweep: Sweep) -> Feed:
     return study_feed(asked.study, asked.device, None, shown, shown, sweep, {asked.cell.mean_of: asked.mean})

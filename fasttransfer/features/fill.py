@@ -7,31 +7,31 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from fasttransfer.features.cache import About, making
-from fasttransfer.features.key import Key
+from fasttransfer.features.cache import EntryInfo, make_entries
+from fasttransfer.features.key import CacheKey
 from fasttransfer.net import CaffeNet
 from fasttransfer.pipelines.feed import Feed, Sweep, TaskImages
 from fasttransfer.prefix import rounded_cuts
-from fasttransfer.progress import Say, duration
+from fasttransfer.progress import Log, format_duration
 
 TELL_SECONDS = 1.0
 
 
-class Stopped(Exception):
+class FillStopped(Exception):
     """Filling was asked to stop; nothing of it is in the cache."""
 
 
-def fill(
+def fill_entries(
     root: Path,
-    wanted: Sequence[tuple[Key, About]],
+    wanted: Sequence[tuple[CacheKey, EntryInfo]],
     pictures: TaskImages,
     net: CaffeNet,
     sweep: Sweep,
     open_feed: Callable[[Sweep], Feed],
     mean: str,
     *,
-    say: Say,
-    progress: Say,
+    log: Log,
+    progress: Log,
     stop: Callable[[], bool],
 ) -> None:
     """Computes the entries of `wanted` that are not there, and puts them into the cache at `root` all at once.
@@ -49,7 +49,7 @@ def fill(
         Stopped: `stop` said so.
         InputError: the disk is full, read-only or not ours to write; a picture cannot be read.
     """
-    with making(root, wanted, pictures, say) as writers:
+    with make_entries(root, wanted, pictures, log) as writers:
         if not writers:
             return
         start = told = time.monotonic()
@@ -58,7 +58,7 @@ def fill(
         with closing(open_feed(sweep)) as feed:
             for step in range(sweep.steps):
                 if stop():
-                    raise Stopped
+                    raise FillStopped
                 batch = feed.train(step)
                 found = rounded_cuts(net, batch.pictures[mean], cuts, sweep.batch)
                 left = min(sweep.batch, sweep.records - step * sweep.batch)
@@ -67,5 +67,5 @@ def fill(
                 now = time.monotonic()
                 if now - told >= TELL_SECONDS:
                     told, share = now, (step + 1) / sweep.steps
-                    remaining = duration((now - start) / share * (1 - share))
+                    remaining = format_duration((now - start) / share * (1 - share))
                     progress(f"features of {about.network} on task {about.task}: {share:.0%}, {remaining} left")

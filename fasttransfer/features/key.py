@@ -46,7 +46,7 @@ _EXTENSIONS = (
 
 
 @dataclass(frozen=True)
-class Key:
+class CacheKey:
     """What determines the bytes of an entry.
 
     Attributes:
@@ -55,7 +55,7 @@ class Key:
         scale: factor on the pixel differences.
         geometry: sizes of the network; its name does not count.
         cut: 1 to 6. Cut 7 passes through a dropout: who starts there reads cut 6 and runs stage 7.
-        pictures: `pictures_digest` of the pictures.
+        pictures: `images_digest` of the pictures.
         views: (top, left, mirror) of each view, in order.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
         threads: of a forward pass; batch: pictures of one, of which the last is filled up.
@@ -91,7 +91,7 @@ class Key:
         return asdict(self) | {"versions": dict(self.versions), "views": [list(view) for view in self.views]}
 
     @classmethod
-    def of_facts(cls, facts: Mapping[str, Any]) -> Key:
+    def of_facts(cls, facts: Mapping[str, Any]) -> CacheKey:
         """The key that `facts` came from.
 
         Raises:
@@ -103,7 +103,7 @@ class Key:
         return cls(**{**facts, "geometry": geometry, "views": views})
 
 
-def key_of(
+def make_key(
     study: Study,
     weights: Mapping[str, Tensor],
     mean: Tensor,
@@ -113,15 +113,15 @@ def key_of(
     *,
     device: str,
     decodes: bool,
-) -> Key:
+) -> CacheKey:
     """The key of a cut of a network of `study`, computed by this process as it is set now.
 
     Args:
         weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, what it sees pixels less.
-        pictures: see `pictures_digest`.
+        pictures: see `images_digest`.
         device, decodes: see `versions`.
     """
-    return Key(
+    return CacheKey(
         prefix=weights_digest(weights, cut),
         mean=mean_digest(mean),
         scale=study.recipe.scale,
@@ -153,7 +153,7 @@ def mean_digest(mean: Tensor) -> str:
     return str(digest.hexdigest())
 
 
-def pictures_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
+def images_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
     """Of some pictures in their order.
 
     Args:

@@ -19,12 +19,12 @@ from torch import Tensor
 from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache
-from fasttransfer.features.entry import Entry
+from fasttransfer.features.entry import CacheEntry
 from fasttransfer.features.shards import ShardReader
 from fasttransfer.ops import PackedFeatures, unpack_features
 from fasttransfer.pipelines.feed import Batch, Feed, Stream, TaskImages, Views, centre_views
 from fasttransfer.pipelines.feeds import DEVICE_SHARE, HOST_SHARE
-from fasttransfer.progress import Say, size
+from fasttransfer.progress import Log, format_bytes
 from fasttransfer.weights import CorruptFileError
 
 Part = Literal["train", "val"]
@@ -44,21 +44,21 @@ def choose_place(held: int, device: str, free: int | None, free_host: int | None
     """
     # Gathered there, for a moment they are there twice.
     if device == "cuda" and free is not None and 2 * held <= DEVICE_SHARE * free:
-        return "device", f"held in the GPU's memory ({size(held)}, {size(free)} free)"
+        return "device", f"held in the GPU's memory ({format_bytes(held)}, {format_bytes(free)} free)"
     if free_host is None or held <= HOST_SHARE * free_host:
-        return "memory", f"from the page cache ({size(held)})"
-    return "disk", f"from disk ({size(held)}, {size(free_host)} of memory free)"
+        return "memory", f"from the page cache ({format_bytes(held)})"
+    return "disk", f"from disk ({format_bytes(held)}, {format_bytes(free_host)} of memory free)"
 
 
 class _Cut:
     """One entry, open."""
 
-    def __init__(self, entry: Entry, device: torch.device, place: Place, threads: int) -> None:
+    def __init__(self, entry: CacheEntry, device: torch.device, place: Place, threads: int) -> None:
         self.entry, self._device = entry, device
         self._reader: ShardReader | None = entry.open(threads)
         self._held: PackedFeatures | Tensor | None = None
         self._pool: ThreadPoolExecutor | None = None
-        cache.used(entry)
+        cache.count_use(entry)
         if device.type == "cuda":
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
             if place == "device":
@@ -121,7 +121,7 @@ class _Cut:
         return PackedFeatures(torch.cat(masks), torch.cat(values), torch.cat(offsets).to(self._device))
 
 
-class _Ahead(NamedTuple):
+class _PendingBatch(NamedTuple):
     """A batch whose cuts are being read."""
 
     step: int
@@ -130,7 +130,7 @@ class _Ahead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Needs:
+class CutsNeeded:
     """What the cells of a cohort read.
 
     Attributes:
@@ -158,8 +158,8 @@ class CachedFeed:
 
     def __init__(
         self,
-        needs: Needs,
-        entries: Mapping[Part, Mapping[str, Entry]],
+        needs: CutsNeeded,
+        entries: Mapping[Part, Mapping[str, CacheEntry]],
         train: TaskImages,
         val: TaskImages,
         stream: Stream,
@@ -167,12 +167,12 @@ class CachedFeed:
         *,
         device: torch.device,
         threads: int,
-        say: Say,
+        log: Log,
     ) -> None:
         self._needs, self._train, self._val, self._stream = needs, train, val, stream
-        self._open, self._device, self._say = open_pictures, device, say
+        self._open, self._device, self._say = open_pictures, device, log
         self._pictures: tuple[frozenset[str], Feed] | None = None
-        self._ahead: _Ahead | None = None
+        self._ahead: _PendingBatch | None = None
         held = sum(entry.bytes for part in entries.values() for entry in part.values())
         place, self.about = choose_place(held, device.type, _free(device), machine.free_memory())
         self._cuts: dict[Part, dict[str, _Cut]] = {"train": {}, "val": {}}
@@ -220,10 +220,10 @@ class CachedFeed:
         if self._pictures is not None:
             self._pictures[1].close()
 
-    def _begin(self, step: int) -> _Ahead:
+    def _begin(self, step: int) -> _PendingBatch:
         views = self._stream.views(step)
         count = max(1, len(self._stream.choices))
-        return _Ahead(step, views, self._start("train", views.ids * count + views.number))
+        return _PendingBatch(step, views, self._start("train", views.ids * count + views.number))
 
     def _start(self, part: Part, records: Tensor) -> dict[str, Callable[[], Tensor]]:
         return {name: cut.start(records) for name, cut in self._cuts[part].items()}
@@ -240,10 +240,10 @@ class CachedFeed:
                 self._lost(part, name, cut.entry, error)
         return found
 
-    def _lost(self, part: Part, name: str, entry: Entry, error: CorruptFileError | InputError) -> None:
+    def _lost(self, part: Part, name: str, entry: CacheEntry, error: CorruptFileError | InputError) -> None:
         """Goes on without an entry."""
         if isinstance(error, CorruptFileError):
-            cache.set_aside(entry, error, self._say)
+            cache.quarantine(entry, error, self._say)
         self._say(f"{name} runs live from here on, for its features cannot be read ({error})")
         if cut := self._cuts[part].pop(name, None):
             cut.close()

@@ -18,14 +18,14 @@ from fasttransfer import inputs
 from fasttransfer.cells import Cell, frozen_by_source
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto, cache
-from fasttransfer.features.cache import About, Entry
-from fasttransfer.features.fill import Stopped, fill
-from fasttransfer.features.key import Key, key_of, pictures_digest
-from fasttransfer.features.reading import CachedFeed, Needs, Part
+from fasttransfer.features.cache import CacheEntry, EntryInfo
+from fasttransfer.features.fill import FillStopped, fill_entries
+from fasttransfer.features.key import CacheKey, images_digest, make_key
+from fasttransfer.features.reading import CachedFeed, CutsNeeded, Part
 from fasttransfer.net import CaffeNet
 from fasttransfer.pipelines.feed import Feed, Stream, Sweep, TaskImages
 from fasttransfer.prefix import cut_name, kept_cut
-from fasttransfer.progress import Say
+from fasttransfer.progress import Log
 from fasttransfer.study import Study
 
 Means = Mapping[str, Tensor]
@@ -33,7 +33,7 @@ OpenFeed = Callable[[TaskImages, TaskImages, Stream, Means], Feed]
 
 
 @dataclass(frozen=True)
-class Prefix:
+class FrozenPrefix:
     """A source that frozen cells copy from.
 
     Attributes:
@@ -51,7 +51,7 @@ class Prefix:
 
 
 @dataclass(frozen=True)
-class Shown:
+class CohortFeatures:
     """What a cohort is trained on, as far as its features depend on it.
 
     Attributes:
@@ -75,10 +75,10 @@ class Shown:
     device: torch.device
 
 
-def prefixes_of(cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> list[Prefix]:
+def frozen_prefixes(cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> list[FrozenPrefix]:
     """The sources of the frozen ones among `cells`, all of one target and seed; `sources` are weights by name."""
     return [
-        Prefix(
+        FrozenPrefix(
             name,
             of[0].needs.label if of[0].needs else f"{name}.{of[0].target}.s{of[0].seed}",
             of[0].mean_of,
@@ -90,13 +90,13 @@ def prefixes_of(cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor
 
 
 def open_cached_feed(
-    shown: Shown,
+    shown: CohortFeatures,
     cells: Sequence[Cell],
-    prefixes: Sequence[Prefix],
+    prefixes: Sequence[FrozenPrefix],
     mode: Literal["auto", "cache"],
     *,
-    say: Say,
-    progress: Say,
+    log: Log,
+    progress: Log,
     stop: Callable[[], bool],
 ) -> Feed:
     """The feed of a cohort in a study with views: what the cache holds, or will hold when this returns, comes from it.
@@ -107,29 +107,29 @@ def open_cached_feed(
         mode: "cache" keeps every cut, "auto" those that are read faster than they are computed.
         say: told what stays to be read; progress: how far filling is; stop: ends it, for the cells to run live.
     """
-    root = cache.root()
-    entries: dict[Part, dict[str, Entry]] = {"train": {}, "val": {}}
+    root = cache.cache_root()
+    entries: dict[Part, dict[str, CacheEntry]] = {"train": {}, "val": {}}
     for prefix in prefixes:
-        keys = keys_of(shown, prefix)
+        keys = entry_keys(shown, prefix)
         chosen = prefix.cuts
         if mode == "auto":
-            known = {cut for cut in prefix.cuts if all(_find(root, keys[part][cut], say) for part in keys)}
+            known = {cut for cut in prefix.cuts if all(_find(root, keys[part][cut], log) for part in keys)}
             if missing := set(prefix.cuts) - known:
-                known |= _worth_keeping(root, shown, prefix, missing, say)
+                known |= _worth_keeping(root, shown, prefix, missing, log)
                 chosen = tuple(sorted(known))
         for part, by_cut in keys.items():
             wanted = {cut: key for cut, key in by_cut.items() if cut in chosen}
-            if any(_find(root, key, say) is None for key in wanted.values()):
+            if any(_find(root, key, log) is None for key in wanted.values()):
                 try:
-                    _fill(root, shown, prefix, part, wanted, say=say, progress=progress, stop=stop)
-                except Stopped:
+                    _fill(root, shown, prefix, part, wanted, log=log, progress=progress, stop=stop)
+                except FillStopped:
                     pass
                 except InputError as error:
-                    say(f"features of {prefix.network} are not kept, its cells run live: {error}")
+                    log(f"features of {prefix.network} are not kept, its cells run live: {error}")
             for cut, key in wanted.items():
-                if entry := _find(root, key, say):
+                if entry := _find(root, key, log):
                     entries[part][cut_name(prefix.name, cut)] = entry
-    needs = Needs(
+    needs = CutsNeeded(
         {cut_name(prefix.name, cut): prefix.mean for prefix in prefixes for cut in prefix.cuts},
         frozenset(cell.mean_of for cell in cells if not cell.frozen),
     )
@@ -143,24 +143,24 @@ def open_cached_feed(
         lambda means: shown.open_feed(train, val, shown.stream, {t: shown.means[t] for t in sorted(means)}),
         device=shown.device,
         threads=shown.study.threads,
-        say=say,
+        log=log,
     )
     read = [name for name in needs.cuts if name in entries["train"]]
     live = [name for name in needs.cuts if name not in entries["train"]]
     told = [f"{', '.join(read)} {feed.about}"] if read else []
     told += [f"{', '.join(live)} live"] if live else []
-    say(f"features of task {shown.task}'s frozen cells: {'; '.join(told)}")
+    log(f"features of task {shown.task}'s frozen cells: {'; '.join(told)}")
     return feed
 
 
-def keys_of(shown: Shown, prefix: Prefix) -> dict[Part, dict[int, Key]]:
+def entry_keys(shown: CohortFeatures, prefix: FrozenPrefix) -> dict[Part, dict[int, CacheKey]]:
     """part -> cut -> the key of its entry: training pictures in the study's views, validation pictures in view 0."""
     study, views = shown.study, shown.stream.choices
-    found: dict[Part, dict[int, Key]] = {}
+    found: dict[Part, dict[int, CacheKey]] = {}
     for part, pictures in shown.pictures.items():
-        digest = pictures_digest(shown.data, part, pictures.rows)
+        digest = images_digest(shown.data, part, pictures.rows)
         found[part] = {
-            cut: key_of(
+            cut: make_key(
                 study,
                 prefix.weights,
                 shown.means[prefix.mean],
@@ -175,14 +175,14 @@ def keys_of(shown: Shown, prefix: Prefix) -> dict[Part, dict[int, Key]]:
     return found
 
 
-def sweep_of(shown: Shown, part: Part) -> Sweep:
+def entry_sweep(shown: CohortFeatures, part: Part) -> Sweep:
     """All records of an entry over `part`, in their order."""
     views = shown.stream.choices if part == "train" else shown.stream.choices[:1]
     stream = shown.stream
     return Sweep(0, 0, len(shown.pictures[part]), stream.batch, stream.margin, views)
 
 
-def network_of(shown: Shown, prefix: Prefix) -> CaffeNet:
+def prefix_network(shown: CohortFeatures, prefix: FrozenPrefix) -> CaffeNet:
     """The source as it computes its cuts."""
     study = shown.study
     deepest = prefix.cuts[-1]
@@ -192,15 +192,17 @@ def network_of(shown: Shown, prefix: Prefix) -> CaffeNet:
     return net.to(shown.device).requires_grad_(False)
 
 
-def _worth_keeping(root: Path, shown: Shown, prefix: Prefix, missing: set[int], say: Say) -> frozenset[int]:
-    sweep, part = sweep_of(shown, "train"), shown.pictures["train"]
+def _worth_keeping(
+    root: Path, shown: CohortFeatures, prefix: FrozenPrefix, missing: set[int], log: Log
+) -> frozenset[int]:
+    sweep, part = entry_sweep(shown, "train"), shown.pictures["train"]
     means = {prefix.mean: shown.means[prefix.mean]}
     few = Sweep(0, 0, sweep.pictures, min(auto.PICTURES, sweep.batch), sweep.margin, sweep.choices)
     records = sweep.records + len(shown.pictures["val"])
     with closing(shown.open_feed(part, part, few, means)) as feed:
         try:
-            measured = auto.measure(
-                network_of(shown, prefix),
+            measured = auto.time_cuts(
+                prefix_network(shown, prefix),
                 lambda: feed.train(0).pictures[prefix.mean],
                 missing,
                 root,
@@ -208,42 +210,42 @@ def _worth_keeping(root: Path, shown: Shown, prefix: Prefix, missing: set[int], 
                 records=records,
             )
         except InputError as error:
-            say(f"features of {prefix.network} are not kept, its cells run live: {error}")
+            log(f"features of {prefix.network} are not kept, its cells run live: {error}")
             return frozenset()
-    return auto.choose(measured, records, auto.room(root))
+    return auto.choose_cuts(measured, records, auto.free_room(root))
 
 
 def _fill(
     root: Path,
-    shown: Shown,
-    prefix: Prefix,
+    shown: CohortFeatures,
+    prefix: FrozenPrefix,
     part: Part,
-    wanted: Mapping[int, Key],
+    wanted: Mapping[int, CacheKey],
     *,
-    say: Say,
-    progress: Say,
+    log: Log,
+    progress: Log,
     stop: Callable[[], bool],
 ) -> None:
-    about = About(prefix.network, str(shown.folder), shown.study.data, part, shown.task, shown.classes)
+    about = EntryInfo(prefix.network, str(shown.folder), shown.study.data, part, shown.task, shown.classes)
     pictures = shown.pictures[part]
-    fill(
+    fill_entries(
         root,
         [(key, about) for key in wanted.values()],
         pictures,
-        network_of(shown, prefix),
-        sweep_of(shown, part),
+        prefix_network(shown, prefix),
+        entry_sweep(shown, part),
         lambda sweep: shown.open_feed(pictures, pictures, sweep, {prefix.mean: shown.means[prefix.mean]}),
         prefix.mean,
-        say=say,
+        log=log,
         progress=progress,
         stop=stop,
     )
 
 
-def _find(root: Path, key: Key, say: Say) -> Entry | None:
+def _find(root: Path, key: CacheKey, log: Log) -> CacheEntry | None:
     """As `cache.find`; an entry that cannot be read is said, and not there."""
     try:
-        return cache.find(root, key, say)
+        return cache.find_entry(root, key, log)
     except InputError as error:
-        say(f"cut {key.cut} runs live: {error}")
+        log(f"cut {key.cut} runs live: {error}")
         return None

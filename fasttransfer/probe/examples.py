@@ -23,7 +23,7 @@ MANY = 25  # examples a class from which on one part of them is enough to choose
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class ExampleSet:
     """What a stack of heads learns from, one after the other batch of it.
 
     Attributes:
@@ -63,14 +63,14 @@ class Lesson:
             left = left[batch:]
 
 
-def parts_of(per_class: int) -> int:
+def count_folds(per_class: int) -> int:
     """Into how many parts the examples of a class are cut, of which one is held out: into none of a single example."""
     return 0 if per_class == 1 else min(FOLDS, per_class)
 
 
-def draw_lessons(
+def draw_example_sets(
     labels: Tensor, classes: Sequence[str], examples: Sequence[int | None], seeds: Sequence[int]
-) -> list[Lesson]:
+) -> list[ExampleSet]:
     """Everything that is learned on: for each number of examples and seed all of them, and all but a part held out.
 
     The examples of a class are the first of its pictures in an order that the seed draws: those of 5 include those of
@@ -97,10 +97,10 @@ def draw_lessons(
         ]
         for per_class in examples:
             chosen = [order[:per_class] for order in orders]
-            lessons.append(Lesson(per_class, seed, None, torch.cat(chosen), labels.new_empty(0)))
-            parts = parts_of(per_class or few)
+            lessons.append(ExampleSet(per_class, seed, None, torch.cat(chosen), labels.new_empty(0)))
+            parts = count_folds(per_class or few)
             for fold in range(parts if (per_class or few) < MANY else 1):
                 kept = [rows[torch.arange(len(rows)) % parts != fold] for rows in chosen]
                 out = [rows[fold::parts] for rows in chosen]
-                lessons.append(Lesson(per_class, seed, fold, torch.cat(kept), torch.cat(out)))
+                lessons.append(ExampleSet(per_class, seed, fold, torch.cat(kept), torch.cat(out)))
     return lessons

@@ -18,18 +18,18 @@ from torch import Tensor
 from fasttransfer import machine
 from fasttransfer.errors import InputError
 from fasttransfer.features import extract
-from fasttransfer.features.extract import Asked
+from fasttransfer.features.extract import FeatureRequest
 from fasttransfer.intervals import Estimate, estimate
 from fasttransfer.pipelines.feeds import HOST_SHARE
 from fasttransfer.probe import heads
-from fasttransfer.probe.examples import STEPS, Lesson, draw_lessons
-from fasttransfer.progress import Say, duration, size
+from fasttransfer.probe.examples import STEPS, ExampleSet, draw_example_sets
+from fasttransfer.progress import Log, format_bytes, format_duration
 
 _TIMED_STEPS = 10
 
 
 @dataclass(frozen=True)
-class Swept:
+class SweepSettings:
     """What is swept over. `examples` are numbers of each class, None for all there are."""
 
     cuts: tuple[int, ...]
@@ -89,11 +89,11 @@ class Head(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeResults:
     """All heads of a probe. `examples` maps a number of examples of each class, None for all, to their mean number."""
 
-    asked: Asked
-    swept: Swept
+    asked: FeatureRequest
+    swept: SweepSettings
     heads: tuple[Head, ...]
     examples: dict[int | None, float]
     dtype: torch.dtype
@@ -109,7 +109,7 @@ class Probed:
         return found
 
 
-def probe(asked: Asked, swept: Swept, *, say: Say) -> Probed:
+def run_probe(asked: FeatureRequest, swept: SweepSettings, *, log: Log) -> ProbeResults:
     """Trains all heads on the features of `asked`, which are read from the cache or put into it.
 
     Args:
@@ -120,32 +120,36 @@ def probe(asked: Asked, swept: Swept, *, say: Say) -> Probed:
     """
     train, val = asked.pictures["train"], asked.pictures["val"]
     labels, val_labels = torch.from_numpy(train.labels), torch.from_numpy(val.labels)
-    lessons = draw_lessons(labels, asked.classes, swept.examples, swept.seeds)
+    lessons = draw_example_sets(labels, asked.classes, swept.examples, swept.seeds)
     used = torch.unique(torch.cat([lesson.rows for lesson in lessons]))
     place = torch.full((len(train),), -1)
     place[used] = torch.arange(len(used))
-    dtype = dtype_for(asked.device)
+    dtype = choose_dtype(asked.device)
     made: list[Head] = []
     for cut in swept.cuts:
         workers = _workers(asked, swept, cut, len(used), len(val), lessons)
-        x = extract.read(asked, [cut], "train", used, keep=True, say=say)[cut].flat().to(asked.device)
-        x_val = extract.read(asked, [cut], "val", asked.ids("val"), keep=True, say=say)[cut].flat().to(asked.device)
-        stacks = Stacks(x, labels[used], x_val, val_labels, place, swept, len(asked.classes), dtype)
+        x = extract.read_features(asked, [cut], "train", used, keep=True, log=log)[cut].flat().to(asked.device)
+        x_val = (
+            extract.read_features(asked, [cut], "val", asked.ids("val"), keep=True, log=log)[cut]
+            .flat()
+            .to(asked.device)
+        )
+        stacks = HeadTrainer(x, labels[used], x_val, val_labels, place, swept, len(asked.classes), dtype)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             seconds = pool.submit(stacks.seconds, lessons).result() / workers
-            say(
+            log(
                 f"cut {cut}: {len(used):,} and {len(val):,} pictures x {x.shape[1]:,} values, "
-                f"{size(x.nbytes + x_val.nbytes)}; {len(lessons) * len(swept.pairs):,} heads in {len(lessons)} stacks, "
-                f"about {duration(seconds)}"
+                f"{format_bytes(x.nbytes + x_val.nbytes)}; {len(lessons) * len(swept.pairs):,} heads in {len(lessons)} stacks, "
+                f"about {format_duration(seconds)}"
             )
             scored = list(pool.map(stacks.trained, lessons))
         made += _judged(cut, swept, lessons, scored, len(val))
     examples = {lesson.per_class: len(lesson.rows) / len(asked.classes) for lesson in lessons if lesson.fold is None}
-    return Probed(asked, swept, tuple(made), examples, dtype)
+    return ProbeResults(asked, swept, tuple(made), examples, dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class Stacks:
+class HeadTrainer:
     """What all stacks of a cut are trained and scored on; `place` maps a row of the task's list to one of `x`."""
 
     x: Tensor
@@ -153,11 +157,11 @@ class Stacks:
     x_val: Tensor
     val_labels: Tensor
     place: Tensor
-    swept: Swept
+    swept: SweepSettings
     classes: int
     dtype: torch.dtype
 
-    def trained(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    def trained(self, lesson: ExampleSet) -> tuple[Tensor, Tensor]:
         """Hits and sums of losses of a stack, see `heads.score`: on what is held out, else on validation pictures."""
         found = self._train(lesson, STEPS)
         if lesson.fold is None:
@@ -167,7 +171,7 @@ class Stacks:
             scored = heads.score(found, self.x[rows], self.labels[rows].to(self.x.device))
         return scored[0].cpu(), scored[1].cpu()
 
-    def seconds(self, lessons: Sequence[Lesson]) -> float:
+    def seconds(self, lessons: Sequence[ExampleSet]) -> float:
         """About how long all of them will take, one after the other, from some steps of one of each size."""
         sizes = Counter(len(lesson.rows) for lesson in lessons)
         total = 0.0
@@ -177,7 +181,7 @@ class Stacks:
             total += (time.perf_counter() - start) * STEPS / _TIMED_STEPS * sizes[len(lesson.rows)]
         return total
 
-    def _train(self, lesson: Lesson, steps: int) -> heads.Heads:
+    def _train(self, lesson: ExampleSet, steps: int) -> heads.Heads:
         rows = self.place[lesson.rows]
         rates, decays = zip(*self.swept.pairs, strict=True)
         return heads.train(
@@ -192,10 +196,10 @@ class Stacks:
 
 
 def _judged(
-    cut: int, swept: Swept, lessons: Sequence[Lesson], scored: Sequence[tuple[Tensor, Tensor]], val: int
+    cut: int, swept: SweepSettings, lessons: Sequence[ExampleSet], scored: Sequence[tuple[Tensor, Tensor]], val: int
 ) -> list[Head]:
     """The heads of a cut, the one chosen of each number of examples and seed marked."""
-    groups: dict[tuple[int | None, int], list[tuple[Lesson, Tensor, Tensor]]] = defaultdict(list)
+    groups: dict[tuple[int | None, int], list[tuple[ExampleSet, Tensor, Tensor]]] = defaultdict(list)
     for lesson, (hits, losses) in zip(lessons, scored, strict=True):
         groups[lesson.per_class, lesson.seed].append((lesson, hits, losses))
     made = []
@@ -205,7 +209,7 @@ def _judged(
         held = sum(len(lesson.held_out) for lesson, _, _ in out)
         tops = [float(sum(each[1][i] for each in out)) / held for i in range(len(hits))] if out else None
         outs = [float(sum(each[2][i] for each in out)) / held for i in range(len(hits))] if out else None
-        best = choose(swept.pairs, tops, outs)
+        best = choose_head(swept.pairs, tops, outs)
         for i, (rate, decay) in enumerate(swept.pairs):
             made.append(
                 Head(
@@ -224,7 +228,7 @@ def _judged(
     return made
 
 
-def choose(
+def choose_head(
     pairs: Sequence[tuple[float, float]], held_out_top1: Sequence[float] | None, held_out_loss: Sequence[float] | None
 ) -> int:
     """Which rate and decay to take: the most held-out examples right, of equals the least held-out loss.
@@ -237,14 +241,16 @@ def choose(
     return min(range(len(pairs)), key=lambda i: (-held_out_top1[i], held_out_loss[i], pairs[i]))
 
 
-def dtype_for(device: torch.device) -> torch.dtype:
+def choose_dtype(device: torch.device) -> torch.dtype:
     """Of the matrix products: bfloat16 where the hardware multiplies it."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(machine.instructions()) else torch.float32
 
 
-def _workers(asked: Asked, swept: Swept, cut: int, train: int, val: int, lessons: Sequence[Lesson]) -> int:
+def _workers(
+    asked: FeatureRequest, swept: SweepSettings, cut: int, train: int, val: int, lessons: Sequence[ExampleSet]
+) -> int:
     """Threads that train a stack each: as many as there are cores and memory for.
 
     Raises:
@@ -263,7 +269,7 @@ def _workers(asked: Asked, swept: Swept, cut: int, train: int, val: int, lessons
     if room < 1:
         raise InputError(
             f"cut {cut}: {train + val:,} pictures x {width:,} values and a stack of {len(swept.pairs)} heads take "
-            f"{size(2 * stored + stack)}, {size(free)} of memory are free: leave the cut out, or ask for fewer "
+            f"{format_bytes(2 * stored + stack)}, {format_bytes(free)} of memory are free: leave the cut out, or ask for fewer "
             "--examples or fewer --lrs and --decays at a time"
         )
     return min(cores, room)

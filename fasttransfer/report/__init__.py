@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from fasttransfer import paths
 from fasttransfer.analysis import Comparison, Score
 from fasttransfer.files import make_folder, replace_file
-from fasttransfer.pipelines.views import views_of
-from fasttransfer.records import Recorded
+from fasttransfer.pipelines.views import describe_views
+from fasttransfer.records import StudyResults
 from fasttransfer.report.table import table
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ __all__ = ["table", "write_comparison", "write_paper", "write_report"]
 # In the functions, not above: matplotlib takes a second to import and the table does without it.
 
 
-def write_report(recorded: Recorded, folder: Path, *, score: Score = "last", overlay: Recorded | None = None) -> Path:
+def write_report(
+    recorded: StudyResults, folder: Path, *, score: Score = "last", overlay: StudyResults | None = None
+) -> Path:
     """Writes `folder`/report/: index.html, results.csv, means.csv, and the figures as SVG, PDF and PNG.
 
     The study may be unfinished. The same records give the same bytes of HTML, SVG, PDF and CSV.
@@ -30,7 +32,7 @@ def write_report(recorded: Recorded, folder: Path, *, score: Score = "last", ove
         recorded: the study.
         folder: of the study.
         score: what means and figures are made of.
-        overlay: a part of the paper, `fasttransfer.paper.recorded`, whose curves are laid behind the study's.
+        overlay: a part of the paper, `fasttransfer.paper.load_results`, whose curves are laid behind the study's.
 
     Returns:
         the path of index.html.
@@ -49,7 +51,7 @@ def write_report(recorded: Recorded, folder: Path, *, score: Score = "last", ove
     }
     if filters.first_filters(recorded):
         drawn["filters"] = figures.filters(recorded)
-    _write_figures(report, drawn, f"views: {views_of(recorded.study)}")
+    _write_figures(report, drawn, f"views: {describe_views(recorded.study)}")
     _write(report / "results.csv", spreadsheet.results_csv(recorded))
     _write(report / "means.csv", spreadsheet.means_csv({folder.resolve().name: recorded}, score))
     return _write(report / "index.html", page.page(recorded, score, overlay).encode())
@@ -70,7 +72,7 @@ def write_paper(folder: Path, *, score: Score = "best10") -> Path:
     make_folder(folder)
     _write_figures(folder, side_by_side.paper_figures(score))
     halves: tuple[paper.Which, ...] = ("random", "natural-manmade")
-    _write(folder / "means.csv", spreadsheet.means_csv({which: paper.recorded(which) for which in halves}, score))
+    _write(folder / "means.csv", spreadsheet.means_csv({which: paper.load_results(which) for which in halves}, score))
     return _write(folder / "index.html", side_by_side.paper_page(score).encode())
 
 
@@ -87,8 +89,8 @@ def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> P
 
     make_folder(folder)
     studies = dict(zip(comparison.names, comparison.studies, strict=True))
-    views = {views_of(study.study) for study in studies.values()}
-    each = "; ".join(f"{name} {views_of(study.study)}" for name, study in studies.items())
+    views = {describe_views(study.study) for study in studies.values()}
+    each = "; ".join(f"{name} {describe_views(study.study)}" for name, study in studies.items())
     caption = f"views: {each if len(views) > 1 else views.pop()}"
     _write_figures(folder, {"comparison": figures.comparison(studies, comparison.score)}, caption)
     return _write(folder / "index.html", side_by_side.comparison_page(comparison, command=command).encode())

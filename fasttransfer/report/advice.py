@@ -10,7 +10,7 @@ from rich.text import Text
 from fasttransfer.analysis import Advice, Choice, Estimate, class_count, stuck
 from fasttransfer.analysis.advice import CHOICES
 from fasttransfer.cells import BASE_PLUS
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 from fasttransfer.report.findings import CHEAP
 from fasttransfer.report.numbers import (
     MINUS,
@@ -28,7 +28,7 @@ from fasttransfer.report.numbers import (
 from fasttransfer.report.verdict import verdict
 
 
-def advice_table(recorded: Recorded, advice: Advice) -> RenderableType:
+def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:
     """The verdict on the base, the choices, a line each, and below them the sentences; for rich, in 80 columns."""
     digits = decimals(recorded.facts, [advice.target])
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
@@ -54,7 +54,7 @@ def advice_table(recorded: Recorded, advice: Advice) -> RenderableType:
     )
 
 
-def sentences(recorded: Recorded, advice: Advice) -> list[str]:
+def sentences(recorded: StudyResults, advice: Advice) -> list[str]:
     """What to do, what that rests on, and what it does not say."""
     digits = decimals(recorded.facts, [advice.target])
     best, cheapest = advice.best, advice.cheapest
@@ -91,7 +91,7 @@ def _boost(advice: Advice, digits: int) -> str:
     return f"What the other task's layers leave at equal training: {compared}{doubt}."
 
 
-def _stuck(recorded: Recorded, advice: Advice) -> list[str]:
+def _stuck(recorded: StudyResults, advice: Advice) -> list[str]:
     """A warning before anything else where what is compared has learned nothing."""
     classes = class_count(recorded.facts, advice.target)
     if classes is None:
@@ -130,7 +130,7 @@ def _best(advice: Advice, digits: int) -> str:
     return f"{text}."
 
 
-def _basis(recorded: Recorded, advice: Advice, digits: int) -> list[str]:
+def _basis(recorded: StudyResults, advice: Advice, digits: int) -> list[str]:
     """Where the intervals are from."""
     unit = recorded.facts.get("seeds_are", "seeds")
     if advice.noise == "none":

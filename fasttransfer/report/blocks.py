@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fasttransfer.analysis import Estimate, Summary, class_count, mean_chance, summarise
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 from fasttransfer.report.numbers import cost, decimals, half, per_cent, points, signed
 
 # At equal training: both networks have had the same number of schedules.
@@ -20,11 +20,11 @@ PART_HEADS = (
 PAPER_HEADS = ("n", "lost by transfer: base − transfer", "co-adaptation: base − selffer", "transfer+ − base")
 PART_CAPTION = "Where the points go, at equal training"
 PAPER_CAPTION = "The paper's comparison, against the base"
-Rows = tuple[tuple[str, tuple["Cell", ...]], ...]
+Rows = tuple[tuple[str, tuple["TableCell", ...]], ...]
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What stands in one field of a table: a number, and in small print its difference and its runs."""
 
     main: str
@@ -46,7 +46,7 @@ class Block:
     paper: Rows  # from the base
 
 
-def block(recorded: Recorded, summary: Summary, title: str) -> Block:
+def block(recorded: StudyResults, summary: Summary, title: str) -> Block:
     """The tables of `summary`."""
     digits = decimals(recorded.facts, summary.targets)
     level = mean_chance(recorded.facts, summary.targets)
@@ -55,17 +55,17 @@ def block(recorded: Recorded, summary: Summary, title: str) -> Block:
     def runs(estimate: Estimate) -> str:
         return "" if estimate.runs == planned else f"{estimate.runs} of {planned} runs"
 
-    def top1(estimate: Estimate | None, difference: Estimate | None) -> Cell:
+    def top1(estimate: Estimate | None, difference: Estimate | None) -> TableCell:
         if estimate is None:
-            return Cell("–")
+            return TableCell("–")
         small = points(difference.value, digits) + half(difference, digits) if difference else ""
-        return Cell(per_cent(estimate.value, digits), small, runs(estimate))
+        return TableCell(per_cent(estimate.value, digits), small, runs(estimate))
 
-    def part(estimate: Estimate | None) -> Cell:
-        return Cell("–") if estimate is None else Cell(cost(estimate, digits), "", runs(estimate))
+    def part(estimate: Estimate | None) -> TableCell:
+        return TableCell("–") if estimate is None else TableCell(cost(estimate, digits), "", runs(estimate))
 
-    def boost(estimate: Estimate | None) -> Cell:
-        return Cell("–") if estimate is None else Cell(signed(estimate, digits), "", runs(estimate))
+    def boost(estimate: Estimate | None) -> TableCell:
+        return TableCell("–") if estimate is None else TableCell(signed(estimate, digits), "", runs(estimate))
 
     parts = tuple(
         (str(row.n), (part(row.freezing), part(row.specificity), part(row.frozen_cost), boost(row.boost)))
@@ -89,11 +89,11 @@ def block(recorded: Recorded, summary: Summary, title: str) -> Block:
     )
 
 
-def _unless_empty(rows: Sequence[tuple[str, tuple[Cell, ...]]]) -> Rows:
+def _unless_empty(rows: Sequence[tuple[str, tuple[TableCell, ...]]]) -> Rows:
     return tuple(rows) if any(cell.main != "–" for _, cells in rows for cell in cells) else ()
 
 
-def blocks(recorded: Recorded, summary: Summary) -> list[Block]:
+def blocks(recorded: StudyResults, summary: Summary) -> list[Block]:
     """The mean over targets where there are several, then each target."""
     found = [block(recorded, summary, "Mean over tasks")] if len(summary.targets) > 1 else []
     for target in summary.targets:
@@ -102,7 +102,7 @@ def blocks(recorded: Recorded, summary: Summary) -> list[Block]:
     return found
 
 
-def task_title(recorded: Recorded, target: str) -> str:
+def task_title(recorded: StudyResults, target: str) -> str:
     """A task and how many classes it has."""
     classes = class_count(recorded.facts, target)
     return f"Task {target}" + (f", {classes} classes" if classes else "")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from fasttransfer.analysis import Summary
-from fasttransfer.pipelines.views import UNLIMITED, views_of
-from fasttransfer.records import Recorded
+from fasttransfer.pipelines.views import UNLIMITED, describe_views
+from fasttransfer.records import StudyResults
 from fasttransfer.report.findings import warnings
 from fasttransfer.report.numbers import count, label, some
 
 
-def cautions(recorded: Recorded, summary: Summary) -> list[str]:
+def cautions(recorded: StudyResults, summary: Summary) -> list[str]:
     """Sentences, the gravest first."""
     several = len(summary.seeds) > 1
     told = []
@@ -27,7 +27,7 @@ def cautions(recorded: Recorded, summary: Summary) -> list[str]:
     told += warnings(recorded, summary.score)
     if not several and any(row.top1 for row in summary.rows):
         told.append(_one_seed(summary))
-    if (views := views_of(recorded.study)) != UNLIMITED:
+    if (views := describe_views(recorded.study)) != UNLIMITED:
         told.append(f"Views limited to {views}: an approximation of the paper's unlimited random crops.")
     if recorded.facts.get("held_out"):
         told.append("The source has no validation images: they were cut from its training images.")

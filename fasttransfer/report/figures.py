@@ -1,6 +1,6 @@
 """The figures of a study, one function each: records in, a matplotlib Figure out, pyplot left alone.
 
-In a notebook: `accuracy(fasttransfer.records.read(folder))`. Every panel is as wide as a column of a paper of two.
+In a notebook: `accuracy(fasttransfer.records.read_results(folder))`. Every panel is as wide as a column of a paper of two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fasttransfer.analysis import (
     Summary,
     chance,
     class_count,
-    drops,
+    pair_scores,
     pictures_per_class,
     recovered,
     score_of,
@@ -32,7 +32,7 @@ from fasttransfer.analysis import (
     targets_of,
 )
 from fasttransfer.cells import BASE, BASE_PLUS
-from fasttransfer.records import Recorded, Result
+from fasttransfer.records import Result, StudyResults
 from fasttransfer.report import drawing
 from fasttransfer.report.drawing import STUDY_LOOKS, STYLES, Style, key, layer_colour
 from fasttransfer.report.filters import first_filters, montage
@@ -51,7 +51,7 @@ _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for 
 
 @settings()
 def accuracy(
-    recorded: Recorded, score: Score = "last", *, target: str | None = None, pooled: bool = False, keys: bool = True
+    recorded: StudyResults, score: Score = "last", *, target: str | None = None, pooled: bool = False, keys: bool = True
 ) -> Figure:
     """Top-1 against n: every run a point, the mean a line, the base across and, thinner, base+.
 
@@ -78,10 +78,10 @@ def accuracy(
 
 @settings()
 def differences(
-    recorded: Recorded,
+    recorded: StudyResults,
     score: Score = "last",
     *,
-    overlay: Recorded | None = None,
+    overlay: StudyResults | None = None,
     overlay_name: str = "the paper",
     keys: bool = True,
 ) -> Figure:
@@ -99,7 +99,7 @@ def differences(
     """
     figure, (ax,) = drawing.panels(1)
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
-    found = drops(recorded.results, score)
+    found = pair_scores(recorded.results, score)
     ax.set_title("Difference from the base")
     ax.set_ylabel("points of top-1")
     drawing.zero(ax)
@@ -128,7 +128,9 @@ def differences(
 
 
 @settings()
-def decomposition(recorded: Recorded, score: Score = "last", *, target: str | None = None, keys: bool = True) -> Figure:
+def decomposition(
+    recorded: StudyResults, score: Score = "last", *, target: str | None = None, keys: bool = True
+) -> Figure:
     """What frozen transfer costs, as areas that hang from the fine-tuned selffer: first freezing, then specificity.
 
     All networks have had equal training. In a study that lacks fine-tuned selffers the areas hang from the base and the
@@ -172,7 +174,7 @@ def decomposition(recorded: Recorded, score: Score = "last", *, target: str | No
 
 
 @settings()
-def learning(recorded: Recorded, treatment: str | None = None, *, keys: bool = True) -> Figure:
+def learning(recorded: StudyResults, treatment: str | None = None, *, keys: bool = True) -> Figure:
     """Validation top-1 against steps of every network, a panel for each treatment, or for `treatment` alone.
 
     The first task is drawn solid, the second dashed; a cross ends the curve of a network that diverged or
@@ -191,7 +193,7 @@ def learning(recorded: Recorded, treatment: str | None = None, *, keys: bool = T
 
 
 @settings()
-def volume(studies: Sequence[Recorded], score: Score = "last", *, keys: bool = True) -> Figure:
+def volume(studies: Sequence[StudyResults], score: Score = "last", *, keys: bool = True) -> Figure:
     """Top-1 of the bases against the training images per class, on a logarithmic axis.
 
     A network that ended no better than chance is a cross.
@@ -233,7 +235,7 @@ def volume(studies: Sequence[Recorded], score: Score = "last", *, keys: bool = T
 
 @settings()
 def comparison(
-    studies: Mapping[str, Recorded],
+    studies: Mapping[str, StudyResults],
     score: Score = "last",
     *,
     treatments: Sequence[str] = ("transfer", "random"),
@@ -281,7 +283,7 @@ def comparison(
 
 
 @settings()
-def filters(recorded: Recorded, *, seed: int | None = None, target: str | None = None) -> Figure:
+def filters(recorded: StudyResults, *, seed: int | None = None, target: str | None = None) -> Figure:
     """The first layer's filters of every trained base, read from the study's `weights/`.
 
     Each filter is scaled by its own largest weight: grey is zero, the colours are the signs of red, green and blue.
@@ -305,20 +307,20 @@ def filters(recorded: Recorded, *, seed: int | None = None, target: str | None =
     return figure
 
 
-def curves_of(recorded: Recorded) -> list[str]:
+def curves_of(recorded: StudyResults) -> list[str]:
     """The treatments that have learning curves."""
     started = {result.treatment for result in recorded.results if len(result.evaluations) > 1}
     return [name for name in STYLES if name in started]
 
 
-def curve_tasks(recorded: Recorded) -> list[str]:
+def curve_tasks(recorded: StudyResults) -> list[str]:
     """The tasks that have learning curves; the first is drawn solid, the second dashed."""
     compared = targets_of(recorded.results)
     started = {result.target for result in recorded.results if result.evaluations}
     return sorted(started, key=lambda task: (task not in compared, task))
 
 
-def volumes(studies: Sequence[Recorded], score: Score = "last") -> dict[str, dict[int, list[tuple[float, bool]]]]:
+def volumes(studies: Sequence[StudyResults], score: Score = "last") -> dict[str, dict[int, list[tuple[float, bool]]]]:
     """Task -> training images per class -> (top-1, whether it is no better than chance) of its finished bases."""
     found: dict[str, dict[int, list[tuple[float, bool]]]] = {}
     for recorded in studies:
@@ -332,7 +334,7 @@ def volumes(studies: Sequence[Recorded], score: Score = "last") -> dict[str, dic
     return {task: dict(sorted(runs.items())) for task, runs in sorted(found.items())}
 
 
-def _at_chance(recorded: Recorded, result: Result) -> bool:
+def _at_chance(recorded: StudyResults, result: Result) -> bool:
     classes = class_count(recorded.facts, result.target)
     return classes is not None and stuck(result, classes) and not recovered(result, classes)
 
@@ -346,11 +348,11 @@ def _apart(ticks: Sequence[int]) -> list[int]:
     return kept
 
 
-def _top1(ax: Axes, recorded: Recorded, targets: Sequence[str], score: Score) -> None:
+def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score) -> None:
     """One panel of `accuracy`: the runs of all `targets` together."""
     results = [result for result in recorded.results if result.target in targets]
     summary = summarise(results, score=score, facts=recorded.facts)
-    found = drops(results, score)
+    found = pair_scores(results, score)
     ax.set_title(_task(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
     ax.set_ylabel("validation top-1, %")
     bases = [
@@ -386,7 +388,7 @@ def _chance(ax: Axes, level: float) -> None:
 
 
 def _behind(
-    overlay: Recorded, score: Score, layers: Sequence[int], treatments: Sequence[str]
+    overlay: StudyResults, score: Score, layers: Sequence[int], treatments: Sequence[str]
 ) -> dict[str, list[tuple[int, float]]]:
     """Treatment -> (n, mean difference) of the study laid behind, as far as the one in front goes."""
     rows = [row for row in summarise(overlay.results, score=score, facts=overlay.facts).rows if row.n in layers]
@@ -433,7 +435,7 @@ def _areas(ax: Axes, rows: Sequence[Piece], first_name: str) -> None:
             side += share
 
 
-def _curves(ax: Axes, recorded: Recorded, treatment: str) -> None:
+def _curves(ax: Axes, recorded: StudyResults, treatment: str) -> None:
     ax.set_title(STYLES[treatment].label)
     ax.set_ylabel("validation top-1, %")
     ax.set_xlabel("steps")
@@ -468,12 +470,12 @@ def across(summary: Summary) -> set[str]:
     return {BASE} if summary.base_plus is None else {BASE, BASE_PLUS}
 
 
-def layers_of(recorded: Recorded) -> list[int]:
+def layers_of(recorded: StudyResults) -> list[int]:
     """The n of the study's networks with copied layers; base+ has none."""
     return sorted({r.n for r in recorded.results if r.treatment not in (BASE, BASE_PLUS)})
 
 
-def _layer_keys(recorded: Recorded) -> list[Line2D]:
+def _layer_keys(recorded: StudyResults) -> list[Line2D]:
     layers = layers_of(recorded)
     keys = [Line2D([], [], color=layer_colour(n), label=f"n = {n}") for n in layers]
     if len(tasks := curve_tasks(recorded)) > 1:
@@ -487,7 +489,7 @@ def _handle(style: Style) -> Line2D:
     return Line2D([], [], color=style.colour, linestyle=style.line, label=style.label, **drawing.marker(style, 4.5))
 
 
-def _task(recorded: Recorded, target: str) -> str:
+def _task(recorded: StudyResults, target: str) -> str:
     classes = class_count(recorded.facts, target)
     return f"Task {target}" + (f", {classes} classes" if classes else "")
 

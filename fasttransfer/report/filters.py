@@ -9,12 +9,12 @@ import safetensors
 from numpy.typing import NDArray
 
 from fasttransfer import cells, paths
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 
 _GAP = 1  # pixels between filters
 
 
-def first_filters(recorded: Recorded, seed: int | None = None) -> dict[str, NDArray[np.float32]]:
+def first_filters(recorded: StudyResults, seed: int | None = None) -> dict[str, NDArray[np.float32]]:
     """Task -> conv1 of its base, (filters, 3, kernel, kernel), of `seed` (by default the study's first).
 
     Bases that are not done, or whose weights are not in the study's folder or cannot be read, are left out.

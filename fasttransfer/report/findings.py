@@ -19,7 +19,7 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
-from fasttransfer.records import Recorded, Result
+from fasttransfer.records import Result, StudyResults
 from fasttransfer.report.numbers import (
     MINUS,
     cost,
@@ -59,7 +59,7 @@ class _Context:
     is_unfinished: bool  # the bases
 
 
-def findings(recorded: Recorded, score: Score = "last") -> list[Finding]:
+def findings(recorded: StudyResults, score: Score = "last") -> list[Finding]:
     """The headline sentences of a study, over all its targets and seeds; none while nothing is comparable.
 
     Each compares networks at equal training wherever the study has them, so that it would hold were all networks
@@ -90,13 +90,13 @@ def findings(recorded: Recorded, score: Score = "last") -> list[Finding]:
     ]
 
 
-def warnings(recorded: Recorded, score: Score = "last") -> list[str]:
+def warnings(recorded: StudyResults, score: Score = "last") -> list[str]:
     """What is missing, confounded or stuck, in sentences for the report; none where all is well."""
     unit = recorded.facts.get("seeds_are", "seeds")
     return [*_stuck(recorded), *confounds(recorded.results, score, seeds_are=unit)]
 
 
-def _stuck(recorded: Recorded) -> list[str]:
+def _stuck(recorded: StudyResults) -> list[str]:
     """Networks that sat at the loss of an even guess, told apart by what that means."""
     several = len({result.seed for result in recorded.results}) > 1
     found: dict[str, list[Result]] = {"bases": [], "random": [], "others": []}

@@ -10,8 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from fasttransfer.analysis import Score, Summary, score_of, summarise
-from fasttransfer.pipelines.views import views_of
-from fasttransfer.records import Recorded, Result
+from fasttransfer.pipelines.views import describe_views
+from fasttransfer.records import Result, StudyResults
 from fasttransfer.report import figures
 from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, blocks, task_title
 from fasttransfer.report.cautions import cautions
@@ -20,11 +20,11 @@ from fasttransfer.report.filters import first_filters, smoothness
 from fasttransfer.report.findings import findings
 from fasttransfer.report.numbers import count, decimals, intervals, per_cent, points
 from fasttransfer.report.pieces import Pieces, pieces
-from fasttransfer.report.template import SCORES, Key, element, part_keys, render, treatment_keys
+from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, treatment_keys
 from fasttransfer.report.verdict import verdict
 
 
-def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = None) -> str:
+def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | None = None) -> str:
     """The whole of index.html. `score` is what means and figures are made of; single networks show both.
 
     `overlay` is the part of the paper whose curves are laid behind the study's.
@@ -67,7 +67,7 @@ def page(recorded: Recorded, score: Score = "last", overlay: Recorded | None = N
         several_seeds=len(summary.seeds) > 1,
         precision=_precision(recorded, summary),
         tasks=_tasks(recorded),
-        configuration=list(_flat({**recorded.study, "views": views_of(recorded.study)})),
+        configuration=list(_flat({**recorded.study, "views": describe_views(recorded.study)})),
         environment=sorted(recorded.environment.items()),
         events=recorded.events,
         command=recorded.facts.get("command", ""),
@@ -86,7 +86,7 @@ _SECTIONS = {
 }
 
 
-def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
+def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
     study = recorded.study
     recipe = study.get("recipe", {})
     geometry = recipe.get("geometry", {}) if isinstance(recipe, Mapping) else {}
@@ -95,7 +95,7 @@ def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
         "split": study.get("split"),
         "recipe": recipe.get("name") if isinstance(recipe, Mapping) else recipe,
         "network": geometry.get("name") if isinstance(geometry, Mapping) else geometry,
-        "views": views_of(study),
+        "views": describe_views(study),
     }
     line = [f"{what}: {value}" for what, value in named.items() if value]
     if summary.seeds:
@@ -103,7 +103,7 @@ def _facts_line(recorded: Recorded, summary: Summary) -> list[str]:
     return line
 
 
-def _networks(recorded: Recorded) -> list[dict[str, Any]]:
+def _networks(recorded: StudyResults) -> list[dict[str, Any]]:
     bases = {(r.target, r.seed): score_of(r) for r in recorded.results if r.treatment == "base"}
 
     def row(result: Result) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _or_dash(value: float | None, digits: int) -> str:
     return "–" if value is None or not math.isfinite(value) else per_cent(value, digits)
 
 
-def _precision(recorded: Recorded, summary: Summary) -> str:
+def _precision(recorded: StudyResults, summary: Summary) -> str:
     """How far one top-1 can be trusted for the number of validation images alone (binomial, 95 %)."""
     told = []
     for target in summary.targets:
@@ -151,7 +151,7 @@ def _precision(recorded: Recorded, summary: Summary) -> str:
     return " ".join(told)
 
 
-def _tasks(recorded: Recorded) -> list[dict[str, Any]]:
+def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
     words = recorded.facts.get("words", {})
     return [
         {
@@ -164,13 +164,13 @@ def _tasks(recorded: Recorded) -> list[dict[str, Any]]:
     ]
 
 
-def _intervals(recorded: Recorded, summary: Summary) -> str:
+def _intervals(recorded: StudyResults, summary: Summary) -> str:
     """What the ± of the page are made of; empty where there is none."""
     shown = [found for row in summary.rows for found in (*row.difference.values(), row.frozen_cost, row.boost) if found]
     return intervals(shown, recorded.facts.get("seeds_are", "seeds"))
 
 
-def _smoothness(recorded: Recorded) -> list[str]:
+def _smoothness(recorded: StudyResults) -> list[str]:
     """How far the filters of each base are from the noise that they began as."""
     return [
         f"base{task}: neighbouring weights correlate by {smoothness(weights):.2f}; those of independent initial values "
@@ -179,14 +179,14 @@ def _smoothness(recorded: Recorded) -> list[str]:
     ]
 
 
-def _keys(summary: Summary, overlay: Recorded | None) -> list[Key]:
+def _keys(summary: Summary, overlay: StudyResults | None) -> list[LegendKey]:
     keys = treatment_keys(figures.across(summary).union(*(row.top1 for row in summary.rows)))
     if overlay is not None:
-        keys.append(Key("the paper's, in the same colours", "var(--faint)", swatch="behind"))
+        keys.append(LegendKey("the paper's, in the same colours", "var(--faint)", swatch="behind"))
     return keys
 
 
-def _overlaid(overlay: Recorded | None) -> str:
+def _overlaid(overlay: StudyResults | None) -> str:
     """What is laid behind, and what it lacks."""
     if overlay is None:
         return ""
@@ -198,14 +198,14 @@ def _overlaid(overlay: Recorded | None) -> str:
     )
 
 
-def _layer_keys(recorded: Recorded) -> list[Key]:
-    keys = [Key(f"n = {n}", layer_colour(n)) for n in figures.layers_of(recorded)]
+def _layer_keys(recorded: StudyResults) -> list[LegendKey]:
+    keys = [LegendKey(f"n = {n}", layer_colour(n)) for n in figures.layers_of(recorded)]
     if len(tasks := figures.curve_tasks(recorded)) > 1:
-        keys += [Key(f"task {tasks[0]}", "var(--ink)"), Key(f"task {tasks[1]}", "var(--ink)", "dashed")]
+        keys += [LegendKey(f"task {tasks[0]}", "var(--ink)"), LegendKey(f"task {tasks[1]}", "var(--ink)", "dashed")]
     return keys
 
 
-def _accuracy(recorded: Recorded, summary: Summary, overlay: Recorded | None) -> list[Markup]:
+def _accuracy(recorded: StudyResults, summary: Summary, overlay: StudyResults | None) -> list[Markup]:
     if summary.base is None and not any(row.top1 for row in summary.rows):
         return []
     drawn = [
@@ -222,7 +222,7 @@ def _accuracy(recorded: Recorded, summary: Summary, overlay: Recorded | None) ->
     return drawn
 
 
-def _decomposition(recorded: Recorded, summary: Summary, found: Pieces) -> list[Markup]:
+def _decomposition(recorded: StudyResults, summary: Summary, found: Pieces) -> list[Markup]:
     if not found.split:
         return []
     chosen: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
@@ -236,7 +236,7 @@ def _decomposition(recorded: Recorded, summary: Summary, found: Pieces) -> list[
     ]
 
 
-def _learning(recorded: Recorded) -> list[Markup]:
+def _learning(recorded: StudyResults) -> list[Markup]:
     return [
         element(
             figures.learning(recorded, treatment, keys=False),
@@ -247,7 +247,7 @@ def _learning(recorded: Recorded) -> list[Markup]:
     ]
 
 
-def _filters(recorded: Recorded) -> list[Markup]:
+def _filters(recorded: StudyResults) -> list[Markup]:
     return [
         element(figures.filters(recorded, target=task), f"filters-{task}", f"Filters of conv1 of base{task}")
         for task in first_filters(recorded)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fasttransfer.analysis import Estimate, Row, Summary, summarise
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Pieces:
         return tuple(row for row in self.rows if row.first is not None and row.specificity is not None)
 
 
-def pieces(recorded: Recorded, summary: Summary) -> Pieces:
+def pieces(recorded: StudyResults, summary: Summary) -> Pieces:
     """The cost of frozen transfer and its pieces: at equal training unless most runs lack a fine-tuned selffer.
 
     `summary` is one of `recorded`, of all its targets or of one.

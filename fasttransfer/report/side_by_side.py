@@ -10,20 +10,20 @@ from matplotlib.figure import Figure
 
 from fasttransfer import paper
 from fasttransfer.analysis import PARTS, Comparison, Estimate, Score, Summary, compare, summarise
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 from fasttransfer.report import figures
-from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, Cell, Rows, block
+from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, Rows, TableCell, block
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.findings import findings, warnings
 from fasttransfer.report.numbers import MINUS, count, per_cent, signed
 from fasttransfer.report.pieces import pieces
-from fasttransfer.report.template import SCORES, Key, element, part_keys, render, study_keys, treatment_keys
+from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, study_keys, treatment_keys
 from fasttransfer.report.verdict import Verdict, verdict
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparisonTable:
     """A table of a section: `heads` of all its columns, `rows` of what stands in front and the cells."""
 
     caption: str
@@ -32,15 +32,15 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Section:
+class ComparisonSection:
     """A part of the page."""
 
     id: str
     title: str
     lead: str
     figures: Sequence[Markup] = ()
-    keys: Sequence[Key] = ()
-    tables: Sequence[Table] = ()
+    keys: Sequence[LegendKey] = ()
+    tables: Sequence[ComparisonTable] = ()
 
 
 def comparison_page(comparison: Comparison, *, command: str) -> str:
@@ -58,7 +58,7 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
                 f"{treatment} has had one schedule of training more than its base."
             )
             sections.append(
-                Section(
+                ComparisonSection(
                     name, STYLES[treatment].label.capitalize(), lead, [drawn], study_keys(studies, table.heads), [table]
                 )
             )
@@ -83,17 +83,17 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
 
 def paper_page(score: Score = "best10") -> str:
     """The paper's figures 2 and 3 and its reduced-volume figure, from its published results alone."""
-    halves, full = paper.recorded("random"), paper.recorded("full")
+    halves, full = paper.load_results("random"), paper.load_results("full")
     summary, comparison = summarise(halves.results, score=score, facts=halves.facts), _paper_comparison(score)
     dissimilar = (
         replace(found, text=f"Between natural and man-made classes: {found.text[0].lower()}{found.text[1:]}")
-        for found in findings(paper.recorded("natural-manmade"), score)[:1]
+        for found in findings(paper.load_results("natural-manmade"), score)[:1]
     )
     return render(
         "side_by_side.html.j2",
         title="The paper's results, paired",
         facts_line=[
-            count(len(paper.published()), "published network"),
+            count(len(paper.load_networks()), "published network"),
             "ILSVRC2012, CaffeNet, 450,000 steps",
             f"score: {SCORES[score]}",
         ],
@@ -103,7 +103,7 @@ def paper_page(score: Score = "best10") -> str:
         sections=[
             _halves_section(halves, summary),
             _transfer_section(comparison),
-            _volume_section([paper.recorded("reduced")], score),
+            _volume_section([paper.load_results("reduced")], score),
         ],
         command="fasttransfer report --paper" + ("" if score == "best10" else f" --score {score}"),
     )
@@ -116,7 +116,7 @@ def _paper_comparison(score: Score) -> Comparison:
         "natural / man-made": "natural-manmade",
         "all 1000 classes": "full",
     }
-    compared = compare([paper.recorded(part) for part in parts.values()], score)
+    compared = compare([paper.load_results(part) for part in parts.values()], score)
     named = {f"paper:{part}": name for name, part in parts.items()}
     notes = tuple(_renamed(note, named) for note in compared.notes)
     return replace(compared, names=tuple(parts), notes=notes)
@@ -130,19 +130,19 @@ def _renamed(text: str, names: Mapping[str, str]) -> str:
 
 def paper_figures(score: Score = "best10") -> dict[str, Figure]:
     """The figures of `paper_page` to be written as files: name -> figure."""
-    halves, compared = paper.recorded("random"), _paper_comparison(score)
+    halves, compared = paper.load_results("random"), _paper_comparison(score)
     return {
         "accuracy": figures.accuracy(halves, score, pooled=True),
         "differences": figures.differences(halves, score),
         "decomposition": figures.decomposition(halves, score),
         "comparison": figures.comparison(dict(zip(compared.names, compared.studies, strict=True)), score),
-        "volume": figures.volume([paper.recorded("reduced")], score),
+        "volume": figures.volume([paper.load_results("reduced")], score),
     }
 
 
-def _halves_section(halves: Recorded, summary: Summary) -> Section:
+def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection:
     score, tables = summary.score, block(halves, summary, "")
-    return Section(
+    return ComparisonSection(
         "halves",
         "Random halves (the paper's figure 2)",
         "First as the paper plots it: every network a dot, all eight halves together. The halves differ in difficulty "
@@ -158,23 +158,25 @@ def _halves_section(halves: Recorded, summary: Summary) -> Section:
         ],
         [*treatment_keys(["base", *summary.treatments]), *part_keys(pieces(halves, summary).first_name)],
         [
-            Table("Top-1 in per cent; smaller, points from the base, paired", ("n", *tables.treatments), tables.top1),
-            Table(PAPER_CAPTION, PAPER_HEADS, tables.paper),
-            Table(PART_CAPTION, PART_HEADS, tables.parts),
+            ComparisonTable(
+                "Top-1 in per cent; smaller, points from the base, paired", ("n", *tables.treatments), tables.top1
+            ),
+            ComparisonTable(PAPER_CAPTION, PAPER_HEADS, tables.paper),
+            ComparisonTable(PART_CAPTION, PART_HEADS, tables.parts),
         ],
     )
 
 
-def _transfer_section(comparison: Comparison) -> Section:
+def _transfer_section(comparison: Comparison) -> ComparisonSection:
     score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
     figure = figures.comparison(studies, score, keys=False)
     drawn = [element(figure, "transfer-random", "Difference from the base of frozen transfer and random networks")]
     if sum(any("transfer" in row.difference for row in summary.rows) for summary in comparison.summaries) > 1:
         alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
         drawn.append(element(alone, "transfer-alone", "Difference from the base of frozen transfer networks"))
-    lines = [Key("frozen transfer", "var(--ink)"), Key("frozen random layers", "var(--ink)", "dotted")]
+    lines = [LegendKey("frozen transfer", "var(--ink)"), LegendKey("frozen random layers", "var(--ink)", "dotted")]
     tables = [_table(comparison, treatment) for treatment in ("transfer", "random")]
-    return Section(
+    return ComparisonSection(
         "transfer",
         "Transfer and random layers (the paper's figure 3)",
         "Points of top-1 above or below the base of the same task and seed, so that studies on different classes and "
@@ -185,7 +187,7 @@ def _transfer_section(comparison: Comparison) -> Section:
     )
 
 
-def _equal_section(comparison: Comparison) -> list[Section]:
+def _equal_section(comparison: Comparison) -> list[ComparisonSection]:
     """What is compared at equal training, as tables; none where no two studies or none at all have it."""
     tables = [
         replace(table, caption=f"{name.capitalize()}: {what.replace(' - ', f' {MINUS} ')}")
@@ -198,15 +200,15 @@ def _equal_section(comparison: Comparison) -> list[Section]:
         "Points of top-1 between networks that have had the same training: what freezing the task's own layers costs, "
         "what it costs that they are the other task's, and what fine-tuning leaves of having seen the other task."
     )
-    return [Section("equal", "At equal training", lead, tables=tables)]
+    return [ComparisonSection("equal", "At equal training", lead, tables=tables)]
 
 
-def _verdicts(studies: Mapping[str, Recorded], score: Score) -> list[Verdict]:
+def _verdicts(studies: Mapping[str, StudyResults], score: Score) -> list[Verdict]:
     found = ((name, verdict(study, score)) for name, study in studies.items())
     return [replace(told, text=f"{name}: {told.text}") for name, told in found if told is not None]
 
 
-def _table(comparison: Comparison, treatment: str) -> Table:
+def _table(comparison: Comparison, treatment: str) -> ComparisonTable:
     """Differences of each study and how far they are from the first one's, as far as there are any."""
     lines = [line for line in comparison.lines if line.treatment == treatment]
     heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
@@ -216,33 +218,33 @@ def _table(comparison: Comparison, treatment: str) -> Table:
         (str(line.n), tuple(_amount(found[i]) for i in kept)) for line, found in zip(lines, fields, strict=True)
     )
     caption = STYLES[treatment].label.capitalize() if treatment in STYLES else treatment
-    return Table(caption, ("n", *(heads[i] for i in kept)), rows)
+    return ComparisonTable(caption, ("n", *(heads[i] for i in kept)), rows)
 
 
-def _amount(found: Estimate | None) -> Cell:
-    return Cell("–") if found is None else Cell(signed(found))
+def _amount(found: Estimate | None) -> TableCell:
+    return TableCell("–") if found is None else TableCell(signed(found))
 
 
-def _volume_section(studies: Sequence[Recorded], score: Score) -> Section:
+def _volume_section(studies: Sequence[StudyResults], score: Score) -> ComparisonSection:
     points = figures.volumes(studies, score)
     rows = tuple(
         (f"{images:,}", tuple(_volume_cell(points[task].get(images, [])) for task in points))
         for images in sorted({k for runs in points.values() for k in runs})
     )
     several = [f"task {task}" for task in points] if len(points) > 1 else ["top-1"]
-    return Section(
+    return ComparisonSection(
         "volume",
         "Fewer images",
         "Top-1 of base networks trained on the first so many images of each class. A cross is a network that ended "
         "no better than chance: its training failed, which says nothing about what that many images are worth.",
         [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training images per class")],
         study_keys(several) if len(points) > 1 else [],
-        [Table("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
+        [ComparisonTable("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
     )
 
 
-def _volume_cell(found: Sequence[tuple[float, bool]]) -> Cell:
+def _volume_cell(found: Sequence[tuple[float, bool]]) -> TableCell:
     if not found:
-        return Cell("–")
+        return TableCell("–")
     mean = sum(value for value, _ in found) / len(found)
-    return Cell(per_cent(mean), runs="no better than chance" if all(failed for _, failed in found) else "")
+    return TableCell(per_cent(mean), runs="no better than chance" if all(failed for _, failed in found) else "")

@@ -18,8 +18,8 @@ from fasttransfer.analysis import (
     summarise,
 )
 from fasttransfer.geometry import STAGES
-from fasttransfer.pipelines.views import views_of
-from fasttransfer.records import Recorded, Result
+from fasttransfer.pipelines.views import describe_views
+from fasttransfer.records import Result, StudyResults
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
@@ -29,7 +29,7 @@ COLUMNS = (
 MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "seeds")
 
 
-def results_csv(recorded: Recorded) -> bytes:
+def results_csv(recorded: StudyResults) -> bytes:
     """Every network of the study, in its order. Scores in [0, 1]; a field that has no value yet is empty.
 
     `val_top1` is the last check of whatever was trained so far, `state` says whether that was all;
@@ -61,13 +61,13 @@ def results_csv(recorded: Recorded) -> bytes:
             "share_at_chance": f"{share_at_chance(result, classes):.3f}" if classes and result.evaluations else None,
             "stuck": int(stuck(result, classes)) if classes and result.trained else None,
             "reason": result.reason,
-            "views": views_of(recorded.study),
+            "views": describe_views(recorded.study),
         }
         writer.writerow(row)
     return out.getvalue().encode()
 
 
-def means_csv(studies: Mapping[str, Recorded], score: Score = "last") -> bytes:
+def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> bytes:
     """The paired differences of studies and their parts, for each n over targets and seeds, in [-1, 1].
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
@@ -83,7 +83,7 @@ def means_csv(studies: Mapping[str, Recorded], score: Score = "last") -> bytes:
     return out.getvalue().encode()
 
 
-def _means(recorded: Recorded, score: Score) -> Iterator[tuple[int, str, Estimate]]:
+def _means(recorded: StudyResults, score: Score) -> Iterator[tuple[int, str, Estimate]]:
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     if summary.gain is not None:
         yield STAGES, "base+ - base", summary.gain

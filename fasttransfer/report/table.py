@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.analysis import PARTS, Estimate, Row, Score, Summary, mean_chance, summarise
-from fasttransfer.pipelines.views import views_of
-from fasttransfer.records import Recorded
+from fasttransfer.pipelines.views import describe_views
+from fasttransfer.records import StudyResults
 from fasttransfer.report.numbers import cost, count, decimals, intervals, label, per_cent, plain, points, signed, some
 from fasttransfer.report.verdict import verdict
 
 
-def table(recorded: Recorded, *, score: Score = "last") -> RenderableType:
+def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:
     """Top-1 in per cent, mean over targets and seeds, in brackets the difference from the base; for rich."""
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     if summary.base is None and not any(row.top1 for row in summary.rows):
@@ -35,7 +35,7 @@ def table(recorded: Recorded, *, score: Score = "last") -> RenderableType:
     return Group(*parts, Text(plain(_note(recorded, summary, columns))))
 
 
-def _base_line(recorded: Recorded, summary: Summary, digits: int) -> str:
+def _base_line(recorded: StudyResults, summary: Summary, digits: int) -> str:
     if summary.base is None:
         return "base: not finished"
     text = f"base {per_cent(summary.base.value, digits)} %"
@@ -110,7 +110,7 @@ def _amount(estimate: Estimate | None, digits: int, *, is_cost: bool) -> str:
     return plain(cost(estimate, digits) if is_cost else signed(estimate, digits))
 
 
-def _note(recorded: Recorded, summary: Summary, columns: list[str]) -> str:
+def _note(recorded: StudyResults, summary: Summary, columns: list[str]) -> str:
     unit = recorded.facts.get("seeds_are", "seeds").removesuffix("s")
     behind = f"{count(len(summary.targets), 'target')} and {count(len(summary.seeds), unit)}"
     which = "last check" if summary.score == "last" else "ten best checks"
@@ -133,7 +133,7 @@ def _note(recorded: Recorded, summary: Summary, columns: list[str]) -> str:
     if len(summary.seeds) == 1:
         further = "another may move a number further" if made_of else "no interval, small differences may be chance"
         lines.append(f"One seed: {further}.")
-    lines.append(f"views: {views_of(recorded.study)}.")
+    lines.append(f"views: {describe_views(recorded.study)}.")
     if recorded.facts.get("synthetic"):
         lines.append("The images are synthetic.")
     several = len(summary.seeds) > 1
@@ -149,6 +149,6 @@ def _note(recorded: Recorded, summary: Summary, columns: list[str]) -> str:
     return "\n".join(lines)
 
 
-def _progress(recorded: Recorded) -> str:
+def _progress(recorded: StudyResults) -> str:
     done = sum(result.trained for result in recorded.results)
     return f"{done} of {count(len(recorded.results), 'network')} done"

@@ -37,7 +37,7 @@ _TEMPLATES.filters["tied"] = lambda text: text.replace(" %", "\u00a0%").replace(
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendKey:
     """One entry of what stands below figures: a line with its marker, or a patch of colour (`swatch`)."""
 
     label: str
@@ -58,32 +58,34 @@ def element(figure: Figure, name: str, label: str) -> Markup:
     return Markup(inline(figure, name, label))
 
 
-def treatment_keys(treatments: Iterable[str]) -> list[Key]:
+def treatment_keys(treatments: Iterable[str]) -> list[LegendKey]:
     """What the lines of `treatments` look like, in the order of all figures."""
     wanted = set(treatments)
     keys = []
     for name, style in STYLES.items():
         if name == "base+" and name in wanted:
-            keys.append(Key(style.label, "var(--ink)", swatch="dashdot"))
+            keys.append(LegendKey(style.label, "var(--ink)", swatch="dashdot"))
         elif name in wanted:
             line = "dashed" if name == "base" else _LINES[style.line]
             colour = "var(--ink)" if name == "base" else style.colour
-            keys.append(Key(style.label, colour, line, _GLYPHS[style.marker][0 if style.filled else 1]))
+            keys.append(LegendKey(style.label, colour, line, _GLYPHS[style.marker][0 if style.filled else 1]))
     return keys
 
 
-def part_keys(first_name: str = "freezing") -> list[Key]:
+def part_keys(first_name: str = "freezing") -> list[LegendKey]:
     """What the areas of the decomposition look like; `first_name` is what the first piece is called."""
     keys = [
-        Key(first_name, PART_COLOURS[first_name], swatch="swatch"),
-        Key("specificity", PART_COLOURS["specificity"], swatch="swatch hatched"),
+        LegendKey(first_name, PART_COLOURS[first_name], swatch="swatch"),
+        LegendKey("specificity", PART_COLOURS["specificity"], swatch="swatch hatched"),
     ]
-    return [*keys, Key("frozen transfer, which is both together", "var(--ink)", "none", "◆")]
+    return [*keys, LegendKey("frozen transfer, which is both together", "var(--ink)", "none", "◆")]
 
 
-def study_keys(names: Iterable[str], shown: Container[str] | None = None) -> list[Key]:
+def study_keys(names: Iterable[str], shown: Container[str] | None = None) -> list[LegendKey]:
     """What the lines of studies look like that are drawn side by side: of those `shown`, by default of all."""
     looks = zip(names, cycle(STUDY_LOOKS), strict=False)
     return [
-        Key(name, colour, "solid", _GLYPHS[mark][0]) for name, (colour, mark) in looks if shown is None or name in shown
+        LegendKey(name, colour, "solid", _GLYPHS[mark][0])
+        for name, (colour, mark) in looks
+        if shown is None or name in shown
     ]

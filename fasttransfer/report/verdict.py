@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fasttransfer import paper
 from fasttransfer.analysis import GAIN_LIMIT, Score, convergence
 from fasttransfer.cells import BASE_PLUS
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 from fasttransfer.report.numbers import decimals, is_within_noise, points, signed
 
 
@@ -29,7 +29,7 @@ class Verdict:
         return self.finished is False
 
 
-def verdict(recorded: Recorded, score: Score = "last", target: str | None = None) -> Verdict | None:
+def verdict(recorded: StudyResults, score: Score = "last", target: str | None = None) -> Verdict | None:
     """The verdict on the bases of all tasks, or of `target` alone; None before any network is finished."""
     results = [result for result in recorded.results if target in (None, result.target)]
     if not any(result.trained for result in results):
@@ -65,7 +65,7 @@ def verdict(recorded: Recorded, score: Score = "last", target: str | None = None
     )
 
 
-def _unknown(recorded: Recorded, bases: str, is_planned: bool) -> str:
+def _unknown(recorded: StudyResults, bases: str, is_planned: bool) -> str:
     if is_planned:
         return f"Whether the {bases} had finished learning is not known yet: no base+ is done."
     if recorded.facts.get("source") == paper.SOURCE:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fasttransfer.errors import InputError
-from fasttransfer.files import disk_trouble, make_folder
+from fasttransfer.files import disk_errors, make_folder
 from fasttransfer.pipelines.synthetic import manmade, natural
 from fasttransfer.pipelines.synthetic.sketch import Sketch
 
@@ -63,7 +63,7 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def render(folder: Path, *, train: int, val: int, size: int, say: Callable[[str], None] | None = None) -> None:
+def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str], None] | None = None) -> None:
     """Writes JPEGs of every class: `folder`/train/<class>/0000.jpeg … and `folder`/val/<class>/0000.jpeg ….
 
     Uses every core this process may use. The files are written in place: a caller who must never meet half a
@@ -88,11 +88,11 @@ def render(folder: Path, *, train: int, val: int, size: int, say: Callable[[str]
     for part, count in (("train", train), ("val", val)):
         for name in SIDES if count else ():
             make_folder(folder / part / name)
-    say = say or (lambda text: None)
+    log = log or (lambda text: None)
     total = (train + val) * len(SIDES)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, max(total * size * size // (_WORTH_A_PROCESS * 64 * 64), 1))
-    say(f"rendering {total} synthetic pictures of {len(SIDES)} classes at {size} x {size}")
+    log(f"rendering {total} synthetic pictures of {len(SIDES)} classes at {size} x {size}")
     if workers == 1:
         for name in SIDES:
             render_share(folder, name, train=train, val=val, size=size)
@@ -126,7 +126,7 @@ def render_share(
         for index in range(worker, count, workers):
             target = folder / part / name / f"{index:04d}.jpeg"
             encoded = _encode(picture(name, part, index, size=size))
-            with disk_trouble(target):
+            with disk_errors(target):
                 target.write_bytes(encoded)
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from fasttransfer.bench import gpu
-from fasttransfer.bench.gpu import Part
+from fasttransfer.bench.gpu import GpuPart
 
 WAITS = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('wrote what it knew')"
 DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
 
 
-def python(name: str, code: str, least: float = 0.0, most: float = 60.0, needed: bool = False) -> Part:
-    return Part(name, [sys.executable, "-c", code], least, most, needed)
+def python(name: str, code: str, least: float = 0.0, most: float = 60.0, needed: bool = False) -> GpuPart:
+    return GpuPart(name, [sys.executable, "-c", code], least, most, needed)
 
 
 def outcomes(out: Path) -> dict[str, str]:
@@ -42,7 +42,7 @@ def test_parts_run_in_order_and_a_needed_one_that_fails_is_the_end(tmp_path: Pat
 
 
 def test_what_does_not_fit_or_is_not_there_is_left_out(tmp_path: Path) -> None:
-    todo = [python("long", "", least=100.0), Part("tool", ["no-such-tool"], 0.0), python("short", "")]
+    todo = [python("long", "", least=100.0), GpuPart("tool", ["no-such-tool"], 0.0), python("short", "")]
     assert gpu.run_all(todo, tmp_path, 0.5)
     found = outcomes(tmp_path)
     assert found["long"].startswith("left out: ") and found["long"].endswith("it takes 100")
@@ -85,7 +85,7 @@ def test_all_that_the_hour_is_for_is_there(tmp_path: Path) -> None:
     # Every benchmark is a command that there is.
     from fasttransfer.bench import command, grid
 
-    assert set(gpu.BENCHES) <= set(command.measures(grid.Asked(None, None, None, "cpu", True)))
+    assert set(gpu.BENCHES) <= set(command.measures(grid.GridBenchmark(None, None, None, "cpu", True)))
 
 
 def test_only_what_is_missing_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

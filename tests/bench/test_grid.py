@@ -21,32 +21,32 @@ from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
 from fasttransfer.cells import TREATMENTS, Cell, study_cells
 from fasttransfer.files import cache_folder
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
-from fasttransfer.net import CaffeNet, initial_weights
+from fasttransfer.net import CaffeNet, draw_weights
 from fasttransfer.pipelines.feed import Stream, select_task_images
-from fasttransfer.pipelines.means import mean_picture
+from fasttransfer.pipelines.means import compute_mean_image
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.synthetic import SIDES
-from fasttransfer.study_plan import settle
+from fasttransfer.study_plan import make_plan
 
 CELLS = study_cells("AB", ("selffer", "transfer+", "random"), (2, 7), (0,))
 NAMES = {side: [name for name in sorted(SIDES) if SIDES[name] == side][:2] for side in ("natural", "man-made")}
 SETTINGS = plain.Settings(threads=1, workers=0, channels_last=False)
 
 
-def job_in(folder: Path, **changes: object) -> plain.Job:
-    plan = settle(tiny_choices(folder, **changes))
+def job_in(folder: Path, **changes: object) -> plain.PlainJob:
+    plan = make_plan(tiny_choices(folder, **changes))
     (folder / "job.json").write_text(json.dumps(grid.job_of(plan, CELLS, SETTINGS)))
-    return plain.Job.read(folder / "job.json")
+    return plain.PlainJob.read(folder / "job.json")
 
 
-def study_of(job: plain.Job) -> plain.Study:
-    return plain.Study(job, SETTINGS, plain.mean_pictures(job))
+def study_of(job: plain.PlainJob) -> plain.PlainStudy:
+    return plain.PlainStudy(job, SETTINGS, plain.mean_pictures(job))
 
 
 @pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
 def test_the_network_is_ours_at_every_cut(geometry: Geometry, batch: int) -> None:
-    weights = initial_weights(geometry, 10, "he", lambda stage: randomness.key(0, "test", stage))
+    weights = draw_weights(geometry, 10, "he", lambda stage: randomness.key(0, "test", stage))
     ours, net = CaffeNet(geometry, 10), caffenet(geometry, 10).eval()
     ours.load(weights)
     for name, layer in zip(LAYER_NAMES, layers(net), strict=True):
@@ -61,13 +61,13 @@ def test_the_network_is_ours_at_every_cut(geometry: Geometry, batch: int) -> Non
 
 
 def test_pictures_means_and_labels_are_ours(tmp_path: Path) -> None:
-    job, plan = job_in(tmp_path), settle(tiny_choices(tmp_path))
+    job, plan = job_in(tmp_path), make_plan(tiny_choices(tmp_path))
     geometry, scale = job.geometry, job.recipe["scale"]
-    store = prepare(Path(plan.choices.data), size=geometry.store, cache=cache_folder(), say=lambda _: None)
+    store = prepare(Path(plan.choices.data), size=geometry.store, cache=cache_folder(), log=lambda _: None)
     study = study_of(job)
     for task, classes in plan.classes.items():
         train, val = (select_task_images(store, part, classes) for part in (store.train, store.val))
-        mean = mean_picture(train)
+        mean = compute_mean_image(train)
         np.testing.assert_allclose(study.means[task], mean, atol=0.2)  # decoders differ by a bit of a pixel
         stream = Stream(1, 2, len(train), 8, geometry.store - geometry.crop)
         means = {task: torch.from_numpy(mean)}
@@ -87,7 +87,7 @@ def test_training_shows_every_corner_and_both_ways_round(tmp_path: Path) -> None
     side, crop = job.geometry.store, job.geometry.crop
     file, _ = job.tasks["A"].train[0]
     whole = plain.read(file, side).astype(np.float32)
-    views = plain.Views([(file, 0)], np.zeros((side, side, 3), np.float32), crop, 1.0, training=True)
+    views = plain.PlainViews([(file, 0)], np.zeros((side, side, 3), np.float32), crop, 1.0, training=True)
     torch.manual_seed(0)
     seen = {views[0][0].permute(1, 2, 0).numpy().tobytes() for _ in range(400)}
     margin = side - crop + 1
@@ -145,7 +145,7 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
             plain.main(arguments[0], Path(arguments[1]), Path(arguments[2]))
         return {"wall_seconds": 2.0 if words[1] == "fasttransfer" else 5.0, "peak_memory_bytes": 1}
 
-    def tune(job: plain.Job, cores: int) -> list[grid.Found]:
+    def tune(job: plain.PlainJob, cores: int) -> list[grid.Found]:
         return [{"threads": 1, "workers": 0, "channels_last": True, "seconds": {"base": 1.0}}]
 
     monkeypatch.setattr(grid, "_run", run)
@@ -155,7 +155,7 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     )
     monkeypatch.setattr(grid, "_SAMPLE", 0.001)
     monkeypatch.setattr(grid, "QUICK_LAYERS", (2, 7))
-    monkeypatch.setattr(devices, "workers_for", lambda device, threads: 1)
+    monkeypatch.setattr(devices, "count_workers", lambda device, threads: 1)
     pictures, out = (
         draw_pictures(tmp_path / "pictures", (*NAMES["natural"], *NAMES["man-made"])),
         tmp_path / "grid.json",

@@ -141,15 +141,15 @@ def test_the_papers_networks_are_all_there() -> None:
 def test_the_papers_rates_give_the_papers_days() -> None:
     # At the K20's own rates, its networks alone take what they took: 1548 days were counted as 9.5 each.
     train = tuple(1 / rate for rate in PICTURES_PER_SECOND)
-    rates = projection.Rates(train, (0.0,) * 9, 0.0)
+    rates = projection.CellTimes(train, (0.0,) * 9, 0.0)
     days = projection.project(projection.papers_networks(), rates).alone / 86400
     assert 900 < days < projection.K20_DAYS
 
 
 def test_a_cohort_is_its_prefix_once_and_every_cell() -> None:
     cohort = next(c for c in projection.papers_networks() if len(c.cells) == 7)
-    one = roofline.Trained(cohort.cells, 1000, steps=10, checks=2, val_pictures=100)
-    rates = projection.Rates(tuple(1.0 + n for n in range(8)), tuple(0.1 * n for n in range(9)), 0.01)
+    one = roofline.CohortWork(cohort.cells, 1000, steps=10, checks=2, val_pictures=100)
+    rates = projection.CellTimes(tuple(1.0 + n for n in range(8)), tuple(0.1 * n for n in range(9)), 0.01)
     found = projection.project([one], rates)
     training = 10 * 256 * (0.01 + 0.7 + sum(1.0 + n for n in range(1, 8)))
     checking = 2 * 100 * (0.01 + 0.7 + sum(0.8 - 0.1 * n for n in range(1, 8)))
@@ -232,16 +232,16 @@ def test_a_ratio_fails_when_it_is_smaller_three_times(
     # 9.5, the least recorded, less a fifth: 7.6.
     left = iter(tries)
     monkeypatch.setattr(check, "measure", lambda make: next(left))
-    recorded, say, lines = guarded()
+    recorded, log, lines = guarded()
     made = {"case": lambda: (lambda i: None, lambda i: None)}
-    assert check.check(recorded, made, verdict=True, say=say) == ["case"] * fails
+    assert check.check(recorded, made, verdict=True, log=log) == ["case"] * fails
     assert list(left) == [] and ("SLOWER" in lines[0]) == fails
 
 
 def test_elsewhere_there_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "measure", lambda make: 1.0)
-    recorded, say, lines = guarded()
-    assert check.check(recorded, {"case": lambda: (lambda i: None, lambda i: None)}, verdict=False, say=say) == []
+    recorded, log, lines = guarded()
+    assert check.check(recorded, {"case": lambda: (lambda i: None, lambda i: None)}, verdict=False, log=log) == []
     assert len(lines) == 1
 
 
@@ -290,7 +290,7 @@ def test_a_run_of_everything_survives_a_part_that_fails(tmp_path: Path, monkeypa
 def test_pictures_without_a_validation_part_are_decoded_and_the_study_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measures(asked: grid.Asked, *limits: object) -> dict[str, command.Measure]:
+    def measures(asked: grid.GridBenchmark, *limits: object) -> dict[str, command.Measure]:
         return {part: lambda *_: iter([{"source": str(asked.source)}]) for part in ("data", "grid")}
 
     monkeypatch.setattr(command, "measures", measures)

@@ -44,10 +44,10 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Tensor
 def fate(root: Path, x: Tensor) -> str:
     """What becomes of the one entry of a cache when it is read; the records that are read are the right ones."""
     said: list[str] = []
-    entry = cache.find(root, KEY, said.append)
+    entry = cache.find_entry(root, KEY, said.append)
     if entry is not None:
         try:
-            cache.verify(entry, said.append)
+            cache.verify_entry(entry, said.append)
         except CorruptFileError:
             pass
         else:
@@ -56,8 +56,8 @@ def fate(root: Path, x: Tensor) -> str:
             assert not said
             return "read"
     assert len(said) == 1 and "\n" not in said[0] and str(root) in said[0]
-    assert cache.find(root, KEY, said.append) is None and len(said) == 1, "it is out of the way"
-    assert [folder.name for folder in cache.damaged(root)] == [f"{KEY.digest()}.damaged"]
+    assert cache.find_entry(root, KEY, said.append) is None and len(said) == 1, "it is out of the way"
+    assert [folder.name for folder in cache.list_damaged(root)] == [f"{KEY.digest()}.damaged"]
     return said[0]
 
 
@@ -82,7 +82,7 @@ def test_every_flipped_bit_of_what_an_entry_says_of_itself(whole: tuple[Path, Te
     for i, content in enumerate(damaged):
         (folder / "entry.json").write_bytes(content)
         with pytest.raises(CorruptFileError):
-            on_disk.read(folder)
+            on_disk.read_entry(folder)
         if i % 100 == 0:
             assert fate(root, x) != "read"
             restored(root, copy)
@@ -127,7 +127,7 @@ def of_another_entry(folder: Path) -> None:
 def of_another_making(folder: Path) -> None:
     """As a network computes them whose sums differ from run to run: the same entry by name, of the same size."""
     root = folder.parent / "another"
-    with cache.making(root, [(KEY, ABOUT)], pictures(10)) as writers:
+    with cache.make_entries(root, [(KEY, ABOUT)], pictures(10)) as writers:
         for part in (-features(20, writers[0].shape, seed=5)).split(7):
             writers[0].append(part)
     shutil.copy(root / KEY.digest() / "00000.shard", folder)
@@ -147,7 +147,7 @@ def of_other_weights_that_says_otherwise(folder: Path) -> None:
     said = json.loads((folder / "entry.json").read_text())
     del said["checksum"]
     said["key"]["prefix"] = KEY.prefix
-    (folder / "entry.json").write_bytes(on_disk.manifest(said))
+    (folder / "entry.json").write_bytes(on_disk.encode_manifest(said))
 
 
 def edited(folder: Path) -> None:
@@ -159,7 +159,7 @@ def fewer_pictures(folder: Path) -> None:
     said = json.loads((folder / "entry.json").read_text())
     del said["checksum"]
     said["pictures"] = 9
-    (folder / "entry.json").write_bytes(on_disk.manifest(said))
+    (folder / "entry.json").write_bytes(on_disk.encode_manifest(said))
 
 
 def not_a_folder(folder: Path) -> None:
@@ -207,13 +207,13 @@ def test_a_newer_version_is_refused_and_stays(whole: tuple[Path, Tensor]) -> Non
     ):
         said = json.loads(text)
         del said["checksum"]
-        path.write_bytes(on_disk.manifest({**said, "format": version, "unheard of": True}))
+        path.write_bytes(on_disk.encode_manifest({**said, "format": version, "unheard of": True}))
         with pytest.raises(OtherVersionError, match=says):
-            cache.find(root, KEY)
-        with pytest.raises(OtherVersionError, match=says), cache.making(root, [(KEY, ABOUT)], pictures(10)):
+            cache.find_entry(root, KEY)
+        with pytest.raises(OtherVersionError, match=says), cache.make_entries(root, [(KEY, ABOUT)], pictures(10)):
             pass
         sentences: list[str] = []
-        assert cache.entries(root, sentences.append) == [] and re.search(says, sentences[0])
+        assert cache.list_entries(root, sentences.append) == [] and re.search(says, sentences[0])
     path.write_bytes(text)
     assert fate(root, x) == "read"
 
@@ -224,7 +224,7 @@ def test_a_listing_leaves_everything_where_it_is(whole: tuple[Path, Tensor]) -> 
     (root / KEY.digest() / "00000.shard").write_bytes(b"")
     (root / "notes.txt").touch()
     said: list[str] = []
-    assert [entry.key.cut for entry in cache.entries(root, said.append)] == [6]
+    assert [entry.key.cut for entry in cache.list_entries(root, said.append)] == [6]
     assert len(said) == 1 and "00000.shard: has 0 bytes" in said[0]
     assert (root / KEY.digest()).exists()
 
@@ -232,13 +232,13 @@ def test_a_listing_leaves_everything_where_it_is(whole: tuple[Path, Tensor]) -> 
 def test_what_was_made_again_is_not_set_aside_for_the_damage_of_the_one_before(whole: tuple[Path, Tensor]) -> None:
     root, x = whole
     entry = found(root)
-    cache.remove(entry)
+    cache.remove_entry(entry)
     make(root)
-    cache.set_aside(entry, CorruptFileError("its record"), pytest.fail)
+    cache.quarantine(entry, CorruptFileError("its record"), pytest.fail)
     assert fate(root, x) == "read"
-    cache.set_aside(found(root), CorruptFileError("its record"), lambda sentence: None)
-    assert cache.find(root, KEY) is None
-    cache.set_aside(entry, CorruptFileError("its record"), pytest.fail)  # nothing is there
+    cache.quarantine(found(root), CorruptFileError("its record"), lambda sentence: None)
+    assert cache.find_entry(root, KEY) is None
+    cache.quarantine(entry, CorruptFileError("its record"), pytest.fail)  # nothing is there
 
 
 # Killed
@@ -272,7 +272,7 @@ def killed_at(point: str, root: Path) -> None:
 
     Path.rename = rename_or_die  # type: ignore[method-assign,assignment]
     wanted = [(key(cut=cut), ABOUT) for cut in (5, 6)]
-    with cache.making(root, wanted, pictures(10)) as writers:
+    with cache.make_entries(root, wanted, pictures(10)) as writers:
         if point == "before a record":
             kill()
         for writer in writers:
@@ -302,7 +302,7 @@ def test_a_killed_maker_leaves_what_is_whole_or_nothing(
     monkeypatch.setattr(cache, "SHARD_BYTES", SMALL)
     root = tmp_path / "cache"
     assert in_a_child(lambda: killed_at(point, root)) == -signal.SIGKILL
-    assert {entry.key.cut for entry in cache.entries(root, pytest.fail)} == POINTS[point]
+    assert {entry.key.cut for entry in cache.list_entries(root, pytest.fail)} == POINTS[point]
     left = list(root.glob(".*.tmp"))
     assert len(left) == 2 - len(POINTS[point])
     if point == "in a shard":  # by one who wants another entry
@@ -312,7 +312,7 @@ def test_a_killed_maker_leaves_what_is_whole_or_nothing(
         x = make(root, key(cut=cut))
         with found(root, key(cut=cut)).open() as reader:
             assert same(reader.read(range(20)), x)
-    assert not list(root.glob(".*.tmp")) and not cache.damaged(root)
+    assert not list(root.glob(".*.tmp")) and not cache.list_damaged(root)
 
 
 def test_a_prune_that_is_killed_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +320,7 @@ def test_a_prune_that_is_killed_leaves_no_half_entry(tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: kill())
     assert in_a_child(lambda: print(cache.prune(tmp_path, 0))) == -signal.SIGKILL
     monkeypatch.undo()
-    assert cache.find(tmp_path, KEY, pytest.fail) is None and len(list(tmp_path.glob(".*.tmp"))) == 1
+    assert cache.find_entry(tmp_path, KEY, pytest.fail) is None and len(list(tmp_path.glob(".*.tmp"))) == 1
     cache.prune(tmp_path, 1 << 40)
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -333,7 +333,7 @@ def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
     begun, go = os.pipe(), os.pipe()
 
     def first() -> None:
-        with cache.making(tmp_path, wanted[:1], pictures(10)) as writers:
+        with cache.make_entries(tmp_path, wanted[:1], pictures(10)) as writers:
             writers[0].append(made[:3])
             os.write(begun[1], b"1")
             os.read(go[0], 1)
@@ -351,7 +351,7 @@ def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
         assert not list(tmp_path.glob("[0-9a-f]*"))
         os.write(go[1], b"1")
 
-    with cache.making(tmp_path, wanted, pictures(10), release) as writers:
+    with cache.make_entries(tmp_path, wanted, pictures(10), release) as writers:
         assert [writer.key.cut for writer in writers] == [6]
         with found(tmp_path).open() as reader:
             assert same(reader.read(range(20)), made)
@@ -364,8 +364,8 @@ def test_makers_who_want_the_same_in_another_order_do_not_wait_for_each_other_fo
     wanted = [(key(cut=cut), ABOUT) for cut in range(1, 7)]
     made: list[int] = []
 
-    def work(order: list[tuple[cache.Key, cache.About]]) -> None:
-        with cache.making(tmp_path, order, pictures(2), lambda sentence: None) as writers:
+    def work(order: list[tuple[cache.CacheKey, cache.EntryInfo]]) -> None:
+        with cache.make_entries(tmp_path, order, pictures(2), lambda sentence: None) as writers:
             for writer in writers:
                 writer.append(features(4, writer.shape))
                 made.append(writer.key.cut)
@@ -392,18 +392,18 @@ def test_pruned_and_made_again_and_again_while_others_read(whole: tuple[Path, Te
     thread.start()
     end = time.monotonic() + 2
     while time.monotonic() < end:
-        entry = cache.find(root, KEY, wrong.append)
+        entry = cache.find_entry(root, KEY, wrong.append)
         if entry is None:
             continue
         try:
-            with entry.open(threads=1, say=wrong.append) as reader:
+            with entry.open(threads=1, log=wrong.append) as reader:
                 assert same(reader.read(range(20)), x)
                 read += 1
         except cache.RemovedError:
             continue
     ended.set()
     thread.join()
-    assert read > 0 and not wrong and not cache.damaged(root)
+    assert read > 0 and not wrong and not cache.list_damaged(root)
 
 
 # Disks
@@ -424,7 +424,7 @@ def test_a_disk_that_fills_up(small_disk: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(name.endswith(".lock") for name in os.listdir(small_disk / "cache"))
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     fill()
-    cache.verify(found(small_disk / "cache", big))
+    cache.verify_entry(found(small_disk / "cache", big))
 
 
 def test_a_full_disk_is_read_and_pruned(small_disk: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_full_disk_is_read_and_pruned(small_disk: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         (small_disk / "more").write_bytes(bytes(1 << 20))
     entry = found(small_disk)
-    cache.used(entry)
+    cache.count_use(entry)
     with entry.open() as reader:
         assert same(reader.read(range(20)), x)
     assert cache.prune(small_disk, 0)
@@ -445,19 +445,19 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
     (small_disk / key(cut=6).digest() / "00000.shard").write_bytes(b"damaged")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     entry = found(small_disk)
-    cache.used(entry)
+    cache.count_use(entry)
     assert entry.use.hits == 0
     with entry.open() as reader:
         assert same(reader.read(range(20)), x)
-    with cache.making(small_disk, [(KEY, ABOUT)], pictures(10)) as writers:
+    with cache.make_entries(small_disk, [(KEY, ABOUT)], pictures(10)) as writers:
         assert writers == []
     said: list[str] = []
-    assert cache.find(small_disk, key(cut=6), said.append) is None
+    assert cache.find_entry(small_disk, key(cut=6), said.append) is None
     assert len(said) == 1 and "left alone" in said[0] and "read-only file system" in said[0]
     for refused in (
         lambda: make(small_disk, key(cut=6)),
         lambda: cache.prune(small_disk, 0),
-        lambda: cache.remove(entry),
+        lambda: cache.remove_entry(entry),
     ):
         with pytest.raises(InputError, match="read-only file system"):
             refused()
@@ -471,6 +471,6 @@ def test_what_may_not_be_read_is_told_and_stays(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refuse)  # of root nothing is kept from
-        with pytest.raises(cache.UnreadableError, match=r"cannot be read .permission denied"):
-            cache.find(tmp_path, KEY)
+        with pytest.raises(cache.UnreadableEntryError, match=r"cannot be read .permission denied"):
+            cache.find_entry(tmp_path, KEY)
     assert found(tmp_path)

@@ -25,7 +25,7 @@ from studies import tiny_choices
 from test_grid import quiet, said, same_study
 
 from fasttransfer import grid, records
-from fasttransfer.assembly import Setting
+from fasttransfer.assembly import StudyContext
 from fasttransfer.engine import local
 from fasttransfer.study import Choices, Feeding
 
@@ -142,9 +142,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Choices, Path
 def cluster() -> Iterator[None]:
     """One for all tests: it takes seconds to start."""
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    from fasttransfer.engine.ray import _join
+    from fasttransfer.engine.ray import _join_cluster
 
-    assert _join()
+    assert _join_cluster()
     yield
     ray.shutdown()
 
@@ -159,7 +159,7 @@ def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path
             kills += driver.poll() is None
         assert wait_until(partial(gone, driver.pid)), "workers outlived their driver"
     assert kills == 3
-    assert {r.state for r in records.read(out).results} != {"done"}
+    assert {r.state for r in records.read_results(out).results} != {"done"}
     assert grid.run(choices, out, console=quiet())
     same_study(expected, out)
     leftovers = [p.name for p in out.rglob("*") if p.name.endswith((".tmp", ".damaged"))]
@@ -179,7 +179,7 @@ def test_a_killed_worker_is_told_and_its_job_goes_on(
         feeding = Feeding(engine=engine)  # type: ignore[arg-type]
         assert grid.run(choices, out, feeding=feeding, console=console, checkpoint_seconds=0.0)
     same_study(expected, out)
-    (told,) = [text for _, _, text in records.read(out).events if "worker lost" in text]
+    (told,) = [text for _, _, text in records.read_results(out).events if "worker lost" in text]
     assert told.endswith("goes on from checkpoints, try 1 of 3")
     assert "worker lost" in said(console)
 
@@ -194,7 +194,7 @@ def test_rays_workers_stop_cleanly(undisturbed: tuple[Choices, Path], tmp_path: 
     assert not finished
     assert "The same command goes on from here" in said(console)
     kept = {path.stem for path in (out / "checkpoints").iterdir()}
-    results = records.read(out).results
+    results = records.read_results(out).results
     assert {f"{r.name}.s{r.seed}" for r in results if r.state == "running"} <= kept
     assert {r.state for r in results if r.treatment != "base"} == {"planned"}
     assert signal.getsignal(signal.SIGTERM) == before
@@ -206,7 +206,7 @@ def test_ctrl_c_while_a_worker_starts_does_not_end_it(tmp_path: Path) -> None:
     """Until it ignores the signals itself it is deaf to them; its parent hears them as before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     context = mp.get_context("spawn")
-    worker = local._Worker(context, cast(Setting, None), 0, context.Event())
+    worker = local._WorkerProcess(context, cast(StudyContext, None), 0, context.Event())
     try:
         status = Path(f"/proc/{worker.process.pid}/status").read_text()
     finally:

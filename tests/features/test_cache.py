@@ -17,7 +17,7 @@ pytest.importorskip("fasttransfer._shards")
 
 
 def test_what_is_made_is_found(tmp_path: Path) -> None:
-    assert cache.find(tmp_path / "none", KEY) is None
+    assert cache.find_entry(tmp_path / "none", KEY) is None
     x = make(tmp_path)
     entry = found(tmp_path)
     assert (entry.key, entry.about, entry.pictures, entry.views) == (KEY, ABOUT, 10, 2)
@@ -28,7 +28,7 @@ def test_what_is_made_is_found(tmp_path: Path) -> None:
         assert same(reader.read(range(20)), x)
     rows, labels = entry.listing()
     assert rows.tolist() == list(range(0, 30, 3)) and labels.tolist() == [0, 1] * 5
-    assert cache.find(tmp_path, key(cut=4)) is None
+    assert cache.find_entry(tmp_path, key(cut=4)) is None
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 6])
@@ -61,17 +61,17 @@ def test_several_entries_in_one_pass(tmp_path: Path) -> None:
     """Only those that are not there are made, each once."""
     make(tmp_path, key(cut=2))
     cuts = [6, 2, 1, 6]
-    with cache.making(tmp_path, [(key(cut=cut), ABOUT) for cut in cuts], pictures(3)) as writers:
+    with cache.make_entries(tmp_path, [(key(cut=cut), ABOUT) for cut in cuts], pictures(3)) as writers:
         assert [writer.key.cut for writer in writers] == [6, 1]
         for writer in writers:
             writer.append(features(6, writer.shape))
-        assert not cache.find(tmp_path, key(cut=6))
-    assert {entry.key.cut for entry in cache.entries(tmp_path)} == {1, 2, 6}
+        assert not cache.find_entry(tmp_path, key(cut=6))
+    assert {entry.key.cut for entry in cache.list_entries(tmp_path)} == {1, 2, 6}
 
 
 def test_what_ends_badly_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with cache.making(tmp_path, [(key(cut=c), ABOUT) for c in (1, 6)], pictures(10)) as writers:
+        with cache.make_entries(tmp_path, [(key(cut=c), ABOUT) for c in (1, 6)], pictures(10)) as writers:
             writers[0].append(features(4, writers[0].shape))
             raise KeyboardInterrupt
 
@@ -80,7 +80,7 @@ def test_what_ends_badly_leaves_nothing(tmp_path: Path) -> None:
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path))
     with (
         pytest.raises(RuntimeError, match="4 records were appended, the entry has 20"),
-        cache.making(tmp_path, [(KEY, ABOUT)], pictures(10)) as writers,
+        cache.make_entries(tmp_path, [(KEY, ABOUT)], pictures(10)) as writers,
     ):
         writers[0].append(features(4, writers[0].shape))
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path))
@@ -92,7 +92,7 @@ def test_an_error_of_the_caller_stays_that(tmp_path: Path) -> None:
     """Its disk may be the trouble, not that of the cache."""
 
     def unreadable() -> None:
-        with cache.making(tmp_path, [(KEY, ABOUT)], pictures(10)) as writers:
+        with cache.make_entries(tmp_path, [(KEY, ABOUT)], pictures(10)) as writers:
             writers[0].append(features(4, writers[0].shape))
             raise PermissionError(13, "Permission denied", "pictures")
 
@@ -112,7 +112,7 @@ def test_uses_are_counted_by_all_at_once(tmp_path: Path) -> None:
 
     def use() -> None:
         for _ in range(50):
-            cache.used(entry)
+            cache.count_use(entry)
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:
@@ -122,7 +122,7 @@ def test_uses_are_counted_by_all_at_once(tmp_path: Path) -> None:
     assert entry.use.hits == 200 and entry.use.last >= before.last
     (entry.folder / "uses").unlink()
     assert found(tmp_path).use.hits == 0
-    cache.used(entry)
+    cache.count_use(entry)
     assert entry.use.hits == 1
 
 
@@ -131,11 +131,11 @@ def three(root: Path) -> dict[int, int]:
     for cut, last in ((1, 30), (5, 10), (6, 20)):
         make(root, key(cut=cut))
         os.utime(found(root, key(cut=cut)).folder / "uses", (last, last))
-    return {entry.key.cut: entry.bytes for entry in cache.entries(root)}
+    return {entry.key.cut: entry.bytes for entry in cache.list_entries(root)}
 
 
 def cuts(root: Path) -> set[int]:
-    return {entry.key.cut for entry in cache.entries(root)}
+    return {entry.key.cut for entry in cache.list_entries(root)}
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert cache.prune(tmp_path, sum(sizes.values())) == []
     assert [entry.key.cut for entry in cache.prune(tmp_path, sum(sizes.values()) - 1)] == [5]
     assert cuts(tmp_path) == {1, 6}
-    cache.used(found(tmp_path, key(cut=6)))
+    cache.count_use(found(tmp_path, key(cut=6)))
     assert [entry.key.cut for entry in cache.prune(tmp_path, sizes[6])] == [1]
     assert cuts(tmp_path) == {6}
     cache.prune(tmp_path, 0)
@@ -158,7 +158,7 @@ def test_pruning_takes_what_was_left_and_set_aside(tmp_path: Path) -> None:
     left.mkdir()
     (tmp_path / f".{'b' * 32}.lock").touch()
     cache.prune(tmp_path, 1 << 40)
-    assert not left.exists() and not cache.damaged(tmp_path) and cuts(tmp_path) == {5}
+    assert not left.exists() and not cache.list_damaged(tmp_path) and cuts(tmp_path) == {5}
 
 
 def test_an_entry_is_readable_to_its_reader_when_it_is_gone(tmp_path: Path) -> None:
@@ -169,15 +169,15 @@ def test_an_entry_is_readable_to_its_reader_when_it_is_gone(tmp_path: Path) -> N
         assert same(reader.read(range(20)), x)
         make(tmp_path)
         assert same(reader.read(range(20)), x)
-    cache.remove(found(tmp_path))
+    cache.remove_entry(found(tmp_path))
     with pytest.raises(RemovedError, match="run the same command again"):
         entry.open()
-    cache.used(entry)
+    cache.count_use(entry)
     assert not entry.folder.exists()
 
 
 def test_what_is_being_made_stays(tmp_path: Path) -> None:
-    with cache.making(tmp_path, [(KEY, ABOUT)], pictures(1)) as writers:
+    with cache.make_entries(tmp_path, [(KEY, ABOUT)], pictures(1)) as writers:
         assert cache.prune(tmp_path, 0) == []
         assert not cache.remove_folder(tmp_path / KEY.digest())
         writers[0].append(features(2, writers[0].shape))

@@ -30,8 +30,8 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
     monkeypatch.setenv("COLUMNS", "200")
     made = {}
     for cut, last in ((1, 30), (5, 10), (6, 20)):
-        made[cut] = make(cache.root(), key(cut=cut), about=replace(ABOUT, network=f"base{cut}"))
-        os.utime(found(cache.root(), key(cut=cut)).folder / "uses", (last, last))
+        made[cut] = make(cache.cache_root(), key(cut=cut), about=replace(ABOUT, network=f"base{cut}"))
+        os.utime(found(cache.cache_root(), key(cut=cut)).folder / "uses", (last, last))
     return made
 
 
@@ -44,7 +44,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 
 
 def folder_of(cut: int) -> Path:
-    return cache.root() / key(cut=cut).digest()
+    return cache.cache_root() / key(cut=cut).digest()
 
 
 def damage(cut: int) -> None:
@@ -56,19 +56,19 @@ def damage(cut: int) -> None:
 
 
 def test_list(three: dict[int, Tensor], capsys: pytest.CaptureFixture[str]) -> None:
-    cache.used(found(cache.root(), key(cut=5)))
+    cache.count_use(found(cache.cache_root(), key(cut=5)))
     (folder_of(6) / "entry.json").unlink()
-    (cache.root() / f"{'a' * 32}.damaged").mkdir()
+    (cache.cache_root() / f"{'a' * 32}.damaged").mkdir()
     lines = run(capsys, "list").splitlines()
     assert lines[0].split() == ["entry", "features", "of", "size", "share", "used", "last"]
     assert lines[1].split() == [
         *(folder_of(5).name[:8], "base5", "cut", "5", "10", "train", "of", "builtin", "B", "in", "2", "views"),
-        *("0", "MB", f"{found(cache.root()).bytes / three[5].nbytes:.0%}", "1", "0", "s", "ago"),
+        *("0", "MB", f"{found(cache.cache_root()).bytes / three[5].nbytes:.0%}", "1", "0", "s", "ago"),
     ]
     assert "base1 cut 1" in lines[2]
     assert lines[3] == f"{folder_of(6)}: damaged: its entry.json is missing"
     assert lines[4].endswith("aaaa.damaged: damaged, set aside: cache prune removes it")
-    assert lines[5] == f"2 entries, 0 MB in {cache.root()}"
+    assert lines[5] == f"2 entries, 0 MB in {cache.cache_root()}"
     assert folder_of(6).exists()
 
 
@@ -107,13 +107,13 @@ def test_prune(three: dict[int, Tensor], capsys: pytest.CaptureFixture[str]) -> 
     assert "name entries, or say what may stay" in run(capsys, "prune", code=2)
     for text in ("ten", "-1", "10 G B", "", "1e3"):
         assert "is no size" in run(capsys, "prune", f"--max-size={text}", code=2)
-    most = sum(found(cache.root(), key(cut=cut)).bytes for cut in (1, 6))
+    most = sum(found(cache.cache_root(), key(cut=cut)).bytes for cut in (1, 6))
     said = run(capsys, "prune", "--max-size", str(most))
     assert said.startswith(f"{folder_of(5).name[:8]}: removed (base5 cut 5, 10 train of builtin B in 2 views, 0 MB)\n")
     (folder_of(6) / "entry.json").write_text("nothing that could be read")
-    (cache.root() / f"{'a' * 32}.damaged").mkdir()
+    (cache.cache_root() / f"{'a' * 32}.damaged").mkdir()
     run(capsys, "prune", folder_of(6).name)
-    assert [path.name for path in cache.root().iterdir() if not path.name.startswith(".")] == [folder_of(1).name]
+    assert [path.name for path in cache.cache_root().iterdir() if not path.name.startswith(".")] == [folder_of(1).name]
     for text in ("0.5GB", "10 mb", "1T"):
         run(capsys, "prune", "--max-size", text)
     assert folder_of(1).exists()
@@ -180,7 +180,7 @@ def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     lines = run(capsys, *words, "--views", "2", "--layers", "3", "7").splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["cut", "3", "6"]
     assert all(line.split()[-1] in ("kept", "live") for line in lines[2:])
-    assert cache.folders(cache.root()) == []
+    assert cache.list_folders(cache.cache_root()) == []
 
 
 def test_build_keeps_what_a_study_reads(
@@ -190,15 +190,17 @@ def test_build_keeps_what_a_study_reads(
     choices = tiny_choices(tmp_path, views=2, layers=(3, 7), treatments=("transfer",), targets=("B",))
     out = tmp_path / "run"
     assert grid.run(choices, out, feeding=Feeding(features="cache"), console=quiet())
-    kept = {entry.folder.name: entry for entry in cache.entries(cache.root())}
+    kept = {entry.folder.name: entry for entry in cache.list_entries(cache.cache_root())}
     assert len(kept) == 4
     bytes_ = {name: (entry.folder / "00000.shard").read_bytes() for name, entry in kept.items()}
     run(capsys, "prune", "--max-size", "0")
     words = ("build", str(out), "--network", "baseA", "--task", "B", "--views", "2")
     lines = run(capsys, *words, "--cuts", "7", "3").splitlines()
     assert [line.split(",")[0].split(" ", 1)[1] for line in lines] == [f"baseA.s0 cut {cut}" for cut in (3, 6, 3, 6)]
-    assert {folder.name: (folder / "00000.shard").read_bytes() for folder in cache.folders(cache.root())} == bytes_
-    made = {folder: folder.stat().st_ctime_ns for folder in cache.folders(cache.root())}
+    assert {
+        folder.name: (folder / "00000.shard").read_bytes() for folder in cache.list_folders(cache.cache_root())
+    } == bytes_
+    made = {folder: folder.stat().st_ctime_ns for folder in cache.list_folders(cache.cache_root())}
     assert run(capsys, *words, "--cuts", "3", "6").splitlines() == lines
     assert {folder: folder.stat().st_ctime_ns for folder in made} == made
     assert "choose among 1 to 7" in run(capsys, *words, "--cuts", "8", code=2)

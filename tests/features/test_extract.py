@@ -11,14 +11,14 @@ from studies import MANMADE, NATURAL, draw_pictures, trained_study
 from torch import Tensor
 
 from fasttransfer import features, machine, weights
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.cells import Cell, base
 from fasttransfer.cohort import Cohort
 from fasttransfer.errors import InputError
 from fasttransfer.features import cache, extract
-from fasttransfer.features.entry import tell
+from fasttransfer.features.entry import print_warning
 from fasttransfer.paths import weights_file
-from fasttransfer.records import read
+from fasttransfer.records import read_results
 from fasttransfer.study import Study
 
 CELLS = (base("A", 0), base("B", 0), Cell(0, "B", "transfer", 3))
@@ -37,14 +37,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _cache(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are prepared once, features are kept for one test alone."""
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(study.parent / "stores"))
-    monkeypatch.setattr(cache, "root", lambda: tmp_path / "features")
+    monkeypatch.setattr(cache, "cache_root", lambda: tmp_path / "features")
 
 
 def cohort_of(study: Path, cell: Cell) -> Cohort:
     """What trains `cell`, features computed live."""
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
-    classes = {task: tuple(names) for task, names in read(study).facts["classes"].items()}
-    setting = Setting(Study.read(study / "study.toml"), study, store, classes, features="live")
+    classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
+    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="live")
     return build_cohort(setting, [cell], torch.device("cpu"))
 
 
@@ -67,7 +67,7 @@ def test_they_are_those_that_cells_are_validated_on(study: Path, cut: int, netwo
     assert torch.equal(found.ids, ids)
     assert torch.equal(found.labels, labels)
     assert (found.network, found.cut, len(found.views)) == (f"{network}.s0", cut, 1)
-    assert found.classes == tuple(read(study).facts["classes"]["B"])
+    assert found.classes == tuple(read_results(study).facts["classes"]["B"])
 
 
 def test_a_copy_has_its_sources_features_and_mean(study: Path) -> None:
@@ -106,9 +106,9 @@ def test_views_rows_and_batches_are_parts_of_one_list(study: Path) -> None:
 @pytest.mark.parametrize("cut", [2, 6, 7])
 def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = features.of(study, "baseA", cut, task="B", views=10)
-    assert cache.entries(cache.root()) == []
+    assert cache.list_entries(cache.cache_root()) == []
     kept = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
-    (entry,) = cache.entries(cache.root())
+    (entry,) = cache.list_entries(cache.cache_root())
     assert (entry.key.cut, entry.pictures, entry.views) == (min(cut, 6), 15, 10)
     assert (entry.about.network, entry.about.part, entry.about.task) == ("baseA.s0", "val", "B")
     assert torch.equal(kept.values, computed.values[[2, 9]])
@@ -123,32 +123,32 @@ def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: p
 
 def test_an_entry_of_a_studys_cell_is_found(study: Path) -> None:
     """What `grid --views` keeps is what a notebook asks for."""
-    classes = {task: tuple(names) for task, names in read(study).facts["classes"].items()}
+    classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
-    setting = Setting(Study.read(study / "study.toml"), study, store, classes, features="cache")
+    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="cache")
     threads = torch.get_num_threads()
     torch.set_num_threads(setting.study.threads)  # as in a worker
     try:
         build_cohort(setting, [Cell(0, "B", "transfer", 4)], torch.device("cpu"))._target.feed.close()
     finally:
         torch.set_num_threads(threads)
-    made = {(entry.about.part, entry.views) for entry in cache.entries(cache.root())}
+    made = {(entry.about.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
     assert made == {("train", 10), ("val", 1)}
     for part, views in made:
         asked = extract.open_network(study, "baseA", task="B", views=views)
         with extract._as_in_training(asked):
-            assert extract._find(cache.root(), asked, part, 4, tell) is not None  # type: ignore[arg-type]
+            assert extract._find(cache.cache_root(), asked, part, 4, print_warning) is not None  # type: ignore[arg-type]
 
 
 def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = features.of(study, "baseA", 5, keep=True)
-    (entry,) = cache.entries(cache.root())
+    (entry,) = cache.list_entries(cache.cache_root())
     shard = entry.folder / "00000.shard"
     content = bytearray(shard.read_bytes())
     content[200] ^= 4
     shard.write_bytes(content)
     assert torch.equal(features.of(study, "baseA", 5).values, good.values)
-    assert cache.entries(cache.root()) == []
+    assert cache.list_entries(cache.cache_root()) == []
     assert "damaged" in capsys.readouterr().err
 
 

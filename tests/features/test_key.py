@@ -16,9 +16,9 @@ from entries import KEY, TINY, key
 
 from fasttransfer import native, net
 from fasttransfer.features import key as keys
-from fasttransfer.features.key import Key, mean_digest, pictures_digest, versions, weights_digest
+from fasttransfer.features.key import CacheKey, images_digest, mean_digest, versions, weights_digest
 from fasttransfer.geometry import LAYER_NAMES
-from fasttransfer.net import initial_weights
+from fasttransfer.net import draw_weights
 
 OTHER = {
     "prefix": "9" * 32,
@@ -37,7 +37,7 @@ OTHER = {
 
 
 def test_every_field_counts() -> None:
-    assert OTHER.keys() == {field.name for field in fields(Key)}
+    assert OTHER.keys() == {field.name for field in fields(CacheKey)}
     digests = {KEY.digest()} | {key(**{name: value}).digest() for name, value in OTHER.items()}
     assert len(digests) == 1 + len(OTHER)
     assert all(len(digest) == 32 and set(digest) <= set("0123456789abcdef") for digest in digests)
@@ -56,7 +56,7 @@ def test_the_order_of_views_counts_and_that_of_versions_does_not() -> None:
 
 
 def test_a_key_comes_back_from_json() -> None:
-    back = Key.of_facts(json.loads(json.dumps(KEY.facts())))
+    back = CacheKey.of_facts(json.loads(json.dumps(KEY.facts())))
     assert back == KEY and back.digest() == KEY.digest()
 
 
@@ -77,7 +77,7 @@ def test_other_cuts_are_not_kept(cut: int) -> None:
 
 
 def test_weights_count_up_to_the_cut() -> None:
-    weights = initial_weights(TINY, 3, "he", lambda stage: stage)
+    weights = draw_weights(TINY, 3, "he", lambda stage: stage)
     for stage, layer in enumerate(LAYER_NAMES, start=1):
         for name in (f"{layer}.weight", f"{layer}.bias"):
             changed = weights[name].clone()
@@ -89,7 +89,7 @@ def test_weights_count_up_to_the_cut() -> None:
 
 
 def test_weights_count_by_value_not_by_memory() -> None:
-    weights = initial_weights(TINY, 3, "he", lambda stage: stage)
+    weights = draw_weights(TINY, 3, "he", lambda stage: stage)
     moved = {
         name: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w.clone()
         for name, w in reversed(weights.items())
@@ -105,14 +105,14 @@ def test_means_and_pictures() -> None:
     assert mean_digest(mean) != mean_digest(mean + 1)
     rows = np.arange(5)
     digests = [
-        pictures_digest("s", "train", rows),
-        pictures_digest("t", "train", rows),
-        pictures_digest("s", "val", rows),
-        pictures_digest("s", "train", rows[::-1]),
-        pictures_digest("s", "train", rows[:4]),
+        images_digest("s", "train", rows),
+        images_digest("t", "train", rows),
+        images_digest("s", "val", rows),
+        images_digest("s", "train", rows[::-1]),
+        images_digest("s", "train", rows[:4]),
     ]
     assert len(set(digests)) == 5
-    assert pictures_digest("s", "train", np.arange(10, dtype=np.int32)[:5]) == digests[0]
+    assert images_digest("s", "train", np.arange(10, dtype=np.int32)[:5]) == digests[0]
 
 
 def test_versions_change_with_what_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ from studies import tiny_choices, with_bases
 from torch import Tensor
 
 from fasttransfer import assembly, grid, records, study_plan, weights
-from fasttransfer.assembly import Setting, build_cohort
+from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.cells import LAYERS, Cell, base
 from fasttransfer.errors import InputError
 from fasttransfer.features import auto, cache
-from fasttransfer.features.auto import Measured
+from fasttransfer.features.auto import CutTiming
 from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
 from fasttransfer.messages import Checked, Ended, Noted
-from fasttransfer.net import CaffeNet, Drop
+from fasttransfer.net import CaffeNet, StepDropout
 from fasttransfer.paths import weights_file
 from fasttransfer.pipelines.feed import Stream, Sweep
-from fasttransfer.pipelines.views import view_list
+from fasttransfer.pipelines.views import list_views
 from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.study import Choices, Feeding, Study
 
@@ -44,7 +44,7 @@ def _a_cache_and_a_thread_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     torch.set_num_threads(before)
 
 
-def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: object) -> Setting:
+def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: object) -> StudyContext:
     """A study's folder with both bases trained."""
     choices = tiny_choices(tmp_path, views=views, **changes)
     recipe = Path(str(choices.recipe))
@@ -53,7 +53,7 @@ def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: ob
 
 
 def train(
-    setting: Setting, cells: Sequence[Cell], features: str, stop: Callable[[], bool] = lambda: False
+    setting: StudyContext, cells: Sequence[Cell], features: str, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Trained, list[str]]:
     """The cells' weights, which are removed again, with their checks and ends; and what was said."""
     heard: list[object] = []
@@ -86,16 +86,16 @@ def some_cells() -> list[Cell]:
 
 
 def test_the_lists_begin_with_each_other_and_with_the_centre() -> None:
-    assert view_list(1, 29) == ((14, 14, False),)
-    assert view_list(2, 29) == ((14, 14, False), (14, 14, True))
-    ten = view_list(10, 29)
-    assert ten[:2] == view_list(2, 29)
+    assert list_views(1, 29) == ((14, 14, False),)
+    assert list_views(2, 29) == ((14, 14, False), (14, 14, True))
+    ten = list_views(10, 29)
+    assert ten[:2] == list_views(2, 29)
     assert {(top, left) for top, left, _ in ten} == {(14, 14), (0, 0), (0, 29), (29, 0), (29, 29)}
     assert len(set(ten)) == 10
 
 
 def test_a_stream_draws_all_its_views_evenly_and_alike_for_ever() -> None:
-    choices = view_list(10, 6)
+    choices = list_views(10, 6)
     stream, any_crop = Stream(1, 2, 4000, 4000, 6, choices), Stream(1, 2, 4000, 4000, 6)
     views = stream.views(0)
     assert torch.equal(views.ids, any_crop.views(0).ids)
@@ -108,7 +108,7 @@ def test_a_stream_draws_all_its_views_evenly_and_alike_for_ever() -> None:
 
 
 def test_a_sweep_shows_every_record_once_in_order_and_fills_its_last_batch() -> None:
-    choices = view_list(2, 6)
+    choices = list_views(2, 6)
     sweep = Sweep(0, 0, 5, 4, 6, choices)
     shown = [sweep.views(step) for step in range(sweep.steps)]
     records = torch.cat([views.ids * 2 + views.number for views in shown])
@@ -118,17 +118,17 @@ def test_a_sweep_shows_every_record_once_in_order_and_fills_its_last_batch() -> 
 
 def test_views_belong_to_the_study_and_unlimited_ones_change_nothing_of_it(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
-    plan = study_plan.settle(choices)
+    plan = study_plan.make_plan(choices)
     unlimited = grid._study(plan, "digest", None)
     assert "views" not in unlimited.to_dict()
-    ten = grid._study(study_plan.settle(replace(choices, views=10)), "digest", None)
+    ten = grid._study(study_plan.make_plan(replace(choices, views=10)), "digest", None)
     assert unlimited.differences(ten) == ["views: not set in the study, 10 in the command"]
     ten.write(tmp_path / "study.toml")
     assert Study.read(tmp_path / "study.toml") == ten
     with pytest.raises(InputError, match="--views 3: choose 1"):
         Choices(views=3)
     with pytest.raises(InputError, match=r"--features cache: .*give --views"):
-        study_plan.settle(choices, Feeding(features="cache"))
+        study_plan.make_plan(choices, Feeding(features="cache"))
 
 
 # -- bits -------------------------------------------------------------------------------------------------------------
@@ -190,10 +190,10 @@ def test_every_frozen_cell_is_the_same_from_the_cache_as_live(
     frozen = [Cell(0, "B", treatment, n) for treatment in treatments for n in LAYERS]
     cells = [*frozen, Cell(0, "B", "transfer+", 3)]
     live, told = train(setting, cells, "live")
-    assert not told and not cache.entries(cache.root())
+    assert not told and not cache.list_entries(cache.cache_root())
     filled, told = train(setting, cells, "cache")
     assert same(filled, live)
-    assert len(cache.entries(cache.root())) == 2 * len(treatments) * 6  # parts, sources, cuts
+    assert len(cache.list_entries(cache.cache_root())) == 2 * len(treatments) * 6  # parts, sources, cuts
     assert "live" not in told[-1]
     read, _ = train(setting, cells, "cache")
     assert same(read, live)
@@ -203,10 +203,12 @@ def test_some_cuts_kept_and_others_live(tmp_path: Path, monkeypatch: pytest.Monk
     setting = make_setting(tmp_path)
     cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
     live, _ = train(setting, cells, "live")
-    monkeypatch.setattr(auto, "choose", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6)))
+    monkeypatch.setattr(
+        auto, "choose_cuts", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6))
+    )
     mixed, told = train(setting, cells, "auto")
     assert same(mixed, live)
-    assert {entry.key.cut for entry in cache.entries(cache.root())} == {2, 5, 6}
+    assert {entry.key.cut for entry in cache.list_entries(cache.cache_root())} == {2, 5, 6}
     assert "A2" in told[-1].split(";")[0] and "A3" in told[-1].split(";")[1]
 
 
@@ -239,7 +241,7 @@ def test_what_a_seventh_layer_reads_is_cut_6_and_its_dropout_runs_live(tmp_path:
     cohort = build_cohort(replace(setting, features="cache"), [cell], CPU)
     batch = cohort._target.feed.train(0)
     assert batch.cuts.keys() == {"A6"}
-    drop = Drop(cohort._drop_keys, torch.tensor(0), 0.5)
+    drop = StepDropout(cohort._drop_keys, torch.tensor(0), 0.5)
     dropped = cohort._cuts(batch.cuts, cohort._members, drop)["A", 7]
     whole = cohort._cuts(batch.cuts, cohort._members, None)["A", 7]
     assert dropped.shape == whole.shape == (8, 16) and not torch.equal(dropped, whole)
@@ -261,7 +263,7 @@ def test_a_cohort_of_kept_cuts_makes_no_picture(tmp_path: Path, monkeypatch: pyt
 
 
 def shards(part: str, cut: int) -> list[Path]:
-    entries = [e for e in cache.entries(cache.root()) if e.about.part == part and e.key.cut == cut]
+    entries = [e for e in cache.list_entries(cache.cache_root()) if e.about.part == part and e.key.cut == cut]
     return [path for entry in entries for path in sorted(entry.folder.glob("*.shard"))]
 
 
@@ -277,7 +279,7 @@ def test_damage_that_shows_while_training_costs_the_entry_and_not_a_bit(tmp_path
     path.write_bytes(content)
     found, told = train(setting, cells, "cache")
     assert same(found, live)
-    assert cache.damaged(cache.root()) == [path.parent.with_name(f"{path.parent.name}.damaged")]
+    assert cache.list_damaged(cache.cache_root()) == [path.parent.with_name(f"{path.parent.name}.damaged")]
     assert sum("runs live" in line for line in told) == 1
     again, _ = train(setting, cells, "cache")  # made again
     assert same(again, live)
@@ -287,8 +289,8 @@ def test_damage_that_shows_while_training_costs_the_entry_and_not_a_bit(tmp_path
 def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path: Path) -> None:
     setting, cells = make_setting(tmp_path), some_cells()
     live, _ = train(setting, cells, "live")
-    cache.root().parent.mkdir(exist_ok=True)
-    cache.root().write_text("in the way")
+    cache.cache_root().parent.mkdir(exist_ok=True)
+    cache.cache_root().write_text("in the way")
     for mode in ("cache", "auto"):
         found, told = train(setting, cells, mode)
         assert same(found, live)
@@ -300,9 +302,9 @@ def test_filling_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     calls = iter(range(1000))
     cohort = build_cohort(replace(setting, features="cache"), cells, CPU, stop=lambda: next(calls) >= 1)
     assert not cohort.run(lambda m: None, lambda: True, 1e9)
-    assert not cache.entries(cache.root())
-    assert not [p for p in cache.root().iterdir() if p.is_dir()]
-    shutil.rmtree(cache.root())
+    assert not cache.list_entries(cache.cache_root())
+    assert not [p for p in cache.cache_root().iterdir() if p.is_dir()]
+    shutil.rmtree(cache.cache_root())
 
 
 def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
@@ -313,12 +315,12 @@ def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
         console = Console(file=(text := io.StringIO()), width=200)
         assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console)
         said.append(text.getvalue())
-        found.append(records.read(out))
+        found.append(records.read_results(out))
     assert found[0].results == found[1].results
     for network in ("A5B", "A7B"):
         one, other = (weights.load(study.folder / "weights" / f"{network}.s0.safetensors")[0] for study in found)
         assert all(torch.equal(one[name], other[name]) for name in one)
-    kept = cache.entries(cache.root())
+    kept = cache.list_entries(cache.cache_root())
     assert len(kept) == 4 and min(entry.use.hits for entry in kept) >= 2
     assert found[0].study["views"] == found[0].facts["views"] == 10
     assert all("views: 10, in" in text and "views: 10." in text for text in said)
@@ -329,14 +331,14 @@ def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
 
 def test_a_source_runs_live_up_to_where_that_is_fastest_and_the_disk_has_room() -> None:
     measured = [
-        Measured(1, compute=1.0, read=2.0, bytes=1000, dense=1000),
-        Measured(3, compute=3.0, read=0.5, bytes=100, dense=200),
-        Measured(6, compute=9.0, read=0.1, bytes=10, dense=20),
+        CutTiming(1, compute=1.0, read=2.0, bytes=1000, dense=1000),
+        CutTiming(3, compute=3.0, read=0.5, bytes=100, dense=200),
+        CutTiming(6, compute=9.0, read=0.1, bytes=10, dense=20),
     ]
-    assert auto.choose(measured, records=1, room=1e9) == {3, 6}  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
-    assert auto.choose(measured, records=1, room=109) == {6}
-    assert auto.choose(measured, records=1, room=0) == frozenset()
-    assert auto.choose(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+    assert auto.choose_cuts(measured, records=1, room=1e9) == {3, 6}  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
+    assert auto.choose_cuts(measured, records=1, room=109) == {6}
+    assert auto.choose_cuts(measured, records=1, room=0) == frozenset()
+    assert auto.choose_cuts(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
 
 
 def test_auto_measures_and_keeps_what_is_read_faster(tmp_path: Path) -> None:
@@ -344,5 +346,5 @@ def test_auto_measures_and_keeps_what_is_read_faster(tmp_path: Path) -> None:
     live, _ = train(setting, cells, "live")
     found, _ = train(setting, cells, "auto")
     assert same(found, live)
-    assert any(entry.key.cut == 6 for entry in cache.entries(cache.root()))
-    assert not [p for p in cache.root().iterdir() if p.name.startswith("tmp")]
+    assert any(entry.key.cut == 6 for entry in cache.list_entries(cache.cache_root()))
+    assert not [p for p in cache.cache_root().iterdir() if p.name.startswith("tmp")]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fasttransfer.pipelines import archives
-from fasttransfer.pipelines.archives import Archive, ArchiveError, Member, read_at
+from fasttransfer.pipelines.archives import Archive, ArchiveError, ArchiveMember, read_at
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 KINDS = {tarfile.REGTYPE: "file", tarfile.DIRTYPE: "folder", tarfile.SYMTYPE: "link", tarfile.LNKTYPE: "hard link"}
@@ -31,10 +31,10 @@ def info(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mtime: floa
     return made
 
 
-def as_tarfile_sees(path: Path) -> list[Member]:
+def as_tarfile_sees(path: Path) -> list[ArchiveMember]:
     with tarfile.open(path, "r:") as archive:
         return [
-            Member(
+            ArchiveMember(
                 each.name,
                 KINDS.get(each.type, "other"),
                 each.size,

@@ -22,7 +22,7 @@ from fasttransfer.pipelines.feed import Batch, Feed, Stream, TaskImages, select_
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prefetch import PrefetchedFeed
 from fasttransfer.pipelines.prepare import prepare, prepare_into
-from fasttransfer.pipelines.store import JpegPart, Part, RawPart, Store
+from fasttransfer.pipelines.store import JpegStorePart, RawStorePart, Store, StorePart
 
 pytestmark = pytest.mark.skipif(not dali.has_dali(), reason="DALI is not installed")
 
@@ -34,7 +34,7 @@ LOOK: dict[str, Any] = {"crop": CROP, "scale": 0.5, "device": torch.device("cpu"
 def store(tmp_path: Path) -> Store:
     """60 training and 30 validation pictures."""
     source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE, side=40)
-    return prepare(source, size=SIDE, cache=cache_folder(), kind="jpeg", say=lambda text: None)
+    return prepare(source, size=SIDE, cache=cache_folder(), kind="jpeg", log=lambda text: None)
 
 
 def feeds_of(store: Store, classes: Sequence[str] = NATURAL, batch: int = BATCH, **look: Any) -> tuple[Feed, Feed]:
@@ -48,8 +48,8 @@ def feeds_of(store: Store, classes: Sequence[str] = NATURAL, batch: int = BATCH,
     return DaliFeed(train, val, stream, means, **look), MemoryFeed(*plain, stream, means, **look)
 
 
-def _decoded(part: Part) -> RawPart:
-    return RawPart(part.labels, (part.gather(np.arange(len(part))),), np.array([0]), part.size)
+def _decoded(part: StorePart) -> RawStorePart:
+    return RawStorePart(part.labels, (part.gather(np.arange(len(part))),), np.array([0]), part.size)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -126,12 +126,12 @@ def test_threads_and_batches_made_ahead_change_nothing(store: Store, threads: in
 def own(tmp_path: Path) -> Store:
     """A store that a test may damage."""
     source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
-    return prepare_into(source, tmp_path / "store", size=SIDE, kind="jpeg", say=lambda text: None)
+    return prepare_into(source, tmp_path / "store", size=SIDE, kind="jpeg", log=lambda text: None)
 
 
-def damage(part: Part, row: int) -> None:
+def damage(part: StorePart, row: int) -> None:
     """Overwrites the middle of a JPEG's bytes with its own first ones."""
-    assert isinstance(part, JpegPart)
+    assert isinstance(part, JpegStorePart)
     offset, size = map(int, part.index[row])
     with open(part.files[0], "r+b") as file:
         file.seek(offset)
@@ -159,7 +159,7 @@ def feeds_and_clean(store: Store) -> tuple[DaliFeed, Stream]:
 
 
 def test_a_shard_that_was_cut_is_named(own: Store) -> None:
-    assert isinstance(own.train, JpegPart)
+    assert isinstance(own.train, JpegStorePart)
     found, _ = feeds_and_clean(own)
     with open(own.train.files[0], "r+b") as file:
         file.truncate(int(own.train.index[5, 0]))
@@ -168,9 +168,9 @@ def test_a_shard_that_was_cut_is_named(own: Store) -> None:
 
 
 def test_a_picture_of_another_size_is_named(own: Store, tmp_path: Path) -> None:
-    larger = prepare_into(tmp_path / "pictures", tmp_path / "larger", size=33, kind="jpeg", say=lambda text: None)
-    assert isinstance(larger.train, JpegPart)
-    wrong = JpegPart(larger.train.labels, larger.train.files, larger.train.starts, larger.train.index, SIDE)
+    larger = prepare_into(tmp_path / "pictures", tmp_path / "larger", size=33, kind="jpeg", log=lambda text: None)
+    assert isinstance(larger.train, JpegStorePart)
+    wrong = JpegStorePart(larger.train.labels, larger.train.files, larger.train.starts, larger.train.index, SIDE)
     pictures = TaskImages(wrong, np.arange(8), np.zeros(8, np.int64))
     feed = DaliFeed(pictures, pictures, Stream(1, 2, 8, 4, 3), {"A": torch.zeros(SIDE, SIDE, 3)}, **LOOK)
     with pytest.raises(InputError, match=r"in train-0000.tar: .*33 x 33"):
@@ -197,7 +197,7 @@ def test_the_loss_that_is_stated(shared: Path) -> None:
     """What a study on a jpeg store sees of full-size pictures, against one on a raw store."""
     source = shared / "data/ilsvrc12-samples.tar"
     raw, jpeg = (
-        prepare(source, size=256, cache=cache_folder(), kind=kind, say=lambda text: None) for kind in ("raw", "jpeg")
+        prepare(source, size=256, cache=cache_folder(), kind=kind, log=lambda text: None) for kind in ("raw", "jpeg")
     )
     rows = np.arange(len(raw.train))
     stream, zero = Stream(1, 2, len(rows), 50, 256 - 227), {"A": torch.zeros(256, 256, 3)}

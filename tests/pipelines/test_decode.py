@@ -16,7 +16,7 @@ from strange import HEIGHT, WIDTH, patched, png, scene, strange
 from fasttransfer.errors import InputError
 from fasttransfer.ops import resize
 from fasttransfer.pipelines import decode as module
-from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, decode, decode_stored
+from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, decode, decode_stored
 from fasttransfer.pipelines.decoders import decoder_for
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
@@ -30,7 +30,7 @@ def halves(mode: str, left: object, right: object, size: int = 8) -> Image.Image
 
 
 def reason(data: bytes, fit: str = "stretch") -> str:
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(data, 8, fit)
     return str(caught.value)
 
@@ -92,7 +92,7 @@ def test_ordinary_pictures_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) 
     def refuse(data: bytes) -> Image.Image:
         raise AssertionError("Pillow was asked")
 
-    monkeypatch.setattr(module, "open_picture", refuse)
+    monkeypatch.setattr(module, "open_image", refuse)
     for name, each in STRANGE.items():
         if each.good and each.ordinary:
             assert decode(each.data, 8).shape == (8, 8, 3), name
@@ -185,9 +185,9 @@ def test_a_decoder_tells_of_each_picture_in_order() -> None:
         decoder = decoder_for("cpu", 16, fit)
         assert decoder.pictures >= 1 and decoder.threads >= 1
         results = decoder(blobs)
-        assert [isinstance(each, PictureError) for each in results] == [False, True, False, True, False]
+        assert [isinstance(each, ImageError) for each in results] == [False, True, False, True, False]
         for data, each in zip(blobs, results, strict=True):
-            if isinstance(each, PictureError):
+            if isinstance(each, ImageError):
                 assert str(each) == reason(data)
             else:
                 assert np.array_equal(each, decode(data, 16, fit))
@@ -208,7 +208,7 @@ def test_pictures_of_a_store() -> None:
     for data, each in zip(files, pixels, strict=True):
         assert np.array_equal(each, np.asarray(Image.open(io.BytesIO(data))))
     assert decode_stored([], 32).shape == (0, 32, 32, 3)
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         decode_stored([files[0], files[1][:100]], 32)
 
 
@@ -361,7 +361,7 @@ def test_flipped_bytes_are_a_bad_picture_or_a_picture_but_never_a_crash() -> Non
                 data[place] = random.integers(256)
             try:
                 outcomes.add(decode(bytes(data), 8).shape)
-            except PictureError as error:
+            except ImageError as error:
                 outcomes.add("bad" if str(error) else "bad without a reason")
     assert outcomes == {(8, 8, 3), "bad"}
 

@@ -16,7 +16,7 @@ from strange import scene, strange
 
 from fasttransfer.errors import InputError
 from fasttransfer.pipelines import decode_gpu as module
-from fasttransfer.pipelines.decode import MOST_PIXELS, PictureError, Pixels, decode, decode_or_reason
+from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode, decode_or_error
 from fasttransfer.pipelines.decode_gpu import GpuDecoder
 from fasttransfer.pipelines.decoders import decoder_for
 
@@ -35,7 +35,7 @@ def large(seed: int) -> bytes:
     return encoded(scene(100 + seed, 80 + seed), quality=90)
 
 
-def assert_close(pixels: Pixels | PictureError, wanted: Pixels | PictureError) -> None:
+def assert_close(pixels: Pixels | ImageError, wanted: Pixels | ImageError) -> None:
     """Of pictures that were made smaller: but for the outermost pixel on each side the same up to rounding."""
     assert isinstance(pixels, np.ndarray) and isinstance(wanted, np.ndarray)
     assert pixels.shape == wanted.shape and pixels.dtype == np.uint8
@@ -62,9 +62,9 @@ def test_the_same_are_refused_for_the_same_reasons(fit: str) -> None:
     blobs = [each.data for each in STRANGE.values()]
     for results in ([decoder([data])[0] for data in blobs], decoder(blobs)):
         for name, pixels in zip(STRANGE, results, strict=True):
-            wanted = decode_or_reason(STRANGE[name].data, SIZE, fit)
-            if isinstance(wanted, PictureError):
-                assert isinstance(pixels, PictureError) and str(pixels) == str(wanted), name
+            wanted = decode_or_error(STRANGE[name].data, SIZE, fit)
+            if isinstance(wanted, ImageError):
+                assert isinstance(pixels, ImageError) and str(pixels) == str(wanted), name
             else:
                 assert isinstance(pixels, np.ndarray) and pixels.shape == (SIZE, SIZE, 3), name
                 if not STRANGE[name].ordinary:
@@ -104,7 +104,7 @@ def test_one_bad_picture_does_not_spoil_its_batch(monkeypatch: pytest.MonkeyPatc
 
     results = decoder([*good[:2], bad, *good[2:]])
     refused = results.pop(2)
-    assert isinstance(refused, PictureError) and str(refused) == str(decode_or_reason(bad, SIZE, "stretch"))
+    assert isinstance(refused, ImageError) and str(refused) == str(decode_or_error(bad, SIZE, "stretch"))
     assert all(np.array_equal(a, b) for a, b in zip(results, wanted, strict=True))  # by `decode`, each of them
 
     again = decoder(good)
@@ -167,4 +167,4 @@ def test_on_the_gpu(fit: str) -> None:
         assert_close(pixels, decode(data, SIZE, fit))
     strange_ones = decoder([each.data for each in STRANGE.values()])
     for each, pixels in zip(STRANGE.values(), strange_ones, strict=True):
-        assert isinstance(pixels, PictureError) != each.good
+        assert isinstance(pixels, ImageError) != each.good

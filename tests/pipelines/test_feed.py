@@ -15,7 +15,7 @@ from studies import MANMADE, NATURAL, draw_pictures
 from fasttransfer import ops
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines.feed import Stream, select_task_images
-from fasttransfer.pipelines.means import mean_picture
+from fasttransfer.pipelines.means import compute_mean_image
 from fasttransfer.pipelines.memory import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
@@ -24,7 +24,7 @@ from fasttransfer.pipelines.store import Store
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
-    return prepare(source, size=32, cache=cache_folder(), say=lambda _: None)
+    return prepare(source, size=32, cache=cache_folder(), log=lambda _: None)
 
 
 @settings(deadline=None, max_examples=40)
@@ -87,7 +87,7 @@ def test_task_pictures_are_labelled_by_their_place_in_the_task(store: Store) -> 
 def test_a_batch_carries_the_same_views_under_each_mean(store: Store) -> None:
     train = select_task_images(store, store.train, NATURAL)
     val = select_task_images(store, store.val, NATURAL)
-    means = {"A": torch.from_numpy(mean_picture(train)), "B": torch.zeros(32, 32, 3)}
+    means = {"A": torch.from_numpy(compute_mean_image(train)), "B": torch.zeros(32, 32, 3)}
     stream = Stream(1, 2, len(train), 8, 3)
     feed = MemoryFeed(train, val, stream, means, crop=29, scale=1.0, device=torch.device("cpu"))
     batch, views = feed.train(2), stream.views(2)
@@ -123,7 +123,7 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
     batches = []
     for part in (store.train, cut):
         train, val = select_task_images(store, part, NATURAL + MANMADE), select_task_images(store, store.val, NATURAL)
-        stream, means = Stream(1, 2, len(train), 30, 3), {"A": torch.from_numpy(mean_picture(train))}
+        stream, means = Stream(1, 2, len(train), 30, 3), {"A": torch.from_numpy(compute_mean_image(train))}
         feed = MemoryFeed(train, val, stream, means, crop=29, scale=0.5, device=torch.device("cpu"))
         batches.append(feed.train(1))
     assert len(set(batches[0].ids.tolist()) & set(range(9))) > 3
@@ -132,7 +132,7 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
 
 def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
     train, val = (select_task_images(store, part, NATURAL) for part in (store.train, store.val))
-    stream, mean = Stream(1, 2, len(train), 8, 3), torch.from_numpy(mean_picture(train))
+    stream, mean = Stream(1, 2, len(train), 8, 3), torch.from_numpy(compute_mean_image(train))
     wanted = {"block": 4, "side": 9, "dtype": torch.bfloat16}
     feed = MemoryFeed(train, val, stream, {"A": mean}, crop=29, scale=0.5, device=torch.device("cpu"), **wanted)
     batch, views = feed.train(3), stream.views(3)

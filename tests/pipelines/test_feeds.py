@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def stores(tmp_path: Path) -> dict[Kind, Store]:
     source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
-    return {kind: prepare(source, size=32, cache=cache_folder(), kind=kind, say=lambda text: None) for kind in kinds}
+    return {kind: prepare(source, size=32, cache=cache_folder(), kind=kind, log=lambda text: None) for kind in kinds}
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_what_pictures_take_as_they_are_stored(stores: dict[Kind, Store]) -> Non
 def test_a_feed_that_cannot_read_the_store_is_refused(
     stores: dict[Kind, Store], kind: Kind, asked: feeds.Name, other: str
 ) -> None:
-    feeds.check(stores[kind], None)
-    feeds.check(stores[kind], feeds.FEED_OF[kind])
+    feeds.check_feed(stores[kind], None)
+    feeds.check_feed(stores[kind], feeds.FEED_OF[kind])
     with pytest.raises(InputError, match=f"--feed {asked} reads {other} stores, this one is {kind}: .* --kind {other}"):
-        feeds.check(stores[kind], asked)
+        feeds.check_feed(stores[kind], asked)
 
 
 def test_free_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from studies import MANMADE, NATURAL, draw_pictures
 
 from fasttransfer.files import cache_folder
-from fasttransfer.graphs import Recorded
+from fasttransfer.graphs import RecordedGraph
 from fasttransfer.pipelines import feeds
 from fasttransfer.pipelines.dali import DaliFeed, has_dali
 from fasttransfer.pipelines.feed import Batch, Feed, Stream, select_task_images
@@ -34,7 +34,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def feed_of(source: Path, kind: Kind, device: str, **more: Any) -> Feed:
-    store = prepare(source, size=SIDE, cache=cache_folder(), kind=kind, say=lambda text: None)
+    store = prepare(source, size=SIDE, cache=cache_folder(), kind=kind, log=lambda text: None)
     train, val = (select_task_images(store, part, NATURAL) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), BATCH, SIDE - CROP)
     means = {"A": torch.from_numpy(np.random.default_rng(0).random((SIDE, SIDE, 3), dtype=np.float32) * 255)}
@@ -96,7 +96,7 @@ def test_a_step_is_recorded_while_a_thread_makes_batches(pictures: Path) -> None
     def add(batch: Any) -> None:
         total.add_(batch["A"].float().sum())
 
-    step_of = Recorded(add)
+    step_of = RecordedGraph(add)
     expected = 0.0
     for step in range(12):
         batch = feed.train(step)

@@ -47,7 +47,7 @@ def test_nothing_that_opens(tmp_path: Path) -> None:
 
 def test_a_store(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", say=lambda text: None)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=lambda text: None)
     found = inspect(store.folder)
     assert (found.kind, found.layout, found.sampled) == ("store", "image-folder", 25)
     assert found.widths == found.heights == Spread(8, 8, 8)

@@ -13,20 +13,20 @@ from sources import by_class, encoded, jpeg, noise, pack, write
 
 from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.layouts import Listing, Picture, find_pictures
+from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.prepare import prepare_into
 
 ANIMALS = ("cat", "dog", "eel")
 WNIDS = tuple(synset.wnid for synset in ilsvrc12()[:3])
 
 
-def paths(pictures: tuple[Picture, ...]) -> list[str]:
+def paths(pictures: tuple[ImageFile, ...]) -> list[str]:
     return [picture.path for picture in pictures]
 
 
 def refusal(source: Path) -> str:
     with pytest.raises(InputError) as caught:
-        find_pictures(source)
+        list_images(source)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -56,7 +56,7 @@ def ilsvrc(folder: Path) -> Path:
 
 
 def test_image_folder(tmp_path: Path) -> None:
-    found = find_pictures(image_folder(tmp_path))
+    found = list_images(image_folder(tmp_path))
     assert (found.layout, found.classes, found.held_out, found.notes) == ("image-folder", ANIMALS, False, ())
     assert paths(found.train) == [f"train/{name}/{i}.jpg" for name in ANIMALS for i in range(3)]
     assert paths(found.val) == [f"val/{name}/{i}.jpg" for name in ANIMALS for i in range(2)]
@@ -68,13 +68,13 @@ def test_image_folder(tmp_path: Path) -> None:
 def test_other_names_of_the_validation_part(tmp_path: Path, name: str) -> None:
     image_folder(tmp_path)
     (tmp_path / "val").rename(tmp_path / name)
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert len(found.val) == 6 and not found.held_out
 
 
 def test_classes_directly_under_the_source_hold_out_a_tenth(tmp_path: Path) -> None:
     write(tmp_path, by_class("", ANIMALS, 25) | by_class("", ("fox",), 4))
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert found.held_out and "held out" in found.notes[0]
     per_class = [sum(picture.label == label for picture in found.val) for label in range(4)]
     assert per_class == [2, 2, 2, 1]
@@ -83,9 +83,9 @@ def test_classes_directly_under_the_source_hold_out_a_tenth(tmp_path: Path) -> N
 
 
 def test_what_is_held_out_depends_on_names_from_the_class_on(tmp_path: Path) -> None:
-    plain = find_pictures(write(tmp_path / "a", by_class("", ANIMALS, 30)))
-    parted = find_pictures(write(tmp_path / "b", by_class("train/", ANIMALS, 30)))
-    packed = find_pictures(pack(tmp_path / "a", tmp_path / "c.tar", top="top"))
+    plain = list_images(write(tmp_path / "a", by_class("", ANIMALS, 30)))
+    parted = list_images(write(tmp_path / "b", by_class("train/", ANIMALS, 30)))
+    packed = list_images(pack(tmp_path / "a", tmp_path / "c.tar", top="top"))
     assert paths(parted.val) == [f"train/{path}" for path in paths(plain.val)]
     assert paths(packed.val) == [f"top/{path}" for path in paths(plain.val)]
 
@@ -94,7 +94,7 @@ def test_what_is_held_out_depends_on_names_from_the_class_on(tmp_path: Path) -> 
 @given(counts=st.lists(st.integers(1, 35), min_size=2, max_size=4))
 def test_held_out_and_trained_are_all_and_disjoint(tmp_path_factory: pytest.TempPathFactory, counts: list[int]) -> None:
     files = {f"c{label}/{number}.png": b"" for label, count in enumerate(counts) for number in range(count)}
-    found = find_pictures(write(tmp_path_factory.mktemp("source"), files))
+    found = list_images(write(tmp_path_factory.mktemp("source"), files))
     assert sorted(paths(found.train) + paths(found.val)) == sorted(files)
     for label, count in enumerate(counts):
         held = sum(picture.label == label for picture in found.val)
@@ -102,7 +102,7 @@ def test_held_out_and_trained_are_all_and_disjoint(tmp_path_factory: pytest.Temp
 
 
 def test_a_class_with_one_picture_is_listed_and_noted(tmp_path: Path) -> None:
-    found = find_pictures(write(tmp_path, by_class("", ANIMALS, 1)))
+    found = list_images(write(tmp_path, by_class("", ANIMALS, 1)))
     assert (len(found.train), len(found.val), found.held_out) == (3, 0, True)
     assert "3 of 3 classes have one picture" in found.notes[0]
 
@@ -113,7 +113,7 @@ def test_other_files_are_ignored_and_missed_ones_noted(tmp_path: Path) -> None:
     write(tmp_path, {f"train/cat/{name}": b"x" for name in rubbish})
     write(tmp_path, {"train/.git/0.jpg": b"x", "__MACOSX/cat/0.jpg": b"x", "train/cat/new.HEIC": b"x"})
     write(tmp_path, {"train/stray.jpg": jpeg(), "LICENSE": "free"})
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert found.classes == ANIMALS and len(found.train) == 9
     assert found.notes == (
         "1 picture outside the class folders left out (train/stray.jpg)",
@@ -124,14 +124,14 @@ def test_other_files_are_ignored_and_missed_ones_noted(tmp_path: Path) -> None:
 def test_extensions_in_any_case_and_pictures_at_any_depth(tmp_path: Path) -> None:
     names = ("a.JPG", "b.Jpeg", "c.PNG", "d.bmp", "e.webp", "f.ppm", "g.tif", "h.TIFF", "more/deep/i.jpg")
     write(tmp_path, {f"{name}/{file}": b"x" for name in ANIMALS for file in names})
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert len(found.train) + len(found.val) == len(ANIMALS) * len(names)
 
 
 def test_order_is_that_of_bytes(tmp_path: Path) -> None:
     classes = ("Zebra", "ape", "Ähre", "\udce9t\udce9")  # the last: Latin-1 bytes in a UTF-8 world
     write(tmp_path, by_class("train/", classes, 12) | by_class("val/", classes, 1))
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert found.classes == tuple(sorted(classes, key=os.fsencode))
     assert paths(found.train)[:4] == [
         "train/Zebra/0.jpg",
@@ -142,11 +142,11 @@ def test_order_is_that_of_bytes(tmp_path: Path) -> None:
 
 
 def test_a_folder_called_train_may_be_a_class(tmp_path: Path) -> None:
-    assert find_pictures(write(tmp_path, by_class("", ("car", "train"), 2))).classes == ("car", "train")
+    assert list_images(write(tmp_path, by_class("", ("car", "train"), 2))).classes == ("car", "train")
 
 
 def test_tiny_imagenet(tmp_path: Path) -> None:
-    found = find_pictures(tiny_imagenet(tmp_path))
+    found = list_images(tiny_imagenet(tmp_path))
     assert (found.layout, found.classes, found.held_out) == ("tiny-imagenet", WNIDS, False)
     assert len(found.train) == 6
     assert paths(found.val) == [f"val/images/val_{i}.JPEG" for i in (2, 1, 0)]
@@ -160,12 +160,12 @@ def test_tiny_imagenet_with_validation_sorted_into_class_folders(tmp_path: Path)
         folder = tmp_path / "val" / name / "images"
         folder.mkdir(parents=True)
         (tmp_path / f"val/images/val_{i}.JPEG").rename(folder / f"val_{i}.JPEG")
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert (found.layout, len(found.val)) == ("tiny-imagenet", 3)
 
 
 def test_ilsvrc12_with_flat_validation_in_published_order(tmp_path: Path) -> None:
-    found = find_pictures(ilsvrc(tmp_path))
+    found = list_images(ilsvrc(tmp_path))
     assert (found.layout, found.classes) == ("ilsvrc12", WNIDS)
     numbers = [int(path[-13:-5]) for path in paths(found.val)]
     assert [ilsvrc12_val_labels()[number - 1] for number in numbers] == [0, 1, 2]
@@ -175,7 +175,7 @@ def test_ilsvrc12_with_flat_validation_in_published_order(tmp_path: Path) -> Non
 
 def test_ilsvrc12_with_validation_in_class_folders(tmp_path: Path) -> None:
     files = {f"{part}/{name}/{name}_0.JPEG": jpeg() for name in WNIDS for part in ("train", "val")}
-    found = find_pictures(write(tmp_path, dict(files)))
+    found = list_images(write(tmp_path, dict(files)))
     assert (found.layout, len(found.train), len(found.val)) == ("ilsvrc12", 3, 3)
 
 
@@ -185,7 +185,7 @@ def test_a_tar_is_read_in_place_like_its_folder(tmp_path: Path, make: object, to
     folder = make(tmp_path / "folder")  # type: ignore[operator]
     archive = pack(folder, tmp_path / "all.tar", top=top)
     before = sorted(tmp_path.iterdir())
-    plain, packed = find_pictures(folder), find_pictures(archive)
+    plain, packed = list_images(folder), list_images(archive)
     prefix = f"{top}/" if top else ""
     same = [(field, getattr(plain, field)) for field in ("layout", "classes", "words", "held_out", "notes")]
     assert same == [(field, getattr(packed, field)) for field, _ in same]
@@ -221,8 +221,8 @@ def same_but_for_the_place(found: Listing, plain: Listing) -> None:
 
 def test_ilsvrc12_s_archives_are_read_in_place(tmp_path: Path) -> None:
     archives = published(tmp_path / "folder", tmp_path / "archives")
-    found = find_pictures(archives)
-    same_but_for_the_place(found, find_pictures(tmp_path / "folder"))
+    found = list_images(archives)
+    same_but_for_the_place(found, list_images(tmp_path / "folder"))
     assert found.train[0].path == f"ILSVRC2012_img_train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG"
     assert sorted(path.name for path in archives.iterdir()) == ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"]
     with ThreadPoolExecutor(8) as pool:
@@ -231,16 +231,16 @@ def test_ilsvrc12_s_archives_are_read_in_place(tmp_path: Path) -> None:
 
 def test_ilsvrc12_s_archives_in_a_tar_and_below_a_folder(tmp_path: Path) -> None:
     archives = published(tmp_path / "folder", tmp_path / "archives")
-    plain = find_pictures(tmp_path / "folder")
-    same_but_for_the_place(find_pictures(pack(archives, tmp_path / "both.tar", top="download")), plain)
+    plain = list_images(tmp_path / "folder")
+    same_but_for_the_place(list_images(pack(archives, tmp_path / "both.tar", top="download")), plain)
     (tmp_path / "download").mkdir()
     archives.rename(tmp_path / "download/ILSVRC2012")
-    same_but_for_the_place(find_pictures(tmp_path / "download"), plain)
+    same_but_for_the_place(list_images(tmp_path / "download"), plain)
 
 
 def test_ilsvrc12_s_training_archive_alone(tmp_path: Path) -> None:
     archives = published(tmp_path / "folder", tmp_path / "archives")
-    found = find_pictures(archives / "ILSVRC2012_img_train.tar")
+    found = list_images(archives / "ILSVRC2012_img_train.tar")
     assert (found.layout, found.classes, found.held_out) == ("ilsvrc12", WNIDS, True)
     assert (len(found.train), len(found.val)) == (3, 3)
     (archives / "ILSVRC2012_img_train.tar").unlink()
@@ -257,11 +257,11 @@ def test_ilsvrc12_half_unpacked(tmp_path: Path, part: str) -> None:
     for name in (WNIDS[0], WNIDS[2]):
         (tmp_path / "inner" / f"{name}.tar").rename(half / f"{name}.tar")
     (tmp_path / "folder/val").rename(tmp_path / "half/val")
-    whole = find_pictures(tmp_path / "archives")
-    same_but_for_the_place(find_pictures(tmp_path / "half"), whole)
+    whole = list_images(tmp_path / "archives")
+    same_but_for_the_place(list_images(tmp_path / "half"), whole)
     (tmp_path / "half/val").rename(tmp_path / "val")
     (tmp_path / "archives/ILSVRC2012_img_val.tar").rename(tmp_path / "half/ILSVRC2012_img_val.tar")
-    packed_val = find_pictures(tmp_path / "half")
+    packed_val = list_images(tmp_path / "half")
     assert [packed_val.read(each) for each in packed_val.val] == [
         (tmp_path / "val" / each.path.rpartition("/")[2]).read_bytes() for each in whole.val
     ]
@@ -270,11 +270,11 @@ def test_ilsvrc12_half_unpacked(tmp_path: Path, part: str) -> None:
 
 def test_archives_beside_what_they_were_unpacked_to_are_left_out(tmp_path: Path) -> None:
     archives = published(tmp_path / "folder", tmp_path / "archives")
-    plain = find_pictures(tmp_path / "folder")
+    plain = list_images(tmp_path / "folder")
     for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
         (archives / name).rename(tmp_path / "folder" / name)
     (tmp_path / f"inner/{WNIDS[0]}.tar").rename(tmp_path / f"folder/train/{WNIDS[0]}.tar")
-    found = find_pictures(tmp_path / "folder")
+    found = list_images(tmp_path / "folder")
     assert (found.train, found.val) == (plain.train, plain.val)
     assert "left out because they lie unpacked beside: ILSVRC2012_img_train.tar" in found.notes[0]
     assert f"train/{WNIDS[0]}.tar" in found.notes[0]
@@ -296,7 +296,7 @@ def test_a_folder_named_like_a_picture_is_a_folder(tmp_path: Path, packed: bool)
     write(folder, {"train/cat/more.jpg/9.png": jpeg(9), "train/cat/empty.jpeg/": b""})
     for name in ("fox.jpg", "n01440764.tar", "words.txt"):
         write(folder, {f"{part}/{name}/0.jpg": jpeg(8) for part in ("train", "val")})
-    found = find_pictures(pack(folder, tmp_path / "all.tar") if packed else folder)
+    found = list_images(pack(folder, tmp_path / "all.tar") if packed else folder)
     assert found.classes == ("cat", "dog", "eel", "fox.jpg", "n01440764.tar", "words.txt")
     assert paths(found.train)[:4] == [*(f"train/cat/{i}.jpg" for i in range(3)), "train/cat/more.jpg/9.png"]
     assert found.read(found.train[3]) == jpeg(9)
@@ -316,7 +316,7 @@ def test_what_is_no_plain_file_is_refused_and_never_opened(
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind("socket.jpg")
         names.add("socket.jpg")
-    found = find_pictures(pack(folder, tmp_path / "all.tar") if packed else folder)
+    found = list_images(pack(folder, tmp_path / "all.tar") if packed else folder)
     odd = {picture.path.rpartition("/")[2]: picture for picture in found.train}
     assert names < odd.keys() and len(found.train) == 9 + len(names)
     for name in names:
@@ -335,7 +335,7 @@ def test_a_pipe_in_the_place_of_a_text_or_an_archive(tmp_path: Path, name: str) 
 
 def test_one_top_folder_is_looked_through(tmp_path: Path) -> None:
     image_folder(tmp_path / "download")
-    assert paths(find_pictures(tmp_path).train)[0] == "download/train/cat/0.jpg"
+    assert paths(list_images(tmp_path).train)[0] == "download/train/cat/0.jpg"
 
 
 def test_a_tar_made_with_dots_and_links(tmp_path: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_tar_made_with_dots_and_links(tmp_path: Path) -> None:
     os.link(folder / "train/cat/0.jpg", folder / "train/cat/hard.jpg")
     (folder / "train/cat/soft.jpg").symlink_to("../dog/1.jpg")
     (folder / "train/cat/lost.jpg").symlink_to("nowhere.jpg")
-    found = find_pictures(pack(folder, tmp_path / "dots.tar", top="."))
+    found = list_images(pack(folder, tmp_path / "dots.tar", top="."))
     read = {picture.path: picture for picture in found.train}
     assert found.read(read["train/cat/hard.jpg"]) == (folder / "train/cat/0.jpg").read_bytes()
     assert found.read(read["train/cat/soft.jpg"]) == (folder / "train/dog/1.jpg").read_bytes()
@@ -357,7 +357,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     (folder / "train/fox").symlink_to(folder / "train/dog")
     (folder / "val/fox").symlink_to(folder / "val/dog")
     (folder / "train/eel/lost.jpg").symlink_to("nowhere.jpg")
-    found = find_pictures(folder)
+    found = list_images(folder)
     assert found.classes == ("cat", "dog", "eel", "fox")
     lost = next(picture for picture in found.train if picture.path.endswith("lost.jpg"))
     with pytest.raises(OSError, match="no such file"):
@@ -365,7 +365,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_tiny_imagenet_subset(shared: Path) -> None:
-    found = find_pictures(shared / "data/tiny-imagenet-200-subset.tar")
+    found = list_images(shared / "data/tiny-imagenet-200-subset.tar")
     assert (found.layout, len(found.classes), len(found.train), len(found.val)) == (
         "tiny-imagenet",
         200,
@@ -387,7 +387,7 @@ def test_the_tiny_imagenet_subset(shared: Path) -> None:
 
 
 def test_the_ilsvrc12_samples(shared: Path) -> None:
-    found = find_pictures(shared / "data/ilsvrc12-samples.tar")
+    found = list_images(shared / "data/ilsvrc12-samples.tar")
     assert (found.layout, len(found.classes), len(found.train), len(found.val)) == ("ilsvrc12", 400, 400, 0)
     assert found.held_out and set(found.words) == set(found.classes)
 
@@ -430,7 +430,7 @@ def test_a_truncated_archive_of_ilsvrc12_is_not_taken_for_something_else(tmp_pat
 
 
 def test_a_store_is_no_source(tmp_path: Path) -> None:
-    store = prepare_into(image_folder(tmp_path / "source"), tmp_path / "store", size=8, say=lambda text: None)
+    store = prepare_into(image_folder(tmp_path / "source"), tmp_path / "store", size=8, log=lambda text: None)
     assert "is a prepared store, not a source of pictures" in refusal(store.folder)
 
 
@@ -526,6 +526,6 @@ def test_an_unreadable_folder(tmp_path: Path) -> None:
 def test_a_picture_is_read_whole_from_the_middle_of_an_archive(tmp_path: Path) -> None:
     big = encoded(noise(1, width=600, height=500), "BMP")
     write(tmp_path / "folder", {"a/0.bmp": big, "a/1.bmp": jpeg(), "b/0.bmp": jpeg(2), "b/1.bmp": jpeg(3)})
-    found: Listing = find_pictures(pack(tmp_path / "folder", tmp_path / "all.tar"))
+    found: Listing = list_images(pack(tmp_path / "folder", tmp_path / "all.tar"))
     both = {picture.path: found.read(picture) for picture in found.train + found.val}
     assert both["a/0.bmp"] == big and both["b/0.bmp"] == jpeg(2)

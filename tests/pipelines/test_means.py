@@ -11,7 +11,7 @@ from studies import MANMADE, NATURAL, draw_pictures
 from fasttransfer.files import cache_folder
 from fasttransfer.pipelines import means
 from fasttransfer.pipelines.feed import TaskImages, select_task_images
-from fasttransfer.pipelines.means import mean_picture, task_mean
+from fasttransfer.pipelines.means import compute_mean_image, load_mean_image
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
 
@@ -19,7 +19,7 @@ from fasttransfer.pipelines.store import Store
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
-    return prepare(source, size=32, cache=cache_folder(), say=lambda _: None)
+    return prepare(source, size=32, cache=cache_folder(), log=lambda _: None)
 
 
 def files(cache: Path) -> list[Path]:
@@ -31,7 +31,7 @@ def test_the_mean_is_exact_however_it_is_cut(store: Store, monkeypatch: pytest.M
     exact = store.train.gather(pictures.rows).astype(np.int64).sum(axis=0) / len(pictures)
     for rows in (1, 7, 1000):
         monkeypatch.setattr(means, "_CHUNK", rows * 32 * 32 * 3)
-        found = mean_picture(pictures)
+        found = compute_mean_image(pictures)
         assert found.dtype == np.float32
         assert np.array_equal(found, exact.astype(np.float32))
 
@@ -41,14 +41,14 @@ def test_a_mean_is_computed_once(store: Store, tmp_path: Path, monkeypatch: pyte
 
     def counted(pictures: TaskImages) -> means.Mean:
         computed.append(len(pictures))
-        return mean_picture(pictures)
+        return compute_mean_image(pictures)
 
-    monkeypatch.setattr(means, "mean_picture", counted)
-    first = task_mean(store, NATURAL, None, tmp_path)
-    assert np.array_equal(task_mean(store, NATURAL, None, tmp_path), first)
+    monkeypatch.setattr(means, "compute_mean_image", counted)
+    first = load_mean_image(store, NATURAL, None, tmp_path)
+    assert np.array_equal(load_mean_image(store, NATURAL, None, tmp_path), first)
     assert computed == [30]
-    task_mean(store, NATURAL, 4, tmp_path)
-    task_mean(store, NATURAL[:2], None, tmp_path)
+    load_mean_image(store, NATURAL, 4, tmp_path)
+    load_mean_image(store, NATURAL[:2], None, tmp_path)
     assert computed == [30, 12, 20]
     assert len(files(tmp_path)) == 3
     assert np.array_equal(np.load(next(iter(tmp_path.glob("means/*.npy")))).shape, (32, 32, 3))  # NumPy's own format
@@ -56,7 +56,7 @@ def test_a_mean_is_computed_once(store: Store, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("how", ["changed", "cut", "empty", "another size"])
 def test_a_damaged_mean_is_computed_again(store: Store, tmp_path: Path, how: str) -> None:
-    mean = task_mean(store, NATURAL, None, tmp_path)
+    mean = load_mean_image(store, NATURAL, None, tmp_path)
     (path,) = files(tmp_path)
     content = bytearray(path.read_bytes())
     if how == "changed":
@@ -67,10 +67,10 @@ def test_a_damaged_mean_is_computed_again(store: Store, tmp_path: Path, how: str
     else:
         content = content[:500] if how == "cut" else bytearray()
     path.write_bytes(content)
-    assert np.array_equal(task_mean(store, NATURAL, None, tmp_path), mean)
+    assert np.array_equal(load_mean_image(store, NATURAL, None, tmp_path), mean)
     assert path.read_bytes() != content  # and written again
 
 
 def test_a_cache_that_cannot_be_written_stops_nobody(store: Store, tmp_path: Path) -> None:
     (tmp_path / "means").write_text("a file, where a folder is needed")
-    assert task_mean(store, NATURAL, None, tmp_path).shape == (32, 32, 3)
+    assert load_mean_image(store, NATURAL, None, tmp_path).shape == (32, 32, 3)

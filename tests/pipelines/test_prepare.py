@@ -20,9 +20,9 @@ from fasttransfer.pipelines import eta, filling, journal, synthetic, writer
 from fasttransfer.pipelines import prepare as module
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.journal import JOURNAL
-from fasttransfer.pipelines.layouts import Listing, find_pictures
-from fasttransfer.pipelines.prepare import begun, builtin, prepare, prepare_into
-from fasttransfer.pipelines.store import JpegPart, Kind, Store, shard_name
+from fasttransfer.pipelines.layouts import Listing, list_images
+from fasttransfer.pipelines.prepare import find_started, prepare, prepare_builtin, prepare_into
+from fasttransfer.pipelines.store import JpegStorePart, Kind, Store, shard_name
 from fasttransfer.pipelines.verification import verify
 
 CLASSES = ("cat", "dog")
@@ -38,7 +38,7 @@ def source_of(folder: Path, count: int = 12) -> Path:
 
 def refusal(source: Path, cache: Path, **choices: object) -> str:
     with pytest.raises(InputError) as caught:
-        prepare(source, size=8, cache=cache, say=quiet, **choices)  # type: ignore[arg-type]
+        prepare(source, size=8, cache=cache, log=quiet, **choices)  # type: ignore[arg-type]
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -68,8 +68,8 @@ def same_files(one: Path, other: Path) -> None:
 
 def test_rows_are_the_decoded_pictures_in_the_listing_s_order(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
-    store = prepare(source, size=8, cache=tmp_path / "cache", say=quiet)
-    listing = find_pictures(source)
+    store = prepare(source, size=8, cache=tmp_path / "cache", log=quiet)
+    listing = list_images(source)
     for part in ("train", "val"):
         pictures = getattr(listing, part)
         wanted = np.stack([decode(listing.read(picture), 8) for picture in pictures])
@@ -86,7 +86,7 @@ def test_rows_are_the_decoded_pictures_in_the_listing_s_order(tmp_path: Path) ->
 def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
     archive = pack(source, tmp_path / "source.tar", top="all")
-    stores = [prepare(each, size=8, cache=tmp_path / "cache", say=quiet) for each in (source, archive)]
+    stores = [prepare(each, size=8, cache=tmp_path / "cache", log=quiet) for each in (source, archive)]
     assert stores[0].digest == stores[1].digest and stores[0].folder != stores[1].folder
 
 
@@ -94,7 +94,7 @@ def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(eta, "SAY_EVERY", 0.0)
     said: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
-    prepare(source, size=8, cache=tmp_path / "cache", say=said.append)
+    prepare(source, size=8, cache=tmp_path / "cache", log=said.append)
     assert "4 pictures held out" in said[0]
     assert "36 training and 4 validation pictures of 2 classes at 8 x 8" in said[1] and said[1].endswith(": 0 MB")
     assert "10 of 40 pictures, " in said[11] and "a second" in said[11] and said[11].endswith("left")
@@ -103,7 +103,7 @@ def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pyt
 
 def test_progress_is_not_said_more_than_every_few_seconds(tmp_path: Path) -> None:
     said: list[str] = []
-    prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", say=said.append)
+    prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=said.append)
     assert len(said) <= 2 + 1  # what it takes and that it is done; one more on a machine this slow
 
 
@@ -127,23 +127,23 @@ def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.Monk
     (source / "train/cat/new.jpg").unlink()
     assert again() == 7  # as it was before: that store is still there
     monkeypatch.chdir(tmp_path)
-    prepare(Path("source"), size=8, cache=cache, say=quiet)
+    prepare(Path("source"), size=8, cache=cache, log=quiet)
     assert len(made) == 7
 
 
 def test_a_store_is_used_from_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
-    digest = prepare(source, size=8, cache=cache, say=quiet).digest
+    digest = prepare(source, size=8, cache=cache, log=quiet).digest
     monkeypatch.setattr(os, "open", lambda *arguments: pytest.fail("took a lock"))
-    assert prepare(source, size=8, cache=cache, say=quiet).digest == digest
+    assert prepare(source, size=8, cache=cache, log=quiet).digest == digest
 
 
 def test_a_damaged_store_is_made_again(tmp_path: Path) -> None:
     source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
-    store = prepare(source, size=8, cache=cache, say=quiet)
+    store = prepare(source, size=8, cache=cache, log=quiet)
     write(store.folder, {"train-0000.npy": b"short"})
     said: list[str] = []
-    again = prepare(source, size=8, cache=cache, say=said.append)
+    again = prepare(source, size=8, cache=cache, log=said.append)
     assert again.digest == store.digest and again.folder == store.folder
     assert "the store is damaged" in said[0]
     verify(again)
@@ -153,7 +153,7 @@ def test_a_store_that_cannot_be_read_just_now_is_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
-    store = prepare(source, size=8, cache=cache, say=quiet)
+    store = prepare(source, size=8, cache=cache, log=quiet)
     shard, load = store.folder / "train-0000.npy", np.load
     before = shard.stat()
 
@@ -164,24 +164,24 @@ def test_a_store_that_cannot_be_read_just_now_is_not_made_again(
 
     monkeypatch.setattr(np, "load", too_many)
     with pytest.raises(InputError, match=r"train-0000\.npy cannot be read \(too many open files\)"):
-        prepare(source, size=8, cache=cache, say=quiet)
+        prepare(source, size=8, cache=cache, log=quiet)
     assert shard.stat() == before
 
 
 def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
     for length in (252, 300):
         with pytest.raises(InputError, match="name too long"):
-            prepare_into(source_of(tmp_path / "source"), tmp_path / ("x" * length), size=8, say=quiet)
+            prepare_into(source_of(tmp_path / "source"), tmp_path / ("x" * length), size=8, log=quiet)
 
 
 def test_the_keys_of_both_kinds_are_found_as_prepare_finds_them(tmp_path: Path) -> None:
-    source, cache = find_pictures(source_of(tmp_path / "source")), tmp_path / "cache"
-    assert begun(source, size=8, cache=cache) == ()
-    prepare(source, size=8, cache=cache, kind="jpeg", say=quiet)
-    assert begun(source, size=8, cache=cache) == ("jpeg",)
-    prepare(source, size=8, cache=cache, say=quiet)
-    assert begun(source, size=8, cache=cache) == ("raw", "jpeg")
-    assert begun(source, size=8, cache=cache, bad_pictures="skip") == ()
+    source, cache = list_images(source_of(tmp_path / "source")), tmp_path / "cache"
+    assert find_started(source, size=8, cache=cache) == ()
+    prepare(source, size=8, cache=cache, kind="jpeg", log=quiet)
+    assert find_started(source, size=8, cache=cache) == ("jpeg",)
+    prepare(source, size=8, cache=cache, log=quiet)
+    assert find_started(source, size=8, cache=cache) == ("raw", "jpeg")
+    assert find_started(source, size=8, cache=cache, bad_pictures="skip") == ()
 
 
 BAD = {
@@ -212,9 +212,9 @@ def test_only_the_first_bad_pictures_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [1, 5, 8, 1000])
 def test_bad_pictures_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(writer, "SHARD_BYTES", rows * 8 * 8 * 3)
-    clean = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", say=quiet)
+    clean = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=quiet)
     source, said = write(tmp_path / "source", BAD), list[str]()
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", say=said.append)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=said.append)
     assert store.digest == clean.digest
     assert {each["path"]: bool(each["reason"]) for each in store.manifest["refused"]} == dict.fromkeys(BAD, True)
     assert any("4 pictures cannot be decoded" in text for text in said)
@@ -238,14 +238,14 @@ def test_a_file_that_cannot_be_read_is_a_bad_picture(tmp_path: Path) -> None:
 def test_odd_notes_in_good_pictures_warn_nobody(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xffrubbish"
     source = write(source_of(tmp_path / "source"), {"train/cat/odd.jpg": encoded(noise(1), exif=exif)})
-    assert len(prepare(source, size=8, cache=tmp_path / "cache", say=quiet).train) == 25
+    assert len(prepare(source, size=8, cache=tmp_path / "cache", log=quiet).train) == 25
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("size", [0, -1, 5000])
 def test_sizes_that_make_no_sense(tmp_path: Path, size: int) -> None:
     with pytest.raises(InputError, match="1 to 4096"):
-        prepare(tmp_path, size=size, cache=tmp_path, say=quiet)
+        prepare(tmp_path, size=size, cache=tmp_path, log=quiet)
 
 
 def test_unknown_word_for_bad_pictures(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: p
 @pytest.mark.usefixtures("small_shards")
 def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     source = source_of(tmp_path / "source", 40)
-    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, say=quiet)
+    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, log=quiet)
     write_piece, said = writer._write, list[str]()
 
     def full(handle: int, data: bytes, offset: int) -> None:
@@ -274,9 +274,9 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(writer, "_write", full)
         with pytest.raises(InputError, match=r"cannot write here \(no space left on device\)"):
-            prepare(source, size=8, cache=tmp_path / "cache", kind=kind, say=said.append)
+            prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
     assert "goes on from there" in said[-1]
-    store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, say=said.append)
+    store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
     assert any("pictures are there from an earlier run" in text for text in said)
     same_files(store.folder, wanted.folder)
 
@@ -295,7 +295,7 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(filling, "_read", broken)
         with pytest.raises(ZeroDivisionError):
-            prepare(source, size=8, cache=tmp_path / "cache", say=quiet)
+            prepare(source, size=8, cache=tmp_path / "cache", log=quiet)
     assert visible(tmp_path / "cache/stores") == []
 
 
@@ -310,7 +310,7 @@ def with_bad_ones(folder: Path) -> Path:
 def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind: Kind) -> None:
     source = with_bad_ones(tmp_path / "source")
     choices = {"size": 8, "kind": kind, "bad_pictures": "skip"}
-    wanted = prepare(source, cache=tmp_path / "undisturbed", say=quiet, **choices)  # type: ignore[arg-type]
+    wanted = prepare(source, cache=tmp_path / "undisturbed", log=quiet, **choices)  # type: ignore[arg-type]
     assert len(wanted.train) == 116 and len(wanted.manifest["refused"]) == 8
     last = len(wanted.manifest["parts"]["train"]["shards"]) - 1
     assert last >= 3
@@ -322,9 +322,9 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
         left = visible(stores)
         assert len(left) == 1 and left[0].endswith(".tmp")  # nothing that looks like a store
     said: list[str] = []
-    store = prepare(source, cache=tmp_path / "cache", say=said.append, **choices)  # type: ignore[arg-type]
+    store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
     assert said[0] == "prepare: 116 pictures are there from an earlier run, which was stopped: checking them"
-    assert f"{len(find_pictures(source).train):,} pictures were there from before" in said[-1]
+    assert f"{len(list_images(source).train):,} pictures were there from before" in said[-1]
     same_files(store.folder, wanted.folder)
     verify(store)
     assert visible(stores) == [store.folder.name]
@@ -336,7 +336,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
 def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path, kind: Kind, damage: str) -> None:
     source = with_bad_ones(tmp_path / "source")
     choices = {"size": 8, "kind": kind, "bad_pictures": "skip"}
-    wanted = prepare(source, cache=tmp_path / "undisturbed", say=quiet, **choices)  # type: ignore[arg-type]
+    wanted = prepare(source, cache=tmp_path / "undisturbed", log=quiet, **choices)  # type: ignore[arg-type]
     with held(source, tmp_path / "cache", shard_name("train", 3, kind), kind):
         pass
     (left,) = (tmp_path / "cache/stores").glob(".*.tmp")
@@ -344,7 +344,7 @@ def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path,
     book = left / JOURNAL
     lines = book.read_bytes().splitlines(keepends=True)
     assert len(lines) == 4
-    kept = journal.read(left)[1][0].looked_at
+    kept = journal.read_journal(left)[1][0].looked_at
     match damage:
         case "flip":
             flip(second, len(second.read_bytes()) // 2)
@@ -367,7 +367,7 @@ def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path,
             kept = 0
     (left / "stray.tmp").write_text("half a file")
     said: list[str] = []
-    store = prepare(source, cache=tmp_path / "cache", say=said.append, **choices)  # type: ignore[arg-type]
+    store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
     same_files(store.folder, wanted.folder)
     there = [text for text in said if "are there from an earlier run" in text]
     assert bool(there) == (damage != "head")
@@ -389,9 +389,9 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path) -> None:
         said = other.rest()
     assert "goes on from there" in said[-2] and "KeyboardInterrupt" in said[-1]
     told: list[str] = []
-    again = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", say=told.append)
+    again = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=told.append)
     assert told[0].startswith("prepare: 40 pictures are there")
-    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", bad_pictures="skip", say=quiet)
+    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", bad_pictures="skip", log=quiet)
     same_files(again.folder, wanted.folder)
 
 
@@ -401,7 +401,7 @@ def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch:
         pass
     monkeypatch.setattr(filling, "version", lambda name: "99")
     said: list[str] = []
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", say=said.append)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=said.append)
     assert not any("earlier run" in text for text in said)
     assert store.manifest["versions"]["pillow"] == "99"
     assert visible(store.folder.parent) == [store.folder.name]
@@ -411,12 +411,12 @@ def test_a_bad_picture_found_before_the_kill_still_fails(tmp_path: Path, monkeyp
     """With "fail" nothing is written after the first bad picture, so that it is met again."""
     monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = write(source_of(tmp_path / "source", 60), {"train/dog/99.jpg": b"", "val/cat/99.jpg": b""})
-    stop = filling.told
-    monkeypatch.setattr(filling, "told", lambda refused: pytest.fail("stopped", pytrace=False))
+    stop = filling.describe_refused
+    monkeypatch.setattr(filling, "describe_refused", lambda refused: pytest.fail("stopped", pytrace=False))
     with pytest.raises(pytest.fail.Exception):
-        prepare(source, size=8, cache=tmp_path / "cache", say=quiet)
+        prepare(source, size=8, cache=tmp_path / "cache", log=quiet)
     assert len(visible(tmp_path / "cache/stores")) == 1
-    monkeypatch.setattr(filling, "told", stop)
+    monkeypatch.setattr(filling, "describe_refused", stop)
     message = refusal(source, tmp_path / "cache")
     assert "2 pictures cannot be decoded: train/dog/99.jpg" in message
     assert visible(tmp_path / "cache/stores") == []
@@ -453,13 +453,13 @@ def test_a_picture_that_is_readable_only_later_changes_nothing_that_is_done_with
 @pytest.mark.parametrize("how", ["grows", "is touched"])
 def test_a_picture_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> None:
     source = source_of(tmp_path / "source")
-    listing, changed = find_pictures(source), source / "train/dog/3.jpg"
+    listing, changed = list_images(source), source / "train/dog/3.jpg"
     if how == "grows":
         changed.write_bytes(changed.read_bytes() + b"more")
     else:
         os.utime(changed, ns=(0, 0))
     with pytest.raises(InputError, match=r"train/dog/3\.jpg changed while it was prepared"):
-        prepare(listing, size=8, cache=tmp_path / "cache", say=quiet)
+        prepare(listing, size=8, cache=tmp_path / "cache", log=quiet)
     assert visible(tmp_path / "cache/stores") == []
 
 
@@ -479,12 +479,12 @@ def test_what_a_killed_run_left_goes_when_nobody_can_go_on_with_it(tmp_path: Pat
     source, cache, stores = source_of(tmp_path / "source", 60), tmp_path / "cache", tmp_path / "cache/stores"
     with held(source, cache, "train-0001.npy"):
         other = source_of(tmp_path / "other")
-        made = [prepare(other, size=8, cache=cache, say=quiet)]  # the first is at work: not touched
+        made = [prepare(other, size=8, cache=cache, log=quiet)]  # the first is at work: not touched
         assert len(visible(stores)) == 2
     (left,) = stores.glob(".*.tmp")
 
     def stays() -> bool:
-        made.append(prepare(other, size=8 + len(made), cache=cache, say=quiet))
+        made.append(prepare(other, size=8 + len(made), cache=cache, log=quiet))
         return left.name in visible(stores)
 
     assert stays()  # somebody may come back to it
@@ -498,7 +498,7 @@ def test_what_a_killed_run_left_goes_when_nobody_can_go_on_with_it(tmp_path: Pat
     shutil.copytree(tmp_path / "kept", left)
     (source / "train/cat/1.jpg").unlink()
     assert stays()
-    made.append(prepare(source, size=8, cache=cache, bad_pictures="skip", say=quiet))
+    made.append(prepare(source, size=8, cache=cache, bad_pictures="skip", log=quiet))
     assert visible(stores) == sorted(store.folder.name for store in made)  # another state of the same source
 
 
@@ -509,7 +509,7 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
         first.go_on()
         said = [first.rest(), second.rest()]
     assert "prepare: done in" in said[0][-2]
-    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", say=quiet)
+    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", log=quiet)
     assert said[0][-1] == f"digest {wanted.digest}" and said[1] == said[0][-1:]
 
 
@@ -520,7 +520,7 @@ def test_the_waiting_one_goes_on_when_the_first_is_killed(tmp_path: Path) -> Non
         first.kill()
         said = second.rest()
     assert said[0].startswith("prepare: 40 pictures are there from an earlier run")
-    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", say=quiet)
+    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", log=quiet)
     assert said[-1] == f"digest {wanted.digest}"
 
 
@@ -537,7 +537,7 @@ def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
     assert store.kind == "jpeg" and store.digest != raw.digest and store.manifest["quality"] == 95
     for name in ("train", "val"):
         part, pixels = getattr(store, name), getattr(raw, name)
-        assert isinstance(part, JpegPart) and np.array_equal(part.labels, pixels.labels)
+        assert isinstance(part, JpegStorePart) and np.array_equal(part.labels, pixels.labels)
         row = 0
         for file in sorted(store.folder.glob(f"{name}-*.tar")):
             with tarfile.open(file, "r:") as archive:
@@ -556,7 +556,7 @@ def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
 
 def test_a_jpeg_store_says_about_what_it_takes(shared: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, kind="jpeg", say=said.append)
+    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, kind="jpeg", log=said.append)
     (line,) = (text for text in said if "256 x 256" in text)
     about = float(line.rpartition(": about ")[2].removesuffix(" MB"))
     taken = sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6
@@ -568,7 +568,7 @@ def test_fit_crop_keeps_the_aspect(tmp_path: Path) -> None:
     wide = Image.new("RGB", (24, 8))
     wide.paste((255, 0, 0), (8, 0, 16, 8))
     source = write(tmp_path / "source", dict.fromkeys(("a/1.png", "b/1.png"), encoded(wide, "PNG")))
-    store = prepare(source, size=8, cache=tmp_path / "cache", fit="crop", say=quiet)
+    store = prepare(source, size=8, cache=tmp_path / "cache", fit="crop", log=quiet)
     assert np.all(store.train.gather(np.arange(2)) == [255, 0, 0]) and store.manifest["fit"] == "crop"
 
 
@@ -577,11 +577,11 @@ def test_fit_crop_keeps_the_aspect(tmp_path: Path) -> None:
 
 def test_prepare_into_a_folder(tmp_path: Path) -> None:
     source, folder, said = source_of(tmp_path / "source"), tmp_path / "deep/store", list[str]()
-    store = prepare_into(source, folder, size=8, say=said.append)
+    store = prepare_into(source, folder, size=8, log=said.append)
     assert store.folder == folder
-    same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", say=quiet).folder)
+    same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", log=quiet).folder)
     said.clear()
-    assert prepare_into(source, folder, size=8, say=said.append).digest == store.digest
+    assert prepare_into(source, folder, size=8, log=said.append).digest == store.digest
     assert said == [f"prepare: {folder} is this store already: nothing to do"]
 
 
@@ -599,7 +599,7 @@ def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
     write(folder, {"thesis.tex": "years of work"})
     assert "is not empty and holds no store" in refused()
     (folder / "thesis.tex").unlink()
-    prepare_into(source, folder, size=8, say=quiet)  # an empty folder will do
+    prepare_into(source, folder, size=8, log=quiet)  # an empty folder will do
     assert "another store is here (raw, 8 x 8, of" in refused(size=9)
     write(source, {"train/cat/new.jpg": jpeg(9)})
     assert "or the pictures changed since" in refused()
@@ -614,7 +614,7 @@ def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: 
     folder.mkdir()
     monkeypatch.setattr(module, "fill", lambda *_: write(folder, {"thesis.tex": "years of work"}))
     with pytest.raises(InputError, match="is not empty"):
-        prepare_into(source, folder, size=8, say=quiet)
+        prepare_into(source, folder, size=8, log=quiet)
     assert visible(folder) == ["thesis.tex"]
 
 
@@ -625,11 +625,11 @@ def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(filling, "_finish_part", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            prepare_into(source, folder, size=8, say=quiet)
+            prepare_into(source, folder, size=8, log=quiet)
     said: list[str] = []
-    store = prepare_into(source, folder, size=8, say=said.append)
+    store = prepare_into(source, folder, size=8, log=said.append)
     assert "124 pictures are there from an earlier run" in said[0]
-    same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", say=quiet).folder)
+    same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", log=quiet).folder)
     assert store.kind == "raw" and visible(tmp_path) == [".other.tmp", "cache", "source", "store"]
 
 
@@ -641,23 +641,23 @@ def test_unknown_words(tmp_path: Path, choices: dict[str, str], words: str) -> N
 
 
 def test_the_tiny_imagenet_subset(shared: Path, tmp_path: Path) -> None:
-    store = prepare(shared / "data/tiny-imagenet-200-subset.tar", size=16, cache=tmp_path, say=quiet)
+    store = prepare(shared / "data/tiny-imagenet-200-subset.tar", size=16, cache=tmp_path, log=quiet)
     assert (len(store.train), len(store.val), len(store.classes)) == (24000, 5000, 200)
     assert np.all(np.bincount(store.val.labels) == 25)
     assert 90 < store.train.gather(np.arange(0, 24000, 100)).mean() < 140
-    store.need_both_parts(store.classes)
+    store.require_both_parts(store.classes)
 
 
 def test_the_ilsvrc12_samples_cannot_make_a_study(shared: Path, tmp_path: Path) -> None:
-    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, say=quiet)
+    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, log=quiet)
     assert (len(store.train), len(store.val)) == (400, 0)
     assert len(store.val.gather(np.arange(0))) == 0
     with pytest.raises(InputError, match="no validation picture of n01440764"):
-        store.need_both_parts(store.classes)
+        store.require_both_parts(store.classes)
 
 
 def test_builtin_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = builtin(size=32, cache=tmp_path, train=2, val=1, say=quiet)
+    store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
     assert store.classes == tuple(sorted(synthetic.SIDES)) and store.size == 32
     assert np.all(np.bincount(store.train.labels) == 2) and np.all(np.bincount(store.val.labels) == 1)
     assert store.manifest["synthetic"] is True and store.manifest["held_out"] is False
@@ -669,25 +669,25 @@ def test_builtin_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "render", fail)
-        assert builtin(size=32, cache=tmp_path, train=2, val=1, say=quiet).digest == store.digest
+        assert prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet).digest == store.digest
     monkeypatch.setattr(synthetic, "fingerprint", lambda: "another renderer")
-    builtin(size=32, cache=tmp_path, train=2, val=1, say=quiet)
+    prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
     assert len(visible(tmp_path / "builtin")) == 2
 
 
 def test_builtin_pictures_that_somebody_thinned_out_are_drawn_again(tmp_path: Path) -> None:
-    store = builtin(size=32, cache=tmp_path, train=2, val=1, say=quiet)
+    store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
     shutil.rmtree(next((tmp_path / "builtin").glob("*/train/*")))
-    assert builtin(size=32, cache=tmp_path, train=2, val=1, say=quiet).digest == store.digest
+    assert prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet).digest == store.digest
 
 
 def test_builtin_needs_both_parts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one of each"):
-        builtin(size=32, cache=tmp_path, train=2, val=0, say=quiet)
+        prepare_builtin(size=32, cache=tmp_path, train=2, val=0, log=quiet)
 
 
 def test_the_manifest_is_json_that_others_read(tmp_path: Path) -> None:
-    store = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", say=quiet)
+    store = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=quiet)
     manifest = json.loads((store.folder / "manifest.json").read_text())
     assert manifest["classes"] == ["cat", "dog"] and manifest["parts"]["train"]["shards"] == [24]
     assert Store.open(store.folder).manifest == manifest

@@ -15,7 +15,7 @@ from fasttransfer.errors import InputError
 from fasttransfer.pipelines import eta, filling, writer
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.pipelines.store import Digest, JpegPart, RawPart, Store, shard_name
+from fasttransfer.pipelines.store import Digest, JpegStorePart, RawStorePart, Store, shard_name
 from fasttransfer.pipelines.verification import verify
 
 CLASSES = ("cat", "dog", "eel")
@@ -26,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """21 training pictures in shards of 8, 8 and 5 rows, and 6 to validate on."""
     monkeypatch.setattr(writer, "SHARD_BYTES", 8 * 6 * 6 * 3 + 5)
     source = write(tmp_path / "source", by_class("train/", CLASSES, 7) | by_class("val/", CLASSES, 2))
-    return prepare(source, size=6, cache=tmp_path / "cache", say=lambda text: None)
+    return prepare(source, size=6, cache=tmp_path / "cache", log=lambda text: None)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def jpegs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stor
     """The same pictures as JPEGs, 8 or so a shard."""
     monkeypatch.setattr(writer, "SHARD_BYTES", 8 * 2048)
     source = Path(store.manifest["source"])
-    return prepare(source, size=6, cache=tmp_path / "cache", kind="jpeg", say=lambda text: None)
+    return prepare(source, size=6, cache=tmp_path / "cache", kind="jpeg", log=lambda text: None)
 
 
 def refusal(folder: Path) -> str:
@@ -77,7 +77,7 @@ def test_gather_keeps_order_and_repeats(data: st.DataObject, cuts: list[int]) ->
     whole = np.random.default_rng(count).integers(0, 256, (count, 2, 2, 3), dtype=np.uint8)
     starts = np.cumsum([0, *cuts], dtype=np.int64)
     shards = tuple(whole[start : start + rows] for start, rows in zip(starts, cuts, strict=False))
-    part = RawPart(np.zeros(count, np.int64), shards, starts[:-1], 2)
+    part = RawStorePart(np.zeros(count, np.int64), shards, starts[:-1], 2)
     rows = data.draw(st.lists(st.integers(0, count - 1), max_size=30) if count else st.just([]))
     kind = data.draw(st.sampled_from([np.int64, np.int32]))
     found = part.gather(np.asarray(rows, dtype=kind))
@@ -156,7 +156,7 @@ def test_the_files_of_a_jpeg_store(jpegs: Store) -> None:
 
 
 def test_a_jpeg_store_gathers_what_the_jpegs_show(jpegs: Store) -> None:
-    assert isinstance(jpegs.train, JpegPart) and jpegs.kind == "jpeg"
+    assert isinstance(jpegs.train, JpegStorePart) and jpegs.kind == "jpeg"
     rows = np.array([20, 0, 7, 7, 12])
     wanted = [decode(jpegs.train.read(int(row)), 6) for row in rows]
     assert np.array_equal(jpegs.train.gather(rows), wanted)
@@ -265,7 +265,7 @@ def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, mo
     picture = store.train.gather(np.array([9]))[0]
     monkeypatch.setattr(filling, "_jpeg", broken)
     source = Path(store.manifest["source"])
-    jpegs = prepare(source, size=6, cache=tmp_path / "other", kind="jpeg", say=lambda text: None)
+    jpegs = prepare(source, size=6, cache=tmp_path / "other", kind="jpeg", log=lambda text: None)
     assert "train picture 9, which cannot be decoded" in unfit(jpegs)
 
 
@@ -295,13 +295,13 @@ def test_the_digest_of_the_same_pictures_stays_what_it_always_was() -> None:
 def test_the_digest_does_not_see_how_rows_are_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "SHARD_BYTES", 1 << 20)
     source = Path(store.manifest["source"])
-    whole = prepare(source, size=6, cache=store.folder.parents[1] / "other", say=lambda text: None)
+    whole = prepare(source, size=6, cache=store.folder.parents[1] / "other", log=lambda text: None)
     assert len(whole.train.shards) == 1 and whole.digest == store.digest
 
 
 def test_classes_without_both_parts_are_refused_only_where_they_are_used(tmp_path: Path) -> None:
     source = write(tmp_path / "source", by_class("", CLASSES, 1) | by_class("", ("fox", "gnu"), 3))
-    store = prepare(source, size=6, cache=tmp_path / "cache", say=lambda text: None)
-    store.need_both_parts(["fox", "gnu"])
+    store = prepare(source, size=6, cache=tmp_path / "cache", log=lambda text: None)
+    store.require_both_parts(["fox", "gnu"])
     with pytest.raises(InputError, match=r"no validation picture of cat, dog: give each class at least two"):
-        store.need_both_parts(["cat", "dog", "fox"])
+        store.require_both_parts(["cat", "dog", "fox"])

@@ -80,7 +80,7 @@ def test_any_size_from_32_works(size: int) -> None:
 
 def test_folders_are_an_image_folder(tmp_path: Path) -> None:
     told: list[str] = []
-    render(tmp_path, train=2, val=1, size=40, say=told.append)
+    render(tmp_path, train=2, val=1, size=40, log=told.append)
     wanted = {f"{part}/{name}/{k:04d}.jpeg" for name in SIDES for part, k in (("train", 0), ("train", 1), ("val", 0))}
     assert contents(tmp_path).keys() == wanted
     for path in wanted:

@@ -10,7 +10,7 @@ from sources import by_class, jpeg, pack, write
 
 from fasttransfer.data import ilsvrc12
 from fasttransfer.errors import InputError
-from fasttransfer.pipelines.layouts import Listing, find_pictures
+from fasttransfer.pipelines.layouts import Listing, list_images
 
 
 def shard(path: Path, members: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]]) -> Path:
@@ -40,7 +40,7 @@ def described(listing: Listing) -> dict[str, list[tuple[str, str]]]:
 
 def refusal(source: Path) -> str:
     with pytest.raises(InputError) as caught:
-        find_pictures(source)
+        list_images(source)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -59,7 +59,7 @@ def test_shards_of_two_parts(tmp_path: Path, train: str, val: str) -> None:
     shard(tmp_path / train.format(0), keys(0, ("0", "1", "0")))
     shard(tmp_path / train.format(1), keys(3, ("1\n", " 1")))
     shard(tmp_path / val.format(0), keys(5, ("1", "0")))
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert (found.layout, found.classes, found.held_out, found.notes) == ("webdataset", ("0", "1"), False, ())
     first, second, third = train.format(0), train.format(1), val.format(0)
     assert described(found) == {
@@ -76,7 +76,7 @@ def test_shards_of_two_parts(tmp_path: Path, train: str, val: str) -> None:
 
 
 def test_a_single_shard_holds_out_a_tenth(tmp_path: Path) -> None:
-    found = find_pictures(shard(tmp_path / "all.tar", keys(0, ["3", "12"] * 20)))
+    found = list_images(shard(tmp_path / "all.tar", keys(0, ["3", "12"] * 20)))
     assert (found.layout, found.classes, found.held_out) == ("webdataset", ("03", "12"), True)
     assert (len(found.train), len(found.val)) == (36, 4) and "held out" in found.notes[0]
     number = int(found.val[0].path[:6])
@@ -86,7 +86,7 @@ def test_a_single_shard_holds_out_a_tenth(tmp_path: Path) -> None:
 def test_shards_that_do_not_say_their_part_are_for_training(tmp_path: Path) -> None:
     for i in range(2):
         shard(tmp_path / f"pretraining-{i}.tar", keys(10 * i, ["a", "b"] * 5))
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert (len(found.train), len(found.val), found.held_out) == (18, 2, True)
 
 
@@ -96,7 +96,7 @@ def test_names_of_numbered_classes(tmp_path: Path, name: str, single: bool) -> N
     wnids = [synset.wnid for synset in ilsvrc12()[:3]]
     write(tmp_path, {name: "\r\n".join(reversed(wnids)) + "\n\n"})
     archive = shard(tmp_path / "train-0.tar", keys(0, ("0", "0", "2")))
-    found = find_pictures(archive if single else tmp_path)
+    found = list_images(archive if single else tmp_path)
     assert found.classes == (wnids[0], wnids[2])
     assert found.words == {synset.wnid: synset.words for synset in (ilsvrc12()[0], ilsvrc12()[2])}
     assert sum(found.classes[each.label] == wnids[2] for each in found.train + found.val) == 2
@@ -104,13 +104,13 @@ def test_names_of_numbered_classes(tmp_path: Path, name: str, single: bool) -> N
 
 def test_names_in_the_shards(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", keys(0, ("grey wolf", "Ähre", "grey wolf")))
-    assert find_pictures(tmp_path).classes == ("grey wolf", "Ähre")
+    assert list_images(tmp_path).classes == ("grey wolf", "Ähre")
 
 
 def test_keys_with_folders_other_members_and_other_kinds(tmp_path: Path) -> None:
     members = keys(0, ("a", "b"), kind="PNG") | {"./deep/er/x.cls": "a", "./deep/er/x.jpeg": jpeg(7)}
     members |= {"000000.seg.png": b"a mask", "000001.txt": "a caption", ".hidden.jpg": b"x", "000001.avif": b"x"}
-    found = find_pictures(shard(tmp_path / "all.tar", members))
+    found = list_images(shard(tmp_path / "all.tar", members))
     assert sorted(each.path for each in found.train + found.val) == ["000000.PNG", "000001.PNG", "deep/er/x.jpeg"]
     read = {each.path: each for each in found.train + found.val}
     assert found.read(read["deep/er/x.jpeg"]) == jpeg(7)
@@ -119,7 +119,7 @@ def test_keys_with_folders_other_members_and_other_kinds(tmp_path: Path) -> None
 
 def test_the_same_pictures_as_folders_and_as_shards(tmp_path: Path) -> None:
     files = by_class("train/", ("cat", "dog"), 4) | by_class("val/", ("cat", "dog"), 2)
-    plain = find_pictures(write(tmp_path / "folders", files))
+    plain = list_images(write(tmp_path / "folders", files))
     for part in ("train", "val"):
         members: list[tuple[str, bytes | str]] = []
         for path, data in files.items():
@@ -127,7 +127,7 @@ def test_the_same_pictures_as_folders_and_as_shards(tmp_path: Path) -> None:
                 _, name, file = path.split("/")
                 members += [(f"{name}-{file}", data), (f"{name}-{file.removesuffix('.jpg')}.cls", name)]
         shard(tmp_path / "shards" / f"{part}-0.tar", members)
-    packed = find_pictures(tmp_path / "shards")
+    packed = list_images(tmp_path / "shards")
     assert packed.classes == plain.classes
     for part in ("train", "val"):
         ours, theirs = getattr(packed, part), getattr(plain, part)
@@ -137,7 +137,7 @@ def test_the_same_pictures_as_folders_and_as_shards(tmp_path: Path) -> None:
 def test_headers_that_python_writes(tmp_path: Path) -> None:
     """Times with fractions of a second get headers of their own."""
     folder = write(tmp_path / "folder", keys(0, ("a", "b", "a", "b")))
-    found = find_pictures(pack(folder, tmp_path / "all.tar"))
+    found = list_images(pack(folder, tmp_path / "all.tar"))
     assert (found.layout, found.classes, len(found.train) + len(found.val)) == ("webdataset", ("a", "b"), 4)
 
 
@@ -145,7 +145,7 @@ def test_test_shards_are_left_out_and_noted(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", keys(0, ("a", "b")))
     shard(tmp_path / "val-0.tar", keys(2, ("a", "b")))
     shard(tmp_path / "test-0.tar", {"9.jpg": jpeg(), "9.json": "{}"})
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert (len(found.train), len(found.val)) == (2, 2)
     assert found.notes == ("test shards left out: test-0.tar",)
 
@@ -153,14 +153,14 @@ def test_test_shards_are_left_out_and_noted(tmp_path: Path) -> None:
 def test_a_picture_beside_the_shards_is_no_folder_of_pictures(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", keys(0, ("a", "b") * 2))
     write(tmp_path, {"sheet.png": jpeg()})
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert found.layout == "webdataset" and all(each.path.startswith("train-0") for each in found.train)
 
 
 def test_folders_of_pictures_come_before_shards(tmp_path: Path) -> None:
     write(tmp_path, by_class("", ("cat", "dog"), 2))
     shard(tmp_path / "backup.tar", keys(0, ("a", "b")))
-    found = find_pictures(tmp_path)
+    found = list_images(tmp_path)
     assert (found.layout, found.classes) == ("image-folder", ("cat", "dog"))
 
 

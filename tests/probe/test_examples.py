@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from fasttransfer.errors import InputError
-from fasttransfer.probe.examples import FOLDS, STEPS, Lesson, draw_lessons
+from fasttransfer.probe.examples import FOLDS, STEPS, ExampleSet, draw_example_sets
 
 NAMES = ("ant", "bee", "cat")
 LABELS = torch.arange(90) % 3
 
 
-def lesson(lessons: list[Lesson], per_class: int | None, seed: int, fold: int | None = None) -> Lesson:
+def lesson(lessons: list[ExampleSet], per_class: int | None, seed: int, fold: int | None = None) -> ExampleSet:
     (found,) = [each for each in lessons if (each.per_class, each.seed, each.fold) == (per_class, seed, fold)]
     return found
 
 
 def test_each_class_has_as_many_as_asked_and_fewer_are_among_more() -> None:
-    lessons = draw_lessons(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1))
+    lessons = draw_example_sets(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1))
     before: set[int] = set()
     for k in (1, 2, 5, 25, None):
         rows = lesson(lessons, k, 0).rows
@@ -30,9 +30,9 @@ def test_each_class_has_as_many_as_asked_and_fewer_are_among_more() -> None:
 
 
 def test_draws_do_not_depend_on_what_else_is_drawn() -> None:
-    many = draw_lessons(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1, 2))
+    many = draw_example_sets(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1, 2))
     for k, seed, fold in ((5, 2, 3), (None, 1, None), (25, 0, 0)):
-        alone = lesson(draw_lessons(LABELS, NAMES, (k,), (seed,)), k, seed, fold)
+        alone = lesson(draw_example_sets(LABELS, NAMES, (k,), (seed,)), k, seed, fold)
         among = lesson(many, k, seed, fold)
         assert torch.equal(alone.rows, among.rows)
         assert torch.equal(alone.held_out, among.held_out)
@@ -41,7 +41,7 @@ def test_draws_do_not_depend_on_what_else_is_drawn() -> None:
 
 @pytest.mark.parametrize(("k", "held"), [(1, 0), (2, 2), (3, 3), (5, 5), (10, 5), (25, 1), (None, 1)])
 def test_what_is_held_out_is_not_learned_and_comes_once(k: int | None, held: int) -> None:
-    lessons = draw_lessons(LABELS, NAMES, (k,), (4,))
+    lessons = draw_example_sets(LABELS, NAMES, (k,), (4,))
     whole = set(lesson(lessons, k, 4).rows.tolist())
     assert len(lessons) == 1 + held
     out: list[int] = []
@@ -59,7 +59,7 @@ def test_what_is_held_out_is_not_learned_and_comes_once(k: int | None, held: int
 
 
 def test_batches_show_every_example_once_an_epoch() -> None:
-    each = lesson(draw_lessons(LABELS, NAMES, (None,), (0,)), None, 0)
+    each = lesson(draw_example_sets(LABELS, NAMES, (None,), (0,)), None, 0)
     shown = torch.cat(list(each.batches()))
     assert len(shown) == STEPS * each.batch
     for epoch in shown.split(90)[:20]:
@@ -69,9 +69,9 @@ def test_batches_show_every_example_once_an_epoch() -> None:
 
 def test_many_examples_come_in_larger_batches() -> None:
     rows = torch.arange(30_000)
-    assert Lesson(None, 0, None, rows, rows[:0]).batch == 1000  # ten epochs
-    assert Lesson(None, 0, None, rows[:200], rows[:0]).batch == 64
-    few = Lesson(1, 0, None, rows[:16], rows[:0])
+    assert ExampleSet(None, 0, None, rows, rows[:0]).batch == 1000  # ten epochs
+    assert ExampleSet(None, 0, None, rows[:200], rows[:0]).batch == 64
+    few = ExampleSet(1, 0, None, rows[:16], rows[:0])
     assert few.batch == 16
     assert torch.equal(next(few.batches()), rows[:16])
 
@@ -79,5 +79,5 @@ def test_many_examples_come_in_larger_batches() -> None:
 def test_more_than_there_are() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
     with pytest.raises(InputError, match="--examples 3: class bee has 2 training pictures: ask for 2 or fewer, or all"):
-        draw_lessons(labels, NAMES, (1, 3), (0,))
-    assert len(lesson(draw_lessons(labels, NAMES, (None,), (0,)), None, 0).rows) == 9
+        draw_example_sets(labels, NAMES, (1, 3), (0,))
+    assert len(lesson(draw_example_sets(labels, NAMES, (None,), (0,)), None, 0).rows) == 9

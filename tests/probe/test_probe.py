@@ -16,8 +16,8 @@ from studies import MANMADE, draw_pictures, trained_study
 from fasttransfer import cli, machine
 from fasttransfer.cells import Cell, base
 from fasttransfer.errors import InputError
-from fasttransfer.features.extract import Asked, open_network
-from fasttransfer.probe.sweep import Probed, Swept, choose, probe
+from fasttransfer.features.extract import FeatureRequest, open_network
+from fasttransfer.probe.sweep import ProbeResults, SweepSettings, choose_head, run_probe
 
 CELLS = (base("A", 0), base("B", 0), Cell(0, "B", "transfer", 3))
 SMALL = ["--cuts", "3", "7", "--examples", "1", "2", "all", "--seeds", "0", "1", "--lrs", "1", "10", "3"]
@@ -32,17 +32,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def asked(study: Path) -> Asked:
+def asked(study: Path) -> FeatureRequest:
     return open_network(study, "baseA", task="B")
 
 
-def swept(**changes: Any) -> Swept:
+def swept(**changes: Any) -> SweepSettings:
     values = {"cuts": (3,), "examples": (1, 2, 5), "seeds": (0, 1), "rates": (1.0, 10.0), "decays": (1e-4,)}
-    return Swept(**{**values, **changes})
+    return SweepSettings(**{**values, **changes})
 
 
-def quietly(asked: Asked, swept: Swept) -> Probed:
-    return probe(asked, swept, say=lambda text: None)
+def quietly(asked: FeatureRequest, swept: SweepSettings) -> ProbeResults:
+    return run_probe(asked, swept, log=lambda text: None)
 
 
 def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
-def test_a_head_does_not_depend_on_the_sweep_it_is_part_of(asked: Asked) -> None:
+def test_a_head_does_not_depend_on_the_sweep_it_is_part_of(asked: FeatureRequest) -> None:
     large = quietly(asked, swept(cuts=(3, 6), examples=(1, 5, None), decays=(1e-5, 1e-4, 1e-3)))
     among = {(h.cut, h.per_class, h.seed, h.rate, h.decay): h[5:9] for h in large.heads}
     for alone in (swept(cuts=(3,), examples=(5,), seeds=(1,), rates=(10.0,)), swept(cuts=(6,), examples=(None, 1))):
@@ -93,7 +93,7 @@ def test_a_head_does_not_depend_on_the_sweep_it_is_part_of(asked: Asked) -> None
             assert among[head.cut, head.per_class, head.seed, head.rate, head.decay] == head[5:9]
 
 
-def test_validation_pictures_choose_nothing(asked: Asked) -> None:
+def test_validation_pictures_choose_nothing(asked: FeatureRequest) -> None:
     before = quietly(asked, swept())
     val = asked.pictures["val"]
     turned = replace(asked, pictures={**asked.pictures, "val": replace(val, labels=val.labels[::-1].copy())})
@@ -106,11 +106,11 @@ def test_validation_pictures_choose_nothing(asked: Asked) -> None:
 
 def test_the_choice() -> None:
     pairs = [(1.0, 0.0), (1.0, 0.1), (3.0, 0.0), (3.0, 0.1), (9.0, 0.0), (9.0, 0.1)]
-    assert choose(pairs, [0.1, 0.5, 0.4, 0.5, 0.2, 0.5], [9.0, 3.0, 1.0, 2.0, 0.0, 2.0]) == 3
-    assert choose(pairs, None, None) == 3  # the middle rate, and of two middle decays the larger
+    assert choose_head(pairs, [0.1, 0.5, 0.4, 0.5, 0.2, 0.5], [9.0, 3.0, 1.0, 2.0, 0.0, 2.0]) == 3
+    assert choose_head(pairs, None, None) == 3  # the middle rate, and of two middle decays the larger
 
 
-def test_features_tell_classes_apart(asked: Asked) -> None:
+def test_features_tell_classes_apart(asked: FeatureRequest) -> None:
     """The tiny study's pictures are noise around a colour: with all of them first features are enough."""
     found = quietly(asked, swept(cuts=(1,), examples=(1, None), seeds=(0, 1, 2)))
     assert found.top1(1, None).value > 0.9
@@ -158,7 +158,7 @@ def test_what_it_refuses(study: Path, words: list[str], says: str, capsys: pytes
     assert len(said.splitlines()) == 1
 
 
-def test_features_too_large_for_memory(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_too_large_for_memory(asked: FeatureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: 20_000)
     with pytest.raises(InputError, match=r"cut 3: 45 pictures x .* of memory are free: leave the cut out"):
         quietly(asked, swept(examples=(None,)))

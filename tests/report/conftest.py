@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fasttransfer.cells import BASE_PLUS, study_cells
-from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.records import Evaluation, Result, StudyResults
 from fasttransfer.report.side_by_side import paper_page
 
 # What each treatment loses at n = 1..7 against a base at 0.74.
@@ -40,7 +40,7 @@ def made_up(
     missing: float = 0.0,
     base_plus: bool = True,
     correct: bool = False,
-) -> Recorded:
+) -> StudyResults:
     """A study of which the first `done` is finished, one network is under way and the rest is planned.
 
     Args:
@@ -90,7 +90,7 @@ def made_up(
                 correct=right(found[-1].val_top1, i) if correct and state == "done" else None,
             )
         )
-    return Recorded(
+    return StudyResults(
         folder=Path("runs/made-up"),
         study={
             "data": "builtin",
@@ -127,6 +127,6 @@ def papers_page() -> str:
 
 
 @pytest.fixture(scope="session")
-def study() -> Callable[..., Recorded]:
+def study() -> Callable[..., StudyResults]:
     """Makes studies up: see `made_up`."""
     return made_up

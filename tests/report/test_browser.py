@@ -8,7 +8,7 @@ from pathlib import Path
 import browser
 import pytest
 
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 from fasttransfer.report.page import page
 
 # The contrast between what is written and what is behind it, for every piece of text outside of figures.
@@ -58,7 +58,7 @@ def chromium() -> Iterator[browser.Browser]:
 @pytest.fixture(scope="module", params=["study", "paper"])
 def index(
     request: pytest.FixtureRequest,
-    study: Callable[..., Recorded],
+    study: Callable[..., StudyResults],
     papers_page: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -82,7 +82,7 @@ def test_a_page_is_readable(chromium: browser.Browser, index: Path, width: int, 
 
 
 def test_tables_sort_and_read_without_script(
-    chromium: browser.Browser, study: Callable[..., Recorded], tmp_path: Path
+    chromium: browser.Browser, study: Callable[..., StudyResults], tmp_path: Path
 ) -> None:
     index = tmp_path / "index.html"
     index.write_text(page(study(("B",), (0,), treatments=["transfer"])), encoding="utf-8")

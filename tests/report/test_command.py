@@ -11,10 +11,10 @@ from safetensors.numpy import save_file
 
 from fasttransfer import cli
 from fasttransfer.cells import Cell
-from fasttransfer.records import Recorded, Records
+from fasttransfer.records import Records, StudyResults
 
 
-def on_disk(recorded: Recorded, folder: Path) -> Path:
+def on_disk(recorded: StudyResults, folder: Path) -> Path:
     """The study as a grid leaves it, with the first layer of a base."""
     (folder / "weights").mkdir(parents=True)
     (folder / "study.toml").write_text(f'split = "{recorded.study["split"]}"\n', encoding="utf-8")
@@ -30,7 +30,7 @@ def on_disk(recorded: Recorded, folder: Path) -> Path:
 
 
 def test_the_paper_behind_a_study(
-    study: Callable[..., Recorded], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Callable[..., StudyResults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = on_disk(study(("B",), (0,), treatments=["transfer"], layers=[2, 5]), tmp_path / "out")
     index = out / "report" / "index.html"

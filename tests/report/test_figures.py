@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from fasttransfer import paper
 from fasttransfer.analysis import Score, summarise
-from fasttransfer.records import Evaluation, Recorded
+from fasttransfer.records import Evaluation, StudyResults
 from fasttransfer.report import figures
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.filters import montage, smoothness
@@ -44,7 +44,7 @@ def steps_of(line: Line2D) -> list[float]:
     return np.asarray(line.get_xdata(), dtype=float).tolist()
 
 
-def test_lines_are_means_and_dots_are_runs(study: Callable[..., Recorded]) -> None:
+def test_lines_are_means_and_dots_are_runs(study: Callable[..., StudyResults]) -> None:
     made = study(("A", "B"), (0, 1, 2))
     on_a, on_b = figures.accuracy(made).axes
     (both,) = figures.differences(made).axes
@@ -78,7 +78,7 @@ def heights(ax: Axes, colour: str, n: int) -> float:
 
 
 @pytest.mark.parametrize("layers", [range(1, 8), [2, 5], [3]])
-def test_areas_add_up_to_what_is_lost(study: Callable[..., Recorded], layers: Sequence[int]) -> None:
+def test_areas_add_up_to_what_is_lost(study: Callable[..., StudyResults], layers: Sequence[int]) -> None:
     made = study(("B",), (0,), layers=layers)
     (ax,) = figures.decomposition(made).axes
     for row in summarise(made.results).rows:
@@ -91,9 +91,9 @@ def test_areas_add_up_to_what_is_lost(study: Callable[..., Recorded], layers: Se
         assert np.asarray(diamond.get_ydata(), dtype=float) == pytest.approx([-100 * row.frozen_cost.value])
 
 
-def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[..., Recorded]) -> None:
-    halves = paper.recorded("random")
-    cases: list[tuple[Recorded, Score]]
+def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[..., StudyResults]) -> None:
+    halves = paper.load_results("random")
+    cases: list[tuple[StudyResults, Score]]
     cases = [(study(("B",), treatments=["selffer", "transfer"]), "last"), (halves, "best10")]
     for made, score in cases:
         (ax,) = figures.decomposition(made, score).axes
@@ -105,7 +105,7 @@ def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[.
             assert sum(found) == pytest.approx(-100 * row.lost.value, abs=1e-6)
 
 
-def test_base_plus_is_a_line_across_and_a_panel_of_curves(study: Callable[..., Recorded]) -> None:
+def test_base_plus_is_a_line_across_and_a_panel_of_curves(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), missing=0.09)
     (ax,) = figures.accuracy(made).axes
     height = summarise(made.results).base_plus
@@ -128,13 +128,13 @@ def test_smoothness_tells_structure_from_noise() -> None:
     assert smoothness(stripes) == pytest.approx(0)  # as rough along one axis as it is smooth along the other
 
 
-def test_what_was_not_measured_is_not_filled(study: Callable[..., Recorded]) -> None:
+def test_what_was_not_measured_is_not_filled(study: Callable[..., StudyResults]) -> None:
     (ax,) = figures.decomposition(study(("B",), (0,), layers=[2, 5])).axes
     filled = np.concatenate([np.asarray(path.vertices)[:, 0] for area in ax.collections for path in area.get_paths()])
     assert not ((filled > 2.31) & (filled < 4.69)).any()
 
 
-def test_a_long_interval_leaves_the_panel_and_not_the_scale(study: Callable[..., Recorded]) -> None:
+def test_a_long_interval_leaves_the_panel_and_not_the_scale(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0, 1), treatments=["transfer"], layers=[3])
     worse = replace(made.results[-1], evaluations=(Evaluation(1, None, 1.0, 0.6),))
     made = replace(made, results=(*made.results[:-1], worse))
@@ -147,8 +147,8 @@ def test_a_long_interval_leaves_the_panel_and_not_the_scale(study: Callable[...,
     assert high - low < 2.3 * np.ptp(drawn)
 
 
-def test_the_overlay_is_the_other_studys_differences(study: Callable[..., Recorded]) -> None:
-    halves = paper.recorded("random")
+def test_the_overlay_is_the_other_studys_differences(study: Callable[..., StudyResults]) -> None:
+    halves = paper.load_results("random")
     (ax,) = figures.differences(study(layers=[1, 4, 5]), "best10", overlay=halves).axes
     style = STYLES["transfer"]
     (line,) = (line for line in ax.lines if line.get_linewidth() > 4 and line.get_color() == style.colour)
@@ -158,7 +158,7 @@ def test_the_overlay_is_the_other_studys_differences(study: Callable[..., Record
 
 
 def test_pooled_accuracy_has_every_network_of_the_paper() -> None:
-    (ax,) = figures.accuracy(paper.recorded("random"), "best10", pooled=True).axes
+    (ax,) = figures.accuracy(paper.load_results("random"), "best10", pooled=True).axes
     colour = STYLES["transfer"].colour
     (dots,) = (line for line in ax.lines if line.get_color() == colour and line.get_linestyle() == "None")
     assert len(steps_of(dots)) == 56
@@ -166,14 +166,14 @@ def test_pooled_accuracy_has_every_network_of_the_paper() -> None:
 
 
 def test_comparison_is_the_papers_figure_3() -> None:
-    studies = {which: paper.recorded(which) for which in ("random", "natural-manmade", "full")}
+    studies = {which: paper.load_results(which) for which in ("random", "natural-manmade", "full")}
     (ax,) = figures.comparison(studies, "best10").axes
     curves = [np.asarray(line.get_ydata(), dtype=float) for line in ax.lines if len(steps_of(line)) == 7]
     np.testing.assert_allclose([curve[-1] for curve in curves], [-8.26, -25.0, -56.2], atol=0.1)
 
 
 def test_volume_of_the_paper_crosses_what_failed() -> None:
-    (ax,) = figures.volume([paper.recorded("reduced")], "best10").axes
+    (ax,) = figures.volume([paper.load_results("reduced")], "best10").axes
     (curve,) = (line for line in ax.lines if line.get_linewidth() == 1.4)
     (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
     assert steps_of(curve) == [250, 500, 750, 1000, 1300]
@@ -181,7 +181,7 @@ def test_volume_of_the_paper_crosses_what_failed() -> None:
     assert ax.get_xscale() == "log"
 
 
-def test_volume_of_own_studies(study: Callable[..., Recorded]) -> None:
+def test_volume_of_own_studies(study: Callable[..., StudyResults]) -> None:
     full = study(layers=[1])
     few = replace(full, facts={**full.facts, "train_pictures": {"A": 320, "B": 320}})
     points = figures.volumes([full, few])
@@ -192,7 +192,7 @@ def test_volume_of_own_studies(study: Callable[..., Recorded]) -> None:
     assert [failed for ((_, failed),) in figures.volumes([full, failed])["A"].values()] == [True, False]
 
 
-def test_what_does_not_differ_has_a_scale_to_read(study: Callable[..., Recorded]) -> None:
+def test_what_does_not_differ_has_a_scale_to_read(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     same = (Evaluation(1, None, 1.0, 0.5),)
     made = replace(made, results=tuple(replace(r, evaluations=same) for r in made.results))
@@ -203,12 +203,12 @@ def test_what_does_not_differ_has_a_scale_to_read(study: Callable[..., Recorded]
     assert not ax.get_yticks().size  # where there is nothing, there is no scale
 
 
-def test_legible_at_column_width(study: Callable[..., Recorded]) -> None:
+def test_legible_at_column_width(study: Callable[..., StudyResults]) -> None:
     """A panel is a column of a paper wide, and nothing in it is written smaller than 7 points."""
     made = study(seeds=(0, 1))
     studies = {"natural and man-made, ten epochs": made, "random halves, ten epochs": made}
     for figure in (
-        figures.differences(made, overlay=paper.recorded("random")),
+        figures.differences(made, overlay=paper.load_results("random")),
         figures.decomposition(made),
         figures.accuracy(made, target="A"),
         figures.comparison(studies),
@@ -225,7 +225,7 @@ def test_legible_at_column_width(study: Callable[..., Recorded]) -> None:
                 assert inside.x0 <= box.x0 and box.x1 <= inside.x1, text.get_text()
 
 
-def test_diverged_networks_are_crossed_and_not_joined(study: Callable[..., Recorded]) -> None:
+def test_diverged_networks_are_crossed_and_not_joined(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), diverged=["R7B"])
     ax = figures.accuracy(made, target="B").axes[0]
     assert len(line_of(ax, "random")) == 6
@@ -234,13 +234,13 @@ def test_diverged_networks_are_crossed_and_not_joined(study: Callable[..., Recor
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_same_results_same_bytes(study: Callable[..., Recorded], name: str) -> None:
+def test_same_results_same_bytes(study: Callable[..., StudyResults], name: str) -> None:
     first, second = (svg(ALL[name](study(seeds=(0, 1), layers=[2, 5]))) for _ in range(2))
     assert first == second
     ET.fromstring(first)
 
 
-def test_other_results_other_bytes(study: Callable[..., Recorded]) -> None:
+def test_other_results_other_bytes(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     better = replace(made.results[-1], evaluations=(Evaluation(1, None, 1.0, 0.9),))
     changed = replace(made, results=(*made.results[:-1], better))
@@ -248,7 +248,7 @@ def test_other_results_other_bytes(study: Callable[..., Recorded]) -> None:
         assert svg(draw(made)) != svg(draw(changed))
 
 
-def test_same_bytes_in_another_process_and_under_another_style(study: Callable[..., Recorded]) -> None:
+def test_same_bytes_in_another_process_and_under_another_style(study: Callable[..., StudyResults]) -> None:
     expected = svg(figures.decomposition(study(("B",), (0,))))
     code = f"""
 import importlib.util, matplotlib, sys
@@ -264,7 +264,7 @@ sys.stdout.buffer.write(svg.svg(figures.decomposition(made.made_up(("B",), (0,))
     assert found.stdout == expected
 
 
-def test_figures_drawn_at_once_do_not_disturb_each_other(study: Callable[..., Recorded]) -> None:
+def test_figures_drawn_at_once_do_not_disturb_each_other(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["selffer", "transfer"], layers=[2, 5])
     expected = {name: svg(draw(made)) for name, draw in ALL.items()}
     found: dict[str, bytes] = {}
@@ -282,7 +282,7 @@ def test_pyplot_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_study_under_way(study: Callable[..., Recorded], name: str) -> None:
+def test_a_study_under_way(study: Callable[..., StudyResults], name: str) -> None:
     def told(done: float) -> list[bool]:
         figure = ALL[name](study(done=done))
         assert svg(figure).startswith(b"<?xml")
@@ -293,7 +293,7 @@ def test_a_study_under_way(study: Callable[..., Recorded], name: str) -> None:
     assert not told(0.4)[0]
 
 
-def test_png_and_pdf(study: Callable[..., Recorded]) -> None:
+def test_png_and_pdf(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), layers=[2])
     assert png(figures.accuracy(made)).startswith(b"\x89PNG")
     first, second = (pdf(figures.accuracy(made)) for _ in range(2))
@@ -302,7 +302,7 @@ def test_png_and_pdf(study: Callable[..., Recorded]) -> None:
     assert b"/Type3" not in first  # letters as outlines that a publisher refuses
 
 
-def test_inline_figures_share_no_id(study: Callable[..., Recorded]) -> None:
+def test_inline_figures_share_no_id(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,))
     texts = [inline(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
     ids = [{element.get("id") for element in ET.fromstring(text).iter()} - {None} for text in texts]
@@ -316,7 +316,7 @@ def test_inline_figures_share_no_id(study: Callable[..., Recorded]) -> None:
                     assert value.removeprefix("#") in own
 
 
-def test_long_curves_are_thinned_but_keep_their_end(study: Callable[..., Recorded]) -> None:
+def test_long_curves_are_thinned_but_keep_their_end(study: Callable[..., StudyResults]) -> None:
     (ax,) = figures.learning(study(("B",), (0,), checks=450), "base").axes
     line = ax.lines[0]
     assert len(steps_of(line)) <= 151
@@ -336,6 +336,6 @@ def test_filters_fill_their_grid(count: int, kernel: int, across: int) -> None:
     assert second[largest[1], largest[2], largest[0]] in (0, 255)
 
 
-def test_filters_of_a_folder_without_weights_say_so(study: Callable[..., Recorded]) -> None:
+def test_filters_of_a_folder_without_weights_say_so(study: Callable[..., StudyResults]) -> None:
     (ax,) = figures.filters(study()).axes
     assert [text.get_text() for text in ax.texts] == ["no weights here"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from fasttransfer.cells import Cell
-from fasttransfer.paper import recorded as published
-from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.paper import load_results as published
+from fasttransfer.records import Evaluation, Result, StudyResults
 from fasttransfer.report.findings import findings, warnings
 
 
-def recorded(top1: Mapping[str, float | list[float]], *, layers: Sequence[int] = range(1, 4)) -> Recorded:
+def recorded(top1: Mapping[str, float | list[float]], *, layers: Sequence[int] = range(1, 4)) -> StudyResults:
     """A study on B, one seed: the top-1 of each treatment, for all n or one a layer."""
     results = []
     for treatment, values in top1.items():
@@ -26,10 +26,10 @@ def recorded(top1: Mapping[str, float | list[float]], *, layers: Sequence[int] =
             checks = (Evaluation(10, 1.0, 1.0, value),)
             results.append(Result(cell.name, treatment, "B", cell.source, n, 0, "done", 10, checks))
     facts = {"classes": {"B": ["c"] * 16}, "val_pictures": {"B": 1600}}
-    return Recorded(Path("runs/x"), {}, facts, tuple(results), {}, ())
+    return StudyResults(Path("runs/x"), {}, facts, tuple(results), {}, ())
 
 
-def sentences(study: Recorded) -> str:
+def sentences(study: StudyResults) -> str:
     return "\n".join(finding.text for finding in findings(study))
 
 
@@ -109,7 +109,7 @@ def test_the_random_control_against_chance() -> None:
     assert "rozen random layers give 50.0 % at n = 1 and fall to 7.0 % at n = 3, against chance 6.2 %." in text
 
 
-def test_caution_follows_the_number_of_runs(study: Callable[..., Recorded]) -> None:
+def test_caution_follows_the_number_of_runs(study: Callable[..., StudyResults]) -> None:
     single = findings(study(("B",), (0,)))
     assert single[0].text.startswith("In this single run, ")
     assert all(f.basis.endswith("no interval") for f in single)
@@ -125,12 +125,12 @@ def test_caution_follows_the_number_of_runs(study: Callable[..., Recorded]) -> N
     assert len(single) == len(both) == len(many) == 4
 
 
-def test_unequal_numbers_of_runs_are_told(study: Callable[..., Recorded]) -> None:
+def test_unequal_numbers_of_runs_are_told(study: Callable[..., StudyResults]) -> None:
     random = findings(study(("A", "B"), (0, 1, 2), diverged=["R6A", "R7A"]))[-1]
     assert random.basis.startswith("3 to 6 runs")
 
 
-def test_nothing_finished_nothing_said(study: Callable[..., Recorded]) -> None:
+def test_nothing_finished_nothing_said(study: Callable[..., StudyResults]) -> None:
     assert findings(study(done=0)) == []
     only_bases = study(done=2 / 74)
     assert [r.state for r in only_bases.results].count("done") == 2
@@ -138,19 +138,19 @@ def test_nothing_finished_nothing_said(study: Callable[..., Recorded]) -> None:
     assert findings(replace(only_bases, results=())) == []
 
 
-def test_the_score_decides(study: Callable[..., Recorded]) -> None:
+def test_the_score_decides(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,))
     assert findings(made, "best10")[0].text != findings(made, "last")[0].text
 
 
 @pytest.mark.parametrize("pictures", [50, 640])
-def test_no_more_digits_than_pictures(study: Callable[..., Recorded], pictures: int) -> None:
+def test_no_more_digits_than_pictures(study: Callable[..., StudyResults], pictures: int) -> None:
     made = study(("B",), (0,))
     made = replace(made, facts={**made.facts, "val_pictures": {"B": pictures}})
     assert ("." in findings(made)[-1].text.removesuffix(".")) == (pictures == 640)
 
 
-def test_intervals_say_over_what_they_are(study: Callable[..., Recorded]) -> None:
+def test_intervals_say_over_what_they_are(study: Callable[..., StudyResults]) -> None:
     many = findings(study(("A", "B"), (0, 1, 2)))
     assert all("±" in f.text for f in many[:3])
     assert all("pooled over the study's cells (3 seeds)" in f.basis for f in many[:3])
@@ -172,7 +172,7 @@ def test_a_cost_called_cheap_is_doubted_where_its_interval_reaches_further() -> 
     for seed, losses in costs.items():
         results.append(_one("base", 0, seed, 0.7))
         results += [_one("transfer", n, seed, 0.7 - loss) for n, loss in enumerate(losses, start=1)]
-    text = sentences(Recorded(Path("runs/x"), {}, {"val_pictures": {"B": 5000}}, tuple(results), {}, ()))
+    text = sentences(StudyResults(Path("runs/x"), {}, {"val_pictures": {"B": 5000}}, tuple(results), {}, ()))
     assert "costs less than 2 points, at most 1.3 ± 1.0 at n = 2 (by their intervals not for sure at n = 2)." in text
 
 
@@ -187,7 +187,7 @@ def test_what_fine_tuning_gains_is_not_claimed_where_halves_do_not_pair() -> Non
     assert "above" not in text
 
 
-def test_a_boost_within_its_interval_may_be_chance(study: Callable[..., Recorded]) -> None:
+def test_a_boost_within_its_interval_may_be_chance(study: Callable[..., StudyResults]) -> None:
     results = []
     for seed, more in enumerate((0.012, -0.006, 0.004)):
         results += [
@@ -195,7 +195,7 @@ def test_a_boost_within_its_interval_may_be_chance(study: Callable[..., Recorded
             _one("selffer+", 3, seed, 0.71),
             _one("transfer+", 3, seed, 0.71 + more),
         ]
-    text = sentences(Recorded(Path("runs/x"), {}, {"val_pictures": {"B": 5000}}, tuple(results), {}, ()))
+    text = sentences(StudyResults(Path("runs/x"), {}, {"val_pictures": {"B": 5000}}, tuple(results), {}, ()))
     assert "Fine-tuned transfer is not distinguishable from fine-tuned selffer: +0.3 ± " in text
 
 
@@ -209,7 +209,7 @@ def test_a_boost_within_its_interval_may_be_chance(study: Callable[..., Recorded
 )
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_an_unfinished_base_credits_nothing_to_copied_layers(
-    study: Callable[..., Recorded], treatments: Sequence[str], seeds: Sequence[int]
+    study: Callable[..., StudyResults], treatments: Sequence[str], seeds: Sequence[int]
 ) -> None:
     """Longer training gives 9 points to every network but the bases: no sentence may state a difference from them."""
     bad = study(seeds=seeds, missing=0.09, treatments=treatments, correct=True)
@@ -236,7 +236,7 @@ def test_stuck_networks_are_told_apart() -> None:
         _one("transfer", 7, 0, 1 / 16, loss=even),
     )
     facts = {"classes": {task: ["c"] * 16 for task in ("A", "B")}}
-    told = warnings(Recorded(Path("runs/x"), {}, facts, results, {}, ()))
+    told = warnings(StudyResults(Path("runs/x"), {}, facts, results, {}, ()))
     assert told[0].startswith(
         "Stuck at chance, their loss no better than an even guess's: baseA. What is compared with"
     )
@@ -250,10 +250,10 @@ def test_late_starters_are_told() -> None:
     even = math.log(16)
     checks = tuple(Evaluation(10 * i, None, even if i < 4 else 1.0, 1 / 16 if i < 4 else 0.6) for i in range(1, 11))
     late = Result("baseB", "base", "B", None, 0, 0, "done", 100, checks)
-    (told,) = warnings(Recorded(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late,), {}, ()))
+    (told,) = warnings(StudyResults(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late,), {}, ()))
     assert told == "At chance for more than 25 % of training before learning began: baseB (30 %)."
     (told,) = warnings(
-        Recorded(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late, replace(late, seed=1)), {}, ())
+        StudyResults(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late, replace(late, seed=1)), {}, ())
     )
     assert told.endswith("baseB (seed 0, 30 %), baseB (seed 1, 30 %).")
 

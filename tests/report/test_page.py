@@ -22,27 +22,27 @@ from safetensors.numpy import save_file
 from fasttransfer import paper
 from fasttransfer.analysis import compare
 from fasttransfer.errors import InputError
-from fasttransfer.records import Evaluation, Recorded, Result
+from fasttransfer.records import Evaluation, Result, StudyResults
 from fasttransfer.report import table, write_comparison, write_report
 from fasttransfer.report.page import page
 from fasttransfer.report.spreadsheet import means_csv, results_csv
 
 
 @pytest.mark.parametrize("kind", ["whole", "seeds", "half", "nothing", "empty"])
-def test_parses_and_loads_nothing(study: Callable[..., Recorded], kind: str) -> None:
+def test_parses_and_loads_nothing(study: Callable[..., StudyResults], kind: str) -> None:
     made = {
         "whole": lambda: study(),
         "seeds": lambda: study(seeds=(0, 1), layers=[2, 7], diverged=["R7A"]),
         "half": lambda: study(("B",), (0,), done=0.5),
         "nothing": lambda: study(done=0),
-        "empty": lambda: Recorded(Path("runs/x"), {}, {}, (), {}, ()),
+        "empty": lambda: StudyResults(Path("runs/x"), {}, {}, (), {}, ()),
     }[kind]()
     read = check_stands_alone(page(made))
     outside = {link for link in read.links if not link.startswith("#")}
     assert outside == {"https://arxiv.org/abs/1411.1792", "results.csv", "means.csv"}
 
 
-def test_says_everything_a_colleague_asks(study: Callable[..., Recorded]) -> None:
+def test_says_everything_a_colleague_asks(study: Callable[..., StudyResults]) -> None:
     text = Reader(page(study(seeds=(0, 1)))).text  # the whole grid
     for part in (
         "made-up", "natural-manmade", "caffenet-mini", "2 seeds", "148 of 148 networks done",
@@ -53,27 +53,27 @@ def test_says_everything_a_colleague_asks(study: Callable[..., Recorded]) -> Non
         assert part in text, part
 
 
-def test_single_runs_are_flagged(study: Callable[..., Recorded]) -> None:
+def test_single_runs_are_flagged(study: Callable[..., StudyResults]) -> None:
     assert "One seed" in Reader(page(study(treatments=["transfer"], layers=[3]))).text
     several = Reader(page(study(seeds=(0, 1), treatments=["transfer"], layers=[3]))).text
     assert "95 % interval" in several
     assert "One seed" not in several
 
 
-def test_diverged_and_unfinished_are_flagged(study: Callable[..., Recorded]) -> None:
+def test_diverged_and_unfinished_are_flagged(study: Callable[..., StudyResults]) -> None:
     text = Reader(page(study(("B",), (0,), done=0.5, diverged=["B2B"]))).text
     assert "Diverged, left out of every mean, drawn as a cross: B2B (loss is not a number)." in text
     assert "Unfinished, not counted in any mean: A3B, A4B" in text
 
 
-def test_what_could_not_be_trained_is_no_cross(study: Callable[..., Recorded]) -> None:
+def test_what_could_not_be_trained_is_no_cross(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], diverged=[f"A{n}B" for n in (1, 2, 3)])
     never = tuple(replace(r, evaluations=()) if r.state == "diverged" else r for r in made.results)
     text = Reader(page(replace(made, results=never))).text
     assert "Diverged, left out of every mean: A1B, A2B, A3B (each: loss is not a number)." in text
 
 
-def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Recorded]) -> None:
+def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer", "random"], layers=[2, 7])
     lost = tuple(Evaluation(50 * k, math.log(16), math.log(16), 1 / 16) for k in (1, 2))
     changes: dict[str, dict[str, Any]] = {
@@ -95,19 +95,19 @@ def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Rec
     assert "diverged or is stuck: A7B." in printed.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_few_validation_pictures_are_a_wide_interval_in_plain_digits(study: Callable[..., Recorded]) -> None:
+def test_few_validation_pictures_are_a_wide_interval_in_plain_digits(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     made = replace(made, facts={**made.facts, "val_pictures": {"B": 40}})
     assert "another such set would move its base by ± 13 (95 %)" in Reader(page(made)).text
 
 
-def test_a_mean_of_fewer_runs_says_so(study: Callable[..., Recorded]) -> None:
+def test_a_mean_of_fewer_runs_says_so(study: Callable[..., StudyResults]) -> None:
     random = partial(study, seeds=(0, 1, 2), treatments=["random"], layers=[7])
     assert "3 of 6 runs" in Reader(page(random(diverged=["R7A"]))).text
     assert " of 6 runs" not in Reader(page(random())).text
 
 
-def test_photographs_are_not_called_synthetic(study: Callable[..., Recorded]) -> None:
+def test_photographs_are_not_called_synthetic(study: Callable[..., StudyResults]) -> None:
     made = study(treatments=["transfer"], layers=[3])
     made = replace(made, facts={**made.facts, "synthetic": False, "held_out": True, "refused": 2})
     text = Reader(page(made)).text
@@ -116,13 +116,13 @@ def test_photographs_are_not_called_synthetic(study: Callable[..., Recorded]) ->
     assert "2 images could not be decoded" in text
 
 
-def test_nothing_done_is_said(study: Callable[..., Recorded]) -> None:
+def test_nothing_done_is_said(study: Callable[..., StudyResults]) -> None:
     text = Reader(page(study(done=0))).text
     assert "Nothing to compare yet" in text
     assert "0 of 74 networks done" in text
 
 
-def test_what_comes_from_outside_is_escaped(study: Callable[..., Recorded]) -> None:
+def test_what_comes_from_outside_is_escaped(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     made = replace(
         made,
@@ -135,16 +135,16 @@ def test_what_comes_from_outside_is_escaped(study: Callable[..., Recorded]) -> N
     assert "<b>me" not in text
 
 
-def test_the_paper_is_laid_behind_and_said_to_be(study: Callable[..., Recorded]) -> None:
+def test_the_paper_is_laid_behind_and_said_to_be(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3, 4])
     assert "Broad and pale" not in Reader(page(made)).text
-    text = Reader(page(made, overlay=paper.like(made))).text
+    text = Reader(page(made, overlay=paper.matching_part(made))).text
     assert "Broad and pale behind the differences: the paper's networks on natural and man-made halves" in text
     split = replace(made, study={**made.study, "split": "random:0"})
-    assert "the paper's networks on random halves" in Reader(page(split, overlay=paper.like(split))).text
+    assert "the paper's networks on random halves" in Reader(page(split, overlay=paper.matching_part(split))).text
 
 
-def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Recorded], tmp_path: Path) -> None:
+def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     made = replace(study(("B",), (0,), treatments=["transfer"], layers=[3]), folder=tmp_path)
     (tmp_path / "weights").mkdir()
     assert "What the first layer learned" not in page(made)
@@ -157,7 +157,7 @@ def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Rec
     assert "baseB: neighbouring weights correlate by" in read.text and "baseA: neighbouring" not in read.text
 
 
-def test_tables_hold_the_numbers(study: Callable[..., Recorded]) -> None:
+def test_tables_hold_the_numbers(study: Callable[..., StudyResults]) -> None:
     """Task B alone, n = 7: the fields of both tables are those of the summary."""
     from fasttransfer.analysis import summarise
     from fasttransfer.report.numbers import cost, per_cent, points, signed
@@ -175,7 +175,7 @@ def test_tables_hold_the_numbers(study: Callable[..., Recorded]) -> None:
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.09])
-def test_the_verdict_leads(study: Callable[..., Recorded], missing: float) -> None:
+def test_the_verdict_leads(study: Callable[..., StudyResults], missing: float) -> None:
     text = page(study(seeds=(0, 1), layers=[2, 5], missing=missing))
     banner = re.search(r'<p class="(verdict[^"]*)">(.*?)</p>', text)
     assert banner is not None
@@ -183,13 +183,13 @@ def test_the_verdict_leads(study: Callable[..., Recorded], missing: float) -> No
     assert banner.start() < text.index('<ul class="findings">')
 
 
-def test_a_page_of_an_unfinished_base_says_no_transfer_gains(study: Callable[..., Recorded]) -> None:
+def test_a_page_of_an_unfinished_base_says_no_transfer_gains(study: Callable[..., StudyResults]) -> None:
     text = page(study(seeds=(0, 1), missing=0.09))
     told = "".join(re.findall(r'<ul class="(?:findings|warnings)">.*?</ul>', text, re.DOTALL))
     assert told and " gain" not in told and "above its base" not in told and "base, is" not in told
 
 
-def test_means_csv_has_every_part(study: Callable[..., Recorded]) -> None:
+def test_means_csv_has_every_part(study: Callable[..., StudyResults]) -> None:
     made = study(seeds=(0, 1), layers=[5])
     rows = list(csv.DictReader(means_csv({"x": made}).decode().splitlines()))
     found = {row["what"]: float(row["mean"]) for row in rows}
@@ -205,7 +205,7 @@ def test_means_csv_has_every_part(study: Callable[..., Recorded]) -> None:
     assert kinds["selffer+ - transfer"] == "pooled" and set(kinds.values()) <= {"pooled", "seeds"}
 
 
-def test_writes_every_file_whole(study: Callable[..., Recorded], tmp_path: Path) -> None:
+def test_writes_every_file_whole(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     made = study(("B",), (0, 1), treatments=["selffer", "transfer"], layers=[3])
     index = write_report(made, tmp_path / "runs" / "x")
     assert index == tmp_path / "runs" / "x" / "report" / "index.html"
@@ -224,7 +224,7 @@ def test_writes_every_file_whole(study: Callable[..., Recorded], tmp_path: Path)
 
 @pytest.mark.parametrize("views", [None, 10])
 def test_says_everywhere_which_views_were_shown(
-    study: Callable[..., Recorded], tmp_path: Path, views: int | None
+    study: Callable[..., StudyResults], tmp_path: Path, views: int | None
 ) -> None:
     made = study(("B",), (0,), layers=[1])
     if views:
@@ -245,13 +245,13 @@ def test_says_everywhere_which_views_were_shown(
     assert f"other was trained on other views than made-up ({named} and 2)" in Reader(compared.read_text()).text
 
 
-def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., Recorded], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file is in the way")
     with pytest.raises(InputError, match="report"):
         write_report(study(("B",), (0,), layers=[1]), tmp_path)
 
 
-def test_results_csv(study: Callable[..., Recorded]) -> None:
+def test_results_csv(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0, 1), done=0.5, diverged=["B2B"])
     rows = list(csv.DictReader(results_csv(made).decode().splitlines()))
     assert list(rows[0]) == [
@@ -279,7 +279,7 @@ def test_results_csv(study: Callable[..., Recorded]) -> None:
     assert planned["state"] == "planned" and planned["val_top1"] == "" and planned["steps"] == "0"
 
 
-def test_a_large_study_is_quick(study: Callable[..., Recorded], tmp_path: Path) -> None:
+def test_a_large_study_is_quick(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     """222 networks with 450 checks each; processor time, which other work on the machine hardly lengthens."""
     made = study(("A", "B"), (0, 1, 2), checks=450)
     assert len(made.results) == 222
@@ -289,7 +289,7 @@ def test_a_large_study_is_quick(study: Callable[..., Recorded], tmp_path: Path) 
     assert index.stat().st_size < 3_000_000
 
 
-def test_losses_that_are_not_numbers(study: Callable[..., Recorded]) -> None:
+def test_losses_that_are_not_numbers(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["selffer"], layers=[2], diverged=["B2B"])
 
     def broken(result: Result) -> Result:

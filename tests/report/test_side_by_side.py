@@ -13,7 +13,7 @@ from html_reader import check_stands_alone
 
 from fasttransfer import cli, paper
 from fasttransfer.analysis import compare
-from fasttransfer.records import Recorded
+from fasttransfer.records import StudyResults
 from fasttransfer.report import write_comparison
 from fasttransfer.report.side_by_side import comparison_page, paper_page
 
@@ -67,13 +67,13 @@ def test_the_paper_alone(tmp_path: Path, papers_page: str, capsys: pytest.Captur
     assert (folder / "index.html").read_text(encoding="utf-8") == papers_page
 
 
-def named(name: str, recorded: Recorded) -> Recorded:
+def named(name: str, recorded: StudyResults) -> StudyResults:
     return replace(recorded, folder=Path("runs") / name)
 
 
-def test_studies_side_by_side(study: Callable[..., Recorded], tmp_path: Path) -> None:
+def test_studies_side_by_side(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     one, other = study(seeds=(0, 1)), study(("B",), treatments=["transfer"], layers=[2, 5])
-    compared = compare([named("one", one), named("<other>", other), paper.recorded("random")])
+    compared = compare([named("one", one), named("<other>", other), paper.load_results("random")])
     index = write_comparison(compared, tmp_path / "both", command="fasttransfer compare one other")
     names = {path.name for path in index.parent.iterdir()}
     assert names == {"index.html", "comparison.svg", "comparison.pdf", "comparison.png"}
@@ -85,23 +85,23 @@ def test_studies_side_by_side(study: Callable[..., Recorded], tmp_path: Path) ->
     assert "Fewer images" not in read.text
 
 
-def test_studies_of_different_volume_are_a_curve(study: Callable[..., Recorded]) -> None:
+def test_studies_of_different_volume_are_a_curve(study: Callable[..., StudyResults]) -> None:
     full = study(layers=[1])
     few = replace(full, facts={**full.facts, "train_pictures": {"A": 320, "B": 320}})
     read = check_stands_alone(comparison_page(compare([named("full", full), named("few", few)]), command="x"))
     assert "Fewer images" in read.text
     assert "images per class task A task B 20 " in read.text
-    alone = check_stands_alone(comparison_page(compare([paper.recorded("reduced")]), command="x"))
+    alone = check_stands_alone(comparison_page(compare([paper.load_results("reduced")]), command="x"))
     assert "Fewer images" in alone.text and "figure 3" not in alone.text
 
 
 @pytest.mark.parametrize("done", [0.0, 0.3])
-def test_studies_under_way(study: Callable[..., Recorded], done: float) -> None:
+def test_studies_under_way(study: Callable[..., StudyResults], done: float) -> None:
     comparison = compare([named("one", study(done=done)), named("other", study(done=done))])
     check_stands_alone(comparison_page(comparison, command="x"))
 
 
-def test_each_study_leads_with_its_verdict_and_equal_training(study: Callable[..., Recorded]) -> None:
+def test_each_study_leads_with_its_verdict_and_equal_training(study: Callable[..., StudyResults]) -> None:
     studies = [named("one", study(seeds=(0, 1))), named("other", study(seeds=(0, 1), missing=0.09))]
     text = comparison_page(compare(studies), command="x")
     banners = re.findall(r'<p class="(verdict[^"]*)">(\w+):', text)

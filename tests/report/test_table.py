@@ -10,18 +10,18 @@ import pytest
 from rich.console import Console
 
 from fasttransfer import paper
-from fasttransfer.records import Evaluation, Recorded
+from fasttransfer.records import Evaluation, StudyResults
 from fasttransfer.report import table
 
 
-def printed(recorded: Recorded, *, encoding: str = "utf-8", score: str = "last") -> str:
+def printed(recorded: StudyResults, *, encoding: str = "utf-8", score: str = "last") -> str:
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
     Console(file=file, width=80).print(table(recorded, score=score))  # type: ignore[arg-type]
     return raw.getvalue().decode(encoding)
 
 
-def test_fits_80_columns_and_has_every_n(study: Callable[..., Recorded]) -> None:
+def test_fits_80_columns_and_has_every_n(study: Callable[..., StudyResults]) -> None:
     made = study(("A", "B"), (0, 1, 2))
     worst = replace(  # two digits before every point
         made,
@@ -43,7 +43,7 @@ def test_fits_80_columns_and_has_every_n(study: Callable[..., Recorded]) -> None
             assert line.count("+-") == 5
 
 
-def test_the_numbers_by_hand(study: Callable[..., Recorded]) -> None:
+def test_the_numbers_by_hand(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), layers=[5])
     score = {
         "base": 0.75,
@@ -71,17 +71,17 @@ def test_the_numbers_by_hand(study: Callable[..., Recorded]) -> None:
     ]
 
 
-def test_is_plain_without_a_terminal(study: Callable[..., Recorded]) -> None:
+def test_is_plain_without_a_terminal(study: Callable[..., StudyResults]) -> None:
     assert "\x1b" not in printed(study())
     assert printed(study(), encoding="ascii").isascii()
 
 
-def test_says_what_is_not_in_the_means(study: Callable[..., Recorded]) -> None:
+def test_says_what_is_not_in_the_means(study: Callable[..., StudyResults]) -> None:
     text = printed(study(("B",), (0,), done=0.5, diverged=["B2B"]))
     assert "Diverged, not counted: B2B." in text
     assert "Where runs are missing" not in text  # what one seed has, it has everywhere or nowhere
     assert "Where runs are missing" in printed(study(seeds=(0, 1), layers=[3], done=0.9))
-    assert "mean over 2 targets and 4 random splits" in printed(paper.recorded("random"))
+    assert "mean over 2 targets and 4 random splits" in printed(paper.load_results("random"))
     assert "Unfinished: 18 of 38 networks done" in text
     assert "One seed" in text
     assert "synthetic" in text
@@ -91,39 +91,39 @@ def test_says_what_is_not_in_the_means(study: Callable[..., Recorded]) -> None:
     assert "One seed" not in printed(study(seeds=(0, 1)))
 
 
-def test_only_the_treatments_of_the_study(study: Callable[..., Recorded]) -> None:
+def test_only_the_treatments_of_the_study(study: Callable[..., StudyResults]) -> None:
     text = printed(study(("B",), (0,), treatments=("transfer",), layers=[2, 5]))
     assert "selffer" not in text and "co-adapt." not in text
     assert [line.split()[0] for line in text.splitlines() if line[:1].isdigit()] == ["2", "5"]
 
 
 @pytest.mark.parametrize("done", [0.0, 1 / 74])
-def test_nothing_or_next_to_nothing_finished(study: Callable[..., Recorded], done: float) -> None:
+def test_nothing_or_next_to_nothing_finished(study: Callable[..., StudyResults], done: float) -> None:
     text = printed(study(done=done))
     assert "0 of 74 networks done" in text or "1 of 74 networks done" in text
 
 
-def test_bases_alone_have_no_empty_grid(study: Callable[..., Recorded]) -> None:
+def test_bases_alone_have_no_empty_grid(study: Callable[..., StudyResults]) -> None:
     made = study(("A", "B"), (0,))
     text = printed(replace(made, results=tuple(r for r in made.results if r.treatment == "base")))
     assert "\nbase 7" in text
     assert "─" not in text
 
 
-def test_the_score_is_named(study: Callable[..., Recorded]) -> None:
+def test_the_score_is_named(study: Callable[..., StudyResults]) -> None:
     assert "ten best checks" in printed(study(), score="best10")
     lines = [next(line for line in printed(study(), score=s).splitlines() if "%" in line) for s in ("last", "best10")]
     assert lines[0].startswith("base ") and lines[0] != lines[1]
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.09])
-def test_the_verdict_is_the_first_line(study: Callable[..., Recorded], missing: float) -> None:
+def test_the_verdict_is_the_first_line(study: Callable[..., StudyResults], missing: float) -> None:
     text = printed(study(seeds=(0, 1), missing=missing))
     assert text.startswith("The bases had not finished learning" if missing else "The bases had finished learning")
     assert printed(study(base_plus=False)).startswith("Whether the bases had finished learning was not measured")
 
 
-def test_what_the_interval_is_made_of_is_said(study: Callable[..., Recorded]) -> None:
+def test_what_the_interval_is_made_of_is_said(study: Callable[..., StudyResults]) -> None:
     assert "noise pooled over the study's cells (2 seeds)" in printed(study(seeds=(0, 1)))
     assert "interval over 5 seeds" in printed(study(seeds=range(5), layers=[3]))
     one = printed(study(("B",), correct=True, layers=[3]))

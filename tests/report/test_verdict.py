@@ -9,11 +9,11 @@ import pytest
 
 from fasttransfer import paper
 from fasttransfer.analysis import GAIN_LIMIT, convergence
-from fasttransfer.records import Evaluation, Recorded
+from fasttransfer.records import Evaluation, StudyResults
 from fasttransfer.report.verdict import verdict
 
 
-def gaining(made: Recorded, gain: float) -> Recorded:
+def gaining(made: StudyResults, gain: float) -> StudyResults:
     """`made` with a base+ that is better than its base by exactly `gain`, and no image recorded."""
     bases = {(r.target, r.seed): r.last_top1 or 0.0 for r in made.results if r.treatment == "base"}
     results = tuple(
@@ -25,27 +25,27 @@ def gaining(made: Recorded, gain: float) -> Recorded:
     return replace(made, results=results)
 
 
-def test_bases_that_had_finished(study: Callable[..., Recorded]) -> None:
+def test_bases_that_had_finished(study: Callable[..., StudyResults]) -> None:
     found = verdict(study(seeds=(0, 1, 2)))
     assert found is not None and found.finished and not found.is_bad
     assert found.text.startswith("The bases had finished learning: ")
     assert "base+" in found.text and " ± " in found.text and "(A " in found.text
 
 
-def test_bases_that_had_not(study: Callable[..., Recorded]) -> None:
+def test_bases_that_had_not(study: Callable[..., StudyResults]) -> None:
     found = verdict(study(seeds=(0, 1), missing=0.09))
     assert found is not None and found.is_bad
     assert found.text.startswith("The bases had not finished learning: ")
     assert "they gain 9" in found.text and "measure that missing training too" in found.text
 
 
-def test_one_task_has_a_verdict_of_its_own(study: Callable[..., Recorded]) -> None:
+def test_one_task_has_a_verdict_of_its_own(study: Callable[..., StudyResults]) -> None:
     found = verdict(study(seeds=(0, 1), missing=0.09), target="B")
     assert found is not None and found.text.startswith("The base of B had not finished learning")
     assert "(A " not in found.text
 
 
-def test_the_boundary_is_that_of_the_analysis(study: Callable[..., Recorded]) -> None:
+def test_the_boundary_is_that_of_the_analysis(study: Callable[..., StudyResults]) -> None:
     made = study(seeds=(0, 1))
     for gain in (-0.02, 0.0, 0.9 * GAIN_LIMIT, GAIN_LIMIT, 1.1 * GAIN_LIMIT, 0.05):
         changed = gaining(made, gain)
@@ -56,28 +56,28 @@ def test_the_boundary_is_that_of_the_analysis(study: Callable[..., Recorded]) ->
             assert found.finished == (gain <= 0)
 
 
-def test_a_gain_within_its_noise_is_not_called_one(study: Callable[..., Recorded]) -> None:
+def test_a_gain_within_its_noise_is_not_called_one(study: Callable[..., StudyResults]) -> None:
     """One seed and 640 images: 2 points are above the limit and not distinguishable from zero."""
     found = verdict(gaining(study(), 0.02))
     assert found is not None and found.is_bad
     assert "may not have finished" in found.text and "not distinguishable from zero" in found.text
 
 
-def test_what_was_not_measured_is_said(study: Callable[..., Recorded]) -> None:
+def test_what_was_not_measured_is_said(study: Callable[..., StudyResults]) -> None:
     before = verdict(study(base_plus=False))
     assert before is not None and before.finished is None
     assert "was not measured: the study has no base+" in before.text
-    published = verdict(paper.recorded("random"), "best10")
+    published = verdict(paper.load_results("random"), "best10")
     assert published is not None and "the paper has no base+" in published.text and "450,000 steps" in published.text
 
 
-def test_what_is_not_known_yet_is_said(study: Callable[..., Recorded]) -> None:
+def test_what_is_not_known_yet_is_said(study: Callable[..., StudyResults]) -> None:
     waiting = verdict(study(done=0.03))
     assert waiting is not None and waiting.finished is None and "not known yet" in waiting.text
     assert verdict(study(done=0.0)) is None
 
 
 @pytest.mark.parametrize("score", ["last", "best10"])
-def test_the_score_decides(study: Callable[..., Recorded], score: str) -> None:
+def test_the_score_decides(study: Callable[..., StudyResults], score: str) -> None:
     found = verdict(study(seeds=(0, 1), missing=0.09), score)  # type: ignore[arg-type]
     assert found is not None and found.is_bad

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from fasttransfer import records
 from fasttransfer.cells import LAYERS, TASKS
-from fasttransfer.features.extract import Asked
+from fasttransfer.features.extract import FeatureRequest
 from fasttransfer.report.verdict import verdict
 
 
 @dataclass(frozen=True)
-class Beside:
+class StudyReference:
     """For orientation; nothing but the verdict where the images are not the study's.
 
     Attributes:
@@ -27,13 +27,13 @@ class Beside:
     verdict: str | None = None
 
 
-def beside(asked: Asked) -> Beside:
+def study_reference(asked: FeatureRequest) -> StudyReference:
     """What is known of the task of `asked` in its study, of the seed of the network, by the last check."""
-    recorded = records.read(asked.folder)
+    recorded = records.read_results(asked.folder)
     judged = verdict(recorded)
     told = None if judged is None else judged.text
     if asked.task not in TASKS:
-        return Beside(verdict=told)
+        return StudyReference(verdict=told)
     done = {
         r.name: r.last_top1
         for r in recorded.results
@@ -46,4 +46,6 @@ def beside(asked: Asked) -> Beside:
             name = f"{asked.cell.target}{n}{asked.task}"
             if name in done:
                 frozen[n] = name, done[name]
-    return Beside((base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), told)
+    return StudyReference(
+        (base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), told
+    )

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from fasttransfer.probe.sweep import Probed
+from fasttransfer.probe.sweep import ProbeResults
 from fasttransfer.report import drawing
 from fasttransfer.report.drawing import Style
-from fasttransfer.report.probe.beside import Beside
+from fasttransfer.report.probe.beside import StudyReference
 from fasttransfer.report.svg import FAINT, INK, settings
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -17,7 +17,7 @@ _APART = 1.6  # between ticks of the logarithmic axis, so that their labels do n
 
 
 @settings()
-def accuracy(probed: Probed, beside: Beside) -> Figure:
+def accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     """Means over seeds with their 95 % intervals, and every seed a point; chance and the study's base across."""
     figure, (ax,) = drawing.panels(1)
     asked = probed.asked

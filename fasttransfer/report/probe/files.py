@@ -12,9 +12,9 @@ from fasttransfer import environment
 from fasttransfer.files import make_folder, replace_file
 from fasttransfer.probe.examples import STEPS
 from fasttransfer.probe.heads import MOMENTUM
-from fasttransfer.probe.sweep import Head, Probed
+from fasttransfer.probe.sweep import Head, ProbeResults
 from fasttransfer.report import svg
-from fasttransfer.report.probe.beside import Beside
+from fasttransfer.report.probe.beside import StudyReference
 from fasttransfer.report.probe.figure import accuracy
 from fasttransfer.report.probe.table import rules
 
@@ -22,7 +22,7 @@ ALL = "all"
 _SCORES = ("held_out_top1", "held_out_loss", "val_top1", "val_loss")
 
 
-def write(probed: Probed, beside: Beside, folder: Path, command: str) -> None:
+def write(probed: ProbeResults, beside: StudyReference, folder: Path, command: str) -> None:
     """Writes heads.csv, probe.json and accuracy.svg, .pdf, .png into `folder`; `command` makes them again.
 
     The same heads give the same bytes of CSV, SVG and PDF.
@@ -39,7 +39,7 @@ def write(probed: Probed, beside: Beside, folder: Path, command: str) -> None:
         figure.set_layout_engine("none")  # laid out once: that takes as long as drawing
 
 
-def heads_csv(probed: Probed) -> bytes:
+def heads_csv(probed: ProbeResults) -> bytes:
     """A row a head, trained on all its examples; see `fasttransfer.probe.sweep.Head`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -52,7 +52,7 @@ def heads_csv(probed: Probed) -> bytes:
     return out.getvalue().encode()
 
 
-def facts(probed: Probed, beside: Beside, command: str) -> dict[str, Any]:
+def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[str, Any]:
     """Settings, rules, means and machine, as JSON has them. Scores lie in [0, 1]."""
     asked, swept = probed.asked, probed.swept
     means = []
@@ -91,7 +91,7 @@ def facts(probed: Probed, beside: Beside, command: str) -> dict[str, Any]:
         "rules": rules(probed, beside),
         "means": means,
         "study": {"base": beside.base, "frozen": beside.frozen, "verdict": beside.verdict},
-        "machine": environment.measured_on(),
+        "machine": environment.describe_machine(),
     }
 
 

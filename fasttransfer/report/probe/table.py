@@ -12,12 +12,12 @@ from rich.text import Text
 
 from fasttransfer.probe.examples import BATCH, FOLDS, MANY, STEPS
 from fasttransfer.probe.heads import MOMENTUM
-from fasttransfer.probe.sweep import Probed, choose
+from fasttransfer.probe.sweep import ProbeResults, choose_head
 from fasttransfer.report.numbers import count, per_cent, plain
-from fasttransfer.report.probe.beside import Beside
+from fasttransfer.report.probe.beside import StudyReference
 
 
-def table(probed: Probed, beside: Beside) -> RenderableType:
+def table(probed: ProbeResults, beside: StudyReference) -> RenderableType:
     """Top-1 in per cent with its interval over seeds, below it the rate and decay that were chosen most often."""
     asked, swept = probed.asked, probed.swept
     digits = 0 if len(asked.pictures["val"]) < 200 else 1
@@ -42,12 +42,12 @@ def table(probed: Probed, beside: Beside) -> RenderableType:
     return Group(*first, head, grid, Text("\n".join(rules(probed, beside))))
 
 
-def examples_title(probed: Probed, k: int | None) -> str:
+def examples_title(probed: ProbeResults, k: int | None) -> str:
     """A number of examples of each class; of all there are, their mean number."""
     return str(k) if k is not None else f"all ({probed.examples[None]:.0f})"
 
 
-def usual(probed: Probed, cut: int, k: int | None) -> str:
+def usual(probed: ProbeResults, cut: int, k: int | None) -> str:
     """The rate and decay that most seeds chose."""
     (rate, decay), _ = Counter((head.rate, head.decay) for head in probed.chosen(cut, k)).most_common(1)[0]
     return f"{rate:g}, {short(decay)}"
@@ -60,7 +60,7 @@ def short(number: float) -> str:
     )
 
 
-def rules(probed: Probed, beside: Beside) -> list[str]:
+def rules(probed: ProbeResults, beside: StudyReference) -> list[str]:
     """How the numbers came about, a sentence a line."""
     swept = probed.swept
     seeds = count(len(swept.seeds), "seed")
@@ -72,7 +72,7 @@ def rules(probed: Probed, beside: Beside) -> list[str]:
         "Validation images choose nothing.",
     ]
     if 1 in swept.examples:
-        rate, decay = swept.pairs[choose(swept.pairs, None, None)]
+        rate, decay = swept.pairs[choose_head(swept.pairs, None, None)]
         lines.append(f"Of 1 example none can be held out: the middle of the lists, {rate:g} and {short(decay)}.")
     precision = "bfloat16" if probed.dtype == torch.bfloat16 else "float32"
     lines.append(
