@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,28 +31,53 @@ def photograph(seed: int) -> bytes:
     return encoded(noise(seed, width=30, height=20).resize((300, 260)))
 
 
-def test_variants_are_timed_in_turn_and_slower_is_slower() -> None:
+@dataclass
+class Clock:
+    """Stands for the module `time`: goes only as far as a test lets it."""
+
+    now: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def test_variants_are_timed_in_turn_and_slower_is_slower(clock: Clock) -> None:
     order: list[str] = []
 
-    def call(name: str, seconds: float) -> object:
+    def call(name: str, *seconds: float) -> object:
+        """Takes the first of `seconds` at the first call that is timed after the warm-up, and so on."""
         order.append(name)
-        time.sleep(seconds)
+        clock.now += seconds[max(0, order.count(name) - 3)]
         return None
 
     found = timing.compare(
-        {"slow": lambda i: call("slow", 0.008), "fast": lambda i: call("fast", 0.002)}, CPU, rounds=3, sample=0.0
+        {"slow": lambda i: call("slow", 8.0, 16.0, 9.0), "fast": lambda i: call("fast", 2.0, 2.0, 2.0)},
+        CPU,
+        rounds=3,
+        sample=0.0,
     )
     assert order == ["slow"] * 2 + ["fast"] * 2 + ["slow", "fast"] * 3
-    for name, least in (("slow", 0.008), ("fast", 0.002)):
-        assert least <= found[name].least <= found[name].median <= found[name].most < least + 0.1
-        assert found[name].rounds == 3
+    assert found["slow"] == timing.Timing(median=9.0, least=8.0, most=16.0, rounds=3, samples=(8.0, 16.0, 9.0))
+    assert found["fast"] == timing.Timing(median=2.0, least=2.0, most=2.0, rounds=3, samples=(2.0, 2.0, 2.0))
 
 
-def test_short_calls_are_repeated_and_numbered() -> None:
+def test_short_calls_are_repeated_and_numbered(clock: Clock) -> None:
     numbers: list[int] = []
-    timing.compare({"short": numbers.append}, CPU, rounds=2, sample=0.001)
-    assert max(numbers) > 10
-    assert numbers.count(0) == 4  # twice to warm up, then once a round
+
+    def short(i: int) -> None:
+        numbers.append(i)
+        clock.now += 0.0625
+
+    found = timing.compare({"short": short}, CPU, rounds=2, sample=1.0)
+    assert numbers == [0, 0, *range(16), *range(16)]  # to warm up, to see how long it takes, then once a round
+    assert found["short"].samples == (0.0625, 0.0625)
 
 
 @pytest.mark.parametrize(
@@ -198,15 +223,20 @@ def test_what_was_made_ahead_is_not_timed() -> None:
     assert order == ["a"] * 4 + ["b"] * 4 + (["a"] * 3 + ["b"] * 3) * 2
 
 
-def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
+def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)
         assert cli.run(["bench", "kernels", "--device", "cuda"]) == 2
-        assert "no CUDA device" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "--device cuda: PyTorch sees no CUDA device" in error and "choose --device cpu" in error
     assert cli.run(["bench", "kernels", "--only", "no such case"]) == 2
-    assert "no case" in capsys.readouterr().err
+    error = capsys.readouterr().err  # with the names to choose among
+    assert "--only no such case: no case has that in its name: " in error
+    assert all(each.label in error for each in kernels.cases())
     write(tmp_path / "odd", {f"{name}/0.jpg": encoded(noise(1), "PNG") for name in "ab"})
     assert cli.run(["bench", "data", "--data", str(tmp_path / "odd")]) == 2
     assert "holds no JPEG in colour or grey" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert cli.run(["bench", "kernels", "--only", "dropout", "--out", str(tmp_path / "file/x.json")]) == 2
-    assert str(tmp_path / "file") in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'file'}: a file has this name, a folder is needed: choose another" in error

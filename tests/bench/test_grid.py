@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -199,8 +200,9 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
 def test_a_way_is_run_in_a_process_of_its_own(tmp_path: Path) -> None:
     console = Console(file=io.StringIO())
     script = "import time; held = bytearray(60 << 20); held[::4096] = b'x' * len(held[::4096]); time.sleep(1.2)"
+    start = time.monotonic()
     found = grid._run(["-c", script], tmp_path, console)
-    assert 1.2 <= found["wall_seconds"] < 30
+    assert 1.2 <= found["wall_seconds"] <= time.monotonic() - start + 0.01  # it is rounded
     if sys.platform == "linux":
         assert found["peak_memory_bytes"] > 60 << 20
     with pytest.raises(RuntimeError, match="no such thing"):
@@ -228,10 +230,12 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):  # trains no study
         cli.run(["bench", "step", "--classes", "3"])
     assert cli.run(["bench", "grid", "--data", str(tmp_path / "none")]) == 2
-    assert "none" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'none'}: does not exist: name a folder of pictures or an uncompressed tar" in error
     (tmp_path / "odd.tar").write_bytes(b"no tar at all")
     assert cli.run(["bench", "grid", "--data", str(tmp_path / "odd.tar")]) == 2
-    assert "odd.tar" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'odd.tar'}: is not a tar archive (" in error and "name a folder of pictures" in error
 
 
 def test_cells_are_told_as_the_plain_study_needs_them(tmp_path: Path) -> None:
