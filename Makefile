@@ -45,13 +45,13 @@ sanitize: $(VENV)/.installed
 	@[ -e '$(firstword $(RUNTIMES))' ] || \
 		{ echo "make sanitize needs GCC and its libasan: name it with make CXX=g++." >&2; exit 2; }
 	@rm -rf $(SANITIZED)/fasttransfer && mkdir -p $(SANITIZED) && cp -RL fasttransfer $(SANITIZED)/
-	@rm -f $(SANITIZED)/fasttransfer/_native_* $(SANITIZED)/fasttransfer/_shards*
+	@rm -f $(SANITIZED)/fasttransfer/ops/_native_* $(SANITIZED)/fasttransfer/features/_shards*
 	@FASTTRANSFER_CUDA=0 CXX=$(COMPILER) CFLAGS='$(SANITIZERS) -g1 -fno-omit-frame-pointer' LDFLAGS='$(SANITIZERS)' \
 		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects \
 		> $(SANITIZED)/build.txt 2>&1 || { cat $(SANITIZED)/build.txt; exit 1; }
 	@PYTHONPATH=$(SANITIZED) LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -P -m pytest --capture=sys -m 'not compiled and not gpu' \
-		tests/test_native.py::test_the_library_is_built_and_loaded tests/ops tests/features/test_shards.py $(ARGS)
+		tests/ops/test_native.py::test_the_library_is_built_and_loaded tests/ops tests/features/test_shards.py $(ARGS)
 
 lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
@@ -82,7 +82,7 @@ bench-check: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find fasttransfer pipelines tests bench -name __pycache__ -prune -exec rm -rf {} +
-	rm -f $(foreach end,so dylib pyd,fasttransfer/_native_*.$(end) fasttransfer/_shards.*$(end))
+	rm -f $(foreach end,so dylib pyd,fasttransfer/ops/_native_*.$(end) fasttransfer/features/_shards.*$(end))
 
 # mypy knows no packages that are mapped from elsewhere: it is shown a folder of links that looks like what gets
 # installed. Standing there, the paths it prints are those of the tree but for pipelines/.

@@ -52,7 +52,7 @@ else:
     FLAGS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", f"-ffile-prefix-map={ROOT}/="]
 
 cpu = CppExtension(
-    "fasttransfer._native_cpu",
+    "fasttransfer.ops._native_cpu",
     sources=sorted(["csrc/schemas.cpp", *glob("csrc/cpu/*.cpp")]),
     depends=sorted([*glob("csrc/*.h"), *glob("csrc/cpu/*.h"), *glob("csrc/math/*.h")]),
     include_dirs=[str(ROOT / "csrc")],  # ninja runs elsewhere
@@ -68,7 +68,7 @@ extensions = [cpu]
 if sys.platform != "win32":
     extensions.append(
         Extension(
-            "fasttransfer._shards",
+            "fasttransfer.features._shards",
             sources=sorted(glob("csrc/shards/*.cpp")),
             depends=sorted(
                 [
@@ -92,7 +92,7 @@ if TOOLKIT is not None:
     # CUDA's runtime is linked in: nothing of the toolkit is needed where the library runs.
     runtime = next(TOOLKIT.glob("**/libcudart_static.a"), "-lcudart_static")
     cuda = CppExtension(
-        "fasttransfer._native_cuda",
+        "fasttransfer.ops._native_cuda",
         sources=sorted(glob("csrc/cuda/*.cu")),
         depends=sorted([*glob("csrc/*.h"), *glob("csrc/cuda/*.cuh"), *glob("csrc/cuda/*.h"), *glob("csrc/math/*.h")]),
         include_dirs=[str(ROOT / "csrc")],

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import inputs
 from fasttransfer.bench import training
-from fasttransfer.geometry import CAFFENET, Geometry
-from fasttransfer.graphs import RecordedGraph
-from fasttransfer.net import CaffeNet, Stage, StepDropout, conv_in_halves, weights_for_blocks
+from fasttransfer.networks import inputs
+from fasttransfer.networks.caffenet import CaffeNet, Stage, StepDropout, conv_in_halves, weights_for_blocks
+from fasttransfer.networks.geometry import CAFFENET, Geometry
 from fasttransfer.ops import augment
 from fasttransfer.pipelines.decode import decode
-from fasttransfer.step import StageTrainer
+from fasttransfer.training.cuda_graph import RecordedGraph
+from fasttransfer.training.step import StageTrainer
 
 CUTS = range(1, 8)
 WHOLE = "all ideas"

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fasttransfer import environment
+from fasttransfer.core.files import replace_file
 from fasttransfer.features import cache
 from fasttransfer.features.cache import CacheKey, EntryInfo
+from fasttransfer.features.cache_key import versions
 from fasttransfer.features.export import export
-from fasttransfer.features.key import versions
-from fasttransfer.files import replace_file
-from fasttransfer.geometry import CAFFENET
-from fasttransfer.pipelines.feed import TaskImages
+from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.pipelines.store import RawStorePart
+from fasttransfer.pipelines.streams import TaskImages
+from fasttransfer.study import environment
 
 BATCH = 256
 ABOUT = EntryInfo("bench", "", "drawn", "train", "A", ("something",))

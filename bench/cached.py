@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fasttransfer import devices, grid, study_plan, weights
-from fasttransfer.assembly import StudyContext, build_cohort
 from fasttransfer.bench.timing import Timing, compare
-from fasttransfer.cells import LAYERS, Cell, base
-from fasttransfer.cohort import Cohort
+from fasttransfer.core import devices, tensor_files
+from fasttransfer.core.files import cache_folder, make_folder
 from fasttransfer.features import cache
-from fasttransfer.files import cache_folder, make_folder
-from fasttransfer.net import CaffeNet
-from fasttransfer.paths import weights_file
+from fasttransfer.networks.caffenet import CaffeNet
+from fasttransfer.networks.prefix import rounded_cuts
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.prefix import rounded_cuts
-from fasttransfer.study import Choices
+from fasttransfer.study.cells import LAYERS, Cell, base
+from fasttransfer.study.configuration import Choices
+from fasttransfer.study.paths import weights_file
+from fasttransfer.training import grid, study_plan
+from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.cohort import Cohort
 
 
 def draw(folder: Path, classes: int) -> Path:
@@ -83,7 +84,7 @@ def open_study(folder: Path, batch: int, classes: int, device: str) -> StudyCont
     for name, weight in CaffeNet(plan.recipe.geometry, outputs).named_weights().items():
         values[name] = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5 * (weight.dim() > 1)
     values["conv1.weight"] /= 64  # of pixel differences, which the recipe leaves as they are
-    weights.save(weights_file(setting.folder, base("A", 0)), values, {})
+    tensor_files.save(weights_file(setting.folder, base("A", 0)), values, {})
     return setting
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fasttransfer.bench import data
 from fasttransfer.bench.timing import Timing, compare, copying
-from fasttransfer.geometry import CAFFENET, layer_of
+from fasttransfer.networks.geometry import CAFFENET, layer_of
 
 COPIED = {"cpu": 512 << 20, "cuda": 4 << 30}  # bytes read and written by one call
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices

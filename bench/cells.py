@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from fasttransfer.bench import training
-from fasttransfer.cells import LAYERS, TREATMENTS, study_cells
-from fasttransfer.geometry import CAFFENET, DROPOUT_STAGES, STAGES, Geometry
-from fasttransfer.graphs import RecordedGraph
-from fasttransfer.net import CaffeNet, StepDropout
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.networks.geometry import CAFFENET, DROPOUT_STAGES, STAGES, Geometry
+from fasttransfer.study.cells import LAYERS, TREATMENTS, study_cells
+from fasttransfer.training.cuda_graph import RecordedGraph
 
 TRAIN, FORWARD = "train from cut {}", "forward to cut {}"
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from fasttransfer import devices
 from fasttransfer.bench import command, kernels, training
 from fasttransfer.bench.readings import ratios, read, same_machine
 from fasttransfer.bench.timing import compare
-from fasttransfer.errors import InputError
-from fasttransfer.geometry import CAFFENET_MINI
+from fasttransfer.core import devices
+from fasttransfer.core.errors import InputError
+from fasttransfer.networks.geometry import CAFFENET_MINI
 
 RECORDED = Path(__file__).parent / "results" / "bench-check.json"
 TRIES, LEAST = 3, 0.2

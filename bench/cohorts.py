@@ -31,22 +31,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import cost, devices, environment, inputs, machine, randomness
 from fasttransfer.bench.memory import held, watched
 from fasttransfer.bench.timing import compare
 from fasttransfer.bench.training import RECIPES
-from fasttransfer.cells import LAYERS, TASKS, TREATMENTS, Cell
-from fasttransfer.cohort import Cohort, CohortTask
-from fasttransfer.draws import image_stream
-from fasttransfer.files import make_folder, replace_file
-from fasttransfer.geometry import DROPOUT_STAGES, GEOMETRIES, Geometry
-from fasttransfer.net import CaffeNet, StepDropout, draw_weights
-from fasttransfer.pipelines.feed import TaskImages
-from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.core import devices, machine, randomness
+from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.networks import inputs
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, draw_weights
+from fasttransfer.networks.geometry import DROPOUT_STAGES, GEOMETRIES, Geometry
+from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.store import RawStorePart
-from fasttransfer.recipe import load_recipe
-from fasttransfer.study import Study
-from fasttransfer.transfer import source_weights
+from fasttransfer.pipelines.streams import TaskImages
+from fasttransfer.study import environment
+from fasttransfer.study.cells import LAYERS, TASKS, TREATMENTS, Cell
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.recipe import load_recipe
+from fasttransfer.training import cost
+from fasttransfer.training.cohort import Cohort, CohortTask
+from fasttransfer.training.draws import image_stream
+from fasttransfer.training.transfer import source_weights
 
 CPU = torch.device("cpu")
 OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}  # the paper's halves, the built-in pictures' tasks

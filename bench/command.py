@@ -15,16 +15,17 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import devices, environment, machine, roofline
-from fasttransfer.bench import ablation, data, grid, kernels, memory, parts, training
+from fasttransfer.bench import ablation, data, grid, kernels, memory, parts, roofline, training
 from fasttransfer.bench.parts import Size
 from fasttransfer.bench.rows import Rows, ratio, time, times
 from fasttransfer.bench.timing import compare, copying
-from fasttransfer.cells import LAYERS, base
-from fasttransfer.errors import InputError
-from fasttransfer.files import make_folder, replace_file
-from fasttransfer.geometry import GEOMETRIES
-from fasttransfer.native import CPU_ONLY
+from fasttransfer.core import devices, machine
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.networks.geometry import GEOMETRIES
+from fasttransfer.ops.native import CPU_ONLY
+from fasttransfer.study import environment
+from fasttransfer.study.cells import LAYERS, base
 
 QUICK, FULL = Size(3, 32, 64, 0, 0.1), Size(7, 128, 800, 22_000, 0.3)
 GPU_BATCH = 256  # pictures: the paper's

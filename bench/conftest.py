@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from fasttransfer import devices, environment
+from fasttransfer.core import devices
+from fasttransfer.study import environment
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of `fasttransfer.analysis` hold the true value, in simulated studies.
+"""How often the 95 % intervals of `fasttransfer.report.analysis` hold the true value, in simulated studies.
 
 Run `.venv/bin/python -m fasttransfer.bench.coverage` (about a minute on one core; the numbers do not depend on the
 machine). It prints the tables of docs/decisions/intervals.md and writes bench/results/coverage.json.
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fasttransfer.analysis import Contrast, Estimate, Key, Noise, minus
-from fasttransfer.cells import BASE, BASE_PLUS, LAYERS, TREATMENTS
-from fasttransfer.records import Evaluation, Result
+from fasttransfer.report.analysis import Contrast, Estimate, Key, Noise, minus
+from fasttransfer.study.cells import BASE, BASE_PLUS, LAYERS, TREATMENTS
+from fasttransfer.study.records import Evaluation, Result
 
 COMMAND = ".venv/bin/python -m fasttransfer.bench.coverage"
 TARGETS = ("A", "B")

@@ -27,21 +27,21 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from fasttransfer import randomness
 from fasttransfer.bench.baselines import loaders
 from fasttransfer.bench.timing import copying
-from fasttransfer.errors import InputError
-from fasttransfer.files import cache_folder, make_folder
-from fasttransfer.geometry import CAFFENET
+from fasttransfer.core import randomness
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import cache_folder, make_folder
+from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.ops import resize
 from fasttransfer.pipelines import synthetic
-from fasttransfer.pipelines.dali import DaliFeed, has_dali
+from fasttransfer.pipelines.dali_feed import DaliFeed, has_dali
 from fasttransfer.pipelines.decode import decode
-from fasttransfer.pipelines.feed import Feed, Stream, TaskImages
 from fasttransfer.pipelines.layouts import Listing, list_images
-from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare_into
 from fasttransfer.pipelines.store import JpegStorePart, Kind, Store
+from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 
 SIDE, CROP, BLOCK = CAFFENET.store, CAFFENET.crop, CAFFENET.stride
 BATCH = 64  # pictures

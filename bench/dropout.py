@@ -18,10 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import analysis, environment, records
 from fasttransfer.bench.studies import pair
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
+from fasttransfer.report import analysis
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study import environment, records
 
 
 def main() -> None:

@@ -26,19 +26,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttransfer import devices, environment, machine, ops, paths, records, weights
+from fasttransfer import ops
 from fasttransfer.bench.timing import Timing, compare
-from fasttransfer.cells import TASKS, base
+from fasttransfer.core import devices, machine, tensor_files
+from fasttransfer.core.files import cache_folder, replace_file
 from fasttransfer.features.shards import ShardReader, write_shard
-from fasttransfer.files import cache_folder, replace_file
-from fasttransfer.geometry import CAFFENET
-from fasttransfer.net import CaffeNet
-from fasttransfer.paths import mean_file
+from fasttransfer.networks.caffenet import CaffeNet
+from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.pipelines import prepare
-from fasttransfer.pipelines.feed import select_task_images
 from fasttransfer.pipelines.store import Store
-from fasttransfer.study import Choices, Study
-from fasttransfer.study_plan import make_plan
+from fasttransfer.pipelines.streams import select_task_images
+from fasttransfer.study import environment, paths, records
+from fasttransfer.study.cells import TASKS, base
+from fasttransfer.study.configuration import Choices, Study
+from fasttransfer.study.paths import mean_file
+from fasttransfer.training.study_plan import make_plan
 
 CPU = torch.device("cpu")
 CUTS = range(1, 7)  # stage 7 begins with a dropout: for n = 7 it is cut 6 that is kept
@@ -63,7 +65,7 @@ class TrainedStudy:
         study = self.study
         geometry = study.recipe.geometry
         net = CaffeNet(geometry, study.recipe.outputs_for(source, self.classes), torch.bfloat16)
-        net.load(weights.load(paths.weights_file(self.folder, base(source, study.seeds[0])))[0])
+        net.load(tensor_files.load(paths.weights_file(self.folder, base(source, study.seeds[0])))[0])
         pictures = select_task_images(self.store, getattr(self.store, part), self.classes[target])
         mean = torch.from_numpy(np.load(mean_file(self.folder, source)))
         found: dict[int, list[Tensor]] = {n: [] for n in CUTS}

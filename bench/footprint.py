@@ -5,7 +5,7 @@
 
 Each cohort is built, trained for two steps and stopped into checkpoints, in a process of its own; the most that it has
 held as the system says (Linux, VmHWM) is written to bench/results/footprint.json, beside `planned`, what
-`fasttransfer.footprint` says, and `bound`: the weights and velocities of all its cells (in bf16 the rounded weights
+`fasttransfer.training.memory_use` says, and `bound`: the weights and velocities of all its cells (in bf16 the rounded weights
 too), one cell's activations and gradients, and 1 GiB.
 """
 
@@ -24,18 +24,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from fasttransfer import devices, environment, footprint, inputs, weights
-from fasttransfer.cells import LAYERS, TREATMENTS, Cell, base
-from fasttransfer.cohort import Cohort, CohortTask
-from fasttransfer.cost import weight_count
-from fasttransfer.draws import image_stream, start_weights
-from fasttransfer.geometry import GEOMETRIES
-from fasttransfer.pipelines.feed import TaskImages
-from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.core import devices, tensor_files
+from fasttransfer.networks import inputs
+from fasttransfer.networks.geometry import GEOMETRIES
+from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.store import RawStorePart
-from fasttransfer.recipe import load_recipe
-from fasttransfer.study import Study
-from fasttransfer.transfer import source_weights
+from fasttransfer.pipelines.streams import TaskImages
+from fasttransfer.study import environment
+from fasttransfer.study.cells import LAYERS, TREATMENTS, Cell, base
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.recipe import load_recipe
+from fasttransfer.training import memory_use
+from fasttransfer.training.cohort import Cohort, CohortTask
+from fasttransfer.training.cost import weight_count
+from fasttransfer.training.draws import image_stream, start_weights
+from fasttransfer.training.transfer import source_weights
 
 RESULTS = Path(__file__).parent / "results" / "footprint.json"
 
@@ -117,7 +120,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
             # By another process: none of what it takes to draw them is to count.
             code = "import sys; from fasttransfer.bench import footprint; footprint.draw(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
-        sources = source_weights(study, cells, outputs, lambda base: weights.load(folder / base.target)[0])
+        sources = source_weights(study, cells, outputs, lambda base: tensor_files.load(folder / base.target)[0])
         cohort = Cohort(
             study, cells, CohortTask("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
         )
@@ -127,11 +130,11 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     parameters = weight_count(sizes, outputs)
     weighs = 6 if precision == "bf16" else 4
     live = [sum(_counts(geometry)[cell.first_trained :]) for cell in cells]
-    one = max(footprint.step_bytes(sizes, outputs, batch, precision, cell.first_trained) for cell in cells)
-    cohort_bytes = footprint.cohort_bytes(sizes, outputs, batch, precision, cells)
+    one = max(memory_use.step_bytes(sizes, outputs, batch, precision, cell.first_trained) for cell in cells)
+    cohort_bytes = memory_use.cohort_bytes(sizes, outputs, batch, precision, cells)
     return {
         "taken": _most(),
-        "planned": footprint.OWN + footprint.SHARED + cohort_bytes,
+        "planned": memory_use.OWN + memory_use.SHARED + cohort_bytes,
         "bound": sum(4 * n + weighs * parameters for n in live) + one + (1 << 30),
     }
 
@@ -140,7 +143,7 @@ def draw(geometry: str, path: str) -> None:
     """Writes a network's weights."""
     recipe = load_recipe(RECIPES[geometry])
     study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", "fp32", "cpu", 1, recipe)
-    weights.save(Path(path), start_weights(study, "base", 0, "B", OUTPUTS[geometry], "he"), {})
+    tensor_files.save(Path(path), start_weights(study, "base", 0, "B", OUTPUTS[geometry], "he"), {})
 
 
 def _counts(geometry: str) -> list[int]:

@@ -22,11 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import environment, forecast, study_plan
 from fasttransfer.bench.studies import Peak
-from fasttransfer.files import cache_folder
+from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines import synthetic
-from fasttransfer.study import Choices
+from fasttransfer.study import environment
+from fasttransfer.study.configuration import Choices
+from fasttransfer.training import study_plan, time_estimate
 
 RESULTS = Path(__file__).parent / "results" / "forecast.json"
 
@@ -86,8 +87,8 @@ def held_against(choices: Choices, out: Path) -> dict[str, Any]:
     """A study predicted, then trained: seconds, bytes of memory and of disk."""
     begun = time.monotonic()
     plan = study_plan.make_plan(choices)
-    state = forecast.read_progress(plan, out)
-    found = forecast.forecast(plan, state, study_plan.plan_study_jobs(plan, plan.cells()))
+    state = time_estimate.read_progress(plan, out)
+    found = time_estimate.forecast(plan, state, study_plan.plan_study_jobs(plan, plan.cells()))
     took = time.monotonic() - begun
     before = _bytes(cache_folder())
     begun = time.monotonic()

@@ -61,7 +61,7 @@ def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[GpuPart
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
     ours = [PYTHON, "-m", "fasttransfer"]
     tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=120"]
-    operators = ["tests/ops", "tests/test_net.py", "tests/test_step.py"]
+    operators = ["tests/ops", "tests/networks/test_caffenet.py", "tests/training/test_step.py"]
     found = []
     lacking = missing(wheels)
     if wheels is not None and lacking:
@@ -79,7 +79,7 @@ def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[GpuPart
     ]
     found += [
         GpuPart(
-            "feed tests", [*tests, "tests/pipelines/test_gpu_feeds.py", "tests/pipelines/test_decode_gpu.py"], 60, 300
+            "feed tests", [*tests, "tests/pipelines/test_gpu_feeds.py", "tests/pipelines/test_gpu_decoder.py"], 60, 300
         ),
         # Tensors out of PyTorch's pools lie beside each other: reaching from one into the next would go unnoticed.
         GpuPart(

@@ -27,20 +27,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from fasttransfer import cost, devices, inputs, pictures, records
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import products_alone
 from fasttransfer.bench.studies import Peak
-from fasttransfer.cells import TASKS, Cell
-from fasttransfer.errors import InputError
-from fasttransfer.files import disk_errors
-from fasttransfer.geometry import Geometry
-from fasttransfer.pictures import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
+from fasttransfer.core import devices
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import disk_errors
+from fasttransfer.networks import inputs
+from fasttransfer.networks.geometry import Geometry
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.layouts import ImageFile
-from fasttransfer.recipe import load_recipe
-from fasttransfer.study import BUILTIN, Choices
-from fasttransfer.study_plan import StudyPlan, make_plan
+from fasttransfer.study import images, records
+from fasttransfer.study.cells import TASKS, Cell
+from fasttransfer.study.configuration import BUILTIN, Choices
+from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
+from fasttransfer.study.recipe import load_recipe
+from fasttransfer.training import cost
+from fasttransfer.training.study_plan import StudyPlan, make_plan
 
 PARTS = ("limit", "cohort", "plain")
 QUICK_EPOCHS, QUICK_LAYERS = 1.0, (1, 4, 7)
@@ -121,7 +124,7 @@ def measure(asked: GridBenchmark, chosen: Collection[str], folder: Path, console
 def _plan(asked: GridBenchmark, folder: Path) -> StudyPlan:
     """The study, on pictures that are files: the built-in ones are drawn, which is neither program's work."""
     source, classes, layers = asked.source, asked.classes, None
-    layout = pictures.find_source(str(source) if source else BUILTIN)
+    layout = images.find_source(str(source) if source else BUILTIN)
     if source is None:
         source = folder / "pictures"
         side = load_recipe(layout.recipe).geometry.store

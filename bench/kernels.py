@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from fasttransfer import ops, randomness
+from fasttransfer import ops
 from fasttransfer.bench.timing import CACHES
-from fasttransfer.geometry import CAFFENET, layer_of
+from fasttransfer.core import randomness
+from fasttransfer.networks.geometry import CAFFENET, layer_of
 from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
 
 BATCH = 64  # pictures

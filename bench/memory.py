@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from fasttransfer.bench import data
-from fasttransfer.pipelines.dali import has_dali
+from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.layouts import list_images
 from fasttransfer.pipelines.prepare import prepare_into
 from fasttransfer.pipelines.store import Kind, Store

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttransfer.bench.sections import Chart, Table, sections
-from fasttransfer.files import replace_file
+from fasttransfer.core.files import replace_file
 
 WIDTH = 40  # characters of the longest bar in Markdown
 

@@ -14,13 +14,13 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import machine, roofline
-from fasttransfer.bench import ablation, cached, ceilings, cells, data, features, kernels, training
+from fasttransfer.bench import ablation, cached, ceilings, cells, data, features, kernels, roofline, training
 from fasttransfer.bench.rows import Rows, ratio, time, times
 from fasttransfer.bench.timing import compare
-from fasttransfer.cells import Cell, base
-from fasttransfer.geometry import CAFFENET
-from fasttransfer.paper import PICTURES_PER_SECOND
+from fasttransfer.core import machine
+from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.paper import PICTURES_PER_SECOND
 
 Found = Iterator[dict[str, Any]]
 LARGER = (512, 1024, 2048)  # pictures a step, to see what a GPU gains from more than the paper's 256

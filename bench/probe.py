@@ -28,13 +28,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import devices, environment, machine, records
 from fasttransfer.bench.timing import compare
-from fasttransfer.features.extract import open_network, read_features
-from fasttransfer.files import replace_file
+from fasttransfer.core import devices, machine
+from fasttransfer.core.files import replace_file
+from fasttransfer.features.network_features import open_network, read_features
 from fasttransfer.probe import examples, heads
 from fasttransfer.probe.examples import STEPS, ExampleSet, draw_example_sets
 from fasttransfer.probe.sweep import HeadTrainer, SweepSettings, choose_dtype
+from fasttransfer.study import environment, records
 
 CPU = torch.device("cpu")
 MANY = 20

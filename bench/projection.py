@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fasttransfer import paper
 from fasttransfer.bench.cells import FORWARD, TRAIN
-from fasttransfer.cells import Cell, base, deepest_cuts
-from fasttransfer.geometry import STAGES
-from fasttransfer.roofline import CohortWork
+from fasttransfer.bench.roofline import CohortWork
+from fasttransfer.networks.geometry import STAGES
+from fasttransfer.study import paper
+from fasttransfer.study.cells import Cell, base, deepest_cuts
 
 NETWORKS, K20_DAYS = 163, 1548
 BATCH, CHECK_EVERY, STEPS = 256, 1000, 450_000

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 
 LEAST = 0.05  # a smaller change is none, whatever the samples say
 OURS = ("native", "fasttransfer bf16", "fasttransfer raw", "fasttransfer", "packed", "all ideas", "one cohort")

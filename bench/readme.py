@@ -15,7 +15,7 @@ from typing import Any
 from fasttransfer.bench import projection, targets
 from fasttransfer.bench.readings import read
 from fasttransfer.bench.targets import ALONE, BEHIND_POOLING, POOLING, RESULTS, STEP, ratio
-from fasttransfer.files import replace_file
+from fasttransfer.core.files import replace_file
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "## Speed\n", "## What is in the house\n"

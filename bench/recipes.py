@@ -20,9 +20,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import analysis, environment, records
 from fasttransfer.bench.studies import pair
+from fasttransfer.report import analysis
 from fasttransfer.report.filters import first_filters, smoothness
+from fasttransfer.study import environment, records
 
 CHANGES: dict[str, dict[str, float]] = {
     "as shipped": {},

@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fasttransfer import environment, records
 from fasttransfer.bench.studies import table
+from fasttransfer.study import environment, records
 
 STUDY = ["--split", "natural-manmade", "--classes", "10", "--epochs", "20", "--views", "10",
          "--treatments", "selffer", "transfer", "random"]  # fmt: skip

@@ -13,7 +13,7 @@ from fasttransfer.bench import ablation, projection, targets
 from fasttransfer.bench.cells import FORWARD, TRAIN
 from fasttransfer.bench.parts import UNITS
 from fasttransfer.bench.targets import NOT_YET, Book, ratio
-from fasttransfer.paper import PICTURES_PER_SECOND
+from fasttransfer.study.paper import PICTURES_PER_SECOND
 
 WIDTH = 40  # characters of the longest bar in Markdown
 ASSUMED = (

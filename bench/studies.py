@@ -22,9 +22,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import analysis, environment, records
-from fasttransfer.analysis import Estimate
+from fasttransfer.report import analysis
+from fasttransfer.report.analysis import Estimate
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study import environment, records
 
 # Few classes and few cuts: what networks learn to the end on two cores within the hour.
 _TINY = ["--classes", "10", "--seeds", "0", "1", "2"]

@@ -12,10 +12,10 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import devices
 from fasttransfer.bench import command, grid, pages
-from fasttransfer.errors import InputError
-from fasttransfer.files import make_folder
+from fasttransfer.core import devices
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import make_folder
 
 STUDIES = ("limit", "cohort")  # of the parts of "grid": plain PyTorch takes longer than all the rest
 LAYERS = (5, 7)  # of "cached"

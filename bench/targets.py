@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import cost
 from fasttransfer.bench import projection
-from fasttransfer.cells import Cell
-from fasttransfer.geometry import CAFFENET, STAGES
-from fasttransfer.paper import PICTURES_PER_SECOND
-from fasttransfer.prefix import kept_cut
+from fasttransfer.networks.geometry import CAFFENET, STAGES
+from fasttransfer.networks.prefix import kept_cut
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.paper import PICTURES_PER_SECOND
+from fasttransfer.training import cost
 
 RESULTS = Path(__file__).parent / "results"
 # What takes too long for a run of everything, or needs a trained study: part -> file.

@@ -1,6 +1,6 @@
 """Equal forms of the same convolutions, forward and backward: pixels or blocks of them, two groups or two halves.
 
-What decides `fasttransfer.inputs.choose_input_form` and how `fasttransfer.net.Stage` convolves.
+What decides `fasttransfer.networks.inputs.choose_input_form` and how `fasttransfer.networks.caffenet.Stage` convolves.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, Geometry, layer_of
-from fasttransfer.net import conv_in_halves, weights_for_blocks
+from fasttransfer.networks.caffenet import conv_in_halves, weights_for_blocks
+from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, Geometry, layer_of
 
 BATCH = 64
 GEOMETRIES = {"caffenet": CAFFENET, "caffenet-mini": CAFFENET_MINI}

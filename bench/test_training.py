@@ -1,6 +1,6 @@
 """The variants of `fasttransfer bench step`, and a step as a grid's worker runs it: one thread, either precision.
 
-The latter is what decides `fasttransfer.inputs.choose_precision` on a CPU.
+The latter is what decides `fasttransfer.networks.inputs.choose_precision` on a CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fasttransfer.bench import training
-from fasttransfer.geometry import GEOMETRIES
+from fasttransfer.networks.geometry import GEOMETRIES
 
 BATCH = {"caffenet": 16, "caffenet-mini": 32}
 CPU = torch.device("cpu")

@@ -8,13 +8,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fasttransfer import inputs, randomness
 from fasttransfer.bench.baselines import caffenet as plain
-from fasttransfer.geometry import DROPOUT_STAGES, Geometry
-from fasttransfer.graphs import RecordedGraph
-from fasttransfer.net import CaffeNet, StepDropout, draw_weights
-from fasttransfer.recipe import load_recipe
-from fasttransfer.step import StageTrainer
+from fasttransfer.core import randomness
+from fasttransfer.networks import inputs
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, draw_weights
+from fasttransfer.networks.geometry import DROPOUT_STAGES, Geometry
+from fasttransfer.study.recipe import load_recipe
+from fasttransfer.training.cuda_graph import RecordedGraph
+from fasttransfer.training.step import StageTrainer
 
 OUTPUTS = 500
 RECIPES = {"caffenet": "caffe", "caffenet-mini": "mini"}

@@ -1,5 +1,5 @@
 // What operators there are. Where one runs natively, its kernel registers itself beside its code (cpu/, cuda/);
-// everywhere else the reference in Python runs. fasttransfer/native.py repeats these lines for when this
+// everywhere else the reference in Python runs. fasttransfer/ops/native.py repeats these lines for when this
 // library is missing.
 //
 // N pictures, C channels, H x W pixels, PH x PW the same after pooling, S the side of a stored picture. Activations

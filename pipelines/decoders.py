@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fasttransfer import machine
-from fasttransfer.errors import InputError
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.decode import FITS, ImageError, Pixels, decode_or_error
 
 
@@ -49,7 +49,7 @@ def decoder_for(device: str, size: int, fit: str) -> Decoder:
     if device == "cpu":
         return _CpuDecoder(size, fit)
     if device == "cuda":
-        from fasttransfer.pipelines.decode_gpu import GpuDecoder  # here, for DALI takes half a second to load
+        from fasttransfer.pipelines.gpu_decoder import GpuDecoder  # here, for DALI takes half a second to load
 
         return GpuDecoder(size, fit)
     raise InputError(f"device {device!r}: say cpu or cuda")

@@ -15,8 +15,8 @@ from typing import Any
 
 import xxhash
 
-from fasttransfer.files import replace_file
-from fasttransfer.pipelines.writer import ImageShard
+from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines.shard_writer import ImageShard
 
 JOURNAL = "journal"
 

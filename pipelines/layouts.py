@@ -15,11 +15,11 @@ from pathlib import Path
 
 import xxhash
 
-from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import webdataset
+from fasttransfer.pipelines.file_tree import EXTENSIONS, Tree, read_tree
+from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.pipelines.store import is_store
-from fasttransfer.pipelines.tree import EXTENSIONS, Tree, read_tree
 
 # Names of the folders of the two parts. The last are those that ILSVRC12's archives stand for.
 _TRAIN = ("train", "ILSVRC2012_img_train")

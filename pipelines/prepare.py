@@ -9,15 +9,15 @@ from pathlib import Path
 
 import xxhash
 
-from fasttransfer.errors import InputError
-from fasttransfer.files import disk_errors
-from fasttransfer.make_once import make_once, temporary_of
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import disk_errors
+from fasttransfer.core.make_once import make_once, temporary_of
+from fasttransfer.core.progress import Log
 from fasttransfer.pipelines import journal
 from fasttransfer.pipelines.decode import FITS
-from fasttransfer.pipelines.filling import StoreRequest, request_digests, write_store
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableStoreError
-from fasttransfer.progress import Log
+from fasttransfer.pipelines.write_store import StoreRequest, request_digests, write_store
 
 _KEEP_SECONDS = 7 * 24 * 3600  # for so long work that was stopped waits in the cache to be gone on with
 

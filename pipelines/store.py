@@ -27,7 +27,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.decode import decode_stored
 
 FORMAT = 2

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from fasttransfer import machine
-from fasttransfer.pipelines.ahead import map_in_order
+from fasttransfer.core import machine
+from fasttransfer.core.progress import Log
 from fasttransfer.pipelines.decode import ImageError
-from fasttransfer.pipelines.eta import ProgressLog
+from fasttransfer.pipelines.ordered_map import map_in_order
+from fasttransfer.pipelines.progress_log import ProgressLog
 from fasttransfer.pipelines.store import (
     MANIFEST,
     PARTS,
@@ -21,7 +22,6 @@ from fasttransfer.pipelines.store import (
     manifest_checksum,
     shard_name,
 )
-from fasttransfer.progress import Log
 
 _PIECE = 4 << 20  # bytes read at a time
 _PICTURES = 64  # decoded at a time

@@ -19,9 +19,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.archives import Archive, ArchiveError
-from fasttransfer.pipelines.tree import EXTENSIONS, Tree, in_archive
+from fasttransfer.pipelines.file_tree import EXTENSIONS, Tree, in_archive
 
 CLASS_LISTS = ("classes.txt", "classnames.txt")
 

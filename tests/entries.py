@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fasttransfer.features import cache
 from fasttransfer.features.cache import CacheEntry, EntryInfo
-from fasttransfer.features.key import CacheKey
-from fasttransfer.geometry import Geometry
-from fasttransfer.pipelines.feed import TaskImages
+from fasttransfer.features.cache_key import CacheKey
+from fasttransfer.networks.geometry import Geometry
 from fasttransfer.pipelines.store import Pixels, Rows
+from fasttransfer.pipelines.streams import TaskImages
 
 TINY = Geometry("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
 ABOUT = EntryInfo("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fasttransfer import roofline
-from fasttransfer.bench import ablation, cells, targets
-from fasttransfer.cells import base
-from fasttransfer.geometry import CAFFENET
-from fasttransfer.paper import PICTURES_PER_SECOND
+from fasttransfer.bench import ablation, cells, roofline, targets
+from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.study.cells import base
+from fasttransfer.study.paper import PICTURES_PER_SECOND
 
 MACHINE = {
     "fasttransfer": "0.1.0", "python": "3.11", "system": "Linux", "processor": "A processor", "instructions": "avx2",

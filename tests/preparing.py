@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fasttransfer.pipelines import writer
+from fasttransfer.pipelines import shard_writer
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind, shard_name
 
@@ -80,9 +80,9 @@ def held(source: Path, cache: Path, shard: str, kind: Kind = "raw") -> Iterator[
 
 
 def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: str) -> None:
-    add = writer.PartWriter.add
+    add = shard_writer.PartWriter.add
 
-    def add_and_hold(self: writer.PartWriter, picture: bytes, label: int) -> bool:
+    def add_and_hold(self: shard_writer.PartWriter, picture: bytes, label: int) -> bool:
         begins = self._shard is None
         full = add(self, picture, label)
         if begins and shard_name(self._part, self._next, kind) == hold:
@@ -93,8 +93,8 @@ def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: s
             connection.recv()
         return full
 
-    writer.SHARD_BYTES = SHARD_BYTES[kind]
-    writer.PartWriter.add = add_and_hold  # type: ignore[method-assign, assignment]
+    shard_writer.SHARD_BYTES = SHARD_BYTES[kind]
+    shard_writer.PartWriter.add = add_and_hold  # type: ignore[method-assign, assignment]
     try:
         store = prepare(source, size=SIZE, cache=cache, kind=kind, bad_pictures="skip", log=connection.send)
         connection.send(f"digest {store.digest}")

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fasttransfer import grid, study_plan
-from fasttransfer.assembly import StudyContext, build_cohort
-from fasttransfer.cells import TASKS, Cell, base
-from fasttransfer.files import cache_folder
-from fasttransfer.messages import Checked, Ended, Message
+from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Store
-from fasttransfer.rates import StepTimes
-from fasttransfer.records import Records
-from fasttransfer.study import Choices
-from fasttransfer.study_plan import StudyPlan
+from fasttransfer.study.cells import TASKS, Cell, base
+from fasttransfer.study.configuration import Choices
+from fasttransfer.study.records import Records
+from fasttransfer.training import grid, study_plan
+from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.messages import Checked, Ended, Message
+from fasttransfer.training.step_times import StepTimes
+from fasttransfer.training.study_plan import StudyPlan
 
 # A second for each training step, a hundredth for each stage of a forward pass, nothing for the rest.
 RATES = StepTimes(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasttransfer.geometry import Geometry
+from fasttransfer.networks.geometry import Geometry
 
 CUTS = (0, 4, 8, 10, 12, 15, 19, 22, 24)
 """How many modules of `caffenet` stages 1 to n are, for n from 0 to 8: `net[: CUTS[n]]` ends at cut n."""

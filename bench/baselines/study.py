@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
-from fasttransfer.geometry import Geometry
+from fasttransfer.networks.geometry import Geometry
 
 # Standard deviation and bias of Caffe's initial values, layer by layer.
 _CAFFE_INIT = ((0.01, 0), (0.01, 1), (0.01, 0), (0.01, 1), (0.01, 1), (0.005, 1), (0.005, 1), (0.01, 0))
@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlainJob:
-    """Everything there is to know; `recipe` has the values of `fasttransfer.recipe.Recipe` but for its geometry."""
+    """Everything there is to know; `recipe` has the values of `fasttransfer.study.recipe.Recipe` but for its geometry."""
 
     tasks: Mapping[str, Task]
     networks: Sequence[Network]

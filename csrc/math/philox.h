@@ -1,4 +1,4 @@
-// Philox4x32-10, one block at a time: the same function of (key, block, at) as fasttransfer/randomness.py.
+// Philox4x32-10, one block at a time: the same function of (key, block, at) as fasttransfer/core/randomness.py.
 // Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 #pragma once
 

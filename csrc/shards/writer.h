@@ -1,4 +1,4 @@
-// Writes one shard into a file that somebody else opened, flushes and names: see fasttransfer/files.py.
+// Writes one shard into a file that somebody else opened, flushes and names: see fasttransfer/core/files.py.
 #pragma once
 
 #include <cstdint>

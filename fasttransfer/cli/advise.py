@@ -9,8 +9,8 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import paper
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
+from fasttransfer.study import paper
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Advise:
     """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import analysis
+        from fasttransfer.report import analysis
         from fasttransfer.report.advice import advice_table
 
         recorded = paper.read_study_or_paper(self.study)

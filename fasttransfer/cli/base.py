@@ -8,7 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from fasttransfer.study import Choices, Feeding
+from fasttransfer.study.configuration import Choices, Feeding
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Base(Choices):
     feeding: Feeding = field(default_factory=Feeding)
 
     def run(self, console: Console) -> int:
-        from fasttransfer import distributed
         from fasttransfer.cli.grid import outcome_printer
+        from fasttransfer.training import ddp
 
         tasks = (self.task,) if self.task else ("A", "B")
-        return distributed.train_bases(
+        return ddp.train_bases(
             self,
             self.out,
             tasks=tasks,

@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class _Part:
         return {}
 
     def run(self, console: Console) -> int:
-        from fasttransfer import devices
         from fasttransfer.bench import command
+        from fasttransfer.core import devices
 
         command.run(
             self.part,
@@ -218,8 +218,8 @@ class BenchAll:
     """What an hour of this machine costs, for what all of the paper's networks would; in any currency."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import devices
         from fasttransfer.bench import suite
+        from fasttransfer.core import devices
 
         good = suite.run(
             quick=_quick(self.quick, self.full),

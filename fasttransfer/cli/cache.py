@@ -13,9 +13,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.errors import InputError
-from fasttransfer.study import Choices
-from fasttransfer.tables import plain_table
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.tables import plain_table
+from fasttransfer.study.configuration import Choices
 
 if TYPE_CHECKING:  # PyTorch is not loaded to print a manual page
     from fasttransfer.features.cache import CacheEntry
@@ -47,17 +47,17 @@ class CacheBuild:
     """1 (the centre crop), 2 (with its mirror) or 10 (corners and centre with mirrors)."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.features import extract
-        from fasttransfer.progress import format_bytes
+        from fasttransfer.core.progress import format_bytes
+        from fasttransfer.features import network_features
 
         def log(sentence: str) -> None:
             console.print(Text(sentence), soft_wrap=True)
 
-        shown = extract.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
+        shown = network_features.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
         centre = replace(shown, views=shown.views[:1])
         with console.status("") as status:
-            kept = extract.keep_features(shown, self.cuts, "train", log=log, progress=status.update)
-            kept += extract.keep_features(centre, self.cuts, "val", log=log, progress=status.update)
+            kept = network_features.keep_features(shown, self.cuts, "train", log=log, progress=status.update)
+            kept += network_features.keep_features(centre, self.cuts, "val", log=log, progress=status.update)
         for entry in kept:
             log(f"{entry.folder.name[:_DIGITS]}: {_what(entry)}, {format_bytes(entry.bytes)}, {_share(entry)} of dense")
         return 0
@@ -75,8 +75,8 @@ class CacheList:
     """
 
     def run(self, console: Console) -> int:
+        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import cache
-        from fasttransfer.progress import format_bytes
 
         root, said = cache.cache_root(), list[str]()
         there = sorted(cache.list_entries(root, said.append), key=lambda entry: -entry.use.last)
@@ -116,8 +116,8 @@ class CacheShow:
     """The entry's name in list, or as much of it as tells it from the others."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.features.key import FORMAT
-        from fasttransfer.progress import format_bytes
+        from fasttransfer.core.progress import format_bytes
+        from fasttransfer.features.cache_key import FORMAT
 
         entry = _one(self.entry)
         key, (hits, last) = entry.key, entry.use
@@ -162,10 +162,10 @@ class CacheVerify:
     """Names in list, or as much of each as tells it from the others."""
 
     def run(self, console: Console) -> int:
+        from fasttransfer.core.progress import format_bytes
+        from fasttransfer.core.tensor_files import CorruptFileError
         from fasttransfer.features import cache
-        from fasttransfer.features import entry as on_disk
-        from fasttransfer.progress import format_bytes
-        from fasttransfer.weights import CorruptFileError
+        from fasttransfer.features import cache_entry as on_disk
 
         folders = [_folder(name) for name in self.entries] or cache.list_folders(cache.cache_root())
         wrong, bytes_ = 0, 0
@@ -211,8 +211,8 @@ class CachePrune:
     """What may stay, e.g. 10GB, 500MB or 0."""
 
     def run(self, console: Console) -> int:
+        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import cache
-        from fasttransfer.progress import format_bytes
 
         if not self.entries and self.max_size is None:
             raise InputError("cache prune: name entries, or say what may stay, e.g. --max-size 10GB")
@@ -253,8 +253,8 @@ class CacheExport:
     """The file to write: a .npy or a .safetensors."""
 
     def run(self, console: Console) -> int:
+        from fasttransfer.core.tensor_files import CorruptFileError
         from fasttransfer.features.export import export
-        from fasttransfer.weights import CorruptFileError
 
         said: list[str] = []
         try:
@@ -279,12 +279,12 @@ class CachePlan(Choices):
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import forecast, study_plan
+        from fasttransfer.training import study_plan, time_estimate
 
         if self.views is None:
             raise InputError("cache plan: where any crop is shown none can be kept: give --views 1, 2 or 10")
         plan = study_plan.make_plan(self)
-        forecast.print_features(plan, plan.cells(), "auto", console)
+        time_estimate.print_features(plan, plan.cells(), "auto", console)
         return 0
 
 
@@ -300,8 +300,8 @@ class CacheWhere:
     """
 
     def run(self, console: Console) -> int:
+        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import cache
-        from fasttransfer.progress import format_bytes
 
         root = there = cache.cache_root()
         while not there.exists() and there != there.parent:
@@ -348,7 +348,7 @@ def _folder(name: str) -> Path:
 
 def _one(name: str) -> CacheEntry:
     """The entry whose name begins so."""
-    from fasttransfer.features import entry as on_disk
+    from fasttransfer.features import cache_entry as on_disk
 
     folder, said = _folder(name), list[str]()
     entry = on_disk.find_entry(folder, said.append)
@@ -372,7 +372,7 @@ def _share(entry: CacheEntry) -> str:
 
 
 def _ago(seconds: float) -> str:
-    from fasttransfer.progress import format_duration
+    from fasttransfer.core.progress import format_duration
 
     return f"{format_duration(max(0.0, time.time() - seconds))} ago"
 

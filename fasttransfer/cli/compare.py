@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer import paper
-from fasttransfer.analysis.pairs import Score
+from fasttransfer.report.analysis.pairs import Score
+from fasttransfer.study import paper
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class Compare:
     """Write a page with figures into this folder as well."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import analysis
-        from fasttransfer.report import write_comparison
+        from fasttransfer.report import analysis, write_comparison
         from fasttransfer.report.comparison import comparison_table
 
         comparison = analysis.compare([paper.read_study_or_paper(study) for study in self.studies], self.score)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.progress import Log
+from fasttransfer.core.progress import Log
 
 
 def printer(console: Console) -> Log:

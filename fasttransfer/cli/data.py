@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer.cli.console import printer
-from fasttransfer.errors import InputError
-from fasttransfer.tables import plain_table
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.tables import plain_table
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class DataInspect:
     """Draw a contact sheet into this file, a .png or a .jpg."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import pictures
-        from fasttransfer.pipelines import sheet
+        from fasttransfer.pipelines import contact_sheet
         from fasttransfer.pipelines.inspection import inspect, open_images
-        from fasttransfer.recipe import load_recipe
-        from fasttransfer.study import BUILTIN
+        from fasttransfer.study import images
+        from fasttransfer.study.configuration import BUILTIN
+        from fasttransfer.study.recipe import load_recipe
 
         if self.sheet is not None:
-            sheet.check_name(self.sheet)
+            contact_sheet.check_name(self.sheet)
         source = self.source
         if str(source) == BUILTIN:
-            source = pictures.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
+            source = images.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
         opened = open_images(source)
         found = inspect(opened)
         rows = plain_table("", "")
@@ -68,7 +68,7 @@ class DataInspect:
             rows.add_row("bad", f"{path}: {reason}")
         console.print(rows)
         if self.sheet is not None:
-            sheet.write_sheet(opened, self.sheet)
+            contact_sheet.write_sheet(opened, self.sheet)
             console.print(Text(f"contact sheet: {self.sheet}"), soft_wrap=True)
         return 0
 
@@ -104,10 +104,10 @@ class DataPrepare:
     """Where to decode; by default a GPU where there is one."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import devices
+        from fasttransfer.core import devices
         from fasttransfer.pipelines.layouts import list_images
         from fasttransfer.pipelines.prepare import prepare_into
-        from fasttransfer.recipe import default_recipe, load_recipe
+        from fasttransfer.study.recipe import default_recipe, load_recipe
 
         if self.size is not None and self.recipe is not None:
             raise InputError(f"--size {self.size} and --recipe {self.recipe} both say the size: drop one")
@@ -170,10 +170,10 @@ class DataBuiltin:
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import pictures
-        from fasttransfer.recipe import load_recipe
+        from fasttransfer.study import images
+        from fasttransfer.study.recipe import load_recipe
 
-        store = pictures.builtin_store(load_recipe("mini").geometry.store, printer(console))
+        store = images.builtin_store(load_recipe("mini").geometry.store, printer(console))
         console.print(Text(store.manifest["source"]), soft_wrap=True)
         return 0
 

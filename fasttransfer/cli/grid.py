@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.study import Choices, Feeding
+from fasttransfer.study.configuration import Choices, Feeding
 
 if TYPE_CHECKING:
-    from fasttransfer.cells import Cell
-    from fasttransfer.records import StudyResults
+    from fasttransfer.study.cells import Cell
+    from fasttransfer.study.records import StudyResults
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Grid(Choices):
     feeding: Feeding = field(default_factory=Feeding)
 
     def run(self, console: Console) -> int:
-        from fasttransfer import forecast, grid
+        from fasttransfer.training import grid, time_estimate
 
         if self.dry_run:
-            forecast.dry_run(self, self.out, feeding=self.feeding, console=console)
+            time_estimate.dry_run(self, self.out, feeding=self.feeding, console=console)
             return 0
         done = grid.run(
             self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.tables import plain_table
+from fasttransfer.core.tables import plain_table
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Info:
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import environment
+        from fasttransfer.study import environment
 
         rows = plain_table("", "")
         for name, value in environment.describe_environment().items():

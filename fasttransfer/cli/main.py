@@ -23,7 +23,7 @@ from fasttransfer.cli.info import Info
 from fasttransfer.cli.probe import Probe
 from fasttransfer.cli.report import Report
 from fasttransfer.cli.splits import Splits
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 
 _Commands = (
     Annotated[Grid, tyro.conf.subcommand("grid")]

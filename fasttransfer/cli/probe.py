@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 
 EXAMPLES = (1, 2, 5, 10, 25)
 """Of each class, where nobody says, and as far as there are more."""
@@ -52,12 +52,12 @@ class Probe:
     """Of the folder in RUN/probe; by default <network>-on-<task>."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import paths
-        from fasttransfer.features.extract import open_network
+        from fasttransfer.features.network_features import open_network
         from fasttransfer.probe.sweep import SweepSettings, run_probe
         from fasttransfer.report.probe import files
         from fasttransfer.report.probe.beside import study_reference
         from fasttransfer.report.probe.table import table
+        from fasttransfer.study import paths
 
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise InputError(f"--name {self.name}: a name for a folder in {self.study}/probe is needed")

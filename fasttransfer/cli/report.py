@@ -10,8 +10,8 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from fasttransfer.analysis.pairs import Score
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
+from fasttransfer.report.analysis.pairs import Score
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Report:
     """Where --paper without a study writes; by default runs/paper."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import paper, records
         from fasttransfer.report import table, write_paper, write_report
+        from fasttransfer.study import paper, records
 
         if self.study is None:
             if not self.paper:

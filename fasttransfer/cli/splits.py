@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from fasttransfer.tables import plain_table
+from fasttransfer.core.tables import plain_table
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SplitsList:
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import splits
+        from fasttransfer.study import splits
 
         rows = plain_table("--split", "A", "B", "what it is")
         for known in splits.list_splits():
@@ -46,7 +46,7 @@ class SplitsShow:
     """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import splits
+        from fasttransfer.study import splits
 
         split, words = _split_of(self.split, self.data)
         rows = plain_table("task", "label", "class", "words")
@@ -73,7 +73,7 @@ class SplitsExport:
     """Print the paper's list of this half instead: "<ILSVRC12 validation file> <new label>" a line."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer import splits
+        from fasttransfer.study import splits
 
         split, words = _split_of(self.split, self.data)
         if self.validation_list:
@@ -94,7 +94,7 @@ class SplitsVerify:
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer import splits
+        from fasttransfer.study import splits
 
         rows = plain_table("half", "published", "found", "")
         checks = splits.verify()
@@ -121,10 +121,10 @@ class Splits:
 
 def _split_of(spec: str, data: str | None) -> tuple[Any, dict[str, str]]:
     """The split `spec` of the classes of `data` (ILSVRC12's when None), and the classes' words."""
-    from fasttransfer import pictures, splits
+    from fasttransfer.study import images, splits
 
     if data is None:
         words = splits.known_words()
         return splits.make_split(spec, list(words)), words
-    found = pictures.find_source(data)
+    found = images.find_source(data)
     return splits.make_split(spec, found.classes), found.words

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fasttransfer.features.extract import Features, batches, of
+    from fasttransfer.features.network_features import Features, batches, of
 
 __all__ = ["Features", "batches", "of"]
 
@@ -21,7 +21,7 @@ __all__ = ["Features", "batches", "of"]
 def __getattr__(name: str) -> Any:
     """Loaded when asked for: what they need needs this package."""
     if name in __all__:
-        from fasttransfer.features import extract
+        from fasttransfer.features import network_features
 
-        return getattr(extract, name)
+        return getattr(network_features, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,9 +33,13 @@ import numpy as np
 import xxhash
 from torch import Tensor
 
-from fasttransfer.errors import InputError
-from fasttransfer.features import entry as on_disk
-from fasttransfer.features.entry import (
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import cache_folder, disk_errors, hold_lock, make_folder, replace_file, sync_folder
+from fasttransfer.core.make_once import lock_of, sweep_unfinished, temporary_of
+from fasttransfer.core.progress import Log, format_bytes
+from fasttransfer.core.tensor_files import CorruptFileError
+from fasttransfer.features import cache_entry as on_disk
+from fasttransfer.features.cache_entry import (
     DAMAGED,
     MANIFEST,
     PICTURES,
@@ -49,13 +53,9 @@ from fasttransfer.features.entry import (
     print_warning,
     quarantine,
 )
-from fasttransfer.features.key import FORMAT, CacheKey
+from fasttransfer.features.cache_key import FORMAT, CacheKey
 from fasttransfer.features.shards import ShardWriter, write_shard
-from fasttransfer.files import cache_folder, disk_errors, hold_lock, make_folder, replace_file, sync_folder
-from fasttransfer.make_once import lock_of, sweep_unfinished, temporary_of
-from fasttransfer.pipelines.feed import TaskImages
-from fasttransfer.progress import Log, format_bytes
-from fasttransfer.weights import CorruptFileError
+from fasttransfer.pipelines.streams import TaskImages
 
 __all__ = [
     "SHARD_BYTES", "EntryInfo", "CacheEntry", "EntryWriter", "CacheKey", "OtherVersionError", "RemovedError", "Log",

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasttransfer.errors import InputError
-from fasttransfer.features.entry import CacheEntry, print_warning, quarantine
-from fasttransfer.files import make_folder, replace_file
-from fasttransfer.progress import Log, format_bytes
-from fasttransfer.weights import CorruptFileError, TensorSource, write_safetensors
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.core.progress import Log, format_bytes
+from fasttransfer.core.tensor_files import CorruptFileError, TensorSource, write_safetensors
+from fasttransfer.features.cache_entry import CacheEntry, print_warning, quarantine
 
 _AT_ONCE = 32 << 20  # bytes of features that are in memory at a time, as bfloat16
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from fasttransfer.core.progress import Log, format_duration
 from fasttransfer.features.cache import EntryInfo, make_entries
-from fasttransfer.features.key import CacheKey
-from fasttransfer.net import CaffeNet
-from fasttransfer.pipelines.feed import Feed, Sweep, TaskImages
-from fasttransfer.prefix import rounded_cuts
-from fasttransfer.progress import Log, format_duration
+from fasttransfer.features.cache_key import CacheKey
+from fasttransfer.networks.caffenet import CaffeNet
+from fasttransfer.networks.prefix import rounded_cuts
+from fasttransfer.pipelines.streams import Feed, Sweep, TaskImages
 
 TELL_SECONDS = 1.0
 
@@ -40,7 +40,7 @@ def fill_entries(
         wanted: cuts of one source over `pictures` in the views of `sweep`, and what to say of them.
         net: the source, on the device that computes.
         open_feed: the feed of the pictures in the order of `sweep`; not called where nothing has to be computed.
-        mean: the one whose pictures the source reads, see `fasttransfer.pipelines.feed.Batch`.
+        mean: the one whose pictures the source reads, see `fasttransfer.pipelines.streams.Batch`.
         say: told when another process computes what is wanted, and waited for.
         progress: told how far it is.
         stop: asked before every batch.

@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasttransfer.errors import InputError
-from fasttransfer.files import replace_file
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import replace_file
+from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.ops import PackedFeatures
-from fasttransfer.weights import CorruptFileError
 
 VERSION = 2
 """Of the format; a shard of another one is refused. It belongs into an entry's key."""
@@ -39,7 +39,7 @@ VERSION = 2
 _shards: Any = None
 _why_not = ""
 try:
-    _shards = import_module("fasttransfer._shards")
+    _shards = import_module("fasttransfer.features._shards")
 except ImportError as error:
     _why_not = str(error)
 else:
@@ -280,7 +280,7 @@ def _corruption() -> Iterator[None]:
 def _module() -> Any:
     if _shards is None:
         raise InputError(
-            f"the feature cache needs fasttransfer._shards, which does not load ({_why_not}): build it in the source "
+            f"the feature cache needs fasttransfer.features._shards, which does not load ({_why_not}): build it in the source "
             "tree with a C++ compiler and pip install --no-build-isolation --editable ."
         )
     return _shards

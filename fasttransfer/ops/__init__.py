@@ -2,7 +2,7 @@
 
 Shapes: N pictures, C channels, H x W pixels, S the side of a stored picture. Activations are NCHW tensors in
 channels-last memory. One module an operator: what it computes, its reference in plain PyTorch, which runs where the
-native libraries have no kernel (see `fasttransfer.native`), what a compiler must know of it, and its gradient.
+native libraries have no kernel (see `fasttransfer.ops.native`), what a compiler must know of it, and its gradient.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fasttransfer import native
+from fasttransfer.ops import native
 
 native.load()
 

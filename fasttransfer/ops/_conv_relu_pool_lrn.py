@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import machine, native
+from fasttransfer.core import machine
+from fasttransfer.ops import native
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 
 # Where PyTorch's own convolution, made for many channels, leaves something to gain.

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fasttransfer import native
-from fasttransfer.randomness import words
+from fasttransfer.core.randomness import words
+from fasttransfer.ops import native
 
 _WORDS = 2**32  # how many values a word of the stream can have
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import native
+from fasttransfer.ops import native
 
 _WORD = 64  # elements: what a mask is rounded up to
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import native
+from fasttransfer.ops import native
 
 # Where a maximum stands in its window, 3 * row + column, or this where the ReLU stops it (csrc/math/pool.h).
 STOPPED = 15

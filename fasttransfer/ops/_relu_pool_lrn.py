@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import native
+from fasttransfer.ops import native
 from fasttransfer.ops._relu_pool import (
     fake_argmax,
     fake_gradients,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import native
+from fasttransfer.ops import native
 
 native.load()
 

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import machine, native
+from fasttransfer.core import machine
+from fasttransfer.ops import native
 
 # In bfloat16 PyTorch's own is as fast where a window has few channels (docs/decisions/sparse-gradients.md).
 _FEW_CHANNELS = 4

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fasttransfer import randomness
-from fasttransfer.errors import InputError
+from fasttransfer.core import randomness
+from fasttransfer.core.errors import InputError
 
 STEPS = 300
 BATCH = 64

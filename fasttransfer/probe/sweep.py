@@ -15,15 +15,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fasttransfer import machine
-from fasttransfer.errors import InputError
-from fasttransfer.features import extract
-from fasttransfer.features.extract import FeatureRequest
-from fasttransfer.intervals import Estimate, estimate
-from fasttransfer.pipelines.feeds import HOST_SHARE
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.intervals import Estimate, estimate
+from fasttransfer.core.progress import Log, format_bytes, format_duration
+from fasttransfer.features import network_features
+from fasttransfer.features.network_features import FeatureRequest
+from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.probe import heads
 from fasttransfer.probe.examples import STEPS, ExampleSet, draw_example_sets
-from fasttransfer.progress import Log, format_bytes, format_duration
 
 _TIMED_STEPS = 10
 
@@ -48,7 +48,7 @@ class SweepSettings:
             if len(set(values)) < len(values):
                 raise InputError(f"{option}: a value is given twice")
         for cut in self.cuts:
-            if cut not in extract.CUTS:
+            if cut not in network_features.CUTS:
                 raise InputError(f"--cuts {cut}: choose among 1 to 7")
         for k in self.examples:
             if k is not None and k < 1:
@@ -128,9 +128,9 @@ def run_probe(asked: FeatureRequest, swept: SweepSettings, *, log: Log) -> Probe
     made: list[Head] = []
     for cut in swept.cuts:
         workers = _workers(asked, swept, cut, len(used), len(val), lessons)
-        x = extract.read_features(asked, [cut], "train", used, keep=True, log=log)[cut].flat().to(asked.device)
+        x = network_features.read_features(asked, [cut], "train", used, keep=True, log=log)[cut].flat().to(asked.device)
         x_val = (
-            extract.read_features(asked, [cut], "val", asked.ids("val"), keep=True, log=log)[cut]
+            network_features.read_features(asked, [cut], "val", asked.ids("val"), keep=True, log=log)[cut]
             .flat()
             .to(asked.device)
         )

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fasttransfer import paths
-from fasttransfer.analysis import Comparison, Score
-from fasttransfer.files import make_folder, replace_file
+from fasttransfer.core.files import make_folder, replace_file
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import Comparison, Score
 from fasttransfer.report.table import table
+from fasttransfer.study import paths
+from fasttransfer.study.records import StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def write_report(
         recorded: the study.
         folder: of the study.
         score: what means and figures are made of.
-        overlay: a part of the paper, `fasttransfer.paper.load_results`, whose curves are laid behind the study's.
+        overlay: a part of the paper, `fasttransfer.study.paper.load_results`, whose curves are laid behind the study's.
 
     Returns:
         the path of index.html.
@@ -66,8 +66,8 @@ def write_paper(folder: Path, *, score: Score = "best10") -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    from fasttransfer import paper
     from fasttransfer.report import side_by_side, spreadsheet
+    from fasttransfer.study import paper
 
     make_folder(folder)
     _write_figures(folder, side_by_side.paper_figures(score))

@@ -7,10 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer.analysis import Advice, Choice, Estimate, class_count, stuck
-from fasttransfer.analysis.advice import CHOICES
-from fasttransfer.cells import BASE_PLUS
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import Advice, Choice, Estimate, class_count, stuck
+from fasttransfer.report.analysis.advice import CHOICES
 from fasttransfer.report.findings import CHEAP
 from fasttransfer.report.numbers import (
     MINUS,
@@ -26,6 +24,8 @@ from fasttransfer.report.numbers import (
     some,
 )
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study.cells import BASE_PLUS
+from fasttransfer.study.records import StudyResults
 
 
 def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fasttransfer.analysis import Estimate, Summary, class_count, mean_chance, summarise
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import Estimate, Summary, class_count, mean_chance, summarise
 from fasttransfer.report.numbers import cost, decimals, half, per_cent, points, signed
+from fasttransfer.study.records import StudyResults
 
 # At equal training: both networks have had the same number of schedules.
 PART_HEADS = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fasttransfer.analysis import Summary
 from fasttransfer.pipelines.views import UNLIMITED, describe_views
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import Summary
 from fasttransfer.report.findings import warnings
 from fasttransfer.report.numbers import count, label, some
+from fasttransfer.study.records import StudyResults
 
 
 def cautions(recorded: StudyResults, summary: Summary) -> list[str]:

@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer.analysis.comparison import Comparison, Line
-from fasttransfer.analysis.summary import PARTS
-from fasttransfer.intervals import Estimate
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.comparison import Comparison, Line
+from fasttransfer.report.analysis.summary import PARTS
 from fasttransfer.report.numbers import count, half, intervals, per_cent, plain, signed
 from fasttransfer.report.verdict import verdict
 

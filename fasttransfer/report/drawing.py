@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fasttransfer.analysis import Estimate
-from fasttransfer.records import Result
+from fasttransfer.report.analysis import Estimate
 from fasttransfer.report.svg import FAINT, INK, PAPER
+from fasttransfer.study.records import Result
 
 PANEL = (3.3, 2.6)  # inches: a column of a paper of two; what is written in 8 points is read in 8 points
 

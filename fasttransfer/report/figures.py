@@ -1,6 +1,6 @@
 """The figures of a study, one function each: records in, a matplotlib Figure out, pyplot left alone.
 
-In a notebook: `accuracy(fasttransfer.records.read_results(folder))`. Every panel is as wide as a column of a paper of two.
+In a notebook: `accuracy(fasttransfer.study.records.read_results(folder))`. Every panel is as wide as a column of a paper of two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from fasttransfer.analysis import (
+from fasttransfer.report import drawing
+from fasttransfer.report.analysis import (
     Estimate,
     Score,
     Summary,
@@ -31,13 +32,12 @@ from fasttransfer.analysis import (
     summarise,
     targets_of,
 )
-from fasttransfer.cells import BASE, BASE_PLUS
-from fasttransfer.records import Result, StudyResults
-from fasttransfer.report import drawing
 from fasttransfer.report.drawing import STUDY_LOOKS, STYLES, Style, key, layer_colour
 from fasttransfer.report.filters import first_filters, montage
 from fasttransfer.report.pieces import Piece, pieces
 from fasttransfer.report.svg import FAINT, INK, PAPER, settings
+from fasttransfer.study.cells import BASE, BASE_PLUS
+from fasttransfer.study.records import Result, StudyResults
 
 PART_COLOURS = {  # the first two are the same piece, at equal training and as the paper measures it
     "freezing": STYLES["selffer"].colour,

@@ -8,8 +8,8 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from fasttransfer import cells, paths
-from fasttransfer.records import StudyResults
+from fasttransfer.study import cells, paths
+from fasttransfer.study.records import StudyResults
 
 _GAP = 1  # pixels between filters
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from fasttransfer.analysis import (
+from fasttransfer.report.analysis import (
     STUCK_SHARE,
     Estimate,
     Score,
@@ -19,7 +19,6 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
-from fasttransfer.records import Result, StudyResults
 from fasttransfer.report.numbers import (
     MINUS,
     cost,
@@ -35,6 +34,7 @@ from fasttransfer.report.numbers import (
 )
 from fasttransfer.report.pieces import Pieces, pieces
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study.records import Result, StudyResults
 
 CHEAP = 0.02  # frozen transfer that costs less than these two points is called cheap
 _VISIBLE = 0.005  # losses below half a point are not taken apart

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fasttransfer.analysis import Estimate
-from fasttransfer.records import Result
+from fasttransfer.report.analysis import Estimate
+from fasttransfer.study.records import Result
 
 MINUS = "\N{MINUS SIGN}"
 

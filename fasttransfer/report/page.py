@@ -9,10 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fasttransfer.analysis import Score, Summary, score_of, summarise
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.records import Result, StudyResults
 from fasttransfer.report import figures
+from fasttransfer.report.analysis import Score, Summary, score_of, summarise
 from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, blocks, task_title
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES, layer_colour
@@ -22,6 +21,7 @@ from fasttransfer.report.numbers import count, decimals, intervals, per_cent, po
 from fasttransfer.report.pieces import Pieces, pieces
 from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, treatment_keys
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study.records import Result, StudyResults
 
 
 def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | None = None) -> str:

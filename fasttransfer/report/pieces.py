@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fasttransfer.analysis import Estimate, Row, Summary, summarise
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import Estimate, Row, Summary, summarise
+from fasttransfer.study.records import StudyResults
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fasttransfer import paper
-from fasttransfer.analysis import PARTS, Comparison, Estimate, Score, Summary, compare, summarise
-from fasttransfer.records import StudyResults
 from fasttransfer.report import figures
+from fasttransfer.report.analysis import PARTS, Comparison, Estimate, Score, Summary, compare, summarise
 from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, Rows, TableCell, block
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES
@@ -20,6 +18,8 @@ from fasttransfer.report.numbers import MINUS, count, per_cent, signed
 from fasttransfer.report.pieces import pieces
 from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, study_keys, treatment_keys
 from fasttransfer.report.verdict import Verdict, verdict
+from fasttransfer.study import paper
+from fasttransfer.study.records import StudyResults
 
 
 @dataclass(frozen=True)

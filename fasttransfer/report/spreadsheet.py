@@ -7,7 +7,9 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fasttransfer.analysis import (
+from fasttransfer.networks.geometry import STAGES
+from fasttransfer.pipelines.views import describe_views
+from fasttransfer.report.analysis import (
     Estimate,
     Score,
     chance,
@@ -17,9 +19,7 @@ from fasttransfer.analysis import (
     stuck,
     summarise,
 )
-from fasttransfer.geometry import STAGES
-from fasttransfer.pipelines.views import describe_views
-from fasttransfer.records import Result, StudyResults
+from fasttransfer.study.records import Result, StudyResults
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
@@ -71,7 +71,7 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> byt
     """The paired differences of studies and their parts, for each n over targets and seeds, in [-1, 1].
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
-    is made of (`fasttransfer.analysis.Estimate.kind`), `runs` and `seeds` how many are behind the mean. The parts at
+    is made of (`fasttransfer.report.analysis.Estimate.kind`), `runs` and `seeds` how many are behind the mean. The parts at
     equal training are over the runs that have all their networks, so that they add up. base+ has n = 8.
     """
     out = io.StringIO()

@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fasttransfer.analysis import PARTS, Estimate, Row, Score, Summary, mean_chance, summarise
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import PARTS, Estimate, Row, Score, Summary, mean_chance, summarise
 from fasttransfer.report.numbers import cost, count, decimals, intervals, label, per_cent, plain, points, signed, some
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study.records import StudyResults
 
 
 def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import fasttransfer
-from fasttransfer.analysis import Score
+from fasttransfer.report.analysis import Score
 from fasttransfer.report.drawing import STUDY_LOOKS, STYLES
 from fasttransfer.report.figures import PART_COLOURS
 from fasttransfer.report.svg import inline

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fasttransfer import paper
-from fasttransfer.analysis import GAIN_LIMIT, Score, convergence
-from fasttransfer.cells import BASE_PLUS
-from fasttransfer.records import StudyResults
+from fasttransfer.report.analysis import GAIN_LIMIT, Score, convergence
 from fasttransfer.report.numbers import decimals, is_within_noise, points, signed
+from fasttransfer.study import paper
+from fasttransfer.study.cells import BASE_PLUS
+from fasttransfer.study.records import StudyResults
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from fasttransfer.errors import InputError
-from fasttransfer.files import disk_errors, make_folder
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import disk_errors, make_folder
 from fasttransfer.pipelines.synthetic import manmade, natural
 from fasttransfer.pipelines.synthetic.sketch import Sketch
 

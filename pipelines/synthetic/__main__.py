@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.synthetic import SIDES, render_share
 
 if __name__ == "__main__":

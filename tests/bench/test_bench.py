@@ -20,8 +20,8 @@ from torch.utils.dlpack import from_dlpack
 from fasttransfer import cli
 from fasttransfer.bench import command, data, features, kernels, memory, timing, training
 from fasttransfer.bench.baselines import loaders
-from fasttransfer.files import cache_folder
-from fasttransfer.geometry import CAFFENET_MINI
+from fasttransfer.core.files import cache_folder
+from fasttransfer.networks.geometry import CAFFENET_MINI
 
 CPU = torch.device("cpu")
 

@@ -15,20 +15,21 @@ import torch
 from rich.console import Console
 from studies import draw_pictures, tiny_choices
 
-from fasttransfer import cli, devices, randomness
+from fasttransfer import cli
 from fasttransfer.bench import grid
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
-from fasttransfer.cells import TREATMENTS, Cell, study_cells
-from fasttransfer.files import cache_folder
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
-from fasttransfer.net import CaffeNet, draw_weights
-from fasttransfer.pipelines.feed import Stream, select_task_images
-from fasttransfer.pipelines.means import compute_mean_image
-from fasttransfer.pipelines.memory import MemoryFeed
+from fasttransfer.core import devices, randomness
+from fasttransfer.core.files import cache_folder
+from fasttransfer.networks.caffenet import CaffeNet, draw_weights
+from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+from fasttransfer.pipelines.mean_images import compute_mean_image
+from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.pipelines.streams import Stream, select_task_images
 from fasttransfer.pipelines.synthetic import SIDES
-from fasttransfer.study_plan import make_plan
+from fasttransfer.study.cells import TREATMENTS, Cell, study_cells
+from fasttransfer.training.study_plan import make_plan
 
 CELLS = study_cells("AB", ("selffer", "transfer+", "random"), (2, 7), (0,))
 NAMES = {side: [name for name in sorted(SIDES) if SIDES[name] == side][:2] for side in ("natural", "man-made")}

@@ -19,7 +19,7 @@ from html_reader import check_stands_alone
 from rich.console import Console
 from sources import encoded, noise
 
-from fasttransfer import cli, roofline
+from fasttransfer import cli
 from fasttransfer.bench import (
     ablation,
     ceilings,
@@ -32,12 +32,13 @@ from fasttransfer.bench import (
     parts,
     projection,
     readings,
+    roofline,
     suite,
     targets,
 )
-from fasttransfer.errors import InputError
-from fasttransfer.geometry import CAFFENET_MINI
-from fasttransfer.paper import PICTURES_PER_SECOND
+from fasttransfer.core.errors import InputError
+from fasttransfer.networks.geometry import CAFFENET_MINI
+from fasttransfer.study.paper import PICTURES_PER_SECOND
 
 CPU = torch.device("cpu")
 

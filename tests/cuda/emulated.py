@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer import native
+from fasttransfer.ops import native
 from fasttransfer.ops._dropout import dropout_reference
 from fasttransfer.ops._pack_features import pack_reference
 

@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache
-from fasttransfer.features import entry as on_disk
+from fasttransfer.features import cache_entry as on_disk
 from fasttransfer.features.cache import OtherVersionError
-from fasttransfer.weights import CorruptFileError
 
-pytest.importorskip("fasttransfer._shards")
+pytest.importorskip("fasttransfer.features._shards")
 
 SMALL = 300  # bytes, so that entries have several shards
 

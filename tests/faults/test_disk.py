@@ -14,12 +14,12 @@ from sources import by_class, write
 from studies import tiny_choices
 from test_grid import quiet, same_study
 
-from fasttransfer import grid
-from fasttransfer.errors import InputError
-from fasttransfer.files import replace_file
-from fasttransfer.pipelines import writer
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines import shard_writer
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind
+from fasttransfer.training import grid
 
 
 def test_a_disk_that_fills_up_stops_the_study_with_a_sentence_and_it_can_go_on(
@@ -41,7 +41,7 @@ def test_a_disk_that_fills_up_stops_prepare_with_a_sentence_and_it_can_go_on(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     """Not with a signal: that is what a memory-mapped file on a full disk sends to its writer."""
-    monkeypatch.setattr(writer, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 100_000)
     source = write(tmp_path / "source", by_class("", ("cat", "dog"), 300))
     choices = {"size": 16, "kind": kind}
     wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]

@@ -24,17 +24,18 @@ import torch.multiprocessing as mp
 from studies import tiny_choices
 from test_grid import quiet, said, same_study
 
-from fasttransfer import grid, records
-from fasttransfer.assembly import StudyContext
-from fasttransfer.engine import local
-from fasttransfer.study import Choices, Feeding
+from fasttransfer.study import records
+from fasttransfer.study.configuration import Choices, Feeding
+from fasttransfer.training import grid
+from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.workers import local
 
 # Checkpoints as often as possible, so that kills meet every stage of writing them.
 DRIVER = """
 import sys
 from pathlib import Path
 from fasttransfer import grid
-from fasttransfer.study import Choices, Feeding
+from fasttransfer.study.configuration import Choices, Feeding
 if __name__ == "__main__":
     choices = Choices(**eval(sys.argv[1]))
     grid.run(choices, Path(sys.argv[2]), feeding=Feeding(engine=sys.argv[3]), checkpoint_seconds=0.0)
@@ -142,7 +143,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Choices, Path
 def cluster() -> Iterator[None]:
     """One for all tests: it takes seconds to start."""
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-    from fasttransfer.engine.ray import _join_cluster
+    from fasttransfer.training.workers.ray import _join_cluster
 
     assert _join_cluster()
     yield

@@ -13,7 +13,7 @@ from entries import ABOUT, KEY, features, found, key, make, pictures, same
 from fasttransfer.features import cache
 from fasttransfer.features.cache import RemovedError
 
-pytest.importorskip("fasttransfer._shards")
+pytest.importorskip("fasttransfer.features._shards")
 
 
 def test_what_is_made_is_found(tmp_path: Path) -> None:

@@ -18,14 +18,14 @@ import torch
 import xxhash
 from torch import Tensor
 
-from fasttransfer import files
-from fasttransfer.errors import InputError
+from fasttransfer.core import files
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import shards
 from fasttransfer.features.shards import ShardReader, write_shard
 from fasttransfer.ops import pack_features, unpack_features
-from fasttransfer.weights import CorruptFileError
 
-_shards = pytest.importorskip("fasttransfer._shards")
+_shards = pytest.importorskip("fasttransfer.features._shards")
 
 ENTRY = "0123456789abcdef" * 4
 SHAPE = (5, 3, 7)

@@ -14,20 +14,22 @@ from rich.console import Console
 from studies import tiny_choices, with_bases
 from torch import Tensor
 
-from fasttransfer import assembly, grid, records, study_plan, weights
-from fasttransfer.assembly import StudyContext, build_cohort
-from fasttransfer.cells import LAYERS, Cell, base
-from fasttransfer.errors import InputError
-from fasttransfer.features import auto, cache
-from fasttransfer.features.auto import CutTiming
-from fasttransfer.geometry import CAFFENET, CAFFENET_MINI
-from fasttransfer.messages import Checked, Ended, Noted
-from fasttransfer.net import CaffeNet, StepDropout
-from fasttransfer.paths import weights_file
-from fasttransfer.pipelines.feed import Stream, Sweep
+from fasttransfer.core import tensor_files
+from fasttransfer.core.errors import InputError
+from fasttransfer.features import cache, worth_keeping
+from fasttransfer.features.worth_keeping import CutTiming
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.pipelines.streams import Stream, Sweep
 from fasttransfer.pipelines.views import list_views
-from fasttransfer.prefix import cut_name, kept_cut, rounded_cuts
-from fasttransfer.study import Choices, Feeding, Study
+from fasttransfer.study import records
+from fasttransfer.study.cells import LAYERS, Cell, base
+from fasttransfer.study.configuration import Choices, Feeding, Study
+from fasttransfer.study.paths import weights_file
+from fasttransfer.training import build_cohort, grid, study_plan
+from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.messages import Checked, Ended, Noted
 
 CPU = torch.device("cpu")
 FROZEN = ("selffer", "transfer", "random")
@@ -62,7 +64,7 @@ def train(
     found = {}
     for cell in cells if done else ():
         path = weights_file(setting.folder, cell)
-        found[cell.label] = weights.load(path)[0]
+        found[cell.label] = tensor_files.load(path)[0]
         path.unlink()
     checks = {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
     ends = {m.cell: (m.state, m.reason) for m in heard if isinstance(m, Ended)}
@@ -204,7 +206,7 @@ def test_some_cuts_kept_and_others_live(tmp_path: Path, monkeypatch: pytest.Monk
     cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
     live, _ = train(setting, cells, "live")
     monkeypatch.setattr(
-        auto, "choose_cuts", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6))
+        worth_keeping, "choose_cuts", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6))
     )
     mixed, told = train(setting, cells, "auto")
     assert same(mixed, live)
@@ -231,7 +233,7 @@ def test_bases_and_fine_tuned_cells_see_the_views_too(tmp_path: Path) -> None:
     feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
     (shown,) = {batch.pictures["B"].shape for batch in (feed.train(0), feed.train(1))}
     assert shown == (8, 3, 29, 29) and not feed.train(3).views.any()
-    stored = [weights.load(weights_file(setting.folder, base("A", 0)))[0] for setting in (one, two)]
+    stored = [tensor_files.load(weights_file(setting.folder, base("A", 0)))[0] for setting in (one, two)]
     assert not torch.equal(stored[0]["fc8.weight"], stored[1]["fc8.weight"])
 
 
@@ -257,7 +259,7 @@ def test_a_cohort_of_kept_cuts_makes_no_picture(tmp_path: Path, monkeypatch: pyt
     def refuse(*args: object, **more: object) -> None:
         raise AssertionError("pictures were asked for")
 
-    monkeypatch.setattr(assembly, "open_feed", refuse)
+    monkeypatch.setattr(build_cohort, "open_feed", refuse)
     read, _ = train(setting, cells, "cache")
     assert same(read, expected)
 
@@ -318,7 +320,7 @@ def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
         found.append(records.read_results(out))
     assert found[0].results == found[1].results
     for network in ("A5B", "A7B"):
-        one, other = (weights.load(study.folder / "weights" / f"{network}.s0.safetensors")[0] for study in found)
+        one, other = (tensor_files.load(study.folder / "weights" / f"{network}.s0.safetensors")[0] for study in found)
         assert all(torch.equal(one[name], other[name]) for name in one)
     kept = cache.list_entries(cache.cache_root())
     assert len(kept) == 4 and min(entry.use.hits for entry in kept) >= 2
@@ -335,10 +337,13 @@ def test_a_source_runs_live_up_to_where_that_is_fastest_and_the_disk_has_room() 
         CutTiming(3, compute=3.0, read=0.5, bytes=100, dense=200),
         CutTiming(6, compute=9.0, read=0.1, bytes=10, dense=20),
     ]
-    assert auto.choose_cuts(measured, records=1, room=1e9) == {3, 6}  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
-    assert auto.choose_cuts(measured, records=1, room=109) == {6}
-    assert auto.choose_cuts(measured, records=1, room=0) == frozenset()
-    assert auto.choose_cuts(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+    assert worth_keeping.choose_cuts(measured, records=1, room=1e9) == {
+        3,
+        6,
+    }  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
+    assert worth_keeping.choose_cuts(measured, records=1, room=109) == {6}
+    assert worth_keeping.choose_cuts(measured, records=1, room=0) == frozenset()
+    assert worth_keeping.choose_cuts(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
 
 
 def test_auto_measures_and_keeps_what_is_read_faster(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from fasttransfer import native, randomness
+from fasttransfer.core import randomness
+from fasttransfer.ops import native
 from fasttransfer.ops._dropout import dropout, dropout_reference
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from PIL import Image
 from sources import encoded, jpeg, noise
 from strange import HEIGHT, WIDTH, patched, png, scene, strange
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.ops import resize
 from fasttransfer.pipelines import decode as module
 from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, decode, decode_stored

@@ -11,15 +11,15 @@ import pytest
 import torch
 from studies import MANMADE, NATURAL, draw_pictures
 
-from fasttransfer.files import cache_folder
-from fasttransfer.graphs import RecordedGraph
-from fasttransfer.pipelines import feeds
-from fasttransfer.pipelines.dali import DaliFeed, has_dali
-from fasttransfer.pipelines.feed import Batch, Feed, Stream, select_task_images
-from fasttransfer.pipelines.memory import MemoryFeed
-from fasttransfer.pipelines.prefetch import PrefetchedFeed
+from fasttransfer.core.files import cache_folder
+from fasttransfer.pipelines import choose_feed
+from fasttransfer.pipelines.dali_feed import DaliFeed, has_dali
+from fasttransfer.pipelines.memory_feed import MemoryFeed
+from fasttransfer.pipelines.prefetched_feed import PrefetchedFeed
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind
+from fasttransfer.pipelines.streams import Batch, Feed, Stream, select_task_images
+from fasttransfer.training.cuda_graph import RecordedGraph
 
 pytestmark = pytest.mark.gpu
 
@@ -107,7 +107,7 @@ def test_a_step_is_recorded_while_a_thread_makes_batches(pictures: Path) -> None
 
 
 def test_free_memory_of_a_gpu_is_measured() -> None:
-    free = feeds.free_memory("raw", torch.device("cuda"))
+    free = choose_feed.free_memory("raw", torch.device("cuda"))
     assert free is not None and 0 < free <= torch.cuda.get_device_properties(0).total_memory
 
 

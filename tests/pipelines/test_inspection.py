@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from sources import by_class, encoded, jpeg, noise, write
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import inspection
 from fasttransfer.pipelines.inspection import Spread, inspect
 from fasttransfer.pipelines.prepare import prepare

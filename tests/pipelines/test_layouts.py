@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sources import by_class, encoded, jpeg, noise, pack, write
 
-from fasttransfer.data import ilsvrc12, ilsvrc12_val_labels
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.prepare import prepare_into
 

@@ -15,8 +15,8 @@ from PIL import Image
 from preparing import SHARD_BYTES, held, preparing
 from sources import by_class, encoded, jpeg, noise, pack, write
 
-from fasttransfer.errors import InputError
-from fasttransfer.pipelines import eta, filling, journal, synthetic, writer
+from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines import journal, progress_log, shard_writer, synthetic, write_store
 from fasttransfer.pipelines import prepare as module
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.journal import JOURNAL
@@ -52,7 +52,7 @@ def visible(folder: Path) -> list[str]:
 def small_shards(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Shards like those of `preparing`; of the test's `kind`, if it has one."""
     kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else "raw"
-    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES[kind])
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES[kind])
 
 
 both_kinds = pytest.mark.parametrize("kind", ["raw", "jpeg"])
@@ -91,7 +91,7 @@ def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
 
 
 def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eta, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress_log, "SAY_EVERY", 0.0)
     said: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
     prepare(source, size=8, cache=tmp_path / "cache", log=said.append)
@@ -211,7 +211,7 @@ def test_only_the_first_bad_pictures_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 1000])
 def test_bad_pictures_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(writer, "SHARD_BYTES", rows * 8 * 8 * 3)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", rows * 8 * 8 * 3)
     clean = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=quiet)
     source, said = write(tmp_path / "source", BAD), list[str]()
     store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=said.append)
@@ -264,7 +264,7 @@ def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: p
 def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     source = source_of(tmp_path / "source", 40)
     wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, log=quiet)
-    write_piece, said = writer._write, list[str]()
+    write_piece, said = shard_writer._write, list[str]()
 
     def full(handle: int, data: bytes, offset: int) -> None:
         if os.readlink(f"/proc/self/fd/{handle}").endswith(shard_name("train", 2, kind)):
@@ -272,7 +272,7 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
         write_piece(handle, data, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "_write", full)
+        patch.setattr(shard_writer, "_write", full)
         with pytest.raises(InputError, match=r"cannot write here \(no space left on device\)"):
             prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
     assert "goes on from there" in said[-1]
@@ -293,7 +293,7 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monk
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "_read", broken)
+        patch.setattr(write_store, "_read", broken)
         with pytest.raises(ZeroDivisionError):
             prepare(source, size=8, cache=tmp_path / "cache", log=quiet)
     assert visible(tmp_path / "cache/stores") == []
@@ -399,7 +399,7 @@ def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch:
     source = with_bad_ones(tmp_path / "source")
     with held(source, tmp_path / "cache", "train-0002.npy"):
         pass
-    monkeypatch.setattr(filling, "version", lambda name: "99")
+    monkeypatch.setattr(write_store, "version", lambda name: "99")
     said: list[str] = []
     store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=said.append)
     assert not any("earlier run" in text for text in said)
@@ -409,14 +409,14 @@ def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch:
 
 def test_a_bad_picture_found_before_the_kill_still_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With "fail" nothing is written after the first bad picture, so that it is met again."""
-    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = write(source_of(tmp_path / "source", 60), {"train/dog/99.jpg": b"", "val/cat/99.jpg": b""})
-    stop = filling.describe_refused
-    monkeypatch.setattr(filling, "describe_refused", lambda refused: pytest.fail("stopped", pytrace=False))
+    stop = write_store.describe_refused
+    monkeypatch.setattr(write_store, "describe_refused", lambda refused: pytest.fail("stopped", pytrace=False))
     with pytest.raises(pytest.fail.Exception):
         prepare(source, size=8, cache=tmp_path / "cache", log=quiet)
     assert len(visible(tmp_path / "cache/stores")) == 1
-    monkeypatch.setattr(filling, "describe_refused", stop)
+    monkeypatch.setattr(write_store, "describe_refused", stop)
     message = refusal(source, tmp_path / "cache")
     assert "2 pictures cannot be decoded: train/dog/99.jpg" in message
     assert visible(tmp_path / "cache/stores") == []
@@ -426,7 +426,7 @@ def test_a_picture_that_is_readable_only_later_changes_nothing_that_is_done_with
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part that is done with is not looked at again, even where its last pictures were left out."""
-    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = source_of(tmp_path / "source", 60)
     write(source, {"train/dog/999.jpg": jpeg(5)})
     read = Listing.read
@@ -465,13 +465,13 @@ def test_a_picture_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> N
 
 def test_an_archive_that_changes_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = pack(source_of(tmp_path / "source"), tmp_path / "source.tar")
-    read = filling._read
+    read = write_store._read
 
     def touch(listing: Listing, picture: object) -> object:
         os.utime(archive, ns=(0, 0))
         return read(listing, picture)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(filling, "_read", touch)
+    monkeypatch.setattr(write_store, "_read", touch)
     assert "changed while it was prepared" in refusal(archive, tmp_path / "cache")
 
 
@@ -619,11 +619,11 @@ def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: 
 
 
 def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "SHARD_BYTES", SHARD_BYTES["raw"])
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source, folder = source_of(tmp_path / "source", 60), tmp_path / "store"
     write(tmp_path, {".other.tmp/work": "of another program", ".other.lock": b""})
     with monkeypatch.context() as patch:
-        patch.setattr(filling, "_finish_part", lambda *_: 1 / 0)
+        patch.setattr(write_store, "_finish_part", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_into(source, folder, size=8, log=quiet)
     said: list[str] = []

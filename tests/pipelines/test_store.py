@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources import by_class, write
 
-from fasttransfer.errors import InputError
-from fasttransfer.pipelines import eta, filling, writer
+from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines import progress_log, shard_writer, write_store
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Digest, JpegStorePart, RawStorePart, Store, shard_name
@@ -24,7 +24,7 @@ CLASSES = ("cat", "dog", "eel")
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """21 training pictures in shards of 8, 8 and 5 rows, and 6 to validate on."""
-    monkeypatch.setattr(writer, "SHARD_BYTES", 8 * 6 * 6 * 3 + 5)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 8 * 6 * 6 * 3 + 5)
     source = write(tmp_path / "source", by_class("train/", CLASSES, 7) | by_class("val/", CLASSES, 2))
     return prepare(source, size=6, cache=tmp_path / "cache", log=lambda text: None)
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 @pytest.fixture
 def jpegs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same pictures as JPEGs, 8 or so a shard."""
-    monkeypatch.setattr(writer, "SHARD_BYTES", 8 * 2048)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 8 * 2048)
     source = Path(store.manifest["source"])
     return prepare(source, size=6, cache=tmp_path / "cache", kind="jpeg", log=lambda text: None)
 
@@ -257,13 +257,13 @@ def test_verify_finds_a_shard_that_was_cut(store: Store) -> None:
 
 def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may be as they were written and still be no pictures."""
-    encode = filling._jpeg
+    encode = write_store._jpeg
 
     def broken(pixels: np.ndarray) -> bytes:
         return b"no JPEG" if np.array_equal(pixels, picture) else encode(pixels)
 
     picture = store.train.gather(np.array([9]))[0]
-    monkeypatch.setattr(filling, "_jpeg", broken)
+    monkeypatch.setattr(write_store, "_jpeg", broken)
     source = Path(store.manifest["source"])
     jpegs = prepare(source, size=6, cache=tmp_path / "other", kind="jpeg", log=lambda text: None)
     assert "train picture 9, which cannot be decoded" in unfit(jpegs)
@@ -276,7 +276,7 @@ def test_verify_finds_a_changed_manifest(store: Store) -> None:
 
 
 def test_verify_says_how_far_it_is(jpegs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eta, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress_log, "SAY_EVERY", 0.0)
     said: list[str] = []
     jpegs.verify(said.append)
     assert any(text.startswith("verify: reading: 21 of 27 pictures, ") for text in said)
@@ -293,7 +293,7 @@ def test_the_digest_of_the_same_pictures_stays_what_it_always_was() -> None:
 
 
 def test_the_digest_does_not_see_how_rows_are_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "SHARD_BYTES", 1 << 20)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 1 << 20)
     source = Path(store.manifest["source"])
     whole = prepare(source, size=6, cache=store.folder.parents[1] / "other", log=lambda text: None)
     assert len(whole.train.shards) == 1 and whole.digest == store.digest

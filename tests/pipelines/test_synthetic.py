@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.synthetic import SIDES, picture, render
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sources import by_class, jpeg, pack, write
 
-from fasttransfer.data import ilsvrc12
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines.ilsvrc12 import ilsvrc12
 from fasttransfer.pipelines.layouts import Listing, list_images
 
 

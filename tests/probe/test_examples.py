@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fasttransfer.errors import InputError
+from fasttransfer.core.errors import InputError
 from fasttransfer.probe.examples import FOLDS, STEPS, ExampleSet, draw_example_sets
 
 NAMES = ("ant", "bee", "cat")

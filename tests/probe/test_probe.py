@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from studies import MANMADE, draw_pictures, trained_study
 
-from fasttransfer import cli, machine
-from fasttransfer.cells import Cell, base
-from fasttransfer.errors import InputError
-from fasttransfer.features.extract import FeatureRequest, open_network
+from fasttransfer import cli
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError
+from fasttransfer.features.network_features import FeatureRequest, open_network
 from fasttransfer.probe.sweep import ProbeResults, SweepSettings, choose_head, run_probe
+from fasttransfer.study.cells import Cell, base
 
 CELLS = (base("A", 0), base("B", 0), Cell(0, "B", "transfer", 3))
 SMALL = ["--cuts", "3", "7", "--examples", "1", "2", "all", "--seeds", "0", "1", "--lrs", "1", "10", "3"]

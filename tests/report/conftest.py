@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fasttransfer.cells import BASE_PLUS, study_cells
-from fasttransfer.records import Evaluation, Result, StudyResults
 from fasttransfer.report.side_by_side import paper_page
+from fasttransfer.study.cells import BASE_PLUS, study_cells
+from fasttransfer.study.records import Evaluation, Result, StudyResults
 
 # What each treatment loses at n = 1..7 against a base at 0.74.
 LOSSES = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import browser
 import pytest
 
-from fasttransfer.records import StudyResults
 from fasttransfer.report.page import page
+from fasttransfer.study.records import StudyResults
 
 # The contrast between what is written and what is behind it, for every piece of text outside of figures.
 CONTRASTS = """

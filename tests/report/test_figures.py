@@ -16,13 +16,13 @@ from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from fasttransfer import paper
-from fasttransfer.analysis import Score, summarise
-from fasttransfer.records import Evaluation, StudyResults
 from fasttransfer.report import figures
+from fasttransfer.report.analysis import Score, summarise
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.filters import montage, smoothness
 from fasttransfer.report.svg import inline, pdf, png, svg
+from fasttransfer.study import paper
+from fasttransfer.study.records import Evaluation, StudyResults
 
 ALL = {
     "accuracy": figures.accuracy,

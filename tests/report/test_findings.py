@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fasttransfer.cells import Cell
-from fasttransfer.paper import load_results as published
-from fasttransfer.records import Evaluation, Result, StudyResults
 from fasttransfer.report.findings import findings, warnings
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.paper import load_results as published
+from fasttransfer.study.records import Evaluation, Result, StudyResults
 
 
 def recorded(top1: Mapping[str, float | list[float]], *, layers: Sequence[int] = range(1, 4)) -> StudyResults:

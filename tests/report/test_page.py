@@ -19,13 +19,13 @@ from html_reader import Reader, check_stands_alone
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from fasttransfer import paper
-from fasttransfer.analysis import compare
-from fasttransfer.errors import InputError
-from fasttransfer.records import Evaluation, Result, StudyResults
+from fasttransfer.core.errors import InputError
 from fasttransfer.report import table, write_comparison, write_report
+from fasttransfer.report.analysis import compare
 from fasttransfer.report.page import page
 from fasttransfer.report.spreadsheet import means_csv, results_csv
+from fasttransfer.study import paper
+from fasttransfer.study.records import Evaluation, Result, StudyResults
 
 
 @pytest.mark.parametrize("kind", ["whole", "seeds", "half", "nothing", "empty"])
@@ -159,7 +159,7 @@ def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Stu
 
 def test_tables_hold_the_numbers(study: Callable[..., StudyResults]) -> None:
     """Task B alone, n = 7: the fields of both tables are those of the summary."""
-    from fasttransfer.analysis import summarise
+    from fasttransfer.report.analysis import summarise
     from fasttransfer.report.numbers import cost, per_cent, points, signed
 
     made = study(("B",), (0,))

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from html_reader import check_stands_alone
 
-from fasttransfer import cli, paper
-from fasttransfer.analysis import compare
-from fasttransfer.records import StudyResults
+from fasttransfer import cli
 from fasttransfer.report import write_comparison
+from fasttransfer.report.analysis import compare
 from fasttransfer.report.side_by_side import comparison_page, paper_page
+from fasttransfer.study import paper
+from fasttransfer.study.records import StudyResults
 
 # Paired differences over the halves that were run, n = 1 to 7, in points; mean of the ten best checks.
 TRANSFER = ("+0.3", "−0.1", "−0.6", "−2.5", "−4.7", "−4.4", "−8.3")

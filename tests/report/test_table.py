@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fasttransfer import paper
-from fasttransfer.records import Evaluation, StudyResults
 from fasttransfer.report import table
+from fasttransfer.study import paper
+from fasttransfer.study.records import Evaluation, StudyResults
 
 
 def printed(recorded: StudyResults, *, encoding: str = "utf-8", score: str = "last") -> str:

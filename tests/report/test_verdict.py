@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from fasttransfer import paper
-from fasttransfer.analysis import GAIN_LIMIT, convergence
-from fasttransfer.records import Evaluation, StudyResults
+from fasttransfer.report.analysis import GAIN_LIMIT, convergence
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study import paper
+from fasttransfer.study.records import Evaluation, StudyResults
 
 
 def gaining(made: StudyResults, gain: float) -> StudyResults:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fasttransfer import records
-from fasttransfer.cells import LAYERS, TASKS
-from fasttransfer.features.extract import FeatureRequest
+from fasttransfer.features.network_features import FeatureRequest
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study import records
+from fasttransfer.study.cells import LAYERS, TASKS
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fasttransfer import environment
-from fasttransfer.files import make_folder, replace_file
+from fasttransfer.core.files import make_folder, replace_file
 from fasttransfer.probe.examples import STEPS
 from fasttransfer.probe.heads import MOMENTUM
 from fasttransfer.probe.sweep import Head, ProbeResults
@@ -17,6 +16,7 @@ from fasttransfer.report import svg
 from fasttransfer.report.probe.beside import StudyReference
 from fasttransfer.report.probe.figure import accuracy
 from fasttransfer.report.probe.table import rules
+from fasttransfer.study import environment
 
 ALL = "all"
 _SCORES = ("held_out_top1", "held_out_loss", "val_top1", "val_loss")

@@ -1,0 +1,234 @@
+"""What determines features, to the bit: the key that an entry of the cache is found under.
+
+A key says which weights, pictures and views, and what computes them: precision, device, threads, batch, and the
+versions of everything that could round a sum in another way. It never says what a network or a folder is called, or
+when: the same features asked for by another study are the same entry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fasttransfer import ops
+from fasttransfer.core import machine
+from fasttransfer.features import shards
+from fasttransfer.networks import caffenet, geometry
+from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
+from fasttransfer.ops import native
+from fasttransfer.study.configuration import Study
+
+FORMAT = 1
+"""Of keys and of what an entry says of itself; raised when either changes. It enters every digest."""
+
+# Extensions that choose between kernels whose sums differ in order or in type.
+_EXTENSIONS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "asimd",
+    "bf16",
+    "sve",
+)
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What determines the bytes of an entry.
+
+    Attributes:
+        prefix: `weights_digest` of the stages up to the cut.
+        mean: `mean_digest` of the mean picture that is subtracted.
+        scale: factor on the pixel differences.
+        geometry: sizes of the network; its name does not count.
+        cut: 1 to 6. Cut 7 passes through a dropout: who starts there reads cut 6 and runs stage 7.
+        pictures: `images_digest` of the pictures.
+        views: (top, left, mirror) of each view, in order.
+        precision: "fp32" or "bf16"; device: "cpu" or "cuda".
+        threads: of a forward pass; batch: pictures of one, of which the last is filled up.
+        versions: `versions`.
+    """
+
+    prefix: str
+    mean: str
+    scale: float
+    geometry: Geometry
+    cut: int
+    pictures: str
+    views: tuple[tuple[int, int, bool], ...]
+    precision: str
+    device: str
+    threads: int
+    batch: int
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cut <= 6:
+            raise ValueError(f"features of cut {self.cut} are not kept, only of 1 to 6")
+
+    def digest(self) -> str:
+        """32 hexadecimal digits."""
+        facts = self.facts()
+        del facts["geometry"]["name"]
+        text = json.dumps([FORMAT, facts], sort_keys=True, separators=(",", ":"))
+        return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"versions": dict(self.versions), "views": [list(view) for view in self.views]}
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> CacheKey:
+        """The key that `facts` came from.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are not those of a key.
+        """
+        sizes = facts["geometry"]
+        geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"]), "hidden": tuple(sizes["hidden"])})
+        views = tuple((int(top), int(left), bool(mirror)) for top, left, mirror in facts["views"])
+        return cls(**{**facts, "geometry": geometry, "views": views})
+
+
+def make_key(
+    study: Study,
+    weights: Mapping[str, Tensor],
+    mean: Tensor,
+    cut: int,
+    pictures: str,
+    views: Sequence[tuple[int, int, bool]],
+    *,
+    device: str,
+    decodes: bool,
+) -> CacheKey:
+    """The key of a cut of a network of `study`, computed by this process as it is set now.
+
+    Args:
+        weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, what it sees pixels less.
+        pictures: see `images_digest`.
+        device, decodes: see `versions`.
+    """
+    return CacheKey(
+        prefix=weights_digest(weights, cut),
+        mean=mean_digest(mean),
+        scale=study.recipe.scale,
+        geometry=study.recipe.geometry,
+        cut=cut,
+        pictures=pictures,
+        views=tuple((top, left, mirror) for top, left, mirror in views),
+        precision=study.precision,
+        device=device,
+        threads=torch.get_num_threads() if device == "cpu" else 0,
+        batch=study.recipe.batch,
+        versions=versions(device, decodes=decodes),
+    )
+
+
+def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:
+    """Of the float32 weights of stages 1 to `cut` under Caffe's names; those of later stages do not count."""
+    digest = xxhash.xxh3_128()
+    for layer in LAYER_NAMES[:cut]:
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            _add(digest, name, weights[name])
+    return str(digest.hexdigest())
+
+
+def mean_digest(mean: Tensor) -> str:
+    """Of a mean picture, (S, S, 3) float32."""
+    digest = xxhash.xxh3_128()
+    _add(digest, "mean", mean)
+    return str(digest.hexdigest())
+
+
+def images_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
+    """Of some pictures in their order.
+
+    Args:
+        store: digest of the store that they are in.
+        part: "train" or "val".
+        rows: (n,) their numbers in the part.
+    """
+    digest = xxhash.xxh3_128(json.dumps([store, part, len(rows)]).encode())
+    digest.update(np.ascontiguousarray(rows, dtype="<i8").data)
+    return str(digest.hexdigest())
+
+
+def versions(device: str, *, decodes: bool = False) -> dict[str, str]:
+    """What the bits of a forward pass depend on beside what is computed, on this machine as it is set now.
+
+    Args:
+        device: "cpu" or "cuda".
+        decodes: whether pixels are decoded on the way (a jpeg store), rather than read as they are.
+    """
+    native.load()
+    found = {
+        "torch": torch.__version__,
+        "matmul": torch.get_float32_matmul_precision(),
+        "native library": _libraries(device),
+        "network": _sources(),
+        "shards": str(shards.VERSION),
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        cudnn = torch.backends.cudnn
+        found |= {
+            "device": f"{properties.name} sm_{properties.major}{properties.minor}",
+            "cuda": str(torch.version.cuda),
+            "cudnn": f"{cudnn.version()} deterministic={cudnn.deterministic} benchmark={cudnn.benchmark}",
+        }
+    else:
+        has = set(machine.instructions())
+        found |= {
+            "device": machine.processor(),
+            "instructions": " ".join(name for name in _EXTENSIONS if name in has),
+            "kernels": f"{torch.backends.cpu.get_cpu_capability()} {os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL')}",
+        }
+    if decodes:
+        found |= {package: machine.version(package) for package in ("torchvision", "nvidia-dali")}
+    return found
+
+
+def _add(digest: Any, name: str, tensor: Tensor) -> None:
+    if tensor.dtype != torch.float32:
+        raise TypeError(f"{name} is {tensor.dtype}, its digest is of float32")
+    digest.update(f"{name}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+
+def _libraries(device: str) -> str:
+    """The native libraries that are loaded, by their contents; PyTorch where none is."""
+    folder = Path(ops.__file__).resolve().parent
+    names = ("_native_cpu", "_native_cuda") if device == "cuda" else ("_native_cpu",)
+    loaded = sorted(Path(path).resolve() for path in torch.ops.loaded_libraries)
+    ours = [path for path in loaded if path.parent == folder and path.name.startswith(names)]
+    return " ".join(_contents(path) for path in ours) or "PyTorch"
+
+
+@cache
+def _contents(path: Path) -> str:
+    return str(xxhash.xxh3_128_hexdigest(path.read_bytes()))
+
+
+@cache
+def _sources() -> str:
+    """The code that says which operators a stage runs, and their plain forms: no version number could be forgotten."""
+    digest = xxhash.xxh3_128()
+    operators = sorted(Path(ops.__file__).resolve().parent.glob("*.py"))
+    for path in (Path(geometry.__file__), Path(caffenet.__file__), *operators):
+        digest.update(path.name.encode() + path.read_bytes())
+    return str(digest.hexdigest())

@@ -1,0 +1,69 @@
+"""From top-1 scores to what a cut costs: paired differences, their parts, their intervals, what is wrong with them.
+
+Pairing is the lesson of the published records: halves of the classes differ in difficulty by more than most
+treatments do, so a network is only ever compared with the base of its own target and seed. Means over targets
+and seeds are taken of those differences, never the other way round.
+
+All scores are top-1 on the validation images, in [0, 1]; differences are treatment minus base, same unit.
+"""
+
+from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
+from fasttransfer.report.analysis.advice import Advice, Choice, advise
+from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, pictures_per_class, pooled
+from fasttransfer.report.analysis.confounds import confounds
+from fasttransfer.report.analysis.convergence import GAIN_LIMIT, Convergence, convergence
+from fasttransfer.report.analysis.noise import Contrast, Key, Noise, minus
+from fasttransfer.report.analysis.pairs import (
+    PairedScores,
+    Score,
+    chance,
+    class_count,
+    mean_chance,
+    pair_scores,
+    score_of,
+    targets_of,
+)
+from fasttransfer.report.analysis.stuck import STUCK_SHARE, budget_of, recovered, share_at_chance, stuck
+from fasttransfer.report.analysis.summary import PARTS, Row, Summary, summarise
+
+__all__ = [
+    "GAIN_LIMIT",
+    "PARTS",
+    "STUCK_SHARE",
+    "Advice",
+    "Choice",
+    "Comparison",
+    "Contrast",
+    "Convergence",
+    "PairedScores",
+    "Estimate",
+    "Key",
+    "Line",
+    "Noise",
+    "NoiseKind",
+    "Row",
+    "Score",
+    "Summary",
+    "Volume",
+    "advise",
+    "budget_of",
+    "chance",
+    "class_count",
+    "compare",
+    "confounds",
+    "convergence",
+    "difference",
+    "pair_scores",
+    "estimate",
+    "mean_chance",
+    "minus",
+    "pictures_per_class",
+    "pooled",
+    "recovered",
+    "score_of",
+    "share_at_chance",
+    "stuck",
+    "summarise",
+    "t_quantile",
+    "targets_of",
+]

@@ -1,0 +1,206 @@
+"""For a task and a base network of another: copy how many layers, freeze them or not, and what it costs.
+
+The choices are training from scratch, training from scratch twice as long (base+, where the study has it) and the
+transfer networks, frozen and fine-tuned, at every n that was run. Selffers and random layers are controls: they explain
+a result, nobody would deploy them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate
+from fasttransfer.report.analysis.convergence import Convergence, convergence
+from fasttransfer.report.analysis.noise import Key, Noise, minus
+from fasttransfer.report.analysis.pairs import Score, class_count
+from fasttransfer.study.cells import BASE, BASE_PLUS, Cell, base
+from fasttransfer.study.recipe import parse_recipe
+from fasttransfer.study.records import StudyResults
+from fasttransfer.training import cost
+
+CHOICES = ("transfer", "transfer+")
+_SCRATCH: Key = (BASE, 0)
+Scores = Mapping[Key, Mapping[int, float]]  # seed -> top-1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to train a network for the target.
+
+    Attributes:
+        treatment: "base" (from scratch), "base+" (from scratch, twice as long), "transfer" (copied layers frozen) or
+            "transfer+" (fine-tuned).
+        n: layers copied; 0 from scratch, however long.
+        top1: mean over seeds.
+        difference: from the base of the same seed; None for the base itself.
+        behind: how far behind the best choice, paired by seed.
+        macs: multiply-adds of a training step per image, the frozen layers' forward pass included, twice the base's
+            for base+; None where the study does not say what its network is.
+        saves: share of the multiply-adds of training from scratch that are saved; -1 for base+.
+        faster: how many times as many images per second as from scratch, where that was measured.
+    """
+
+    treatment: str
+    n: int
+    top1: Estimate
+    difference: Estimate | None
+    behind: Estimate
+    macs: int | None = None
+    saves: float | None = None
+    faster: float | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the copied layers stay as they are."""
+        return self.treatment == "transfer"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do for `target`.
+
+    Attributes:
+        choices: all that were run, from scratch first, then by treatment and n.
+        best: the one with the highest mean; cheapest: the least work of those whose distance from it lies within its
+            interval; the best itself where distances have none.
+        noise: what the intervals of most distances from the best are made of, as in `Estimate.kind`. "images" where
+            the study did not record which images a network got right: as if two networks' errors were independent.
+        convergence: whether the target's base had finished learning; None where no base+ was run.
+        boost: transfer+ minus selffer+ at the n of the best choice, where that is a transfer+ and the selffer+ was
+            run: what is left of its gain at equal training.
+    """
+
+    target: str
+    score: Score
+    choices: tuple[Choice, ...]
+    best: Choice
+    cheapest: Choice
+    noise: NoiseKind
+    convergence: Convergence | None
+    boost: Estimate | None
+
+
+def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice:
+    """Return the best choice for `target`, and the cheapest that cannot be told from it.
+
+    Intervals of distances are those of `fasttransfer.report.analysis.noise.Noise`.
+
+    Raises:
+        InputError: the study has no such target, or no finished base and transfer network on it.
+    """
+    targets = sorted({result.target for result in recorded.results})
+    if target not in targets:
+        raise InputError(f"--target {target}: the study has {', '.join(targets) or 'no targets'}")
+    noise = Noise(recorded.results, recorded.facts, score)
+    scores = _scores(recorded, noise, target)
+    if not any(treatment in CHOICES for treatment, _ in scores):
+        on_it = [r for r in recorded.results if r.target == target and r.treatment in (BASE, *CHOICES)]
+        yet = " yet" if any(r.waiting for r in on_it) else ""
+        raise InputError(
+            f"{recorded.folder}: nothing to advise on {target}{yet}: it takes a finished base and a finished transfer "
+            "network of the same seed"
+        )
+    best_key = max(scores, key=lambda key: _gain(scores, key))
+    works = _work(recorded, target, scores)
+    rates = recorded.facts.get("pictures_per_second")
+    choices = {}
+    for key, values in scores.items():
+        treatment, n = key
+        macs = works.get(key)
+        top1 = estimate((target, seed, value) for seed, value in values.items())
+        assert top1 is not None, "a choice without a run is none"
+        choices[key] = Choice(
+            treatment,
+            n,
+            top1,
+            None if key == _SCRATCH else _paired(noise, target, key, _SCRATCH, values),
+            _behind(noise, target, scores, key, best_key),
+            macs,
+            None if macs is None else 1 - macs / works[_SCRATCH],
+            rates[n] / rates[0] if rates and treatment == "transfer" else None,
+        )
+    kinds = Counter(choice.behind.kind for key, choice in choices.items() if key != best_key)
+    best = choices[best_key]
+    near = [c for c in choices.values() if c.behind.half is not None and c.behind.value <= c.behind.half]
+    cheapest = min([best, *near], key=lambda choice: (_price(choice), choice.behind.value))
+    if _price(cheapest) == _price(best):
+        cheapest = best
+    boost = None
+    if best.treatment == "transfer+":
+        boost = _paired(noise, target, best_key, ("selffer+", best.n), noise.scores(target, best_key))
+    verdict = convergence(recorded.results, recorded.facts, score, target)
+    return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], verdict, boost)
+
+
+def _scores(recorded: StudyResults, noise: Noise, target: str) -> Scores:
+    """Return the finished choices on the seeds that have a base, and the base on the seeds that have a choice."""
+    bases = noise.scores(target, _SCRATCH)
+    keys = {(r.treatment, r.n) for r in recorded.results if r.target == target and r.treatment in CHOICES}
+    scores: dict[Key, dict[int, float]] = {_SCRATCH: {}}
+    for key in [(BASE_PLUS, 0), *sorted(keys)]:
+        paired = {seed: value for seed, value in noise.scores(target, key).items() if seed in bases}
+        if paired:
+            scores[key] = paired
+            scores[_SCRATCH].update((seed, bases[seed]) for seed in paired)
+    scores[_SCRATCH] = dict(sorted(scores[_SCRATCH].items()))
+    return scores
+
+
+def _gain(scores: Scores, key: Key) -> float:
+    """Return the mean distance of a choice from the base of the same seed."""
+    gains = [value - scores[_SCRATCH][seed] for seed, value in scores[key].items()]
+    return math.fsum(gains) / len(gains)
+
+
+def _paired(noise: Noise, target: str, left: Key, right: Key, seeds: Iterable[int]) -> Estimate | None:
+    return noise.mean(((target, seed, minus(left, right)) for seed in seeds), unpaired=True)
+
+
+def _behind(noise: Noise, target: str, scores: Scores, key: Key, best: Key) -> Estimate:
+    """Return how far a choice is behind the best: over the seeds that have both, else each against its own bases."""
+    ours = scores[key]
+    if key == best:
+        return Estimate(0.0, len(ours), 0.0, len(ours))
+    paired = _paired(noise, target, best, key, sorted(ours.keys() & scores[best].keys()))
+    if paired is not None:
+        return paired
+    left, right = (_paired(noise, target, one, _SCRATCH, scores[one]) for one in (best, key))
+    assert left is not None and right is not None, "every choice has a base"
+    return difference(left, right)  # no seed in common: independent
+
+
+def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[Key, int]:
+    """Return the multiply-adds of a training step per image of each choice; empty where the study does not say enough.
+
+    Those of base+ are twice those of the base: it takes two schedules.
+    """
+    table: Any = recorded.study.get("recipe")
+    tasks = [*recorded.facts.get("classes", {}), *recorded.facts.get("class_counts", {})]
+    counts = {task: count for task in tasks if (count := class_count(recorded.facts, task))}
+    if not isinstance(table, Mapping) or target not in counts:
+        return {}
+    try:
+        recipe = parse_recipe(table, str(recorded.folder))
+    except InputError:
+        return {}
+    outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
+    return {
+        (treatment, n): 2 * cost.cohort_macs(recipe.geometry, outputs, [base(target, 0)])
+        if treatment == BASE_PLUS
+        else cost.cohort_macs(recipe.geometry, outputs, [Cell(0, target, treatment, n)])
+        for treatment, n in choices
+    }
+
+
+def _price(choice: Choice) -> int:
+    """Return what choices are ordered by: multiply-adds, or the frozen layers where those are not known."""
+    if choice.macs is not None:
+        return choice.macs
+    if choice.treatment == BASE_PLUS:
+        return 1
+    return -choice.n if choice.frozen else 0

@@ -1,0 +1,153 @@
+"""What one network of the study is, which networks there are, and what depends on what.
+
+The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, 1..7.
+`baseB` is trained on B from scratch; `BnB` is the selffer (first n layers from baseB, frozen), `BnB+` the same
+fine-tuned; `AnB` and `AnB+` are the transfer networks (first n layers from baseA); `RnB` has n random, frozen layers.
+`B8B+`, "base+", is baseB trained on for one more full schedule: what it gains, a comparison with a base that had not
+finished learning would credit to whatever is compared with it. The paper, which trained to the end, did without.
+One more control is not the paper's: `HnB` is `RnB` with He's initial values in all its layers. The paper's small
+Gaussian lets a signal fade behind three frozen layers, so that `RnB` says nothing about random features from there on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fasttransfer.networks.geometry import STAGES
+
+TASKS = ("A", "B")
+TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")  # the paper's, and the default grid
+RANDOM_HE = "random-he"
+BASE = "base"
+BASE_PLUS = "base+"  # a part of every study, as the bases are
+ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE)
+LAYERS = (1, 2, 3, 4, 5, 6, 7)
+RANDOM = "R"
+HE = "H"
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One network: `treatment` on `target`, with `n` layers copied.
+
+    `treatment` is "base" (n = 0), "base+" (n = 8) or one of ALL_TREATMENTS (n from 1 to 7).
+    """
+
+    seed: int
+    target: str
+    treatment: str
+    n: int
+
+    @property
+    def source(self) -> str | None:
+        """Where the first n layers come from: task "A" or "B", "R" or "H" (random values), None for a base."""
+        if self.treatment == BASE:
+            return None
+        if self.treatment == BASE_PLUS:
+            return self.target
+        if self.treatment == "random":
+            return RANDOM
+        if self.treatment == RANDOM_HE:
+            return HE
+        if self.treatment.startswith("selffer"):
+            return self.target
+        return other_task(self.target)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the copied layers stay as they are."""
+        return self.treatment in ("selffer", "transfer", "random", RANDOM_HE)
+
+    @property
+    def first_trained(self) -> int:
+        """The cut behind which its stages are trained: n where the copied ones are frozen, else 0."""
+        return self.n if self.frozen else 0
+
+    @property
+    def mean_of(self) -> str:
+        """The task whose mean picture is subtracted: that of the first layer's training set, else its own."""
+        return self.source if self.source in TASKS else self.target
+
+    @property
+    def name(self) -> str:
+        """The paper's name, e.g. baseA, B3B, A3B+, R3B; H3B is named after it."""
+        if self.treatment == BASE:
+            return f"base{self.target}"
+        return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"
+
+    @property
+    def label(self) -> str:
+        """The name with its seed, unique within a study and fit for a file name, e.g. A3B+.s0."""
+        return f"{self.name}.s{self.seed}"
+
+    @property
+    def needs(self) -> Cell | None:
+        """The base network its first layers are copied from."""
+        return base(self.source, self.seed) if self.source in TASKS else None
+
+
+def other_task(task: str) -> str:
+    """B for A, A for B."""
+    return "B" if task == "A" else "A"
+
+
+def base(task: str, seed: int) -> Cell:
+    """The base network of `task`."""
+    return Cell(seed, task, BASE, 0)
+
+
+def base_plus(task: str, seed: int) -> Cell:
+    """The base network of `task`, all its stages copied and trained on for one more full schedule."""
+    return Cell(seed, task, BASE_PLUS, STAGES)
+
+
+def study_cells(
+    targets: Iterable[str], treatments: Iterable[str], layers: Iterable[int], seeds: Iterable[int]
+) -> tuple[Cell, ...]:
+    """Every network of a study, each base before what is copied from it.
+
+    The base of every target is included even where nothing copies it, for all else is compared with it; and its base+,
+    which shows whether it had finished learning.
+    """
+    treatments, layers = tuple(treatments), tuple(layers)
+    bases: dict[Cell, None] = {}
+    copies: list[Cell] = []
+    for seed in seeds:
+        for target in targets:
+            bases[base(target, seed)] = None
+            copies.append(base_plus(target, seed))
+            for treatment in treatments:
+                for n in layers:
+                    cell = Cell(seed, target, treatment, n)
+                    copies.append(cell)
+                    if cell.needs is not None:
+                        bases[cell.needs] = None
+    return (*sorted(bases), *copies)
+
+
+def cohorts(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
+    """Return the cells that train together, those of one target and seed: bases, and apart from them copies."""
+    groups: dict[tuple[bool, int, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.treatment != BASE, cell.seed, cell.target), []).append(cell)
+    return [tuple(group) for group in groups.values()]
+
+
+def by_source(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    """Return source -> the cells that copy from it, see `Cell.source`; bases copy from none."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.source is not None:
+            groups.setdefault(cell.source, []).append(cell)
+    return {source: tuple(group) for source, group in groups.items()}
+
+
+def frozen_by_source(cells: Iterable[Cell]) -> dict[str, tuple[Cell, ...]]:
+    """Return source -> the cells whose frozen layers are its own."""
+    return by_source(cell for cell in cells if cell.frozen)
+
+
+def deepest_cuts(cells: Iterable[Cell]) -> dict[str, int]:
+    """Return source -> the deepest cut that a frozen cell reads of it."""
+    return {source: max(cell.n for cell in group) for source, group in frozen_by_source(cells).items()}

@@ -1,0 +1,254 @@
+"""What is trained: `Choices`, what somebody asked for, and `Study`, what that came to.
+
+In a `Study` every value is settled, so that the file it is written to (study.toml) trains the same networks again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+import xxhash
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines import views
+from fasttransfer.study import cells
+from fasttransfer.study.recipe import Recipe, build_from_table, load_recipe, parse_recipe, read_toml
+
+BUILTIN = "builtin"
+VERSION = 2
+"""Of the networks that a study has: 1 had no base+."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was asked for. None: decide by the pictures or the machine."""
+
+    split: str = "natural-manmade"
+    """natural-manmade, random:SEED (the paper's halves are random:0 to random:3) or a TOML file with lists A and B."""
+    data: str = BUILTIN
+    """Pictures: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
+    ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
+    layers: tuple[int, ...] | None = None
+    """How many layers to copy: numbers from 1 to 7; by default all, of the built-in images 1 3 5 7."""
+    treatments: tuple[str, ...] = cells.TREATMENTS
+    """Which networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
+    random control from He's initial values, where the recipe has smaller ones."""
+    targets: tuple[str, ...] = cells.TASKS
+    """Tasks to train them on: A, B."""
+    seeds: tuple[int, ...] | None = None
+    """One whole grid for each seed; by default 0, of the built-in images 0 and 1."""
+    classes: int | None = None
+    """Use this many classes of each task, chosen in a seeded order; by default all, of the built-in images 6."""
+    per_class: int | None = None
+    """Use the first so many training pictures of each class."""
+    views: int | None = None
+    """Show training pictures in a fixed list of views instead of any crop: 1 (the centre), 2 (with its mirror) or 10
+    (corners and centre with mirrors). An approximation, whose frozen features are kept for the next study."""
+    recipe: str | None = None
+    """caffe (the paper's, to the letter), fast, mini (small pictures) or a TOML file; by default caffe for ILSVRC12 and
+    stores of its size, else mini."""
+    epochs: float | None = None
+    """Length of training in passes over the task's pictures, instead of the recipe's."""
+    steps: int | None = None
+    """Length of training in steps, instead of the recipe's."""
+    batch: int | None = None
+    """Pictures a step."""
+    lr: float | None = None
+    """Learning rate."""
+    dropout: float | None = None
+    """Probability of dropping a value at the entrance of stages 7 and 8; by default the recipe's."""
+    precision: str | None = None
+    """fp32 or bf16; by default bf16 where the hardware has it, but fp32 for small networks on a CPU."""
+    device: str | None = None
+    """cpu or cuda; by default a GPU where there is one."""
+    bad_pictures: str = "fail"
+    """What to do about pictures that cannot be decoded: fail, or skip them and say so."""
+
+    def __post_init__(self) -> None:
+        def need(good: bool, what: str) -> None:
+            if not good:
+                raise InputError(what)
+
+        for option, values, allowed in (
+            ("--layers", self.layers or (), cells.LAYERS),
+            ("--treatments", self.treatments, cells.ALL_TREATMENTS),
+            ("--targets", self.targets, cells.TASKS),
+        ):
+            for value in values:
+                shown = f"{allowed[0]} to {allowed[-1]}" if option == "--layers" else ", ".join(map(str, allowed))
+                need(value in allowed, f"{option} {value}: choose among {shown}")
+            need(len(set(values)) == len(values), f"{option}: a value is given twice")
+        need(len(self.targets) > 0, "--targets: name at least one of A, B")
+        seeds = (0,) if self.seeds is None else self.seeds
+        need(len(seeds) > 0, "--seeds: name at least one")
+        need(len(set(seeds)) == len(seeds), "--seeds: a value is given twice")
+        need(all(s >= 0 for s in seeds), "--seeds: whole numbers from 0 are needed")
+        need(
+            self.classes is None or self.classes >= 2,
+            f"--classes {self.classes}: at least 2 a task are needed",
+        )
+        need(
+            self.per_class is None or self.per_class >= 1,
+            f"--per-class {self.per_class}: at least 1 is needed",
+        )
+        need(
+            self.views is None or self.views in views.COUNTS,
+            f"--views {self.views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre with mirrors)",
+        )
+        need(
+            self.dropout is None or 0 <= self.dropout < 1,
+            f"--dropout {self.dropout}: a probability from 0 and below 1 is needed",
+        )
+        need(self.epochs is None or self.steps is None, "--epochs and --steps: give one of them")
+        need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
+
+    def resolve_recipe(self, fallback: str) -> Recipe:
+        """The recipe with the changes asked for; `fallback` names the one to use where none was.
+
+        Raises:
+            InputError: no such recipe, or one under which a treatment means nothing.
+        """
+        recipe = load_recipe(self.recipe or fallback)
+        if self.steps is not None or self.epochs is not None:
+            recipe = dataclasses.replace(recipe, steps=self.steps, epochs=self.epochs)
+        if recipe.init == "he" and cells.RANDOM_HE in self.treatments:
+            raise InputError(
+                f"--treatments {cells.RANDOM_HE}: recipe {recipe.name} starts from He's values already, so that random "
+                "is the same network: leave it out, or choose a recipe whose init is caffe"
+            )
+        changes = {name: v for name in ("batch", "lr", "dropout") if (v := getattr(self, name)) is not None}
+        return dataclasses.replace(recipe, **changes)
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """What was asked for about this machine. None of it is part of the study, but a source that became JPEGs is not
+    quite the same pictures as one that became pixels."""
+
+    feed: Literal["memory", "dali"] | None = None
+    """How pictures are fed: memory (raw stores) or dali (jpeg stores); by default as the store is. A source becomes
+    such a store, by default a raw one where the disk has room."""
+    hw_share: float | None = None
+    """Share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes from its cores, where it has one; by default
+    DALI's own, 0.65."""
+    engine: Literal["local", "ray"] = "local"
+    """Who trains: local (worker processes of this machine) or ray (workers of the Ray cluster that RAY_ADDRESS names,
+    else of one on this machine; docs/clusters.md)."""
+    features: Literal["auto", "cache", "live"] = "auto"
+    """Where frozen features come from in a study with --views: cache (computed once and kept), live (computed in every
+    step) or auto (kept where reading is faster and the disk has room). The results are the same."""
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise InputError(f"--engine {self.engine}: choose local or ray")
+        if self.feed not in (None, "memory", "dali"):
+            raise InputError(f"--feed {self.feed}: choose memory or dali")
+        if self.features not in ("auto", "cache", "live"):
+            raise InputError(f"--features {self.features}: choose auto, cache or live")
+        if self.hw_share is not None and not 0 <= self.hw_share <= 1:
+            raise InputError(f"--hw-share {self.hw_share}: a share from 0 to 1 is needed")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that determines the weights and records of a run.
+
+    Attributes:
+        data: "builtin" or the absolute path of the source or store; pictures: digest of the prepared pictures.
+        split: what was asked for; tasks: digest of the two lists of classes that it came to.
+        layers, treatments, targets, seeds: which networks, see `fasttransfer.study.cells.study_cells`.
+        classes, per_class: limits that were set on the pictures.
+        precision: "fp32" or "bf16"; device: "cpu" or "cuda".
+        threads: CPU threads a network is trained with (sums are rounded in an order that depends on it).
+        views: length of the list of views that training pictures are shown in; None: any crop and its mirror.
+        version: see `VERSION`.
+    """
+
+    data: str
+    pictures: str
+    split: str
+    tasks: str
+    layers: tuple[int, ...]
+    treatments: tuple[str, ...]
+    targets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    bad_pictures: str
+    precision: str
+    device: str
+    threads: int
+    recipe: Recipe
+    classes: int | None = None
+    per_class: int | None = None
+    views: int | None = None
+    version: int = VERSION
+
+    def cells(self) -> tuple[cells.Cell, ...]:
+        """Every network of the study."""
+        return cells.study_cells(self.targets, self.treatments, self.layers, self.seeds)
+
+    def digest(self) -> str:
+        """A digest of every value that is not at its default: equal for equal studies, written into what they train.
+
+        A study from before there was some value keeps its digest, for it was trained with what is now the default.
+        """
+        return xxhash.xxh3_128_hexdigest(json.dumps(_chosen(self), sort_keys=True).encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested plain values, without what is not set (TOML has no null)."""
+        return _plain(dataclasses.asdict(self))
+
+    def write(self, path: Path) -> None:
+        """Writes study.toml."""
+        with replace_file(path) as file:
+            tomli_w.dump(self.to_dict(), file)
+
+    @staticmethod
+    def read(path: Path) -> Study:
+        """Reads study.toml.
+
+        Raises:
+            InputError: it is not a study of this version.
+        """
+        table = read_toml(path, "study")
+        if not isinstance(table.get("recipe"), Mapping):
+            raise InputError(f"{path}: not a study: it has no table [recipe]")
+        before = {"version": 1}  # which wrote none
+        return build_from_table(
+            Study, {**before, **table, "recipe": parse_recipe(table["recipe"], str(path))}, str(path)
+        )
+
+    def differences(self, other: Study) -> list[str]:
+        """One line a value in which `other` differs: `batch: 64 here, 128 there`."""
+        ours, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
+        return [
+            f"{name}: {ours.get(name, 'not set')} in the study, {theirs.get(name, 'not set')} in the command"
+            for name in sorted(ours.keys() | theirs.keys())
+            if ours.get(name) != theirs.get(name)
+        ]
+
+
+def _chosen(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their defaults, nested."""
+    found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
+    return {name: _chosen(each) if dataclasses.is_dataclass(each) else each for name, each in found.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if v is not None}
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,196 @@
+"""The published results of Yosinski et al. 2014, typed, and in the form of a study.
+
+Whatever reads a study (means, intervals, figures, advice) reads the paper through `load_results`: there is one way to
+compute a paired difference here, and the paper's numbers check it.
+
+`yosinski2014.csv` holds 148 networks, read from the training logs that the authors published: the last
+validation check and the mean of the ten best, which the paper plots. The checks in between are not in it.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.study import records
+from fasttransfer.study.cells import RANDOM, Cell
+from fasttransfer.study.recipe import load_recipe
+from fasttransfer.study.records import Evaluation, Result, StudyResults
+
+Which = Literal["random", "natural-manmade", "full", "reduced"]
+
+SOURCE = (
+    "Yosinski, Clune, Bengio, Lipson, How transferable are features in deep neural networks?, NIPS 2014, "
+    "arXiv:1411.1792: from the training logs published with it"
+)
+VAL_PICTURES_A_CLASS = 50
+# Pictures a second on a K20 with the first 0 to 7 layers frozen, from the logs.
+PICTURES_PER_SECOND = (145, 172, 216, 254, 308, 373, 386, 393)
+
+_AT_CHANCE = 0.01  # nats from the loss of an even guess, as in fasttransfer.training.cohort
+_HARDLY = 0.05  # top-1 below which a network of 1000 classes has hardly learned anything
+
+
+@dataclass(frozen=True)
+class PaperNetwork:
+    """One network of the paper.
+
+    Attributes:
+        net: its name in the authors' logs.
+        study: random-0 to random-3, natural-manmade, full or reduced.
+        treatment: "base" or one of `fasttransfer.study.cells.TREATMENTS`.
+        source, target: tasks; the source of a base is None, that of a random control "R".
+        n: layers copied, 0 for a base.
+        iterations: training steps of 256 pictures.
+        top1, best10: top-1 of the last validation check and mean of the ten best, in [0, 1].
+        loss: validation loss of the last check, mean cross-entropy in nats.
+        per_class: training pictures a class, at most, of the reduced studies.
+    """
+
+    net: str
+    study: str
+    treatment: str
+    source: str | None
+    target: str
+    n: int
+    iterations: int
+    top1: float
+    best10: float
+    loss: float
+    per_class: int | None
+
+    @property
+    def classes(self) -> int:
+        """How many classes its task has."""
+        if self.study == "natural-manmade":
+            return {"A": 449, "B": 551}[self.target]
+        return 500 if self.study.startswith("random-") else 1000
+
+    @property
+    def at_chance(self) -> bool:
+        """It ended at the loss of an even guess: its training failed, though every number stayed finite."""
+        return abs(self.loss - math.log(self.classes)) < _AT_CHANCE
+
+    @property
+    def flag(self) -> str:
+        """What is known to be wrong with it, in words; "" for a network that learned its task."""
+        if self.at_chance:
+            return f"no better than chance: loss {self.loss:.3f}, an even guess has {math.log(self.classes):.3f}"
+        if self.best10 < _HARDLY:
+            return (
+                f"hardly better than chance: top-1 {100 * self.best10:.1f} %, guessing has {100 / self.classes:.1f} %"
+            )
+        return ""
+
+
+@cache
+def load_networks() -> tuple[PaperNetwork, ...]:
+    """The 148 networks, in the order of the file."""
+    text = (resources.files("fasttransfer.study") / "yosinski2014.csv").read_text(encoding="utf-8")
+    return tuple(_net(row) for row in csv.DictReader(text.splitlines()))
+
+
+def load_results(which: Which) -> StudyResults:
+    """Published results as if a study here had found them.
+
+    * `random`: the four random splits; a result's seed is the number of its split. Bases, frozen transfers both ways,
+      selffers on A only, fine-tuned networks of splits 0 and 1 only: what was published.
+    * `natural-manmade`: A = natural, B = man-made; bases and frozen transfers both ways.
+    * `full`: the network of all 1000 classes and the random controls, target "ilsvrc12".
+    * `reduced`: bases only, each trained on the first K pictures of each of the 1000 classes; every K is a target,
+      `facts["per_class"]` says which.
+
+    A result has one check, the last, and the published mean of the ten best. Nothing is left out: networks that failed
+    are "done", as in the authors' logs, with what is wrong as their `reason`.
+
+    Raises:
+        InputError: no such part.
+    """
+    if which not in get_args(Which):
+        parts = ", ".join(f"paper:{part}" for part in get_args(Which))
+        raise InputError(f"{f'paper:{which}'.rstrip(':')}: choose one of {parts}")
+    nets = [net for net in load_networks() if net.study == which or net.study.startswith(f"{which}-")]
+    classes = {net.target: net.classes for net in nets}
+    facts: dict[str, Any] = {
+        "source": SOURCE,
+        "class_counts": classes,
+        "val_pictures": {task: count * VAL_PICTURES_A_CLASS for task, count in classes.items()},
+        "synthetic": False,
+        "pictures_per_second": list(PICTURES_PER_SECOND),
+    }
+    if which == "random":
+        facts["seeds_are"] = "random splits"
+    if which == "reduced":
+        facts["per_class"] = {net.target: net.per_class for net in nets}
+    results = tuple(_result(net) for net in nets)
+    seeds = sorted({result.seed for result in results})
+    split = {"random": "random:0 to random:3", "natural-manmade": "natural-manmade"}.get(which, "none")
+    study = {"data": "ILSVRC2012", "split": split, "seeds": seeds, "recipe": _recipe(which)}
+    return StudyResults(Path(f"paper:{which}"), study, facts, results, {}, ())
+
+
+def matching_part(study: StudyResults) -> StudyResults:
+    """The part of the paper to hold against `study`: natural/man-made against the same, all else against random."""
+    return load_results("natural-manmade" if study.study.get("split") == "natural-manmade" else "random")
+
+
+def _net(row: Mapping[str, str]) -> PaperNetwork:
+    reduced = row["study"] == "reduced"
+    return PaperNetwork(
+        net=row["net"],
+        study=row["study"],
+        treatment=row["treatment"],
+        source=RANDOM if row["treatment"] == "random" else row["source"] or None,
+        target=row["target"],
+        n=int(row["n"] or 0),
+        iterations=int(row["iterations"]),
+        top1=float(row["val_top1"]),
+        best10=float(row["val_top1_best10"]),
+        loss=float(row["val_loss"]),
+        per_class=int(row["net"].removeprefix("reduced-")) if reduced else None,
+    )
+
+
+def _result(net: PaperNetwork) -> Result:
+    seed = int(net.study.removeprefix("random-")) if net.study.startswith("random-") else 0
+    if net.per_class is not None:
+        name = f"base{net.per_class}"
+    elif net.target == "ilsvrc12":
+        name = f"R{net.n}" if net.n else "base"
+    else:
+        name = Cell(seed, net.target, net.treatment, net.n).name
+    last = Evaluation(net.iterations, None, net.loss, net.top1)
+    return Result(
+        name, net.treatment, net.target, net.source, net.n, seed, "done", net.iterations, (last,), net.flag, net.best10
+    )
+
+
+def _recipe(which: Which) -> dict[str, Any]:
+    recipe = load_recipe("caffe")
+    if which == "reduced":  # 200,000 steps from a rate of 0.0125, times 0.1 every 64,000
+        drops = tuple(64_000 * i / 200_000 for i in (1, 2, 3))
+        recipe = dataclasses.replace(recipe, steps=200_000, checks=200, lr=0.0125, lr_drops=drops)
+    return {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
+
+
+def read_study_or_paper(name: str) -> StudyResults:
+    """Return the study in folder `name`, or published results.
+
+    Args:
+        name: a folder; or paper:random, paper:natural-manmade, paper:full or paper:reduced.
+
+    Raises:
+        InputError: there is no such study, or no such part of the paper.
+    """
+    before, _, part = name.partition(":")
+    if before == "paper" and (part or not Path(name).exists()):
+        return load_results(part)  # type: ignore[arg-type]  # it says which parts there are
+    return records.read_results(Path(name))

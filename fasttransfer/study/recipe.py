@@ -1,0 +1,203 @@
+"""Recipes: how one network is trained. The package has three, users write others as TOML files."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.networks.geometry import GEOMETRIES, Geometry
+
+INITS = ("caffe", "he")
+OUTPUTS = ("task", "all")
+SCHEDULES = ("step", "cosine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained.
+
+    Attributes:
+        geometry: sizes of the network.
+        batch: pictures a step.
+        steps, epochs: length of training; exactly one of them is set.
+        checks: validations, evenly spread over training, the last at its end.
+        lr: learning rate of the weights.
+        schedule: "step" (times `lr_factor` after each of the shares `lr_drops` of the run) or "cosine" (half a cosine
+            from `lr` to 0); warmup: share of the run over which the learning rate first rises linearly from 0.
+        bias_lr, bias_decay: factors on rate and weight decay for biases.
+        dropout: probability of dropping a value at the entrance of stages 7 and 8.
+        init: "caffe" or "he", see `fasttransfer.networks.caffenet.draw_weights`.
+        scale: what pixel differences (0..255 minus mean) are multiplied by.
+        first_init: factor on the initial weights of a base's first layer: the smaller they are, the sooner they are
+            forgotten.
+        outputs: "task" (one output a class of the task) or "all" (one a class of the study, as the paper did).
+        give_up: share of the steps after which a network that was at chance in every check so far is trained no more,
+            see `fasttransfer.study.chance`; 1 trains every network to the end.
+    """
+
+    name: str
+    geometry: Geometry
+    batch: int
+    checks: int
+    lr: float
+    lr_drops: tuple[float, ...]
+    lr_factor: float
+    momentum: float
+    weight_decay: float
+    bias_lr: float
+    bias_decay: float
+    dropout: float
+    init: str
+    scale: float
+    outputs: str
+    steps: int | None = None
+    epochs: float | None = None
+    give_up: float = 0.5
+    schedule: str = "step"
+    warmup: float = 0.0
+    first_init: float = 1.0
+
+    def __post_init__(self) -> None:
+        def need(good: bool, what: str) -> None:
+            if not good:
+                raise InputError(f"recipe {self.name}: {what}")
+
+        need((self.steps is None) != (self.epochs is None), "give either steps or epochs, not both")
+        need(self.steps is None or self.steps >= 1, f"steps is {self.steps}, at least 1 is needed")
+        need(self.epochs is None or self.epochs > 0, f"epochs is {self.epochs}, more than 0 is needed")
+        need(self.batch >= 1, f"batch is {self.batch}, at least 1 is needed")
+        need(self.checks >= 1, f"checks is {self.checks}, at least 1 is needed")
+        need(self.lr > 0 and math.isfinite(self.lr), f"lr is {self.lr}, a positive number is needed")
+        need(0 <= self.dropout < 1, f"dropout is {self.dropout}, 0 <= dropout < 1 is needed")
+        need(0 <= self.momentum < 1, f"momentum is {self.momentum}, 0 <= momentum < 1 is needed")
+        need(
+            self.first_init > 0 and math.isfinite(self.first_init),
+            f"first_init is {self.first_init}, a positive number is needed",
+        )
+        need(self.init in INITS, f"init is {self.init!r}, choose one of {', '.join(INITS)}")
+        need(self.outputs in OUTPUTS, f"outputs is {self.outputs!r}, choose one of {', '.join(OUTPUTS)}")
+        need(self.schedule in SCHEDULES, f"schedule is {self.schedule!r}, choose one of {', '.join(SCHEDULES)}")
+        need(
+            self.schedule == "step" or not self.lr_drops,
+            "lr_drops belong to the schedule step: leave them empty, or choose it",
+        )
+        need(0 <= self.warmup < 1, f"warmup is {self.warmup}, a share of the run from 0 and below 1 is needed")
+        need(all(0 < d < 1 for d in self.lr_drops), "lr_drops are shares of the run, between 0 and 1")
+        need(0 < self.give_up <= 1, f"give_up is {self.give_up}, a share of the run up to 1 is needed")
+
+    def steps_for(self, pictures: int) -> int:
+        """Training steps on a task of `pictures` training pictures."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, math.ceil(self.epochs * pictures / self.batch))
+
+    def outputs_for(self, task: str, classes: Mapping[str, Sequence[str]]) -> int:
+        """Width of the last layer of networks on `task`; `classes` are those of each task."""
+        return len(classes[task]) if self.outputs == "task" else sum(map(len, classes.values()))
+
+    def check_steps(self, steps: int) -> tuple[int, ...]:
+        """The steps after which the network is validated, rising, the last one `steps`."""
+        checks = min(self.checks, steps)
+        return tuple(round(i * steps / checks) for i in range(1, checks + 1))
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of training step `step`, counted from 0, of `steps`."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / (rising + 1)
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+        return self.lr * self.lr_factor ** sum(step >= round(d * steps) for d in self.lr_drops)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes in the package."""
+    return tuple(sorted(f.name.removesuffix(".toml") for f in _recipe_folder().iterdir() if f.name.endswith(".toml")))
+
+
+def default_recipe(layout: str) -> str:
+    """The recipe for pictures in this layout (see `fasttransfer.pipelines.layouts`) when nobody names one."""
+    return "caffe" if layout == "ilsvrc12" else "mini"
+
+
+def find_recipes(store: int) -> tuple[str, ...]:
+    """The recipes in the package whose networks take pictures of a store of this size."""
+    return tuple(name for name in recipe_names() if load_recipe(name).geometry.store == store)
+
+
+def load_recipe(name: str) -> Recipe:
+    """A recipe of the package by its name, or one from a TOML file of the same form.
+
+    In a file, `geometry` may be a table with the fields of `fasttransfer.networks.geometry.Geometry`.
+
+    Raises:
+        InputError: no such recipe, or one that does not make sense.
+    """
+    if name in recipe_names():
+        return parse_recipe(tomllib.loads((_recipe_folder() / f"{name}.toml").read_text(encoding="utf-8")), name)
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise InputError(f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or a .toml file")
+    return parse_recipe(read_toml(path, "recipe"), str(path))
+
+
+def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from the table of a TOML file; `where` names the file in errors."""
+    table = dict(table)
+    geometry = table.get("geometry")
+    if isinstance(geometry, Mapping):
+        table["geometry"] = build_from_table(Geometry, geometry, f"{where}: geometry")
+    elif geometry in GEOMETRIES:
+        table["geometry"] = GEOMETRIES[geometry]
+    else:
+        raise InputError(
+            f"{where}: geometry {geometry!r} is unknown: choose one of {', '.join(GEOMETRIES)}, or give a table"
+        )
+    return build_from_table(Recipe, table, where)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A TOML file that a user named; `what` says what it should hold.
+
+    Raises:
+        InputError: it cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what} file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file ({error})") from error
+
+
+def _recipe_folder() -> Any:
+    return resources.files("fasttransfer.study") / "recipes"
+
+
+def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a TOML table: lists become tuples, whole numbers stand for floats, names must fit."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name in table:
+        if name not in fields:
+            raise InputError(f"{where}: {name!r} is not known: choose among {', '.join(fields)}")
+    for name, field in fields.items():
+        if name not in table and field.default is dataclasses.MISSING:
+            raise InputError(f"{where}: {name!r} is missing")
+    values = {}
+    for name, value in table.items():
+        wanted = str(fields[name].type)
+        value = tuple(value) if isinstance(value, list) else value
+        value = float(value) if wanted.startswith("float") and type(value) is int else value
+        for prefix, types in (("str", str), ("int", int), ("float", float), ("tuple", tuple)):
+            if wanted.startswith(prefix) and (not isinstance(value, types) or isinstance(value, bool)):
+                raise InputError(f"{where}: {name} is {value!r}, {wanted} is needed")
+        values[name] = value
+    return kind(**values)

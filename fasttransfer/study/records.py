@@ -1,0 +1,252 @@
+"""What a study has found so far: `study.db`, an SQLite file that only the driver process writes.
+
+Tables: `cells` (one row per network), `evaluations` (one row per validation check), `correct` (which validation images
+each network got right at its last check), `events`, `environment`, `facts`.
+Nothing in the first three depends on time or machine, so that two runs of one study can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.study import paths
+from fasttransfer.study.cells import Cell
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS cells (
+    seed INTEGER, name TEXT, treatment TEXT, target TEXT, source TEXT, n INTEGER,
+    state TEXT NOT NULL, steps INTEGER NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (seed, name));
+CREATE TABLE IF NOT EXISTS evaluations (
+    seed INTEGER, name TEXT, step INTEGER, train_loss REAL, val_loss REAL, val_top1 REAL,
+    PRIMARY KEY (seed, name, step));
+CREATE TABLE IF NOT EXISTS correct (seed INTEGER, name TEXT, bits BLOB, PRIMARY KEY (seed, name));
+CREATE TABLE IF NOT EXISTS events (utc TEXT, cell TEXT, text TEXT);
+CREATE TABLE IF NOT EXISTS environment (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
+"""
+_VERSION = 1
+BEST_CHECKS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One validation check.
+
+    Losses are mean cross-entropies in nats, `train_loss` over the steps since the check before; None where they are
+    not finite numbers, or where nobody wrote them down. `val_top1` lies in [0, 1].
+    """
+
+    step: int
+    train_loss: float | None
+    val_loss: float | None
+    val_top1: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One network of a study and all its checks.
+
+    States: planned, running, done; diverged (its loss was no finite number), stuck (at chance, its training ended
+    early), skipped (never begun, for what it would be copied from diverged or is stuck).
+
+    `best10` is the mean of the ten best checks as somebody else published it, where the checks themselves are not at
+    hand; None for every network trained here.
+
+    `correct` has one bit per validation image of the target (`numpy.packbits`), in the order of the store, set where
+    the last check got the image right; None where that was not recorded.
+    """
+
+    name: str
+    treatment: str
+    target: str
+    source: str | None
+    n: int
+    seed: int
+    state: str
+    steps: int
+    evaluations: tuple[Evaluation, ...]
+    reason: str = ""
+    best10: float | None = None
+    correct: bytes | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training has ended with a network: to the end, or early because it was stuck."""
+        return self.state in ("done", "stuck")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is training to come."""
+        return self.state in ("planned", "running")
+
+    @property
+    def last_top1(self) -> float | None:
+        """Validation top-1 at the last check."""
+        return self.evaluations[-1].val_top1 if self.evaluations else None
+
+    @property
+    def best10_top1(self) -> float | None:
+        """Mean of the ten best validation checks (of all, where there are fewer): the score the paper plots."""
+        if self.best10 is not None:
+            return self.best10
+        best = sorted((e.val_top1 for e in self.evaluations), reverse=True)[:BEST_CHECKS]
+        return sum(best) / len(best) if best else None
+
+    @property
+    def last_loss(self) -> float | None:
+        """Validation loss at the last check."""
+        return self.evaluations[-1].val_loss if self.evaluations else None
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study as found on disk. `study` is study.toml; `facts` says what the pictures and tasks are."""
+
+    folder: Path
+    study: dict[str, Any]
+    facts: dict[str, Any]
+    results: tuple[Result, ...]
+    environment: dict[str, str]
+    events: tuple[tuple[str, str, str], ...]
+
+
+class Records:
+    """The driver's handle on study.db. Every call is one transaction, durable when it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._spoken():
+            self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def plan(self, cells: Iterable[Cell]) -> None:
+        """Enters the cells that are not yet there as planned."""
+        rows = [(c.seed, c.name, c.treatment, c.target, c.source, c.n) for c in cells]
+        with self._spoken(), self._db:
+            self._db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?, ?, ?, 'planned', 0, '')", rows)
+
+    def describe(self, facts: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        """Stores what the pictures and tasks are and on what the study runs."""
+        with self._spoken(), self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()]
+            )
+            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", list(environment.items()))
+
+    def checked(self, found: Iterable[tuple[Cell, Evaluation]]) -> None:
+        """Enters validation checks; a check entered before is replaced (by the same numbers)."""
+        with self._spoken(), self._db:
+            for cell, e in found:
+                self._db.execute(
+                    "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?)",
+                    (cell.seed, cell.name, e.step, e.train_loss, e.val_loss, e.val_top1),
+                )
+                self._db.execute(
+                    "UPDATE cells SET state = 'running', steps = max(steps, ?) WHERE seed = ? AND name = ? "
+                    "AND state IN ('planned', 'running')",
+                    (e.step, cell.seed, cell.name),
+                )
+
+    def finished(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
+        """Marks a cell as ended: done, diverged, stuck or skipped; `correct` is that of `Result`."""
+        with self._spoken(), self._db:
+            if correct is not None:
+                self._db.execute("INSERT OR REPLACE INTO correct VALUES (?, ?, ?)", (cell.seed, cell.name, correct))
+            self._db.execute(
+                "UPDATE cells SET state = ?, steps = ?, reason = ? WHERE seed = ? AND name = ?",
+                (state, steps, reason, cell.seed, cell.name),
+            )
+
+    def reopen(self, cell: Cell) -> None:
+        """Marks a cell whose weights are missing or corrupt as not trained."""
+        with self._spoken(), self._db:
+            self._db.execute(
+                "UPDATE cells SET state = 'planned', steps = 0, reason = '' WHERE seed = ? AND name = ?",
+                (cell.seed, cell.name),
+            )
+            for kept in ("evaluations", "correct"):
+                self._db.execute(f"DELETE FROM {kept} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
+
+    def event(self, text: str, cell: str = "") -> None:
+        """Notes what happened, with the time."""
+        with self._spoken(), self._db:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
+
+    def ended(self) -> dict[tuple[int, str], str]:
+        """(seed, name) -> state of every cell that has ended."""
+        rows = self._db.execute("SELECT seed, name, state FROM cells WHERE state NOT IN ('planned', 'running')")
+        return {(seed, name): state for seed, name, state in rows}
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        """A disk that is full or not ours to write, or a file that is no database, is told in one sentence."""
+        try:
+            yield
+        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise
+            raise InputError(f"{self.path}: cannot be used ({error}): free space or choose another --out") from error
+
+
+def read_results(folder: Path) -> StudyResults:
+    """Reads the study in `folder`.
+
+    Raises:
+        InputError: there is no study, or its files cannot be read.
+    """
+    toml, path = paths.study_file(folder), paths.records_file(folder)
+    if not toml.is_file() or not path.is_file():
+        raise InputError(f"{folder}: no study here (study.toml and study.db are expected): name a --out folder of grid")
+    try:
+        study = tomllib.loads(toml.read_text(encoding="utf-8"))
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    except (tomllib.TOMLDecodeError, sqlite3.Error) as error:
+        raise InputError(f"{folder}: its study.toml or study.db cannot be read ({error})") from error
+    try:
+        checks: dict[tuple[int, str], list[Evaluation]] = {}
+        for seed, name, step, train_loss, val_loss, top1 in db.execute(
+            "SELECT seed, name, step, train_loss, val_loss, val_top1 FROM evaluations ORDER BY step"
+        ):
+            checks.setdefault((seed, name), []).append(Evaluation(step, train_loss, val_loss, top1))
+        correct: dict[tuple[int, str], bytes] = {}
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'correct'").fetchone():  # studies before it lack it
+            correct = {(seed, name): bits for seed, name, bits in db.execute("SELECT seed, name, bits FROM correct")}
+        results = tuple(
+            Result(
+                name, treatment, target, source, n, seed, state, steps,
+                tuple(checks.get((seed, name), ())), reason, correct=correct.get((seed, name)),
+            )
+            for seed, name, treatment, target, source, n, state, steps, reason in db.execute(
+                "SELECT seed, name, treatment, target, source, n, state, steps, reason FROM cells ORDER BY rowid"
+            )
+        )  # fmt: skip
+        facts = {k: json.loads(v) for k, v in db.execute("SELECT key, json FROM facts")}
+        environment = dict(db.execute("SELECT key, value FROM environment"))
+        events = tuple(db.execute("SELECT utc, cell, text FROM events ORDER BY rowid"))
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: not a readable study database ({error})") from error
+    finally:
+        db.close()
+    return StudyResults(folder, study, facts, results, environment, events)

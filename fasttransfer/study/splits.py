@@ -1,0 +1,313 @@
+"""The classes of a study, split into the tasks A and B.
+
+`natural-manmade` and `random:SEED` are the paper's splits; a TOML file holds any other. The paper's are
+pinned by the MD5 of its validation lists (`verify`): for ILSVRC12 the halves here are the very halves of
+the 2014 study.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.randomness import key, permutation
+from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
+
+NATURAL_MANMADE = "natural-manmade"
+FORMS = f"{NATURAL_MANMADE}, random:SEED (as random:0), or the path of a .toml file with A = [...] and B = [...]"
+
+_FILE_FORM = 'name = "mine", A = ["cat", "dog"], B = ["car", "bus"]'
+_LEAST = 2  # classes a task: with one there is nothing to tell apart
+_TASKS = ("A", "B")
+
+# MD5 of each half's validation list, as published with the study.
+PUBLISHED = {
+    "0A": "2f10009e20d77eb7007cf70674958b94",
+    "0B": "cce39b383d681345c873faf2c0c28d33",
+    "1A": "9ab48b6420504e32ff4498e7d8569f8b",
+    "1B": "57522f5e2aa69547846089f5197c8a6b",
+    "2A": "03d05b6565ab9176baccdd05d746bfd1",
+    "2B": "18de8b37378e07e60dc602b6130eeeb2",
+    "3A": "46086440ddde128f169f23331998499d",
+    "3B": "e5f9f0895fd0d49a8ac0b804ec891282",
+    "natural": "4fb63c72229ba07106a558127192cb9f",
+    "man-made": "f03be5732fb6bc7928ee53397b043613",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The classes of each task in label order: the new label of a class is its place here."""
+
+    name: str
+    a: tuple[str, ...]
+    b: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KnownSplit:
+    """A line of `fasttransfer splits list`; `a` and `b` count classes."""
+
+    spec: str
+    about: str
+    a: int
+    b: int
+
+
+@dataclass(frozen=True)
+class SplitClass:
+    """A line of `fasttransfer splits show`: a class, its task and its label there."""
+
+    task: str  # "A" | "B"
+    label: int
+    name: str
+    words: str  # "" where nobody has named it
+
+
+@dataclass(frozen=True)
+class SplitCheck:
+    """A line of `fasttransfer splits verify`: the published MD5 of a half and the one recomputed here."""
+
+    half: str
+    expected: str
+    found: str
+
+    @property
+    def same(self) -> bool:
+        """The half is the study's."""
+        return self.expected == self.found
+
+
+def make_split(spec: str, classes: Sequence[str]) -> Split:
+    """Splits `classes`, which are in label order, as `spec` says.
+
+    * `natural-manmade`: A = natural, B = man-made, for ILSVRC12 classes (by wnid) and the built-in ones.
+    * `random:SEED`: A = a random half, B = the rest (one more when their number is odd). The draw is the
+    paper's:
+      NumPy's legacy generator, seeded with the list `[SEED]`, chooses without replacement.
+    * `FILE.toml`: lists `A` and `B` of class names, and perhaps a `name`. Classes it does not name are
+    left out.
+
+    Raises:
+        InputError: no such form, a bad file, a class that is unknown or in both tasks, a task of fewer
+        than two.
+    """
+    if spec == NATURAL_MANMADE:
+        return _natural_manmade(classes)
+    if spec.startswith("random:"):
+        return _random(spec, classes)
+    if spec.lower().endswith(".toml"):
+        return _from_file(Path(spec), classes)
+    raise InputError(f"split {spec!r}: not known: say {FORMS}")
+
+
+def limit_classes(split: Split, k: int, seed: int) -> Split:
+    """The first `k` classes of each task in an order drawn from `seed`, kept in label order.
+
+    The choice for a smaller `k` is part of that for a larger one.
+
+    Raises:
+        InputError: a task has fewer than `k` classes, or `k` is less than two.
+    """
+    if k < _LEAST:
+        raise InputError(f"{k} classes a task: too few to tell apart: say at least {_LEAST}")
+    chosen = []
+    for task, names in zip(_TASKS, (split.a, split.b), strict=True):
+        if k > len(names):
+            raise InputError(f"{k} classes a task: task {task} of {split.name} has {len(names)}: say at most that many")
+        order = permutation(key(seed, "classes", task), len(names)).tolist()
+        chosen.append(tuple(names[index] for index in sorted(order[:k])))
+    return replace(split, a=chosen[0], b=chosen[1])
+
+
+def list_splits() -> list[KnownSplit]:
+    """The splits that need no file, with their sizes on ILSVRC12 and on the built-in pictures."""
+    wnids = [synset.wnid for synset in ilsvrc12()]
+    paper = make_split(NATURAL_MANMADE, wnids)
+    drawn = make_split(NATURAL_MANMADE, list(_builtin_sides()))
+    halves = make_split("random:0", wnids)
+    return [
+        KnownSplit(
+            NATURAL_MANMADE,
+            "ILSVRC12: natural things and man-made ones, as in the paper",
+            len(paper.a),
+            len(paper.b),
+        ),
+        KnownSplit(NATURAL_MANMADE, "the built-in pictures: the same question", len(drawn.a), len(drawn.b)),
+        KnownSplit("random:SEED", "random halves; random:0 to random:3 are the paper's", len(halves.a), len(halves.b)),
+    ]
+
+
+def show(split: Split, words: Mapping[str, str]) -> list[SplitClass]:
+    """The classes of both tasks with the words people read: of a listing, of a store, or `known_words()`."""
+    return [
+        SplitClass(task, label, name, words.get(name, ""))
+        for task, names in zip(_TASKS, (split.a, split.b), strict=True)
+        for label, name in enumerate(names)
+    ]
+
+
+def known_words() -> dict[str, str]:
+    """wnid -> words of the 1000 ILSVRC12 classes, in label order: what to show when no source is named."""
+    return {synset.wnid: synset.words for synset in ilsvrc12()}
+
+
+def export(split: Split, words: Mapping[str, str] | None = None) -> str:
+    """The split as the text of a TOML file that `make_split` reads back; `words` become comments."""
+    lines = [f"name = {_quote(split.name)}\n"]
+    for member in show(split, words or {}):
+        if member.label == 0:
+            lines.append(f"\n{member.task} = [\n")
+        remark = f"  # {_one_line(member.words)}" if member.words else ""
+        lines.append(f"  {_quote(member.name)},{remark}\n")
+        if member.label == len(split.a if member.task == "A" else split.b) - 1:
+            lines.append("]\n")
+    return "".join(lines)
+
+
+def validation_list(half: Sequence[str]) -> str:
+    """The paper's list of a half: "<file> <new label>" for each ILSVRC12 validation picture of its classes.
+
+    Args:
+        half: wnids in label order, e.g. `split.a`.
+
+    Raises:
+        InputError: a name that is not an ILSVRC12 class.
+    """
+    old = {synset.wnid: label for label, synset in enumerate(ilsvrc12())}
+    if strange := [name for name in half if name not in old]:
+        raise InputError(f"{_few(strange)}: not in ILSVRC12, whose validation list this is: name classes by wnid")
+    new = {old[name]: label for label, name in enumerate(half)}
+    return "".join(
+        f"ILSVRC2012_val_{number:08d}.JPEG {new[label]}\n"
+        for number, label in enumerate(ilsvrc12_val_labels(), 1)
+        if label in new
+    )
+
+
+def validation_md5(half: Sequence[str]) -> str:
+    """MD5 of `validation_list(half)`, in hexadecimal; the study published ten of them."""
+    return hashlib.md5(validation_list(half).encode(), usedforsecurity=False).hexdigest()
+
+
+def verify() -> list[SplitCheck]:
+    """Recomputes the ten published MD5s from the splits as they are made here."""
+    wnids = list(known_words())
+    halves: dict[str, tuple[str, ...]] = {}
+    for seed in range(4):
+        split = make_split(f"random:{seed}", wnids)
+        halves |= {f"{seed}A": split.a, f"{seed}B": split.b}
+    paper = make_split(NATURAL_MANMADE, wnids)
+    halves |= {"natural": paper.a, "man-made": paper.b}
+    return [SplitCheck(half, expected, validation_md5(halves[half])) for half, expected in PUBLISHED.items()]
+
+
+def _natural_manmade(classes: Sequence[str]) -> Split:
+    sides = {synset.wnid: synset.side for synset in ilsvrc12()} | _builtin_sides()
+    strange = [name for name in classes if name not in sides]
+    own = f"write a split file ({_FILE_FORM}) and name it with --split FILE.toml, or say --split random:0"
+    if len(strange) == len(classes):
+        raise InputError(
+            f"{NATURAL_MANMADE}: none of the {len(classes)} classes ({_few(strange)}) is of ILSVRC12 "
+            f"or built in, so that nobody has said which are natural: {own}"
+        )
+    if strange:
+        raise InputError(f"{NATURAL_MANMADE}: does not know {_few(strange)}: {own}")
+    parts = [tuple(name for name in classes if sides[name] == side) for side in ("natural", "man-made")]
+    for side, names in zip(("natural", "man-made"), parts, strict=True):
+        if len(names) < _LEAST:
+            raise InputError(
+                f"{NATURAL_MANMADE}: of the {len(classes)} classes {len(names)} on the {side} side, at least "
+                f"{_LEAST} are needed: add classes, or {own}"
+            )
+    return Split(NATURAL_MANMADE, *parts)
+
+
+def _builtin_sides() -> dict[str, str]:
+    from fasttransfer.pipelines.synthetic import SIDES  # here, for it brings the whole renderer along
+
+    return dict(SIDES)
+
+
+def _random(spec: str, classes: Sequence[str]) -> Split:
+    digits = spec.removeprefix("random:")
+    if re.fullmatch(r"[0-9]{1,10}", digits) is None or int(digits) >= 2**32:
+        raise InputError(f"split {spec!r}: the seed is a whole number from 0 to 4294967295, as in random:0")
+    if len(classes) < 2 * _LEAST:
+        raise InputError(f"split {spec!r}: {len(classes)} classes: at least {2 * _LEAST} are needed, two a task")
+    count = len(classes)
+    drawn = np.random.RandomState([int(digits)]).choice(np.arange(count), count // 2, replace=False)
+    half = set(drawn.tolist())
+    return Split(
+        f"random:{int(digits)}",
+        tuple(name for label, name in enumerate(classes) if label in half),
+        tuple(name for label, name in enumerate(classes) if label not in half),
+    )
+
+
+def _from_file(path: Path, classes: Sequence[str]) -> Split:
+    found = _read(path)
+    if strange := sorted(found.keys() - {"name", *_TASKS}):
+        raise InputError(f"{path}: does not know {_few(strange)}: a split file has A, B and perhaps name")
+    name = found.get("name", path.stem)
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f'{path}: name is not text: write name = "mine" or leave it out')
+    a, b = (_task(path, found, task) for task in _TASKS)
+    if both := sorted(a & b):
+        raise InputError(f"{path}: {_few(both)} in both tasks: a class belongs to one")
+    if unknown := sorted((a | b) - set(classes)):
+        raise InputError(
+            f"{path}: names {_few(unknown)}, which the pictures do not have "
+            f"(they have {_few(list(classes))}): correct it"
+        )
+    return Split(
+        name.strip(),
+        tuple(each for each in classes if each in a),
+        tuple(each for each in classes if each in b),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such split file: write one ({_FILE_FORM}) or say {FORMS}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()}): name a file") from error
+    except ValueError as error:  # bad TOML or bad UTF-8
+        raise InputError(f"{path}: is not TOML ({error}): write it as {_FILE_FORM}, a line each") from error
+
+
+def _task(path: Path, found: Mapping[str, Any], task: str) -> set[str]:
+    names = found.get(task)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: {task} is not a list of class names: write it as {_FILE_FORM}, a line each")
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise InputError(f"{path}: {_few(twice)} twice in {task}: name each class once")
+    if len(names) < _LEAST:
+        raise InputError(f"{path}: {task} has {len(names)} classes: name at least {_LEAST}")
+    return set(names)
+
+
+def _quote(text: str) -> str:
+    # What JSON escapes, TOML's basic strings escape alike, except for DEL, which TOML forbids as it is.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _one_line(text: str) -> str:
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,94 @@
+"""A job's cells become a cohort: pictures, means and sources are read from the store and the study's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fasttransfer.features.cached_feed import Part
+from fasttransfer.features.cohort_features import CohortFeatures, frozen_prefixes, open_cached_feed
+from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.streams import TaskImages, select_task_images
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.images import study_feed
+from fasttransfer.study.paths import mean_file
+from fasttransfer.training.checkpoint import load_network
+from fasttransfer.training.cohort import Cohort, CohortTask, OneProcess
+from fasttransfer.training.draws import image_stream
+from fasttransfer.training.messages import Noted
+from fasttransfer.training.transfer import source_weights
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """What every job of a study needs to know; `classes` are those of tasks A and B, in label order.
+
+    `hw_share` and `features` are those of `fasttransfer.study.configuration.Feeding`.
+    """
+
+    study: Study
+    folder: Path
+    store: Path
+    classes: dict[str, tuple[str, ...]]
+    checkpoint_seconds: float = 30.0
+    hw_share: float | None = None
+    features: Literal["auto", "cache", "live"] = "auto"
+
+
+def build_cohort(
+    setting: StudyContext,
+    cells: Sequence[Cell],
+    device: torch.device,
+    emit: Callable[[Noted], None] = lambda message: None,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    processes: OneProcess | None = None,
+) -> Cohort:
+    """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder.
+
+    In a study with views the features of its frozen cells are computed here, unless they are kept or `stop` says so;
+    `emit` hears of it. `processes` are those that train it together.
+    """
+    study, first = setting.study, cells[0]
+    store = Store.open(setting.store)
+    classes = setting.classes[first.target]
+    train, val = (
+        select_task_images(store, store.train, classes, study.per_class),
+        select_task_images(store, store.val, classes),
+    )
+    processes = processes or OneProcess()
+    processes.need_images(study, first, len(val))
+    means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
+    stream = replace(image_stream(study, first, len(train)), share=processes.share)
+    mine, end = processes.share.of(len(val))
+    my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
+    outputs = study.recipe.outputs_for(first.target, setting.classes)
+    sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
+    open_pictures = partial(study_feed, study, device, setting.hw_share)
+    prefixes = frozen_prefixes(cells, sources) if study.views is not None else []
+    if setting.features == "live" or not prefixes:
+        feed = open_pictures(train, my_val, stream, means)
+    else:
+        pictures: Mapping[Part, TaskImages] = {"train": train, "val": my_val}
+        facts = CohortFeatures(
+            study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, pictures, stream,
+            means, open_pictures, device,
+        )  # fmt: skip
+        feed = open_cached_feed(
+            facts,
+            cells,
+            prefixes,
+            setting.features,
+            log=lambda text: emit(Noted(text)),
+            progress=lambda text: emit(Noted(text, stays=False)),
+            stop=stop,
+        )
+    target = CohortTask(first.target, len(classes), outputs, len(train), len(val), feed, processes.share)
+    return Cohort(study, cells, target, sources, setting.folder, device, processes)

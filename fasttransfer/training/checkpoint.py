@@ -1,0 +1,164 @@
+"""The files of a cell: a checkpoint while it trains, its network when it has ended.
+
+Both are safetensors files that say of which study and cell they are. One that is damaged, or of another study, is
+quarantined and the cell is trained again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fasttransfer.core import tensor_files
+from fasttransfer.study import paths
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.records import Evaluation
+from fasttransfer.training.messages import Checked, Ended
+
+_VELOCITY = "velocity/"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A cell in training, all that it takes to resume it to the bit.
+
+    Attributes:
+        step: steps done; since: those since the last check, over which `loss_sum` runs (float64, no dimensions).
+        weights, velocities: name -> float32, of the trained layers.
+        correct: (validation images,) bool, those that the last check got right; (0,) before the first.
+    """
+
+    step: int
+    since: int
+    loss_sum: Tensor
+    weights: Mapping[str, Tensor]
+    velocities: Mapping[str, Tensor]
+    evaluations: Sequence[Evaluation]
+    correct: Tensor
+
+
+def save_checkpoint(folder: Path, study: Study, cell: Cell, state: Checkpoint) -> None:
+    """Write the checkpoint of `cell` into the study's folder.
+
+    Raises:
+        InputError: the disk is full or not ours to write.
+    """
+    velocities = {f"{_VELOCITY}{name}": v for name, v in state.velocities.items()}
+    correct = {"correct": state.correct.to(torch.uint8)} if len(state.correct) else {}
+    about = {"step": state.step, "since": state.since, "evaluations": _plain(state.evaluations)}
+    tensors = {"loss_sum": state.loss_sum, **correct, **state.weights, **velocities}
+    tensor_files.save(paths.checkpoint_file(folder, cell), tensors, _owner(study, cell) | about)
+
+
+def load_checkpoint(folder: Path, study: Study, cell: Cell) -> Checkpoint | None:
+    """Return the checkpoint of `cell`; None where there is no sound one of this study."""
+    found = _load(paths.checkpoint_file(folder, cell), study, cell)
+    if found is None:
+        return None
+    tensors, about = found
+    loss_sum, correct = tensors.pop("loss_sum"), tensors.pop("correct", torch.zeros(0))
+    velocities = {name: t for name, t in tensors.items() if name.startswith(_VELOCITY)}
+    return Checkpoint(
+        about["step"],
+        about["since"],
+        loss_sum,
+        {name: t for name, t in tensors.items() if name not in velocities},
+        {name.removeprefix(_VELOCITY): t for name, t in velocities.items()},
+        _evaluations(about),
+        correct.bool(),
+    )
+
+
+def save_network(
+    folder: Path,
+    study: Study,
+    end: Ended,
+    trained: Mapping[str, Tensor],
+    evaluations: Sequence[Evaluation],
+    *,
+    processes: int,
+) -> None:
+    """Write the network of a cell that has ended, and remove its checkpoint.
+
+    Args:
+        end: how it ended, "done" or "stuck".
+        trained: all its layers, float32, under Caffe's names.
+        processes: how many trained it together.
+
+    Raises:
+        InputError: the disk is full or not ours to write.
+    """
+    cell, recipe = end.cell, study.recipe
+    about = {
+        "state": end.state,
+        "step": end.steps,
+        "reason": end.reason,
+        "evaluations": _plain(evaluations),
+        "correct": (end.correct or b"").hex(),
+        "geometry": asdict(recipe.geometry),
+        "mean": str(paths.mean_file(Path(), cell.mean_of)),
+        "scale": recipe.scale,
+        "processes": processes,
+    }
+    tensor_files.save(paths.weights_file(folder, cell), trained, _owner(study, cell) | about)
+    paths.checkpoint_file(folder, cell).unlink(missing_ok=True)
+
+
+def load_network(folder: Path, cell: Cell) -> dict[str, Tensor]:
+    """Return the trained network of `cell`: name -> float32.
+
+    Raises:
+        FileNotFoundError: it is not trained.
+        CorruptFileError: its file is damaged.
+    """
+    return tensor_files.load(paths.weights_file(folder, cell))[0]
+
+
+def load_end(folder: Path, study: Study, cell: Cell) -> tuple[Checked, Ended] | None:
+    """Return what `cell` reported when it ended, from its network's file; None where there is no sound one."""
+    found = _load(paths.weights_file(folder, cell), study, cell)
+    if found is None:
+        return None
+    _, about = found
+    end = Ended(cell, about["state"], about["step"], about["reason"], bytes.fromhex(about["correct"]))
+    return Checked(cell, _evaluations(about)), end
+
+
+def checkpoint_step(folder: Path, cell: Cell) -> int | None:
+    """Return how many steps the checkpoint of `cell` has behind it, unverified; None where there is none."""
+    try:
+        return int(tensor_files.read_about(paths.checkpoint_file(folder, cell))["step"])
+    except (FileNotFoundError, tensor_files.CorruptFileError, KeyError):
+        return None
+
+
+def _load(path: Path, study: Study, cell: Cell) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    try:
+        tensors, about = tensor_files.load(path)
+    except FileNotFoundError:
+        return None
+    except tensor_files.CorruptFileError:
+        tensor_files.quarantine(path)
+        return None
+    if not about.items() >= _owner(study, cell).items():
+        tensor_files.quarantine(path)
+        return None
+    return tensors, about
+
+
+def _owner(study: Study, cell: Cell) -> dict[str, str]:
+    return {"cell": cell.label, "study": study.digest()}
+
+
+def _plain(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    return [asdict(each) for each in evaluations]
+
+
+def _evaluations(about: Mapping[str, Any]) -> tuple[Evaluation, ...]:
+    return tuple(Evaluation(**each) for each in about["evaluations"])

@@ -1,0 +1,381 @@
+"""Cells of one target and seed, trained on one stream of batches.
+
+Each batch is made once. Each source's frozen prefix runs once and hands every cut to the cells that start there;
+fine-tuned cells and bases start from the pictures. What a cell computes never depends on what else is in its cohort:
+its draws are functions of study, target and step, and no operation mixes cells.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.networks import inputs
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.pipelines.streams import WHOLE, Feed, Share
+from fasttransfer.study import paths
+from fasttransfer.study.cells import Cell, by_source, deepest_cuts, frozen_by_source
+from fasttransfer.study.chance import at_chance, hopeless
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.recipe import Recipe
+from fasttransfer.study.records import Evaluation
+from fasttransfer.training import cost, cuda_graph
+from fasttransfer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_network
+from fasttransfer.training.draws import dropout_keys, init_of, purpose_of, start_weights
+from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Started
+from fasttransfer.training.step import StageTrainer
+from fasttransfer.training.transfer import Source, copy_layers
+
+Compute = Callable[[Mapping[str, Tensor]], None]  # one step of some cells, as a function of a batch
+
+
+@dataclass(frozen=True)
+class CohortTask:
+    """What a cohort is trained on: a task, its numbers of classes and pictures, its networks' outputs, its feed.
+
+    `share` is the part of every batch that the feed makes.
+    """
+
+    task: str
+    classes: int
+    outputs: int
+    train_pictures: int
+    val_pictures: int
+    feed: Feed
+    share: Share = WHOLE
+
+
+@dataclass
+class TrainingCell:
+    """A cell in training. `step` counts the steps it has done; sums run since its last check.
+
+    `correct`: (validation images,) bool, which of them the last check got right.
+    """
+
+    cell: Cell
+    trainee: StageTrainer
+    loss_sum: Tensor
+    step: int = 0
+    since: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    correct: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+
+class OneProcess:
+    """The processes that train a cohort: this one alone. `fasttransfer.training.ddp` has those of several devices.
+
+    Attributes:
+        share: the part of every batch, and of the validation images, that this one takes. The first process reads and
+            writes files.
+    """
+
+    share = WHOLE
+
+    @property
+    def is_first(self) -> bool:
+        return not self.share.rank
+
+    def need_images(self, study: Study, cell: Cell, validation: int) -> None:
+        """Refuse more processes than there are images in a batch, or to validate on.
+
+        Raises:
+            InputError: there are more.
+        """
+        for images, what in ((study.recipe.batch, "a batch"), (validation, "validation")):
+            if images < (ranks := self.share.ranks):
+                raise InputError(
+                    f"{cell.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
+                )
+
+    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+        """Return what steps `net` from cut `start` on."""
+        return StageTrainer(net, start, begin, recipe)
+
+    def recorded(self, compute: Compute, device: torch.device) -> Compute:
+        """Return `compute` as it is run again and again: on a GPU as a CUDA graph."""
+        return cuda_graph.RecordedGraph(compute) if device.type == "cuda" else compute
+
+    def sum_counts(self, *counts: Tensor) -> None:
+        """Add up, in place, what each process has counted on its share of the validation images."""
+
+    def share_state(self, member: TrainingCell) -> None:
+        """Make every process go on from what the first one has restored."""
+
+
+class Cohort:
+    """Trains `cells` to the end of the recipe, or until told to stop.
+
+    Args:
+        study: the study.
+        cells: bases or copies of one target and seed, not yet ended.
+        target: what they are trained on.
+        sources: the weights of everything that a cell copies from, see `Cell.source`.
+        folder: the study's folder; `weights/` and `checkpoints/` in it exist.
+        device: where to train.
+        processes: those that train it together.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        cells: Sequence[Cell],
+        target: CohortTask,
+        sources: Mapping[str, Mapping[str, Tensor]],
+        folder: Path,
+        device: torch.device,
+        processes: OneProcess | None = None,
+    ) -> None:
+        assert len({(c.seed, c.target, purpose_of(c)) for c in cells}) == 1, "one stream, one cohort"
+        self._processes = processes or OneProcess()
+        self._study, self._target, self._folder, self._device = study, target, folder, device
+        self._recipe = study.recipe
+        self._steps = self._recipe.steps_for(target.train_pictures)
+        self._checks = frozenset(self._recipe.check_steps(self._steps))
+        first = cells[0]
+        self._drop_keys = dropout_keys(first)
+        self._dtype = inputs.dtype_of(study.precision)
+        self._computed: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
+        self._step_of: Compute
+        self._at = torch.zeros((), dtype=torch.int64, device=device)
+        self._lr = torch.zeros((), device=device)
+        self._sources = self._build_sources(cells, sources)
+        fresh: dict[str, dict[str, Tensor]] = {}
+        for init in {init_of(study, cell) for cell in cells}:
+            copied = min(c.n for c in cells if init_of(study, c) == init)  # no cell draws these
+            fresh[init] = start_weights(
+                study, purpose_of(first), first.seed, first.target, target.outputs, init, start=copied
+            )
+        self._members = [self._build_member(cell, fresh[init_of(study, cell)]) for cell in cells]
+        self._sources = {name: source.of_frozen_cells() for name, source in self._sources.items()}
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
+        """Every source of the cells."""
+        found, deepest = {}, deepest_cuts(cells)
+        for source in sorted(by_source(cells)):
+            net, cut = self._empty(), deepest.get(source, 0)
+            del net.stages[cut:]
+            net.to_empty(device=self._device).load(sources[source], 0, cut)
+            found[source] = Source(net.requires_grad_(False), sources[source])
+        return found
+
+    def _empty(self) -> CaffeNet:
+        """A network that takes no memory: whoever needs only some of its stages gives it to those."""
+        with torch.device("meta"):
+            return CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype)
+
+    def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> TrainingCell:
+        net = self._empty()
+        start, begin = cell.first_trained, fresh
+        if cell.source is not None:
+            begin = copy_layers(self._sources[cell.source], net, cell.n, fresh, frozen=cell.frozen)
+        for stage in net.stages[start:]:
+            stage.to_empty(device=self._device)
+        trainee = self._processes.trainee(net, start, begin, self._recipe)
+        member = TrainingCell(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
+        self._restore(member)
+        return member
+
+    # -- training -----------------------------------------------------------------------------------------------
+
+    def run(self, emit: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float = 30.0) -> bool:
+        """Trains to the end; returns False when `stop` said so before, with everything in checkpoints.
+
+        Checkpoints are written after `checkpoint_seconds` at the earliest, and never so often that writing takes
+        more than a twentieth of the time. When they are written changes no result. The feed is closed at the end.
+        """
+        with closing(self._target.feed):
+            return self._run(emit, stop, checkpoint_seconds)
+
+    def _run(self, emit: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float) -> bool:
+        members = self._members
+        step = min(m.step for m in members)
+        emit(Started(tuple(m.cell for m in members), step, self._steps))
+        for m in members:
+            if m.evaluations:
+                emit(Checked(m.cell, tuple(m.evaluations)))
+        saved = told = time.monotonic()
+        wait, macs = checkpoint_seconds, 0.0
+        while members:
+            if stop():
+                self._save(members)
+                return False
+            if step == self._steps:
+                for m in members:
+                    self._finish(m, emit)
+                break
+            active = [m for m in members if m.step == step]
+            self._train_step(step, active)
+            step += 1
+            cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
+            macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
+            if step in self._checks:
+                macs += self._target.val_pictures * cost.validation_macs(*sizes, cells)
+                lost = self._check(step, active, emit)
+                members = self._members = [m for m in members if m not in lost]
+            now = time.monotonic()
+            if now - told > 0.3:
+                emit(Advanced(step, self._steps, macs))
+                told, macs = now, 0.0
+            if now - saved >= wait and step < self._steps:
+                self._save(members)
+                saved = time.monotonic()
+                wait = max(checkpoint_seconds, 20 * (saved - now))
+        emit(Advanced(self._steps, self._steps, macs))
+        return True
+
+    def _train_step(self, step: int, active: Sequence[TrainingCell]) -> None:
+        batch = self._target.feed.train(step)
+        self._at.fill_(step)
+        self._lr.fill_(self._recipe.lr_at(step, self._steps))
+        given = {"labels": batch.labels, **batch.pictures, **batch.cuts}
+        self._compute(active, tuple(given))(given)
+        for m in active:
+            m.since += 1
+            m.step = step + 1
+
+    def _compute(self, active: Sequence[TrainingCell], given: tuple[str, ...]) -> Compute:
+        """One step of the cells `active`, as a function of what is `given`; on a GPU it is recorded."""
+        asked = tuple(m.cell for m in active), given
+        if self._computed != asked:
+            members = tuple(active)
+            first, end = self._target.share.of(self._recipe.batch)
+            around = first, self._recipe.batch - end
+
+            def compute(batch: Mapping[str, Tensor]) -> None:
+                drop = StepDropout(self._drop_keys, self._at, self._recipe.dropout, around)
+                cuts = self._cuts(batch, members, drop)
+                for m in members:
+                    m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
+
+            self._step_of = self._processes.recorded(compute, self._device)
+            self._computed = asked
+        return self._step_of
+
+    def _cuts(
+        self, batch: Mapping[str, Tensor], active: Sequence[TrainingCell], drop: StepDropout | None
+    ) -> dict[tuple[str, int], Tensor]:
+        """(source, n) -> cut n of every source's prefix that a frozen cell starts from.
+
+        In a study with views it is rounded where features are kept, and taken from the batch where it is there.
+        """
+        cuts: dict[tuple[str, int], Tensor] = {}
+        for source, cells in frozen_by_source(m.cell for m in active).items():
+            net, mean, stops = self._sources[source].net, cells[0].mean_of, sorted({cell.n for cell in cells})
+            if self._study.views is not None:
+                names = {kept_cut(n): cut_name(source, kept_cut(n)) for n in stops}
+                kept = {cut: batch[name] for cut, name in names.items() if name in batch}
+                if live := names.keys() - kept.keys():
+                    kept |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
+                for n in stops:
+                    cuts[source, n] = net(kept[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
+                continue
+            x = batch[mean]
+            for start, stop in zip([0, *stops], stops, strict=False):
+                x = net(x, start=start, stop=stop, drop=drop)
+                cuts[source, stop] = x
+        return cuts
+
+    @staticmethod
+    def _entrance(m: TrainingCell, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+        if m.trainee.start:
+            assert m.cell.source is not None
+            return cuts[m.cell.source, m.trainee.start]
+        return pictures[m.cell.mean_of]
+
+    # -- validation ---------------------------------------------------------------------------------------------
+
+    def _check(self, step: int, active: Sequence[TrainingCell], emit: Callable[[Message], None]) -> list[TrainingCell]:
+        """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
+        lost = []
+        give_up = self._recipe.give_up
+        for m, (val_loss, correct) in zip(active, self._validate(active), strict=True):
+            val_top1 = float(correct.sum() / len(correct))
+            found = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
+            m.evaluations.append(found)
+            m.correct = correct
+            m.loss_sum.zero_()
+            m.since = 0
+            emit(Checked(m.cell, (found,)))
+            if found.train_loss is None or found.val_loss is None:
+                paths.checkpoint_file(self._folder, m.cell).unlink(missing_ok=True)
+                emit(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
+                lost.append(m)
+            elif hopeless(m.evaluations, self._target.classes, self._steps, give_up):
+                self._finish(m, emit)
+                lost.append(m)
+        return lost
+
+    @torch.no_grad()
+    def _validate(self, active: Sequence[TrainingCell]) -> list[tuple[float, Tensor]]:
+        """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
+        total = self._target.val_pictures
+        losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
+        correct = torch.zeros(len(active), total, dtype=torch.uint8, device=self._device)
+        start, _ = self._target.share.of(total)
+        for batch in self._target.feed.val():
+            cuts = self._cuts({**batch.pictures, **batch.cuts}, active, None)
+            for i, m in enumerate(active):
+                logits = m.trainee.net(self._entrance(m, batch.pictures, cuts), start=m.trainee.start).float()
+                losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
+                correct[i, start : start + len(batch.labels)] = logits.argmax(dim=1) == batch.labels
+            start += len(batch.labels)
+        self._processes.sum_counts(losses, correct)
+        return list(zip((losses / total).tolist(), correct.bool().cpu(), strict=True))
+
+    # -- on disk ------------------------------------------------------------------------------------------------
+
+    def _save(self, members: Sequence[TrainingCell]) -> None:
+        if self._processes.is_first:
+            for m in members:
+                trainee = m.trainee
+                state = Checkpoint(
+                    m.step, m.since, m.loss_sum, trainee.weights, trainee.velocities, m.evaluations, m.correct
+                )
+                save_checkpoint(self._folder, self._study, m.cell, state)
+
+    @torch.no_grad()
+    def _restore(self, m: TrainingCell) -> None:
+        """Resumes from the cell's checkpoint where there is a sound one."""
+        state = load_checkpoint(self._folder, self._study, m.cell) if self._processes.is_first else None
+        if state is not None:
+            m.trainee.load(state.weights)
+            for name, velocity in m.trainee.velocities.items():
+                velocity.copy_(state.velocities[name])
+            m.loss_sum.copy_(state.loss_sum)
+            m.step, m.since = state.step, state.since
+            m.evaluations, m.correct = list(state.evaluations), state.correct
+        self._processes.share_state(m)
+
+    def _finish(self, m: TrainingCell, emit: Callable[[Message], None]) -> None:
+        """Writes the network and reports it; before the last step it is stuck."""
+        if not self._processes.is_first:
+            return
+        classes, last = self._target.classes, m.evaluations[-1]
+        reason = ""
+        if at_chance(last, classes):
+            reason = f"no better than chance: loss {last.val_loss:.3f}, an even guess has {math.log(classes):.3f}"
+        state = "done" if m.step == self._steps else "stuck"
+        end = Ended(m.cell, state, m.step, reason, np.packbits(m.correct.numpy()).tobytes())
+        frozen = m.trainee.net.named_weights(0, m.trainee.start)
+        copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
+        trained = {**copied, **m.trainee.weights}
+        save_network(self._folder, self._study, end, trained, m.evaluations, processes=self._target.share.ranks)
+        emit(Checked(m.cell, tuple(m.evaluations)))
+        emit(end)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

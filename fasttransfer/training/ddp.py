@@ -1,0 +1,263 @@
+"""One large network on several devices: what torchrun starts trains it together.
+
+Every process holds the whole network and makes its own part of every batch; PyTorch's DistributedDataParallel averages
+the gradients while they are computed. Order, views and dropout masks are those of the whole batch, so the result is
+that of one process but for rounding. The first process alone prepares pictures and writes files.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from fasttransfer.core import devices
+from fasttransfer.core.errors import InputError
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.pipelines.streams import Share
+from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
+from fasttransfer.study.configuration import Choices, Feeding
+from fasttransfer.study.recipe import Recipe
+from fasttransfer.training import grid
+from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.cohort import Compute, OneProcess, TrainingCell
+from fasttransfer.training.messages import Message
+from fasttransfer.training.planning import JobPlan
+from fasttransfer.training.step import StageTrainer
+
+_ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
+_AGREE = 16  # steps between two questions whether to stop
+# The others wait while the first prepares pictures. A process that dies is noticed at once, by its connections and by
+# torchrun.
+_PATIENCE = timedelta(days=7)
+_INTERRUPTED = 130
+
+
+def train_bases(
+    choices: Choices,
+    out: Path | None = None,
+    *,
+    tasks: Sequence[str] = TASKS,
+    feeding: Feeding | None = None,
+    console: Console | None = None,
+    checkpoint_seconds: float = 30.0,
+    show: grid.Show = lambda recorded, trained: None,
+) -> int:
+    """Trains the base networks of a study on `tasks`, in all processes that torchrun started; returns the exit code.
+
+    They go into the study's folder as `fasttransfer.training.grid.run` puts them there, which finds them done. Where torchrun
+    started no others, it is that function that trains them.
+
+    Raises:
+        InputError: as `grid.run`; fewer GPUs, pictures or pictures a batch than processes; another process failed.
+    """
+
+    def wanted(cell: Cell) -> bool:
+        return cell.treatment == "base" and cell.target in tasks
+
+    def run(**how: Any) -> bool:
+        return grid.run(
+            choices,
+            out,
+            feeding=feeding,
+            console=console,
+            checkpoint_seconds=checkpoint_seconds,
+            wanted=wanted,
+            show=show,
+            **how,
+        )
+
+    layers = LAYERS if choices.layers is None else choices.layers
+    if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0]))):
+        raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return 0 if run() else _INTERRUPTED
+    with _joined(devices.choose_device(choices.device)) as share:
+        if share.rank:
+            _follow(share)
+            return 0  # how it ended is for the first to say: torchrun ends all of them when one has another exit code
+        if console:
+            console.print(Text(f"{ranks} processes train each network together"))
+        return 0 if _lead(share, run) else _INTERRUPTED
+
+
+@contextmanager
+def _joined(device: str) -> Iterator[Share]:
+    """This process as one of those that torchrun started; which of them it is."""
+    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if device == "cuda":
+        if here > (there := torch.cuda.device_count()):
+            raise InputError(
+                f"torchrun started {here} processes here, each needs a GPU and there are {there}: give it "
+                f"--nproc-per-node {there}, or choose --device cpu"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    try:
+        yield Share(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _lead(share: Share, run: Callable[..., bool]) -> bool:
+    """The first process: what `grid.run` does, with every job done by all."""
+    training = False
+
+    def together(
+        setting: StudyContext,
+        division: JobPlan,
+        on_message: Callable[[Message], None],
+        *,
+        ended: Callable[[Cell], str | None],
+    ) -> bool:
+        nonlocal training
+        for job in division.jobs:
+            training = True
+            _tell((setting, job.cells))
+            finished = _work(setting, job.cells, share, on_message)
+            training = False
+            if not finished:
+                return False
+        return True
+
+    try:
+        return run(together=together)
+    finally:
+        if not training:  # amid a network the others do not listen: they lose their connection, which they tell
+            _tell(None)
+
+
+def _follow(share: Share) -> None:
+    """Another process: does its part of every job, until told that there are no more."""
+    while (job := _told()) is not None:
+        setting, cells = job
+        _work(setting, cells, share, lambda _: None)
+
+
+def _tell(what: object) -> None:
+    with _company():
+        dist.broadcast_object_list([what], src=0, device=torch.device("cpu"))
+
+
+def _told() -> Any:
+    box: list[Any] = [None]
+    with _company():
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+@contextmanager
+def _company() -> Iterator[None]:
+    """Turns the loss of another process, which torch tells by an address, into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise InputError(
+            "another process of this run has ended, so this one cannot go on: see what that one said. The same command "
+            "goes on from the last checkpoint."
+        ) from error
+
+
+def _work(setting: StudyContext, cells: tuple[Cell, ...], share: Share, on_message: Callable[[Message], None]) -> bool:
+    """Trains a network together with the other processes; False when one of them was asked to stop."""
+    study = setting.study
+    device = devices.configure_process(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
+    with _company(), _asked() as stop:
+        cohort = build_cohort(setting, cells, device, processes=Processes(share))
+        return cohort.run(on_message, _agreed(stop), setting.checkpoint_seconds)
+
+
+@contextmanager
+def _asked() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, however often: torchrun passes on what a terminal has sent already."""
+    stop = threading.Event()
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in _ASKED}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _agreed(stop: threading.Event) -> Callable[[], bool]:
+    """Whether any process was asked to stop: all hear the same at the same step."""
+    steps = count()
+
+    def asked() -> bool:
+        if next(steps) % _AGREE:
+            return False
+        flag = torch.tensor(int(stop.is_set()))
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    return asked
+
+
+class DistributedTrainer(StageTrainer):
+    """A trainee that sees a part of every batch and gets the gradients of the whole."""
+
+    def __init__(self, net: CaffeNet, start: int, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
+        super().__init__(net, start, weights, recipe)
+        self._batch = recipe.batch
+        self._parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
+
+    def _gradients(self, x: Tensor, labels: Tensor, drop: StepDropout) -> tuple[Tensor, Sequence[Tensor]]:
+        """As of the whole batch. DDP listens to `backward`, not to `torch.autograd.grad`."""
+        for weight in self._working:
+            weight.grad = None
+        logits = self._parallel(x, start=self.start, drop=drop)
+        mine = F.cross_entropy(logits.float(), labels, reduction="sum") / self._batch
+        (mine * dist.get_world_size()).backward()  # DDP takes the mean over processes, whose parts may differ in size
+        loss = mine.detach().clone()
+        dist.all_reduce(loss)
+        gradients = [weight.grad for weight in self._working if weight.grad is not None]
+        return loss, gradients
+
+
+class Processes(OneProcess):
+    """Several processes that train a base network, each with its part of every batch and of the validation images.
+
+    What decides how it goes on (losses, top-1, stopping) is summed over all processes, so that all decide the same;
+    files are the first one's.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+
+    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+        return DistributedTrainer(net, start, begin, recipe)
+
+    def recorded(self, compute: Compute, device: torch.device) -> Compute:
+        return compute  # DDP orders its buckets in the first steps
+
+    def sum_counts(self, *counts: Tensor) -> None:
+        for each in counts:
+            dist.all_reduce(each)
+
+    @torch.no_grad()
+    def share_state(self, member: TrainingCell) -> None:
+        """Make every process go on from the checkpoint or the initial values of the first."""
+        trainee = member.trainee
+        for tensor in (*trainee.weights.values(), *trainee.velocities.values(), member.loss_sum):
+            dist.broadcast(tensor, src=0)
+        trainee.load(trainee.weights)
+        box = [(member.step, member.since, member.evaluations)]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        member.step, member.since, member.evaluations = box[0]

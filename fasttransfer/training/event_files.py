@@ -1,0 +1,72 @@
+"""A study's validation checks as TensorBoard event files, one folder a network: to watch it with a tool one knows.
+
+Records and report do not need them: they can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.study import paths
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.records import Evaluation
+
+Listener = Callable[[Cell, Sequence[Evaluation]], None]
+
+
+def require_tensorboard() -> None:
+    """Finds out before anything is trained.
+
+    Raises:
+        InputError: the package tensorboard is not installed.
+    """
+    _writer()
+
+
+@contextmanager
+def write_events(folder: Path) -> Iterator[Listener]:
+    """A function that writes the checks of a cell to `folder`/tensorboard/<label of the cell>.
+
+    A resumed cell reports all its checks again: its events are written anew, so that none is there twice.
+
+    Raises:
+        InputError: the package tensorboard is not installed.
+    """
+    make = _writer()
+    writers: dict[Cell, Any] = {}
+    last: dict[Cell, int] = {}
+
+    def write(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
+        if cell not in writers:
+            events = paths.tensorboard_folder(folder, cell)
+            shutil.rmtree(events, ignore_errors=True)
+            writers[cell] = make(str(events))
+        for check in evaluations:
+            if check.step > last.get(cell, 0):
+                values = {"train/loss": check.train_loss, "val/loss": check.val_loss, "val/top1": check.val_top1}
+                for name, value in values.items():
+                    if value is not None:
+                        writers[cell].add_scalar(name, value, check.step)
+                last[cell] = check.step
+        writers[cell].flush()
+
+    try:
+        yield write
+    finally:
+        for writer in writers.values():
+            writer.close()
+
+
+def _writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the package tensorboard: install it with pip install 'fasttransfer[tensorboard]'"
+        ) from error
+    return SummaryWriter

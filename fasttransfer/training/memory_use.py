@@ -1,0 +1,86 @@
+"""What memory training takes, before any of it is taken: waves are planned and studies refused from these numbers.
+
+Numbers of values follow from the shapes; what a process takes for itself, and how much more than the values alone a
+step takes (scratch memory of the convolutions, gaps between tensors), was measured
+(docs/decisions/waves.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from fasttransfer.core import machine
+from fasttransfer.networks.geometry import STAGES, Geometry, layer_of
+from fasttransfer.study.cells import Cell, by_source, deepest_cuts
+
+OWN = 425_000_000
+"""Bytes of a process that has imported PyTorch, before it trains anything."""
+SHARED = 340_000_000
+"""Bytes of the libraries' files: once, however many processes read them."""
+SHARE = 0.8
+"""Of the free memory, what is planned with: the rest is the system's, its page cache's and other programs'."""
+
+_LOOSE = 1.5  # on a step's activations: scratch memory, what waits to be freed
+_GAPS = 1.08  # on all: what lies free between tensors
+
+
+def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, cells: Iterable[Cell]) -> int:
+    """Bytes that one process takes at the most while it trains `cells` together, libraries not counted.
+
+    What stays: each cell's trained layers (weights and velocities, in bf16 the rounded weights too) and of each source
+    the stages that frozen cells read. What comes and goes: while the cohort is built, whole sources and the initial
+    values; while it trains, the batch, the cuts, and one cell's activations and gradients, for a cell is stepped after
+    the other.
+    """
+    cells = tuple(cells)
+    parameters = [math.prod(shape) + shape[0] for shape in geometry.weight_shapes(outputs)]
+    value, copy = (2, 2) if precision == "bf16" else (4, 0)
+    deepest = deepest_cuts(cells)
+    live = [sum(parameters[cell.first_trained :]) for cell in cells]
+    frozen = {(c.source, c.n) for c in cells if c.frozen}
+    stays = sum(live) * (4 + 4 + copy) + sum((4 + copy) * sum(parameters[:n]) for n in deepest.values())
+    building = 4 * sum(parameters[min(cell.n for cell in cells) :])
+    for source, group in by_source(cells).items():
+        read = deepest.get(source, 0)
+        building += 4 * sum(parameters[read : max(c.n for c in group)])
+        building += (4 - 2 * copy) * sum(parameters[:read])
+    cuts = batch * value * sum(math.prod(geometry.cut_shape(n)) for _, n in frozen)
+    pictures = batch * value * math.prod(geometry.cut_shape(0)) * len({c.mean_of for c in cells})
+    one = max(
+        step_bytes(geometry, outputs, batch, precision, start) for start in {cell.first_trained for cell in cells}
+    )
+    return int(_GAPS * (stays + max(building, pictures + cuts + one)))
+
+
+def step_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, start: int) -> int:
+    """Bytes of activations and gradients at the most of one training step of the stages behind cut `start`.
+
+    Kept for the backward pass are each stage's output and, of a normalised one, what it pooled; beside them lie the
+    largest output of a convolution and the gradient of its input.
+    """
+    value = 2 if precision == "bf16" else 4
+    kept = [math.prod(geometry.cut_shape(n)) if n < STAGES else outputs for n in range(start, STAGES + 1)]
+    passing = [0]
+    for stage in range(start + 1, STAGES + 1):
+        if layer_of(stage).kernel:
+            convolved = geometry.channels[stage - 1] * geometry.sides[stage - 1] ** 2
+            passing.append(convolved + (kept[stage - 1 - start] if stage > start + 1 else 0))
+        if layer_of(stage).normalises:
+            kept[stage - start] *= 2
+    gradients = sum(math.prod(shape) for shape in geometry.weight_shapes(outputs)[start:])
+    return int(value * (_LOOSE * batch * (sum(kept[1:]) + max(passing)) + gradients))
+
+
+def free_memory(device: str, workers: int, resident: int = 0) -> int | None:
+    """Bytes that `workers` processes may have together: of the machine, or of the GPUs, where each has its own.
+
+    Args:
+        resident: bytes of pictures that are held in each GPU's memory.
+    """
+    if device == "cpu":
+        return machine.free_memory()
+    each = [torch.cuda.mem_get_info(index)[0] for index in range(torch.cuda.device_count())]
+    return workers * (min(each) - resident)

@@ -1,0 +1,43 @@
+"""Has the jobs of a study done, by worker processes of this machine or by those of a Ray cluster.
+
+`schedule.py` decides what is trained when and what becomes of a job whose worker is lost; `local.py` and `ray.py` are
+two crews that it can have; `work.py` is what a worker does, whoever hired it. The driver alone writes records; workers
+write weights and checkpoints.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.workers.local import LocalWorkers
+from fasttransfer.training.workers.schedule import JobRetried, WorkerError, WorkerPool, run_jobs
+
+__all__ = ["JobRetried", "WorkerPool", "Engine", "WorkerError", "require_engine", "open_workers", "run_jobs"]
+
+Engine = Literal["local", "ray"]
+
+
+def require_engine(engine: Engine) -> None:
+    """Finds out before anything is prepared or trained.
+
+    Raises:
+        InputError: the package ray is not installed.
+    """
+    if engine == "ray" and find_spec("ray") is None:
+        raise InputError("--engine ray needs the package ray: install it with pip install 'fasttransfer[ray]'")
+
+
+def open_workers(engine: Engine, setting: StudyContext) -> WorkerPool:
+    """Workers for `setting`, none of them started yet; to be closed.
+
+    Raises:
+        InputError: the Ray cluster does not answer, or has no machine that a network can be trained on.
+    """
+    if engine == "local":
+        return LocalWorkers(setting)
+    from fasttransfer.training.workers.ray import RayWorkers  # which takes a second to import
+
+    return RayWorkers(setting)

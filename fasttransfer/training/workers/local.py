@@ -1,0 +1,138 @@
+"""Workers that are processes of this machine: one a GPU, or as many as its cores allow."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from fasttransfer.core import devices
+from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.planning import TrainingJob
+from fasttransfer.training.workers import worker_loop
+from fasttransfer.training.workers.schedule import STOPPING
+from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
+
+
+class LocalWorkers:
+    """Worker processes; see `fasttransfer.training.workers.schedule.WorkerPool`. A GPU that lost its worker gets the next one."""
+
+    def __init__(self, setting: StudyContext) -> None:
+        self._setting = setting
+        self._context = mp.get_context("spawn")
+        self._stop = self._context.Event()
+        self._workers: dict[int, _WorkerProcess] = {}
+        self._kills = _kills_for_memory()
+
+    @property
+    def size(self) -> int:
+        return devices.count_workers(self._setting.study.device, self._setting.study.threads)
+
+    def start_worker(self) -> None:
+        number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
+        self._workers[number] = _WorkerProcess(self._context, self._setting, number, self._stop)
+
+    def assign_job(self, worker: int, job: TrainingJob) -> None:
+        with suppress(OSError):  # where it is gone, its end of the pipe will tell
+            self._workers[worker].pipe.send(job)
+
+    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+        said: list[tuple[int, WorkerMessage]] = []
+        numbers = {worker.pipe: number for number, worker in self._workers.items()}
+        for pipe in wait(list(numbers), timeout=seconds):
+            assert isinstance(pipe, Connection)
+            try:
+                said.append((numbers[pipe], pipe.recv()))
+            except (EOFError, OSError):  # the latter where it had not read its job yet, or was amid a message
+                said.append((numbers[pipe], self._lose(numbers[pipe])))
+        return said
+
+    def _lose(self, number: int) -> WorkerLost:
+        process = self._workers.pop(number).process
+        process.join()
+        before, self._kills = self._kills, _kills_for_memory()
+        code = process.exitcode
+        if code == -signal.SIGKILL and self._kills > before:
+            return WorkerLost("the system, which was short of memory", memory=True)
+        return WorkerLost(f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.end()
+
+
+def _kills_for_memory() -> int:
+    """How many processes this system has ended so far because memory was short; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+class _WorkerProcess:
+    """The driver's handle on one worker process."""
+
+    def __init__(self, context: mp.context.SpawnContext, setting: StudyContext, index: int, stop: object) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_work, args=(setting, index, theirs, stop), name=f"fasttransfer-{index}", daemon=True
+        )
+        # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes hear,
+        # would end it with a stack trace and the study with it. Ours are delivered when they are let in again.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+
+    def end(self) -> None:
+        """Ends the process: by itself when it waits for a job, else by force (its files are whole at any time)."""
+        self.pipe.close()
+        self.process.join(timeout=2.0)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.Event) -> None:
+    """Main function of a worker process: jobs in, messages out, until the pipe closes."""
+    for each in STOPPING:  # the driver hears of it and asks us to stop
+        signal.signal(each, signal.SIG_IGN)
+    _die_with_parent()
+
+    def log(said: WorkerMessage) -> None:
+        try:
+            pipe.send(said)
+        except BrokenPipeError:  # the driver has let go of us
+            raise SystemExit from None
+
+    device = devices.configure_process(setting.study.device, setting.study.threads, index)
+    log(WorkerFree())
+    while True:
+        try:
+            job: TrainingJob = pipe.recv()
+        except EOFError:
+            return
+        worker_loop.train_job(setting, job, device, log, stop.is_set)
+
+
+def _die_with_parent() -> None:
+    """Ends this process at once when the driver is gone, however it went."""
+    parent = mp.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,198 @@
+"""Workers that are actors of a Ray cluster: one a GPU, or one for as many cores as a network is trained with.
+
+The cluster is the one that RAY_ADDRESS names, else this machine for as long as the study takes. Study, pictures and
+cache lie on a file system that all its machines share.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import queue
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fasttransfer.core import devices, machine
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import cache_folder
+from fasttransfer.pipelines.store import Store
+from fasttransfer.study import paths
+from fasttransfer.study.configuration import Study
+from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.planning import TrainingJob
+from fasttransfer.training.workers import worker_loop
+from fasttransfer.training.workers.worker_loop import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
+
+# Ray asks nothing and says nothing on our console: not even that a worker died, which the study tells in its own words.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+for _name, _value in _QUIET.items():  # read when Ray is imported
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+
+_HERE = "local"
+_OBJECTS = 80 << 20  # bytes that Ray keeps for messages, which are small; less it does not take
+_PATIENCE = 5.0  # seconds that the cluster has to answer
+_LONGEST = 10.0  # seconds that a worker waits before it answers that it has nothing to say
+
+
+class RayWorkers:
+    """Actors of a cluster; see `fasttransfer.training.workers.schedule.WorkerPool`. They get their GPUs and cores from Ray.
+
+    Raises:
+        InputError: the cluster does not answer, or has no machine that a network can be trained on.
+    """
+
+    def __init__(self, setting: StudyContext) -> None:
+        # Machines of a cluster stand in other folders.
+        self._setting = replace(setting, folder=setting.folder.absolute(), store=setting.store.absolute())
+        self._joined = _join_cluster()
+        self._actors: dict[int, Any] = {}
+        self._asked: dict[Any, int] = {}
+        self._hired = 0
+        study = setting.study
+        # Work on a GPU keeps a core busy, but GPUs are what there is few of.
+        self._needs = {"num_gpus": 1, "num_cpus": 0} if study.device == "cuda" else {"num_cpus": study.threads}
+        try:
+            self.size = _count_workers(*(("GPU", 1) if study.device == "cuda" else ("CPU", study.threads)))
+        except InputError:
+            self.close()
+            raise
+
+    def start_worker(self) -> None:
+        actor = ray.remote(_WorkerActor).options(max_concurrency=3, **self._needs)
+        self._hired += 1
+        self._actors[self._hired] = actor.remote(self._setting, str(cache_folder().absolute()))
+        self._ask(self._hired)
+
+    def assign_job(self, worker: int, job: TrainingJob) -> None:
+        self._actors[worker].train.remote(job)
+
+    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+        ready, _ = ray.wait(list(self._asked), timeout=seconds)
+        found: list[tuple[int, WorkerMessage]] = []
+        for answer in ready:
+            worker = self._asked.pop(answer)
+            try:
+                said: Sequence[WorkerMessage] = ray.get(answer)
+            except ray.exceptions.RayTaskError:  # a bug in what answers
+                raise
+            except ray.exceptions.RayError as error:
+                ray.kill(self._actors.pop(worker))  # it may only be out of reach
+                found.append((worker, _describe_loss(error)))
+            else:
+                found += [(worker, each) for each in said]
+                self._ask(worker)
+        return found
+
+    def _ask(self, worker: int) -> None:
+        self._asked[self._actors[worker].on_message.remote()] = worker
+
+    def stop(self) -> None:
+        for actor in self._actors.values():
+            actor.stop.remote()
+
+    def close(self) -> None:
+        for actor in self._actors.values():
+            ray.kill(actor)
+        if self._joined:
+            ray.shutdown()
+
+
+def _join_cluster() -> bool:
+    """Joins the cluster, or starts one on this machine; False where this process is in one already."""
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS", _HERE)
+    here: dict[str, Any] = {
+        "num_cpus": machine.cores(),
+        "num_gpus": torch.cuda.device_count(),
+        "object_store_memory": _OBJECTS,
+        "include_dashboard": False,
+    }
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself would try for many minutes
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(here if address == _HERE else {}))
+    except OSError as error:
+        if address == _HERE:
+            raise
+        raise InputError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({str(error).splitlines()[0]}): start one with "
+            "ray start --head, or unset RAY_ADDRESS to use this machine alone"
+        ) from error
+    return True
+
+
+def _count_workers(resource: str, count: int) -> int:
+    """How many workers the cluster has room for, each with so much of a resource on one machine.
+
+    Raises:
+        InputError: for none.
+    """
+    free = sum(int(node["Resources"].get(resource, 0)) // count for node in ray.nodes() if node["Alive"])
+    if not free:
+        raise InputError(f"no machine of the Ray cluster has {count} {resource}: add one, or choose another --device")
+    return free
+
+
+def _describe_loss(error: Exception) -> WorkerLost:
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return WorkerLost("Ray, whose machine was short of memory", memory=True)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = next((f" on {line.removeprefix('ip: ')}" for line in lines if line.startswith("ip: ")), "")
+    # The last line has the cause, followed by whole sentences of advice.
+    return WorkerLost(f"{lines[-1].split('. ')[0]}{where}" if lines else type(error).__name__)
+
+
+class _WorkerActor:
+    """An actor: trains in one of its threads, answers the driver in others."""
+
+    def __init__(self, setting: StudyContext, cache: str) -> None:
+        self._setting = setting
+        self._said: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        os.environ["FASTTRANSFER_CACHE"] = cache  # the driver's, whatever this machine has by default
+        if _can_see_files(setting):
+            self._said.put(WorkerFree())
+        else:
+            text = (
+                f"machine {platform.node()} of the Ray cluster does not see the study {setting.folder} and its "
+                f"pictures {setting.store}: keep both on a file system that all machines share (--out, and "
+                "FASTTRANSFER_CACHE for pictures)"
+            )
+            self._said.put(WorkerFailed(text, spoken=True))
+
+    def train(self, job: TrainingJob) -> None:
+        study = self._setting.study
+        device = devices.configure_process(study.device, study.threads, 0)
+        worker_loop.train_job(self._setting, job, device, self._said.put, self._stop.is_set)
+
+    def on_message(self) -> list[WorkerMessage]:
+        """What there is to say, as soon as there is something."""
+        try:
+            said = [self._said.get(timeout=_LONGEST)]
+        except queue.Empty:
+            return []
+        while not self._said.empty():
+            said.append(self._said.get())
+        return said
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def _can_see_files(setting: StudyContext) -> bool:
+    """Whether the study's folder and pictures are here, the very same."""
+    try:
+        study, store = Study.read(paths.study_file(setting.folder)), Store.open(setting.store)
+    except (InputError, OSError):
+        return False
+    return study.digest() == setting.study.digest() and store.digest == setting.study.pictures

@@ -1,0 +1,185 @@
+"""A contact sheet: some classes and some pictures of each in one image, so that a person sees what the labels mean.
+
+Left what is trained on, right, behind a gap, what is validated on, below them the name and the words of their class.
+The same source or store always gives the same sheet.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode
+from fasttransfer.pipelines.layouts import Listing
+from fasttransfer.pipelines.store import PARTS, Store
+
+CLASSES, PICTURES = 40, 8  # shown at most
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+_VAL = 2  # of PICTURES, where a class has as many
+_SIDE, _GAP, _PART_GAP, _MARGIN = 96, 3, 12, 16  # pixels
+_CAPTION, _HEADING = 24, 56  # pixels high
+_WIDTH = 1700  # pixels of a whole sheet, about
+_LEAST = 4  # pictures that a caption has room for
+_ROWS = 8  # before there is a second column
+_INK, _FAINT, _PAPER, _BAD = "#1a1a1a", "#6b6b6b", "#ffffff", "#e9e2e2"
+
+
+class _Shown(NamedTuple):
+    """Pictures of one class: (S, S, 3) uint8, or None for one that cannot be decoded."""
+
+    name: str
+    words: str
+    counts: dict[str, int]
+    tiles: dict[str, list[Pixels | None]]
+
+
+def check_name(path: Path) -> None:
+    """Refuses a name of a sheet that does not say which kind of image it is, or is in no folder.
+
+    Raises:
+        InputError: neither .png nor .jpg; no such folder.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a contact sheet is a .png or a .jpg: name it so")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}: make it first")
+
+
+def write_sheet(what: Listing | Store, path: Path) -> None:
+    """Draws at most `CLASSES` classes, spread evenly over all, with at most `PICTURES` pictures each.
+
+    Raises:
+        InputError: the name says no known kind of image, or the file cannot be written.
+    """
+    check_name(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd notes in files that decode well
+        image = _draw(what)
+    memory = io.BytesIO()
+    image.save(memory, FORMATS[path.suffix.lower()], quality=90)
+    with replace_file(path) as file:
+        file.write(memory.getvalue())
+
+
+def _draw(what: Listing | Store) -> Image.Image:
+    labels = _spread(len(what.classes), CLASSES)
+    found = _rows(what, labels)
+    longest = max(_LEAST, *(sum(map(len, shown.tiles.values())) for shown in found))
+    across = longest * (_SIDE + _GAP) + _PART_GAP - 2 * _GAP
+    columns = min(-(-len(labels) // _ROWS), _WIDTH // (across + _MARGIN))
+    rows = -(-len(labels) // columns)
+    width = columns * (across + _MARGIN) + _MARGIN
+    image = Image.new("RGB", (width, _HEADING + rows * (_SIDE + _CAPTION) + _MARGIN), _PAPER)
+    draw = ImageDraw.Draw(image)
+    title, facts = _heading(what, len(labels))
+    _text(draw, (_MARGIN, 12), title, _font(16), _INK, width - 2 * _MARGIN)
+    _text(draw, (_MARGIN, 33), facts, _font(12), _FAINT, width - 2 * _MARGIN)
+    for place, shown in enumerate(found):
+        x = _MARGIN + place // rows * (across + _MARGIN)
+        y = _HEADING + place % rows * (_SIDE + _CAPTION)
+        _draw_row(image, draw, x, y, across, shown)
+    return image
+
+
+def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, across: int, shown: _Shown) -> None:
+    at = x
+    for part in PARTS:
+        for pixels in shown.tiles[part]:
+            if pixels is None:
+                draw.rectangle((at, y, at + _SIDE - 1, y + _SIDE - 1), fill=_BAD)
+                draw.multiline_text((at + 12, y + 32), "cannot be\ndecoded", _FAINT, _font(12))
+            else:
+                image.paste(_tile(pixels), (at, y))
+            at += _SIDE + _GAP
+        at = x + across - len(shown.tiles["val"]) * (_SIDE + _GAP) + _GAP
+    counts = f"{shown.counts['train']:,} train, {shown.counts['val']:,} val"
+    room = across - round(_font(12).getlength(counts)) - _PART_GAP
+    used = _text(draw, (x, y + _SIDE + 3), shown.name, _font(12), _INK, room)
+    _text(draw, (x + used + 8, y + _SIDE + 3), shown.words, _font(12), _FAINT, room - used - 8)
+    draw.text((x + across, y + _SIDE + 3), counts, _FAINT, _font(12), anchor="ra")
+
+
+def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_Shown]:
+    found = []
+    every = {part: _labels(what, part) for part in PARTS}
+    for label in labels:
+        rows = {part: np.flatnonzero(every[part] == label).tolist() for part in PARTS}
+        val = min(len(rows["val"]), max(_VAL, PICTURES - len(rows["train"])))
+        share = {"train": PICTURES - val, "val": val}
+        tiles = {
+            part: [_pixels(what, part, rows[part][i]) for i in _spread(len(rows[part]), share[part])] for part in PARTS
+        }
+        name = what.classes[label]
+        counts = {part: len(rows[part]) for part in PARTS}
+        found.append(_Shown(name, what.words.get(name, ""), counts, tiles))
+    return found
+
+
+def _labels(what: Listing | Store, part: str) -> np.ndarray:
+    if isinstance(what, Store):
+        return np.asarray(getattr(what, part).labels)
+    return np.asarray([picture.label for picture in getattr(what, part)], dtype=np.int64)
+
+
+def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
+    try:
+        if isinstance(what, Store):
+            return np.asarray(getattr(what, part).gather(np.asarray([row]))[0])
+        return decode(what.read(getattr(what, part)[row]), _SIDE)
+    except (OSError, ImageError):
+        return None
+
+
+def _heading(what: Listing | Store, shown: int) -> tuple[str, str]:
+    classes = f"{len(what.classes):,} classes" + (f" ({shown} shown)" if shown < len(what.classes) else "")
+    facts = f"{classes}, {len(what.train):,} training and {len(what.val):,} validation pictures"
+    if len(what.val):
+        facts += " (right)"
+    if isinstance(what, Store):
+        return str(what.folder), f"{what.kind} store, {what.size} x {what.size}, digest {what.digest}; {facts}"
+    return str(what.source), f"{what.layout}; {facts}{', held out of training' if what.held_out and what.val else ''}"
+
+
+def _tile(pixels: Pixels) -> Image.Image:
+    image = Image.fromarray(pixels)
+    return image if image.width == _SIDE else image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most so many of the first `count` numbers, evenly apart."""
+    return list(range(count)) if count <= most else [place * count // most for place in range(most)]
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    from matplotlib import get_data_path  # has a font that knows more than English
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[int, int],
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    ink: str,
+    room: int,
+) -> int:
+    """Writes `text` on one line, cut to `room` pixels; returns the pixels that it takes."""
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    if font.getlength(line) > room:
+        while line and font.getlength(f"{line}…") > room:
+            line = line[:-1]
+        line = f"{line.rstrip(' ,')}…" if line else ""
+    draw.text(at, line, ink, font)
+    return round(font.getlength(line))

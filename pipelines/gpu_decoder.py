@@ -1,0 +1,126 @@
+"""Decoding on a GPU with DALI, for `prepare`.
+
+Only JPEGs that every decoder reads alike (see `jpeg_header`) go there, all others to `decode`, and so do progressive
+ones, for which GPUs have no engine. DALI gives up a whole batch for one picture that it cannot decode: then `decode`
+gets all of it, and says which one it was, and why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines.dali_feed import has_dali
+from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode_or_error, visible_box
+from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
+
+_HARDWARE = 0.65  # of the pictures go to the JPEG engines of GPUs that have them: DALI's own default
+
+Shape = tuple[int, int]
+
+
+class GpuDecoder:
+    """A `decode.Decoder`. Refuses what `decode` refuses, for the same reasons.
+
+    Its pixels are those of `decode` up to rounding, but for the outermost pixel on each side: where a filter reaches
+    over the edge, DALI repeats the last pixel and the operator of the CPU leaves out what is not there.
+    """
+
+    pictures = 64
+    threads = 2  # while one waits for its pictures to come back, the GPU has those of the other
+
+    def __init__(self, size: int, fit: str, *, gpu: int | None = 0) -> None:
+        """
+        Args:
+            gpu: its number; None for DALI on the CPU, which serves tests.
+
+        Raises:
+            InputError: no GPU, or no DALI.
+        """
+        if gpu is not None and gpu >= torch.cuda.device_count():
+            raise InputError("device cuda: PyTorch finds no GPU here: decode on the CPU with --device cpu")
+        if not has_dali():
+            raise InputError(
+                "device cuda: decoding on the GPU needs DALI, which is not installed: install nvidia-dali-cuda130 (or "
+                "the one of your CUDA version), or decode on the CPU with --device cpu"
+            )
+        self._size, self._fit, self._gpu = size, fit, gpu
+        self._of_thread = threading.local()
+
+    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
+        results: list[Pixels | ImageError | None] = [None] * len(blobs)
+        shapes = [_shape(data) for data in blobs]
+        for some in _runs(shapes, self.pictures):
+            pixels = self._run([blobs[i] for i in some], [shapes[i] for i in some])  # type: ignore[misc]
+            for i, each in zip(some, pixels if pixels is not None else (), strict=False):
+                results[i] = each
+        return [
+            decode_or_error(data, self._size, self._fit) if each is None else each
+            for data, each in zip(blobs, results, strict=True)
+        ]
+
+    def _run(self, blobs: Sequence[bytes], shapes: Sequence[Shape]) -> Pixels | None:
+        """(n, size, size, 3), or None where DALI refuses one of them."""
+        boxes = [visible_box(self._fit, *shape) for shape in shapes]
+        pipe = getattr(self._of_thread, "pipe", None) or self._build()
+        self._of_thread.pipe = None  # one that has raised is not used again
+        try:
+            pipe.feed_input("jpegs", [np.frombuffer(data, np.uint8) for data in blobs])
+            pipe.feed_input("start", [np.array((top, left), np.float32) for top, left, _, _ in boxes])
+            pipe.feed_input("end", [np.array((y + height, x + width), np.float32) for y, x, height, width in boxes])
+            (out,) = pipe.run()
+            pixels = np.array((out if self._gpu is None else out.as_cpu()).as_array())
+        except RuntimeError:
+            return None
+        self._of_thread.pipe = pipe
+        return pixels
+
+    def _build(self) -> Any:
+        from nvidia.dali import fn
+        from nvidia.dali.pipeline import Pipeline
+        from nvidia.dali.types import DALIDataType
+
+        threads = max(1, machine.cores() // self.threads)
+        pipe = Pipeline(self.pictures, threads, self._gpu, prefetch_queue_depth=1)
+        with pipe:
+            jpegs = fn.external_source(name="jpegs", dtype=DALIDataType.UINT8, ndim=1)
+            start, end = (fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1) for name in ("start", "end"))
+            images = fn.decoders.image(
+                jpegs,
+                device="cpu" if self._gpu is None else "mixed",
+                hw_decoder_load=_HARDWARE,
+                jpeg_fancy_upsampling=True,  # as the decoders of the CPU
+                adjust_orientation=False,
+            )
+            pipe.set_outputs(fn.resize(images, size=(self._size, self._size), roi_start=start, roi_end=end))
+        pipe.build()
+        return pipe
+
+
+def _shape(data: bytes) -> Shape | None:
+    """The height and width of a picture that DALI may have."""
+    header = ordinary_jpeg(data)
+    return header[:2] if header is not None and one_whole_scan(data, header) else None
+
+
+def _runs(shapes: Sequence[Shape | None], most: int) -> Iterator[list[int]]:
+    """Which pictures go through DALI together: at most `most`, and not too many pixels; None goes with none."""
+    some: list[int] = []
+    pixels = 0
+    for i, shape in enumerate(shapes):
+        if shape is None or shape[0] * shape[1] > MOST_PIXELS:
+            continue
+        area = shape[0] * shape[1]
+        if some and (len(some) == most or pixels + area > MOST_PIXELS):
+            yield some
+            some, pixels = [], 0
+        some.append(i)
+        pixels += area
+    if some:
+        yield some

@@ -1,0 +1,97 @@
+"""Mean pictures: what networks see pixels as differences from. A task's is computed once and kept in the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.pipelines.bad_images import find_bad_image
+from fasttransfer.pipelines.decode import ImageError
+from fasttransfer.pipelines.store import JpegStorePart, Rows, Store, StorePart
+from fasttransfer.pipelines.streams import TaskImages, select_task_images
+
+Mean = NDArray[np.float32]
+
+_CHUNK = 64 << 20  # bytes of pixels that are held at a time
+
+
+def compute_mean_image(pictures: TaskImages) -> Mean:
+    """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
+    threads = machine.cores()
+    with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
+        shares = np.array_split(pictures.rows, threads)
+        sums = list(pool.map(partial(_sum, pictures.part, _CHUNK // threads), shares))
+    mean: Mean = (np.sum(sums, axis=0) / len(pictures)).astype(np.float32)
+    return mean
+
+
+def _sum(part: StorePart, chunk: int, rows: Rows) -> NDArray[np.int64]:
+    """(S, S, 3), holding at most about `chunk` bytes of pixels at a time."""
+    total = np.zeros((part.size, part.size, 3), dtype=np.int64)
+    step = min(max(1, chunk // total.size), 1 << 24)  # so many bytes add up in 32 bits
+    for some in np.split(rows, range(step, len(rows), step)):
+        try:
+            total += part.gather(some).sum(axis=0, dtype=np.uint32)
+        except (OSError, ImageError) as error:
+            raise (find_bad_image(part, some) if isinstance(part, JpegStorePart) else None) or error from None
+    return total
+
+
+def load_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Mean:
+    """`compute_mean_image` of a task's training pictures, from `cache`/means where it was computed before.
+
+    A file is NumPy's own format with the XXH3-128 of that behind it, which NumPy does not read. One that is damaged is
+    computed again, and a cache that cannot be written costs the time of the next study only.
+
+    Args:
+        classes, per_class: see `fasttransfer.pipelines.streams.select_task_images`.
+    """
+    path = _path(store, classes, per_class, cache)
+    mean = _read(path, store.size)
+    if mean is None:
+        mean = compute_mean_image(select_task_images(store, store.train, tuple(classes), per_class))
+        with suppress(InputError):
+            _write(path, mean)
+    return mean
+
+
+def has_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> bool:
+    """Whether `load_mean_image` was computed before."""
+    return _path(store, classes, per_class, cache).exists()
+
+
+def _path(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Path:
+    key = json.dumps([store.digest, list(classes), per_class])
+    return cache / "means" / f"{xxhash.xxh3_128_hexdigest(key.encode())}.npy"
+
+
+def _write(path: Path, mean: Mean) -> None:
+    content = io.BytesIO()
+    np.save(content, mean, allow_pickle=False)
+    make_folder(path.parent)
+    with replace_file(path) as file:
+        file.write(content.getvalue() + xxhash.xxh3_128_digest(content.getvalue()))
+
+
+def _read(path: Path, side: int) -> Mean | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    content, checksum = content[:-16], content[-16:]
+    if xxhash.xxh3_128_digest(content) != checksum:
+        return None
+    mean: Mean = np.load(io.BytesIO(content), allow_pickle=False)
+    return mean if mean.dtype == np.float32 and mean.shape == (side, side, 3) else None

@@ -1,0 +1,108 @@
+"""The feed of raw stores: pixels are read where they lie, and augmented in one pass a mean picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from fasttransfer.core import machine
+from fasttransfer.pipelines.pinned_buffers import Staging
+from fasttransfer.pipelines.store import RawStorePart, StorePart
+from fasttransfer.pipelines.store_feed import Augmentation, Pixels, StoreFeed
+from fasttransfer.pipelines.streams import Stream, TaskImages
+
+_CHUNK = 64 << 20  # bytes that are gathered at a time on their way into a GPU's memory
+_GATHERERS = 4  # threads that copy a batch together, at most: one core does not fill a GPU's link
+
+
+class MemoryFeed(StoreFeed):
+    """Batches straight from a raw store.
+
+    On the CPU the shards are read where they are mapped: whatever of them was read before is in the page cache. For a
+    GPU the task's pictures either lie in its memory, or each batch is gathered into pinned memory and copied while the
+    GPU computes.
+
+    Args:
+        resident: on a GPU, whether the task's pictures are all held in its memory.
+
+    The others are those of `StoreFeed`.
+    """
+
+    def __init__(
+        self,
+        train: TaskImages,
+        val: TaskImages,
+        stream: Stream,
+        means: Mapping[str, Tensor],
+        *,
+        device: torch.device,
+        resident: bool = False,
+        **look: Unpack[Augmentation],
+    ) -> None:
+        super().__init__(train, val, stream, means, device=device, **look)
+        self._mapped: dict[StorePart, list[Tensor]] = {}
+        self._held: dict[TaskImages, Tensor] = {}
+        self._staging: Staging | None = None
+        if device.type == "cpu":
+            self._mapped = {pictures.part: _mapped(pictures.part) for pictures in (train, val)}
+        elif resident:
+            self._held = {pictures: _held(pictures, device) for pictures in (train, val)}
+        else:
+            side = train.part.size
+            self._staging = Staging((stream.batch, side, side, 3), device)
+            self._threads = min(_GATHERERS, machine.cores())
+            self._gatherers = ThreadPoolExecutor(self._threads, thread_name_prefix="gather")
+
+    def close(self) -> None:
+        """Gives back threads and memory; the feed is not asked again."""
+        if self._staging is not None:
+            self._gatherers.shutdown()
+            self._staging.close()
+        self._held = {}
+
+    @contextmanager
+    def _pixels(self, pictures: TaskImages, ids: Tensor) -> Iterator[Pixels]:
+        if self._staging is not None:
+            fill = partial(self._gather, pictures.part, pictures.rows[ids.numpy()])
+            with self._staging.copied(len(ids), fill) as there:
+                yield Pixels([there], torch.arange(len(ids)))
+        elif self._held:
+            yield Pixels([self._held[pictures]], ids)
+        else:
+            yield Pixels(self._mapped[pictures.part], torch.from_numpy(pictures.rows[ids.numpy()]))
+
+    def _gather(self, part: StorePart, rows: np.ndarray, to: Tensor) -> None:
+        """The pixels of `rows` into `to`, (N, S, S, 3), a stretch of them a thread."""
+        pixels = to.numpy()
+        cuts = np.linspace(0, len(rows), self._threads + 1).astype(np.int64)
+
+        def work(start: int, stop: int) -> None:
+            pixels[start:stop] = part.gather(rows[start:stop])
+
+        for _ in self._gatherers.map(work, cuts[:-1], cuts[1:]):
+            pass
+
+
+def _mapped(part: StorePart) -> list[Tensor]:
+    """The shards of a part as tensors over the same read-only memory."""
+    assert isinstance(part, RawStorePart), "a jpeg store holds no pixels"
+    # Not from_numpy, which warns that somebody might write.
+    return [from_dlpack(shard) for shard in part.shards]
+
+
+def _held(pictures: TaskImages, device: torch.device) -> Tensor:
+    """All pictures, in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
+    side = pictures.part.size
+    held = torch.empty((len(pictures), side, side, 3), dtype=torch.uint8, device=device)
+    step = max(1, _CHUNK // (side * side * 3))
+    for start in range(0, len(pictures), step):
+        held[start : start + step] = torch.from_numpy(pictures.part.gather(pictures.rows[start : start + step]))
+    return held

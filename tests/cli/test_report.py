@@ -1,0 +1,51 @@
+"""`fasttransfer report --paper` and `compare --out`: what they write, what they print, what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fasttransfer import cli
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.records import Records, StudyResults
+
+
+def on_disk(recorded: StudyResults, folder: Path) -> Path:
+    """The study as a grid leaves it, with the first layer of a base."""
+    (folder / "weights").mkdir(parents=True)
+    (folder / "study.toml").write_text(f'split = "{recorded.study["split"]}"\n', encoding="utf-8")
+    cells = {Cell(r.seed, r.target, r.treatment, r.n): r for r in recorded.results}
+    with Records(folder / "study.db") as records:
+        records.plan(cells)
+        records.describe(recorded.facts, recorded.environment)
+        for cell, result in cells.items():
+            records.checked((cell, check) for check in result.evaluations)
+            records.finished(cell, result.state, result.steps)
+    save_file({"conv1.weight": np.ones((8, 3, 5, 5), np.float32)}, folder / "weights" / "baseB.s0.safetensors")
+    return folder
+
+
+def test_the_paper_behind_a_study(
+    study: Callable[..., StudyResults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = on_disk(study(("B",), (0,), treatments=["transfer"], layers=[2, 5]), tmp_path / "out")
+    index = out / "report" / "index.html"
+    assert cli.run(["report", str(out), "--paper"]) == 0
+    assert "Broad and pale" in index.read_text(encoding="utf-8")
+    assert cli.run(["report", str(out)]) == 0
+    assert "Broad and pale" not in index.read_text(encoding="utf-8")
+    assert "What the first layer learned" in index.read_text(encoding="utf-8")
+    assert cli.run(["compare", str(out), "paper:natural-manmade", "--out", str(tmp_path / "both")]) == 0
+    assert f"compare {out} paper:natural-manmade" in (tmp_path / "both" / "index.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert cli.run(["report", str(out), "--out", str(tmp_path / "elsewhere")]) == 2
+    assert "--out goes with --paper alone" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["report"]) == 2
+    assert "name the folder of a study, or --paper" in capsys.readouterr().err

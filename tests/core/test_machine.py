@@ -1,0 +1,61 @@
+"""What is decided by the machine: precision, the form of pictures, and what becomes of freed memory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fasttransfer.core import machine
+from fasttransfer.networks import inputs
+from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision"),
+    [((), "fp32"), (("avx2", "avx512f"), "fp32"), (("avx512f", "avx512_bf16"), "bf16"), (("amx_bf16",), "bf16")],
+)
+def test_precision_is_what_the_processor_multiplies(
+    instructions: tuple[str, ...], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "instructions", lambda: instructions)
+    assert inputs.choose_precision(None, "cpu", CAFFENET) == precision
+    for geometry in (CAFFENET, CAFFENET_MINI):
+        assert inputs.choose_precision("fp32", "cpu", geometry) == "fp32"
+        assert inputs.choose_precision("bf16", "cpu", geometry) == "bf16"
+    assert inputs.choose_precision(None, "cpu", CAFFENET_MINI) == "fp32"
+
+
+def test_pictures_come_in_blocks_to_a_gpu_and_as_they_are_to_a_cpu() -> None:
+    assert inputs.choose_input_form(CAFFENET, "cpu", "bf16") == {"block": 1, "side": 227, "dtype": torch.bfloat16}
+    assert inputs.choose_input_form(CAFFENET, "cuda", "fp32") == {"block": 4, "side": 57, "dtype": torch.float32}
+    assert inputs.choose_input_form(CAFFENET_MINI, "cuda", "bf16") == {"block": 3, "side": 20, "dtype": torch.bfloat16}
+
+
+FAULTS = """
+import resource, sys, torch
+from fasttransfer import machine
+if sys.argv[1] == "keep":
+    machine.keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.zeros(16 << 20)  # 64 MiB, freed at once
+before = faults()
+for _ in range(8):
+    torch.zeros(16 << 20)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_freed_memory_is_not_asked_for_again() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "default")
+    }
+    assert faults["default"] > 1000
+    assert faults["keep"] < faults["default"] / 2  # the heap may still settle

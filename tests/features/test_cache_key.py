@@ -1,0 +1,140 @@
+"""A key is of all that determines features, and of nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from entries import KEY, TINY, key
+
+from fasttransfer.features import cache_key as keys
+from fasttransfer.features.cache_key import CacheKey, images_digest, mean_digest, versions, weights_digest
+from fasttransfer.networks import caffenet
+from fasttransfer.networks.caffenet import draw_weights
+from fasttransfer.networks.geometry import LAYER_NAMES
+from fasttransfer.ops import native
+
+OTHER = {
+    "prefix": "9" * 32,
+    "mean": "9" * 32,
+    "scale": 1.0,
+    "geometry": replace(TINY, hidden=(16, 17)),
+    "cut": 4,
+    "pictures": "9" * 32,
+    "views": ((1, 1, False),),
+    "precision": "bf16",
+    "device": "cuda",
+    "threads": 2,
+    "batch": 9,
+    "versions": {"torch": "2", "shards": "2"},
+}
+
+
+def test_every_field_counts() -> None:
+    assert OTHER.keys() == {field.name for field in fields(CacheKey)}
+    digests = {KEY.digest()} | {key(**{name: value}).digest() for name, value in OTHER.items()}
+    assert len(digests) == 1 + len(OTHER)
+    assert all(len(digest) == 32 and set(digest) <= set("0123456789abcdef") for digest in digests)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TINY)])
+def test_every_size_counts_and_the_name_of_a_geometry_does_not(name: str) -> None:
+    value = getattr(TINY, name)
+    other = f"{value}x" if isinstance(value, str) else (*value, 1) if isinstance(value, tuple) else value + 1
+    assert (key(geometry=replace(TINY, **{name: other})).digest() == KEY.digest()) == (name == "name")
+
+
+def test_the_order_of_views_counts_and_that_of_versions_does_not() -> None:
+    assert key(views=KEY.views[::-1]).digest() != KEY.digest()
+    assert key(versions=dict(reversed(KEY.versions.items()))).digest() == KEY.digest()
+
+
+def test_a_key_comes_back_from_json() -> None:
+    back = CacheKey.of_facts(json.loads(json.dumps(KEY.facts())))
+    assert back == KEY and back.digest() == KEY.digest()
+
+
+def test_a_digest_is_the_same_in_every_process() -> None:
+    """Of the same key; Python's own hashes are not."""
+    code = "from entries import KEY; print(KEY.digest())"
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    said = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() == KEY.digest()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 8])
+def test_other_cuts_are_not_kept(cut: int) -> None:
+    with pytest.raises(ValueError, match="are not kept"):
+        key(cut=cut)
+
+
+def test_weights_count_up_to_the_cut() -> None:
+    weights = draw_weights(TINY, 3, "he", lambda stage: stage)
+    for stage, layer in enumerate(LAYER_NAMES, start=1):
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            changed = weights[name].clone()
+            changed.view(-1)[-1] = changed.view(-1)[-1].nextafter(torch.tensor(9.0))
+            other = {**weights, name: changed}
+            for cut in range(1, 7):
+                assert (weights_digest(other, cut) == weights_digest(weights, cut)) == (stage > cut)
+    assert len({weights_digest(weights, cut) for cut in range(1, 7)}) == 6
+
+
+def test_weights_count_by_value_not_by_memory() -> None:
+    weights = draw_weights(TINY, 3, "he", lambda stage: stage)
+    moved = {
+        name: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w.clone()
+        for name, w in reversed(weights.items())
+    }
+    assert weights_digest(moved, 6) == weights_digest(weights, 6)
+    with pytest.raises(TypeError, match="float32"):
+        weights_digest({name: w.bfloat16() for name, w in weights.items()}, 1)
+
+
+def test_means_and_pictures() -> None:
+    mean = torch.rand(4, 4, 3)
+    assert mean_digest(mean) == mean_digest(mean.clone())
+    assert mean_digest(mean) != mean_digest(mean + 1)
+    rows = np.arange(5)
+    digests = [
+        images_digest("s", "train", rows),
+        images_digest("t", "train", rows),
+        images_digest("s", "val", rows),
+        images_digest("s", "train", rows[::-1]),
+        images_digest("s", "train", rows[:4]),
+    ]
+    assert len(set(digests)) == 5
+    assert images_digest("s", "train", np.arange(10, dtype=np.int32)[:5]) == digests[0]
+
+
+def test_versions_change_with_what_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = versions("cpu")
+    assert found == versions("cpu")
+    assert all(isinstance(value, str) and value for value in found.values())
+    assert versions("cpu", decodes=True).keys() > found.keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "9.9")
+        assert versions("cpu") != found
+    with monkeypatch.context() as patch:
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        assert versions("cpu") != found
+    if not native.why_not():
+        assert len(found["native library"]) == 32
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.ops, "loaded_libraries", set())
+            assert versions("cpu")["native library"] == "PyTorch"
+    keys._sources.cache_clear()
+    with monkeypatch.context() as patch:
+        changed = Path(caffenet.__file__).read_bytes() + b"#"
+        patch.setattr(Path, "read_bytes", lambda path: changed)
+        assert versions("cpu")["network"] != found["network"]
+    keys._sources.cache_clear()

@@ -1,0 +1,212 @@
+"""Features for notebooks: the very ones that a study's cells are trained on, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from studies import MANMADE, NATURAL, draw_pictures, trained_study
+from torch import Tensor
+
+from fasttransfer import features
+from fasttransfer.core import machine, tensor_files
+from fasttransfer.core.errors import InputError
+from fasttransfer.features import cache, network_features
+from fasttransfer.features.cache_entry import print_warning
+from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.paths import weights_file
+from fasttransfer.study.records import read_results
+from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.cohort import Cohort
+
+CELLS = (base("A", 0), base("B", 0), Cell(0, "B", "transfer", 3))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Both bases and a transfer network of a study with ten views."""
+    folder = tmp_path_factory.mktemp("extract")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTTRANSFER_CACHE", str(folder / "stores"))
+        yield trained_study(folder, CELLS, views=10)
+
+
+@pytest.fixture(autouse=True)
+def _cache(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are prepared once, features are kept for one test alone."""
+    monkeypatch.setenv("FASTTRANSFER_CACHE", str(study.parent / "stores"))
+    monkeypatch.setattr(cache, "cache_root", lambda: tmp_path / "features")
+
+
+def cohort_of(study: Path, cell: Cell) -> Cohort:
+    """What trains `cell`, features computed live."""
+    store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
+    classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
+    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="live")
+    return build_cohort(setting, [cell], torch.device("cpu"))
+
+
+def seen(study: Path, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, labels, cut) of the validation pictures as a frozen cell is validated on them."""
+    cohort = cohort_of(study, cell)
+    batches = list(cohort._target.feed.val())
+    with torch.no_grad():
+        cuts = [cohort._cuts(batch.pictures, cohort._members, None)[str(cell.source), cell.n] for batch in batches]
+    return torch.cat([b.ids for b in batches]), torch.cat([b.labels for b in batches]), torch.cat(cuts)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 6])
+@pytest.mark.parametrize(("network", "treatment"), [("baseA", "transfer"), ("baseB", "selffer")])
+def test_they_are_those_that_cells_are_validated_on(study: Path, cut: int, network: str, treatment: str) -> None:
+    found = features.of(study, network, cut, task="B")
+    ids, labels, cuts = seen(study, Cell(0, "B", treatment, cut))
+    assert torch.equal(found.values[:, 0].float(), cuts)
+    assert found.values.dtype == torch.bfloat16
+    assert torch.equal(found.ids, ids)
+    assert torch.equal(found.labels, labels)
+    assert (found.network, found.cut, len(found.views)) == (f"{network}.s0", cut, 1)
+    assert found.classes == tuple(read_results(study).facts["classes"]["B"])
+
+
+def test_a_copy_has_its_sources_features_and_mean(study: Path) -> None:
+    copy, source = (features.of(study, name, 3, task="B") for name in ("A3B", "baseA"))
+    assert torch.equal(copy.values, source.values)
+    own = features.of(study, "A3B")
+    assert own.classes == copy.classes, "its own task is B"
+
+
+def test_cut_7_is_stage_7_of_cut_6_without_dropout(study: Path) -> None:
+    found, below = (features.of(study, "baseB", cut, part="train", views=2) for cut in (7, 6))
+    stored = tensor_files.load(weights_file(study, base("B", 0)))[0]
+    wanted = torch.relu(below.values.float() @ stored["fc7.weight"].t() + stored["fc7.bias"])
+    assert found.values.shape == (30, 2, 16)
+    torch.testing.assert_close(found.values.float(), wanted, rtol=2**-8, atol=1e-6)
+
+
+def test_views_rows_and_batches_are_parts_of_one_list(study: Path) -> None:
+    ten = features.of(study, "baseA", 3, part="train", views=10)
+    assert ten.values.shape == (30, 10, 8, 3, 3)
+    assert ten.flat().shape == (300, 72)
+    assert not torch.equal(ten.values[:, 0], ten.values[:, 1]), "the mirror"
+    one = features.of(study, "baseA", 3, part="train")
+    assert torch.equal(one.values, ten.values[:, :1])
+    assert one.views == ten.views[:1]
+    rows = [29, 3, 3, 17]
+    few = features.of(study, "baseA", 3, part="train", views=10, rows=rows)
+    assert torch.equal(few.values, ten.values[rows])
+    assert few.ids.tolist() == rows
+    assert torch.equal(few.labels, ten.labels[rows])
+    parts = list(features.batches(study, "baseA", 3, part="train", views=10, size=7))
+    assert [len(part.ids) for part in parts] == [7, 7, 7, 7, 2]
+    assert torch.equal(torch.cat([part.values for part in parts]), ten.values)
+
+
+@pytest.mark.parametrize("cut", [2, 6, 7])
+def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = features.of(study, "baseA", cut, task="B", views=10)
+    assert cache.list_entries(cache.cache_root()) == []
+    kept = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
+    (entry,) = cache.list_entries(cache.cache_root())
+    assert (entry.key.cut, entry.pictures, entry.views) == (min(cut, 6), 15, 10)
+    assert (entry.about.network, entry.about.part, entry.about.task) == ("baseA.s0", "val", "B")
+    assert torch.equal(kept.values, computed.values[[2, 9]])
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(network_features, "_feed", refuse)
+    assert torch.equal(features.of(study, "baseA", cut, task="B", views=10).values, computed.values)
+    assert torch.equal(features.of(study, "baseA", cut, task="B", views=2).values, computed.values[:, :2])
+
+
+def test_an_entry_of_a_studys_cell_is_found(study: Path) -> None:
+    """What `grid --views` keeps is what a notebook asks for."""
+    classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
+    store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
+    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="cache")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(setting.study.threads)  # as in a worker
+    try:
+        build_cohort(setting, [Cell(0, "B", "transfer", 4)], torch.device("cpu"))._target.feed.close()
+    finally:
+        torch.set_num_threads(threads)
+    made = {(entry.about.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
+    assert made == {("train", 10), ("val", 1)}
+    for part, views in made:
+        asked = network_features.open_network(study, "baseA", task="B", views=views)
+        with network_features._as_in_training(asked):
+            assert network_features._find(cache.cache_root(), asked, part, 4, print_warning) is not None  # type: ignore[arg-type]
+
+
+def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = features.of(study, "baseA", 5, keep=True)
+    (entry,) = cache.list_entries(cache.cache_root())
+    shard = entry.folder / "00000.shard"
+    content = bytearray(shard.read_bytes())
+    content[200] ^= 4
+    shard.write_bytes(content)
+    assert torch.equal(features.of(study, "baseA", 5).values, good.values)
+    assert cache.list_entries(cache.cache_root()) == []
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_costs_a_sentence(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = features.of(study, "baseA", 5)
+    (tmp_path / "features").write_text("a file where the folder should be")
+    assert torch.equal(features.of(study, "baseA", 5, keep=True).values, good.values)
+    assert "features of baseA.s0 are not kept" in capsys.readouterr().err
+
+
+def test_other_pictures(study: Path, tmp_path: Path) -> None:
+    own = features.of(study, "baseA", 3, task="A", part="train")
+    other = draw_pictures(tmp_path / "others", (*NATURAL, *MANMADE), train=4, val=2)
+    found = features.of(study, "baseA", 3, data=other, part="train")
+    assert found.classes == tuple(sorted((*NATURAL, *MANMADE)))
+    assert found.labels.bincount().tolist() == [4] * 6
+    assert found.values.shape == (24, 1, *own.values.shape[2:])
+    small = features.of(study, "baseA", 3, data=draw_pictures(tmp_path / "larger", NATURAL, side=80))
+    assert small.values.shape[2:] == own.values.shape[2:]  # prepared at the network's size
+
+
+def test_what_cannot_be_answered_is_said(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(match: str, *args: object, **asked: object) -> None:
+        with pytest.raises(InputError, match=match):
+            features.of(study, *args, **asked)  # type: ignore[arg-type]
+
+    refused("has no network baseC: choose among baseA, baseB, A1A", "baseC")
+    refused("has no network baseA.s3", "baseA.s3")
+    refused("A5B.s0 is planned, not done", "A5B")
+    refused("cut 0: choose among 1 to 7", cut=0)
+    refused("task C: choose A or B", task="C")
+    refused("views 3: choose 1", views=3)
+    refused("part 'test': choose train or val", part="test")
+    refused("rows 3 to 15: the val list of A has 15 pictures, 0 to 14", rows=[3, 15])
+    refused("name at least one picture", rows=[])
+    refused("task A is one of the study's", task="A", data="builtin")
+    refused("does not exist", data=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no study here"):
+        features.of(tmp_path)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10_000)
+    refused("at cut 1 take .* of memory are free: ask for some rows, or take them batch by batch", cut=1, views=10)
+
+
+def test_pictures_that_changed_are_not_taken_for_the_studys(study: Path, tmp_path: Path) -> None:
+    """The store that study.toml names has other pictures by now."""
+    other = trained_study(tmp_path, [base("A", 0)])
+    draw_pictures(tmp_path / "new", (*NATURAL, *MANMADE), train=3, val=2)
+    (tmp_path / "pictures").rename(tmp_path / "old")
+    (tmp_path / "new").rename(tmp_path / "pictures")
+    with pytest.raises(InputError, match="does not hold the pictures that the study was trained on any more"):
+        features.of(other)
+
+
+def test_missing_weights(study: Path, tmp_path: Path) -> None:
+    other = trained_study(tmp_path, [base("A", 0)])
+    weights_file(other, base("A", 0)).unlink()
+    with pytest.raises(InputError, match=r"the weights of baseA.s0 are missing or damaged .*the same grid command"):
+        features.of(other)

@@ -1,0 +1,129 @@
+"""CaffeNet against a plain PyTorch one, and against the paper's table."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fasttransfer.bench.baselines import caffenet as plain
+from fasttransfer.core import randomness
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, draw_weights
+from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+
+# The paper README's layers: output channels, kernel, and standard deviation and bias of the initial values.
+PAPER = {
+    "conv1": ((96, 3, 11, 11), 0.01, 0),
+    "conv2": ((256, 48, 5, 5), 0.01, 1),
+    "conv3": ((384, 256, 3, 3), 0.01, 0),
+    "conv4": ((384, 192, 3, 3), 0.01, 1),
+    "conv5": ((256, 192, 3, 3), 0.01, 1),
+    "fc6": ((4096, 9216), 0.005, 1),
+    "fc7": ((4096, 4096), 0.005, 1),
+    "fc8": ((1000, 4096), 0.01, 0),
+}
+
+
+@pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
+def test_forward_and_gradients_are_those_of_plain_pytorch(geometry: Geometry, batch: int) -> None:
+    weights = draw_weights(geometry, 10, "he", lambda stage: randomness.key(0, "test", stage))
+    ours, net = CaffeNet(geometry, 10).double(), plain.caffenet(geometry, 10, dropout=0.0).double()
+    ours.load(weights)
+    for name, layer in zip(LAYER_NAMES, plain.layers(net), strict=True):
+        layer.weight.data.copy_(weights[f"{name}.weight"])
+        layer.bias.data.copy_(weights[f"{name}.bias"])
+    x = torch.randn(batch, *geometry.cut_shape(0), dtype=torch.float64)
+    logits, expected = ours(x), net(x)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    found = torch.autograd.grad(logits.square().sum(), list(ours.named_weights().values()))
+    wanted = torch.autograd.grad(expected.square().sum(), [p for m in plain.layers(net) for p in (m.weight, m.bias)])
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_shapes_are_the_papers() -> None:
+    net = CaffeNet(CAFFENET, 1000)
+    assert {name: tuple(p.shape) for name, p in net.named_weights().items() if name.endswith("weight")} == {
+        f"{name}.weight": shape for name, (shape, _, _) in PAPER.items()
+    }
+    assert CAFFENET.sides == (55, 27, 13, 13, 13)
+    assert [CAFFENET.cut_shape(n) for n in range(8)] == [
+        (3, 227, 227), (96, 27, 27), (256, 13, 13), (384, 13, 13), (384, 13, 13), (256, 6, 6), (4096,), (4096,),
+    ]  # fmt: skip
+
+
+def test_multiply_adds_are_the_papers() -> None:
+    millions = [m / 1e6 for m in CAFFENET.macs(1000)]
+    assert [round(m) for m in millions] == [105, 224, 150, 112, 75, 38, 17, 4]
+    assert round(sum(millions)) == 724
+
+
+@pytest.mark.parametrize("geometry", [CAFFENET_MINI, Geometry("odd", 40, 37, 5, 2, (6, 8, 10, 12, 14), (9, 7))])
+def test_cuts_have_the_shapes_the_geometry_says(geometry: Geometry) -> None:
+    net = CaffeNet(geometry, 5)
+    x = torch.randn(2, *geometry.cut_shape(0))
+    for n in range(1, 8):
+        assert tuple(net(x, stop=n).shape) == (2, *geometry.cut_shape(n))
+
+
+def test_a_network_can_be_entered_at_any_cut() -> None:
+    net = CaffeNet(CAFFENET_MINI, 5)
+    net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
+    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5)
+    whole = net(x, drop=drop)
+    for n in range(1, 8):
+        assert torch.equal(net(net(x, stop=n, drop=drop), start=n, drop=drop), whole)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_in_one_piece(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = CaffeNet(CAFFENET_MINI, 5, dtype)
+    net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
+    x = torch.randn(4, *CAFFENET_MINI.cut_shape(0)).to(dtype, memory_format=torch.channels_last)
+    drop, weights = StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5), list(net.named_weights().values())
+    logits = net(x, drop=drop).float()
+    gradients = torch.autograd.grad(logits.square().mean(), weights)
+    net.compile(fullgraph=True)
+    compiled = net(x, drop=drop).float()
+    close = 1e-4 if dtype == torch.float32 else 0.1
+    torch.testing.assert_close(compiled, logits, rtol=close, atol=close)
+    for found, wanted in zip(torch.autograd.grad(compiled.square().mean(), weights), gradients, strict=True):
+        assert (found - wanted).norm() <= close * wanted.norm() + 1e-6
+
+
+def test_dropout_sits_at_the_entrance_of_stages_7_and_8() -> None:
+    net = CaffeNet(CAFFENET_MINI, 5)
+    net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
+    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5)
+    assert torch.equal(net(x, stop=6), net(x, stop=6, drop=drop))  # cuts 1 to 6: functions of the picture
+    assert not torch.equal(net(x, stop=7), net(x, stop=7, drop=drop))
+    at_7 = net(x, stop=7)
+    assert not torch.equal(net(at_7, start=7), net(at_7, start=7, drop=drop))
+
+
+@pytest.mark.parametrize("layer", PAPER)
+def test_initial_values_are_caffes(layer: str) -> None:
+    shape, deviation, bias = PAPER[layer]
+    weights = draw_weights(CAFFENET, 1000, "caffe", lambda stage: randomness.key(0, "init", stage))
+    values = weights[f"{layer}.weight"]
+    assert tuple(values.shape) == shape
+    tolerance = 5 / math.sqrt(values.numel())
+    assert abs(float(values.double().std()) / deviation - 1) < tolerance
+    assert abs(float(values.double().mean()) / deviation) < tolerance
+    assert (weights[f"{layer}.bias"] == bias).all()
+
+
+def test_he_values_keep_the_size_of_the_signal() -> None:
+    weights = draw_weights(CAFFENET_MINI, 16, "he", lambda stage: stage)
+    for name, shape in zip(LAYER_NAMES[:-1], CAFFENET_MINI.weight_shapes(16), strict=False):
+        assert float(weights[f"{name}.weight"].std()) == pytest.approx(math.sqrt(2 / math.prod(shape[1:])), rel=0.1)
+        assert (weights[f"{name}.bias"] == 0).all()
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    net = CaffeNet(CAFFENET_MINI, 5)
+    with pytest.raises(ValueError, match=r"fc8\.weight"):
+        net.load(draw_weights(CAFFENET_MINI, 6, "he", lambda stage: stage))

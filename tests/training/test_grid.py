@@ -1,0 +1,288 @@
+"""The whole way through: pictures in, report out; again; changed; interrupted."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from studies import MANMADE, NATURAL, RECIPE, draw_pictures, tiny_choices
+
+from fasttransfer.cli.grid import outcome_printer
+from fasttransfer.core import tensor_files
+from fasttransfer.core.errors import InputError
+from fasttransfer.study import records
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.configuration import Choices
+from fasttransfer.training import grid, study_plan, time_estimate
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def network_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {p.name: tensor_files.load(p)[0] for p in sorted((folder / "weights").glob("*.safetensors"))}
+
+
+def same_study(one: Path, other: Path) -> None:
+    """Every weight and record of two finished runs is equal."""
+    ours, theirs = network_tensors(one), network_tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensors in ours.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, theirs[name][key]), (name, key)
+    assert records.read_results(one).results == records.read_results(other).results
+
+
+def test_the_whole_grid(tmp_path: Path) -> None:
+    console, out = quiet(), tmp_path / "run"
+    assert grid.run(tiny_choices(tmp_path, seeds=(0, 1)), out, console=console, show=outcome_printer(console))
+    recorded = records.read_results(out)
+    assert len(recorded.results) == 2 * 74
+    assert {r.state for r in recorded.results} == {"done"}
+    for result in recorded.results:
+        assert result.steps == 12
+        assert [e.step for e in result.evaluations] == [4, 8, 12]
+        assert all(0 <= e.val_top1 <= 1 and e.train_loss is not None for e in result.evaluations)
+    assert recorded.facts["classes"] == {"A": list(NATURAL), "B": list(MANMADE)}
+    assert recorded.facts["train_pictures"] == {"A": 30, "B": 30}
+    assert recorded.facts["command"].startswith("fasttransfer grid --data ")
+    assert "--seeds 0 1" in recorded.facts["command"]
+    assert len(network_tensors(out)) == 2 * 74
+    assert not list((out / "checkpoints").iterdir())
+    for name in ("index.html", "accuracy.svg", "filters.png", "results.csv"):
+        assert (out / "report" / name).stat().st_size > 0
+    assert "selffer" in said(console)
+    assert "complete after" in said(console)
+
+
+def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(3,)), tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    before = {p: p.stat().st_mtime_ns for p in (out / "weights").iterdir()}
+    console = quiet()
+    assert grid.run(choices, out, console=console)
+    assert "nothing to do" in said(console)
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "weights").iterdir()}
+
+
+def test_a_changed_command_in_the_same_folder_is_refused_with_the_differences(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    grid.run(tiny_choices(tmp_path, layers=(3,), treatments=("transfer",)), out, console=quiet())
+    before = (out / "study.toml").read_text()
+    with pytest.raises(InputError) as refused:
+        grid.run(
+            tiny_choices(tmp_path, layers=(3,), treatments=("transfer",), batch=16, lr=0.5),
+            out,
+            console=quiet(),
+        )
+    message = str(refused.value)
+    assert "recipe.batch: 8 in the study, 16 in the command" in message
+    assert "recipe.lr: 0.005 in the study, 0.5 in the command" in message
+    assert "--out" in message
+    assert (out / "study.toml").read_text() == before
+
+
+def test_changed_pictures_are_another_study(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("random",)), tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    (Path(choices.data) / "train" / NATURAL[0] / "0.jpg").unlink()
+    with pytest.raises(InputError, match="pictures: "):
+        grid.run(choices, out, console=quiet())
+
+
+def test_lost_and_damaged_weights_are_trained_again_to_the_same_bits(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(3,)), tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    expected = network_tensors(out)
+    (out / "weights" / "A3B.s0.safetensors").unlink()
+    damaged = out / "weights" / "B3B+.s0.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    assert grid.run(choices, out, console=quiet())
+    found = network_tensors(out)
+    assert all(torch.equal(found[n][k], expected[n][k]) for n in expected for k in expected[n])
+    assert damaged.with_name(damaged.name + ".damaged").exists()
+    texts = [text for _, _, text in records.read_results(out).events]
+    assert sum("trained again" in text for text in texts) == 2
+
+
+def test_weights_that_were_written_but_not_recorded_count(tmp_path: Path) -> None:
+    """A kill between the last file of a cell and its line in the records."""
+    choices, out = tiny_choices(tmp_path, layers=(3,)), tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    expected = records.read_results(out).results
+    with records.Records(out / "study.db") as book:
+        book.reopen(Cell(0, "B", "transfer", 3))
+    stamp = (out / "weights" / "A3B.s0.safetensors").stat().st_mtime_ns
+    console = quiet()
+    assert grid.run(choices, out, console=console)
+    assert records.read_results(out).results == expected
+    assert (out / "weights" / "A3B.s0.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(1,), treatments=("selffer",), steps=2), tmp_path / "run"
+    assert grid.run(choices, out, console=quiet())
+    left = [out / ".study.toml.x.tmp", *(out / name / ".file.x.tmp" for name in ("weights", "checkpoints", "means"))]
+    for path in left:
+        path.write_bytes(b"half")
+    assert grid.run(choices, out, console=quiet())
+    assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize("split", ["natural-manmade", "random:1"])
+def test_one_target_and_few_treatments(tmp_path: Path, split: str) -> None:
+    choices = tiny_choices(tmp_path, split=split, targets=("B",), treatments=("transfer", "selffer"), layers=(2, 7))
+    out = tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    assert {r.name for r in records.read_results(out).results} == {"baseA", "baseB", "B8B+", "A2B", "A7B", "B2B", "B7B"}
+
+
+def test_classes_and_per_class_limit_the_pictures(tmp_path: Path) -> None:
+    choices = tiny_choices(tmp_path, classes=2, per_class=4, layers=(1,), treatments=("transfer",))
+    grid.run(choices, tmp_path / "run", console=quiet())
+    facts = records.read_results(tmp_path / "run").facts
+    assert {t: len(c) for t, c in facts["classes"].items()} == {"A": 2, "B": 2}
+    assert facts["train_pictures"] == {"A": 8, "B": 8}
+    assert facts["val_pictures"] == {"A": 10, "B": 10}
+
+
+def test_a_base_that_diverges_takes_only_its_copies_with_it(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(3,), lr=1e12), tmp_path / "run"
+    console = quiet()
+    assert grid.run(choices, out, console=console)
+    results = records.read_results(out).results
+    assert {r.name for r in results if r.state == "diverged"} == {"baseA", "baseB", "R3A", "R3B"}
+    skipped = [r for r in results if r.state == "skipped"]
+    assert len(skipped) == 10 and any(r.reason == "its source baseA diverged" for r in skipped)
+    assert not network_tensors(out)
+
+
+def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
+    """Everything ends early, and the study is complete; what is lost of it is trained again, and nothing else."""
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE.replace('init = "he"', 'init = "caffe"').replace("give_up = 1.0", "give_up = 0.5"))
+    choices = tiny_choices(tmp_path, recipe=str(recipe), layers=(3,), treatments=("transfer", "selffer+", "random"))
+    console, out = quiet(), tmp_path / "run"
+    assert grid.run(choices, out, console=console)
+    results = {r.name: r for r in records.read_results(out).results}
+    stuck = {"baseA", "baseB", "R3A", "R3B"}
+    assert {name for name, r in results.items() if r.state == "stuck"} == stuck
+    assert all([e.step for e in results[name].evaluations] == [4, 8] and results[name].steps == 8 for name in stuck)
+    assert all("no better than chance" in results[name].reason for name in stuck)
+    assert {r.reason for r in results.values() if r.state == "skipped"} == {
+        "its source baseA is stuck",
+        "its source baseB is stuck",
+    }
+    assert network_tensors(out).keys() == {f"{name}.s0.safetensors" for name in stuck}
+    assert not list((out / "checkpoints").iterdir())
+    assert "Stuck at chance, ended early, counted: baseA, baseB, R3A, R3B." in said(console)
+    with records.Records(out / "study.db") as book:  # as after a kill before the last line of the records
+        book.reopen(Cell(0, "B", "random", 3))
+    (out / "weights" / "R3A.s0.safetensors").unlink()
+    again = quiet()
+    assert grid.run(choices, out, console=again)
+    assert {r.name: r for r in records.read_results(out).results} == results
+    assert "1 of 10 networks" in said(again)
+
+
+def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None:
+    choices = tiny_choices(tmp_path, layers=(2, 6), steps=400)
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
+    assert grid.run(choices, undisturbed, console=quiet())
+    threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    console = quiet()
+    finished = grid.run(choices, out, console=console)
+    if not finished:  # a fast machine may have been done before
+        assert "The same command goes on from here" in said(console)
+        assert {r.state for r in records.read_results(out).results} & {"planned", "running"}
+        assert grid.run(choices, out, console=quiet())
+    same_study(undisturbed, out)
+
+
+def test_a_dry_run_lists_every_network_and_writes_nothing(tmp_path: Path) -> None:
+    console, out = quiet(), tmp_path / "run"
+    time_estimate.dry_run(tiny_choices(tmp_path), out, console=console)
+    text = said(console)
+    assert all(name in text for name in ("baseA", "A3B+", "R7A", "fine-tuned", "frozen", "about", "74 networks"))
+    assert not out.exists()
+
+
+def test_how_the_grid_is_cut_into_jobs_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices = tiny_choices(tmp_path, layers=(2, 7))
+    for workers in (1, 3):
+        monkeypatch.setattr(grid.machine, "workers_for", lambda device, threads, n=workers: n)
+        grid.run(choices, tmp_path / str(workers), console=quiet())
+    same_study(tmp_path / "1", tmp_path / "3")
+    # Room for two processes with a network of a few thousand weights each, hardly more: waves of single cells.
+    monkeypatch.setattr(grid.footprint, "_GAPS", 1000.0)
+    monkeypatch.setattr(grid.footprint, "free_memory", lambda *sizes: 2_400_000_000)
+    console = quiet()
+    grid.run(choices, tmp_path / "waves", console=console)
+    assert "memory: 2 of 3 workers train at the same time and cohorts train in waves of at most" in said(console)
+    same_study(tmp_path / "1", tmp_path / "waves")
+
+
+def test_a_network_too_large_for_the_memory_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid.footprint, "free_memory", lambda *sizes: 500_000_000)
+    with pytest.raises(InputError, match=r"one network .* needs .* of memory to train, 500 MB are free"):
+        grid.run(tiny_choices(tmp_path), tmp_path / "run", console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with grid._alone(out), pytest.raises(InputError, match="another run is working here"):
+        grid.run(tiny_choices(tmp_path, layers=(1,)), out, console=quiet())
+
+
+def test_a_folder_whose_name_is_too_long_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name too long"):
+        grid.run(tiny_choices(tmp_path), tmp_path / ("x" * 300), console=quiet())
+
+
+def test_default_folder_is_named_after_pictures_and_split(tmp_path: Path) -> None:
+    assert study_plan.make_plan(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
+
+
+def test_the_recipe_follows_the_pictures(tmp_path: Path) -> None:
+    of_ilsvrc12 = replace(tiny_choices(tmp_path), recipe=None)  # class folders named by wnid
+    assert study_plan.make_plan(of_ilsvrc12).recipe.name == "caffe"
+    others = draw_pictures(tmp_path / "others", ("cat", "dog", "car", "bus"))
+    assert study_plan.make_plan(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
+    assert study_plan.make_plan(Choices()).recipe.name == "mini"  # the built-in pictures
+
+
+def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: Path) -> None:
+    choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("transfer",), steps=2), tmp_path / "run"
+    grid.run(choices, out, console=quiet())
+    toml = out / "study.toml"
+    toml.write_text(toml.read_text().replace("version = 2\n", ""))
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=r"no base.: report, advise and compare still read it"):
+        grid.run(choices, out, console=quiet())
+    with pytest.raises(InputError, match="choose another --out"):
+        time_estimate.dry_run(choices, out, console=quiet())
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert len(records.read_results(out).results) == 6
+
+
+def test_the_built_in_study_has_two_seeds_and_others_one_unless_asked(tmp_path: Path) -> None:
+    assert study_plan.make_plan(Choices(device="cpu")).seeds == (0, 1)
+    assert study_plan.make_plan(tiny_choices(tmp_path)).seeds == (0,)
+    assert study_plan.make_plan(Choices(device="cpu", seeds=(5,))).seeds == (5,)
