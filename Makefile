@@ -17,7 +17,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make grid      train the study on the built-in pictures and write its page   (ARGS="--dry-run" adds arguments)'
+	@echo 'make grid      train the study on the built-in images and write its page   (ARGS="--dry-run" adds arguments)'
 	@echo 'make test      run the tests                                                 (ARGS="-k dropout" adds arguments)'
 	@echo 'make sanitize  run the tests of native code with every access to memory checked            (ARGS="-k augment" likewise)'
 	@echo 'make lint      check style and types of Python and C++'

@@ -50,7 +50,7 @@ IDEAS = {
         Idea("fused pooling and normalisation", "bias, ReLU, max pooling and LRN as PyTorch has them"),
         Idea("sparse gradients", "PyTorch's gradients of convolutions, with all the zeros that pooling leaves"),
         Idea("sgd_step", "torch.optim.SGD (foreach), gradients and weights cast between bf16 and fp32"),
-        Idea("channels-last", "pictures, weights and features in planes"),
+        Idea("channels-last", "images, weights and features in planes"),
         Idea("bf16", "fp32"),
         Idea("space-to-depth", "the first convolution on pixels, 11 x 11 with stride 4", gpu_only=True),
         Idea("split groups", "grouped convolutions", gpu_only=True),
@@ -87,11 +87,11 @@ def variants(
 
 def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Call]:
     on_gpu = device.type == "cuda"
-    pictures = training.random_pictures(geometry, batch, "bf16", device)
+    images = training.random_images(geometry, batch, "bf16", device)
     pixels = torch.randn(batch, *geometry.cut_shape(0), device=device).to(torch.bfloat16)
 
     def made(
-        x: Tensor = pictures,
+        x: Tensor = images,
         *,
         stage: type[Stage] | None = None,
         kind: type[StageTrainer] = StageTrainer,
@@ -111,7 +111,7 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
         "fused pooling and normalisation": made(stage=_Composite),
         "sparse gradients": made(stage=_Dense),
         "sgd_step": made(kind=_PlainUpdate),
-        "channels-last": made(pictures.contiguous(), stage=_Planes, change=_in_planes),
+        "channels-last": made(images.contiguous(), stage=_Planes, change=_in_planes),
         "bf16": training.fast(geometry, batch, "fp32", device),
         COMPILED: training.fast(geometry, batch, "bf16", device, compiled=True),
     }
@@ -126,7 +126,7 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
 
 def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Call]:
     """Seven frozen cells: on one stream behind one prefix, and each behind its own."""
-    pictures = training.random_pictures(geometry, batch, "bf16", device)
+    images = training.random_images(geometry, batch, "bf16", device)
     frozen = training.trainee_of(geometry, "bf16", device).net
     trainees = {n: training.trainee_of(geometry, "bf16", device, start=n) for n in CUTS}
     features = {n: torch.empty(0) for n in CUTS}
@@ -135,7 +135,7 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
     drop = StepDropout({7: 7, 8: 8}, at, training.DROPOUT)
 
     def together(given: Mapping[str, Tensor]) -> None:
-        x = given["pictures"]
+        x = given["images"]
         for n in CUTS:
             with torch.no_grad():
                 x = frozen(x, start=n - 1, stop=n, drop=drop)
@@ -146,12 +146,12 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
     def alone(given: Mapping[str, Tensor]) -> None:
         for n, trainee in trainees.items():
             with torch.no_grad():
-                x = frozen(given["pictures"], stop=n, drop=drop)
+                x = frozen(given["images"], stop=n, drop=drop)
             trainee.step(x, labels, drop, lr)
 
     def call(run: Callable[[Mapping[str, Tensor]], None]) -> Call:
         recorded = RecordedGraph(run) if device.type == "cuda" else run
-        return lambda i: recorded({"pictures": pictures})
+        return lambda i: recorded({"images": images})
 
     return {WHOLE: call(together), "shared prefix": call(alone)}
 
@@ -159,28 +159,28 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
 def _feeds(
     geometry: Geometry, batch: int, device: torch.device, blobs: Sequence[bytes], threads: int
 ) -> dict[str, Call]:
-    """A training step with its pictures: gathered from a raw store in memory, or decoded from their files."""
+    """A training step with its images: gathered from a raw store in memory, or decoded from their files."""
     side, crop = geometry.store, geometry.crop
     stored = torch.randint(0, 256, (4 * batch, side, side, 3), dtype=torch.uint8, device=device)
     mean = torch.rand(side, side, 3, device=device) * 255
     entrance = inputs.choose_input_form(geometry, device.type, "bf16")
     trainee = training.trainee_of(geometry, "bf16", device)
-    x = training.random_pictures(geometry, batch, "bf16", device)
+    x = training.random_images(geometry, batch, "bf16", device)
     step = training.stepping(trainee, x, recorded=device.type == "cuda")
     pool, files = ThreadPoolExecutor(threads), [blobs[i % len(blobs)] for i in range(batch)]
 
-    def fed(pictures: Tensor, rows: Tensor) -> None:
+    def fed(images: Tensor, rows: Tensor) -> None:
         top, left = torch.randint(0, side - crop + 1, (2, batch), device=device)
         mirror = torch.rand(batch, device=device) < 0.5
-        x.copy_(augment([pictures], rows, mean, top, left, mirror, crop=crop, scale=1.0, **entrance))
+        x.copy_(augment([images], rows, mean, top, left, mirror, crop=crop, scale=1.0, **entrance))
 
     def whole(i: int) -> None:
         fed(stored, torch.randint(0, len(stored), (batch,), device=device))
         step(i)
 
     def decoded(i: int) -> None:
-        pictures = np.stack(list(pool.map(lambda file: decode(file, side), files)))
-        fed(torch.from_numpy(pictures).to(device), torch.arange(batch, device=device))
+        images = np.stack(list(pool.map(lambda file: decode(file, side), files)))
+        fed(torch.from_numpy(images).to(device), torch.arange(batch, device=device))
         step(i)
 
     return {WHOLE: whole, "store": decoded}

@@ -53,17 +53,17 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((BATCH, *CAFFENET.cut_shape(5)), generator=generator).relu().bfloat16()
     x = x.contiguous(memory_format=torch.channels_last)
-    pictures = TaskImages(
+    images = TaskImages(
         RawStorePart(np.zeros(0, np.int64), (), np.zeros(0, np.int64), 256), np.arange(n), np.zeros(n, np.int64)
     )
     key = CacheKey(
-        "weights", "mean", 1.0, CAFFENET, 5, "pictures", ((14, 14, False),), "fp32", "cpu", 1, BATCH, versions("cpu")
+        "weights", "mean", 1.0, CAFFENET, 5, "images", ((14, 14, False),), "fp32", "cpu", 1, BATCH, versions("cpu")
     )
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         root = Path(folder)
 
         def make() -> None:
-            with cache.make_entries(root, [(key, ABOUT)], pictures) as (writer,):
+            with cache.make_entries(root, [(key, ABOUT)], images) as (writer,):
                 for _ in range(batches):
                     writer.append(x)
 

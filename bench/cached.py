@@ -3,7 +3,7 @@
 One training step of the transfer cell AnB with the machine's own precision and threads. The source has
 He's initial values: how fast it is does not depend on what it has learned, but how many of its features are not zero
 does (bench/features.py has trained ones). Filling is timed against the forward pass to cut 6 that it cannot do
-without, both from the stored pictures.
+without, both from the stored images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from fasttransfer.training.cohort import Cohort
 
 
 def draw(folder: Path, classes: int) -> Path:
-    """An ImageFolder of a picture a class and part: coloured noise at all scales."""
+    """An ImageFolder of an image a class and part: coloured noise at all scales."""
     random = np.random.default_rng(0)
     for number in range(classes):
         for part in ("train", "val"):
@@ -52,7 +52,7 @@ def draw(folder: Path, classes: int) -> Path:
 
 @contextmanager
 def own_cache(folder: Path) -> Iterator[None]:
-    """A cache of features and pictures in `folder`, for a while."""
+    """A cache of features and images in `folder`, for a while."""
     before = os.environ.get("FASTTRANSFER_CACHE")
     os.environ["FASTTRANSFER_CACHE"] = str(folder)
     try:
@@ -65,10 +65,10 @@ def own_cache(folder: Path) -> Iterator[None]:
 
 
 def open_study(folder: Path, batch: int, classes: int, device: str) -> StudyContext:
-    """A study whose base of task A has He's values, and its pictures: one a class and part, prepared."""
+    """A study whose base of task A has He's values, and its images: one a class and part, prepared."""
     choices = Choices(
         split="random:0",
-        data=str(draw(folder / "pictures", classes)),
+        data=str(draw(folder / "images", classes)),
         recipe="caffe",
         batch=batch,
         views=2,
@@ -99,14 +99,14 @@ def steps(setting: StudyContext, n: int, device: torch.device, rounds: int) -> d
 
 
 def filling(setting: StudyContext, device: torch.device) -> dict[str, Any]:
-    """Seconds to fill all cuts, and of the forward passes over as many pictures."""
+    """Seconds to fill all cuts, and of the forward passes over as many images."""
     batch = setting.study.recipe.batch
     live = _cohort(setting, LAYERS, device, "live")
     net, feed = live._sources["A"].net, live._target.feed
-    records = 2 * live._target.train_pictures + live._target.val_pictures
+    records = 2 * live._target.train_images + live._target.val_images
 
     def forward(step: int) -> None:
-        rounded_cuts(net, feed.train(step).pictures["A"], [6], batch)
+        rounded_cuts(net, feed.train(step).images["A"], [6], batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
@@ -133,7 +133,7 @@ def filling(setting: StudyContext, device: torch.device) -> dict[str, Any]:
             str(e.key.cut): {
                 "packed": e.packed,
                 "of_dense": round(e.bytes / e.dense, 4),
-                "bytes": e.bytes // (e.pictures * e.views),
+                "bytes": e.bytes // (e.images * e.views),
             }
             for e in sorted(entries, key=lambda e: e.key.cut)
         },

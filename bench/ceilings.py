@@ -1,7 +1,7 @@
 """What this machine can do at the most, measured: what every other number is held against.
 
 Copies of memory too large for any cache, products of large square matrices, the convolutions of the paper's network as
-PyTorch does them, and the decoding of pictures, each on all the threads that PyTorch uses.
+PyTorch does them, and the decoding of images, each on all the threads that PyTorch uses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fasttransfer.networks.geometry import CAFFENET, layer_of
 
 COPIED = {"cpu": 512 << 20, "cuda": 4 << 30}  # bytes read and written by one call
 SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices
-BATCH = {"cpu": 64, "cuda": 256}  # pictures that are convolved
+BATCH = {"cpu": 64, "cuda": 256}  # images that are convolved
 DECODED = "decoding, "
 
 Call = Callable[[int], object]
@@ -27,7 +27,7 @@ Call = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Ceiling:
-    """One thing that is timed; a call does `work` of `unit`: bytes, FLOP or pictures."""
+    """One thing that is timed; a call does `work` of `unit`: bytes, FLOP or images."""
 
     work: float
     unit: str
@@ -44,7 +44,7 @@ def ceilings(device: torch.device, blobs: Sequence[bytes], threads: int) -> dict
         work, call = _convolutions(BATCH[device.type], dtype, device)
         found[f"convolutions, {name}"] = Ceiling(work, "FLOP", call)
     for name, call in data.decoders(blobs, threads, device).items():
-        found[f"{DECODED}{name}"] = Ceiling(len(blobs), "pictures", call)
+        found[f"{DECODED}{name}"] = Ceiling(len(blobs), "images", call)
     return found
 
 

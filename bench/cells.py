@@ -1,6 +1,6 @@
 """What a training step costs a cell that starts at each cut, and what the frozen stages before the cut cost.
 
-From these rates the whole study is projected. The paper's logs have the same curve: pictures a second on a K20 with
+From these rates the whole study is projected. The paper's logs have the same curve: images per second on a K20 with
 the first 0 to 7 layers frozen.
 """
 
@@ -25,19 +25,19 @@ Call = Callable[[int], object]
 def calls(batch: int, precision: str, device: torch.device, geometry: Geometry = CAFFENET) -> dict[str, Call]:
     """`TRAIN` for cuts 0 to 7: forward, backward and update of the stages behind. `FORWARD` for cuts 1 to 8.
 
-    Inputs are features as the stages before make them of random pictures.
+    Inputs are features as the stages before make them of random images.
     """
-    pictures = training.random_pictures(geometry, batch, precision, device)
+    images = training.random_images(geometry, batch, precision, device)
     on_gpu = device.type == "cuda"
     found: dict[str, Call] = {}
     frozen = training.trainee_of(geometry, precision, device).net
     for n in range(STAGES):
         with torch.no_grad():
-            x = frozen(pictures, stop=n)
+            x = frozen(images, stop=n)
         trainee = training.trainee_of(geometry, precision, device, start=n)
         found[TRAIN.format(n)] = training.stepping(trainee, x, recorded=on_gpu)
     for n in range(1, STAGES + 1):
-        found[FORWARD.format(n)] = _forward(frozen, pictures, n)
+        found[FORWARD.format(n)] = _forward(frozen, images, n)
     return found
 
 
@@ -46,7 +46,7 @@ def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geo
 
     Of the paper's network that takes about 20 GB.
     """
-    pictures = training.random_pictures(geometry, batch, precision, device)
+    images = training.random_images(geometry, batch, precision, device)
     every = [cell for cell in study_cells("B", TREATMENTS, LAYERS, [0]) if cell.target == "B"]
     sources = {cell.source: training.trainee_of(geometry, precision, device).net for cell in every if cell.frozen}
     trainees = {cell: training.trainee_of(geometry, precision, device, start=cell.first_trained) for cell in every}
@@ -58,22 +58,22 @@ def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geo
         at.add_(1)
         cuts: dict[tuple[str | None, int], Tensor] = {}
         for source, net in sources.items():
-            x = given["pictures"]
+            x = given["images"]
             for n in LAYERS:
                 with torch.no_grad():
                     x = net(x, start=n - 1, stop=n, drop=drop)
                 cuts[source, n] = x
         for cell, trainee in trainees.items():
-            trainee.step(cuts[cell.source, cell.n] if cell.frozen else given["pictures"], labels, drop, lr)
+            trainee.step(cuts[cell.source, cell.n] if cell.frozen else given["images"], labels, drop, lr)
 
     run = RecordedGraph(step) if device.type == "cuda" else step
-    return len(every), lambda i: run({"pictures": pictures})
+    return len(every), lambda i: run({"images": images})
 
 
-def _forward(net: CaffeNet, pictures: Tensor, stop: int) -> Call:
+def _forward(net: CaffeNet, images: Tensor, stop: int) -> Call:
     @torch.no_grad()
     def run(given: Mapping[str, Tensor]) -> None:
-        net(given["pictures"], stop=stop)
+        net(given["images"], stop=stop)
 
-    recorded = RecordedGraph(run) if pictures.is_cuda else run
-    return lambda i: recorded({"pictures": pictures})
+    recorded = RecordedGraph(run) if images.is_cuda else run
+    return lambda i: recorded({"images": images})

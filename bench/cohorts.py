@@ -52,8 +52,8 @@ from fasttransfer.training.draws import image_stream
 from fasttransfer.training.transfer import source_weights
 
 CPU = torch.device("cpu")
-OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}  # the paper's halves, the built-in pictures' tasks
-PICTURES = 256
+OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}  # the paper's halves, the built-in images' tasks
+IMAGES = 256
 PRECISIONS = ("bf16", "fp32")
 SEVEN = [Cell(0, "B", "transfer", n) for n in LAYERS]
 # What memory is measured of: all copies of a target, and of the paper's network as many as fit a small machine.
@@ -71,23 +71,23 @@ def threads_of(geometry: Geometry) -> int:
 
 
 def study_of(geometry: Geometry, precision: str, batch: int) -> Study:
-    """A study without an end and without validation, on no pictures in particular."""
+    """A study without an end and without validation, on no images in particular."""
     recipe = dataclasses.replace(
         load_recipe(RECIPES[geometry.name]), batch=batch, steps=1 << 40, epochs=None, checks=1, init="he", lr=1e-6
     )
     return Study(
-        data="random pixels", pictures="", split="", tasks="", layers=LAYERS, treatments=TREATMENTS, targets=TASKS,
-        seeds=(0,), bad_pictures="fail", precision=precision, device="cpu", threads=threads_of(geometry), recipe=recipe,
+        data="random pixels", images="", split="", tasks="", layers=LAYERS, treatments=TREATMENTS, targets=TASKS,
+        seeds=(0,), bad_images="fail", precision=precision, device="cpu", threads=threads_of(geometry), recipe=recipe,
     )  # fmt: skip
 
 
 def pixels_for(geometry: Geometry) -> TaskImages:
-    """Random pictures with labels of a task, in memory."""
+    """Random images with labels of a task, in memory."""
     random, side = np.random.default_rng(0), geometry.store
-    labels = np.arange(PICTURES, dtype=np.int64) % OUTPUTS[geometry.name]
-    pixels = random.integers(0, 256, (PICTURES, side, side, 3), dtype=np.uint8)
+    labels = np.arange(IMAGES, dtype=np.int64) % OUTPUTS[geometry.name]
+    pixels = random.integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
     part = RawStorePart(labels, (pixels,), np.zeros(1, dtype=np.int64), side)
-    return TaskImages(part, np.arange(PICTURES), labels)
+    return TaskImages(part, np.arange(IMAGES), labels)
 
 
 def sources_for(geometry: Geometry) -> dict[str, dict[str, Tensor]]:
@@ -101,15 +101,15 @@ def sources_for(geometry: Geometry) -> dict[str, dict[str, Tensor]]:
 
 
 def cohort_of(
-    study: Study, cells: Sequence[Cell], pictures: TaskImages, sources: dict[str, dict[str, Tensor]], folder: Path
+    study: Study, cells: Sequence[Cell], images: TaskImages, sources: dict[str, dict[str, Tensor]], folder: Path
 ) -> Cohort:
-    """The cohort of `cells` on `pictures`."""
+    """The cohort of `cells` on `images`."""
     geometry = study.recipe.geometry
     grey = torch.full((geometry.store, geometry.store, 3), 128.0)
     feed = MemoryFeed(
-        pictures,
-        pictures,
-        image_stream(study, cells[0], len(pictures)),
+        images,
+        images,
+        image_stream(study, cells[0], len(images)),
         {task: grey for task in sorted({cell.mean_of for cell in cells})},
         device=CPU,
         crop=geometry.crop,
@@ -117,7 +117,7 @@ def cohort_of(
         **inputs.choose_input_form(geometry, "cpu", study.precision),
     )
     outputs = OUTPUTS[geometry.name]
-    target = CohortTask("B", outputs, outputs, len(pictures), len(pictures), feed)
+    target = CohortTask("B", outputs, outputs, len(images), len(images), feed)
     copied = source_weights(study, cells, outputs, lambda base: sources[base.target])
     return Cohort(study, cells, target, copied, folder, CPU)
 
@@ -175,9 +175,9 @@ def share_freed_memory() -> None:
 def measure_seven(geometry: Geometry, precision: str, batch: int, rounds: int, folder: Path) -> Found:
     """Seconds a step of seven frozen cells of one source, together and one after another."""
     torch.set_num_threads(threads_of(geometry))
-    study, pictures, sources = study_of(geometry, precision, batch), pixels_for(geometry), sources_for(geometry)
-    together = Stepped(cohort_of(study, SEVEN, pictures, sources, folder))
-    alone = [Stepped(cohort_of(study, [cell], pictures, sources, folder)) for cell in SEVEN]
+    study, images, sources = study_of(geometry, precision, batch), pixels_for(geometry), sources_for(geometry)
+    together = Stepped(cohort_of(study, SEVEN, images, sources, folder))
+    alone = [Stepped(cohort_of(study, [cell], images, sources, folder)) for cell in SEVEN]
 
     def one_after_another(i: int) -> None:
         for stepped in alone:
@@ -197,7 +197,7 @@ def measure_seven(geometry: Geometry, precision: str, batch: int, rounds: int, f
     return {
         "batch": batch,
         "threads": threads_of(geometry),
-        "multiply_adds_a_picture": macs,
+        "multiply_adds_per_image": macs,
         "seconds": seconds,
         "gain": round(timings["seven cohorts"].median / timings["one cohort"].median, 3),
         "arithmetic_allows": round(macs["seven cohorts"] / macs["one cohort"], 3),
@@ -205,7 +205,7 @@ def measure_seven(geometry: Geometry, precision: str, batch: int, rounds: int, f
 
 
 def measure_first_convolutions(geometry: Geometry, precision: str, batch: int, rounds: int) -> Found:
-    """Seconds of seven first convolutions on the same pictures, forward and the gradient of their weights.
+    """Seconds of seven first convolutions on the same images, forward and the gradient of their weights.
 
     "in one" has their outputs and the gradients of those in one tensor, as no cell can use them; "in one, dealt out"
     copies each cell's part out of the one and into the other, as it would have to.
@@ -255,10 +255,10 @@ def memory_of(name: str, precision: str, batch: int) -> Found:
     geometry, cells = GEOMETRIES[name], MANY[name]
     torch.set_num_threads(threads_of(geometry))
     devices.keep_freed_memory()
-    study, pictures = study_of(geometry, precision, batch), pixels_for(geometry)
+    study, images = study_of(geometry, precision, batch), pixels_for(geometry)
     before = held()
     with tempfile.TemporaryDirectory() as folder, watched() as most:
-        stepped = Stepped(cohort_of(study, cells, pictures, sources_for(geometry), Path(folder)))
+        stepped = Stepped(cohort_of(study, cells, images, sources_for(geometry), Path(folder)))
         for _ in range(3):
             stepped()
         stepped.end()

@@ -28,7 +28,7 @@ from fasttransfer.study import environment
 from fasttransfer.study.cells import LAYERS, base
 
 QUICK, FULL = Size(3, 32, 64, 0, 0.1), Size(7, 128, 800, 22_000, 0.3)
-GPU_BATCH = 256  # pictures: the paper's
+GPU_BATCH = 256  # images: the paper's
 
 DATA_STEPS = ("decode", "resize", "prepare", "feed", "memory")
 
@@ -53,7 +53,7 @@ def run(
         quick: fewer samples and a smaller batch: minutes become seconds, and numbers rough.
         only: cases whose names contain this.
         out: the JSON file; none is written without.
-        source: the pictures for those that read some; the built-in ones without.
+        source: the images for those that read some; the built-in ones without.
         epochs, classes: limits on the study of "grid".
 
     Raises:
@@ -165,7 +165,7 @@ def _step(size: Size, only: str, device: torch.device, console: Console) -> Iter
         timings = compare(calls, device, rounds=size.rounds, sample=0.1)
         ours = timings["fasttransfer bf16"].median
         console.print(Text(f"{geometry.name}, batch {batch}, {training.OUTPUTS} classes, forward, backward and update"))
-        rows = Rows(console, ("variant", 34), ("a step", 10), ("pictures/s", 11), ("takes, against bf16", 0))
+        rows = Rows(console, ("variant", 34), ("a step", 10), ("images/s", 11), ("takes, against bf16", 0))
         for name, timing in timings.items():
             against = "" if name == "fasttransfer bf16" else ratio(timing.median, ours)
             rows.add(name, time(timing.median), f"{batch / timing.median:,.0f}", against)
@@ -191,16 +191,16 @@ def _data(
     size: Size, only: str, device: torch.device, console: Console, *, source: Path | None
 ) -> Iterator[dict[str, Any]]:
     with data.scratch_folder() as folder:
-        work = data.gather(source, folder / "pictures", size.pictures)
+        work = data.gather(source, folder / "images", size.images)
         facts = {"source": source.name if source else "built-in", **work.facts}
         console.print(Text(", ".join(f"{name} {fact}" for name, fact in facts.items())))
-        yield {"pictures": facts}
+        yield {"images": facts}
         cores = list(dict.fromkeys((1, machine.cores())))
         for step in DATA_STEPS[:-1]:
             if only in step:
                 found: dict[str, Any] = {}
                 for count in cores:
-                    found[f"{count} core{'s' if count > 1 else ''}"] = _pictures(
+                    found[f"{count} core{'s' if count > 1 else ''}"] = _images(
                         step, size, work, folder, count, device, console
                     )
                     yield {step: found}
@@ -211,13 +211,13 @@ def _data(
             rows = Rows(console, ("memory above the libraries", 34), ("prepare", 10), ("feed", 10), ("store", 10))
             for kind, most in taken.items():
                 rows.add(kind, *(f"{most[name] / 2**20:,.0f} MiB" for name in ("prepare", "feed", "store")))
-            yield {"memory": {"pictures": size.many, "bytes": taken}}
+            yield {"memory": {"images": size.many, "bytes": taken}}
 
 
-def _pictures(
+def _images(
     step: str, size: Size, work: data.DataCase, folder: Path, cores: int, device: torch.device, console: Console
 ) -> dict[str, Any]:
-    """One step on the pictures' way, on so many cores."""
+    """One step on the images' way, on so many cores."""
     some, lead, sample = work.blobs[: 2 * size.batch], 0, size.sample
     made = data.stores(work, folder) if step == "feed" else {}
     with data.on_cores(cores):
@@ -232,7 +232,7 @@ def _pictures(
             lead = 4 * cores  # more than any of them makes ahead
         timings = compare(calls, device, rounds=size.rounds, sample=sample, lead=lead)
     rates = {name: count / timing.median for name, timing in timings.items()}
-    found = {"pictures a call": count, "pictures a second": {name: round(rate, 1) for name, rate in rates.items()}}
+    found = {"images a call": count, "images per second": {name: round(rate, 1) for name, rate in rates.items()}}
     if step == "prepare":
         other = max((name for name in rates if name.startswith("decode only")), key=rates.__getitem__)
     else:
@@ -241,7 +241,7 @@ def _pictures(
     if step == "feed":
         found["of_copy"] = round(rates["fasttransfer raw"] / rates["copy"], 4)
     rows = Rows(
-        console, (f"{step}, {cores} core{'s' if cores > 1 else ''}", 34), ("pictures/s", 11), (f"against {other}", 32)
+        console, (f"{step}, {cores} core{'s' if cores > 1 else ''}", 34), ("images/s", 11), (f"against {other}", 32)
     )
     for name, rate in rates.items():
         rows.add(name, f"{rate:,.0f}", f"{rate / rates[other]:.2f}x")
@@ -257,19 +257,17 @@ def _grid(
             yield found
             if "study" in found:
                 study = found["study"]
-                tasks = (f"{t}: {study['classes'][t]} classes, {study['train_pictures'][t]} pictures" for t in "AB")
+                tasks = (f"{t}: {study['classes'][t]} classes, {study['train_images'][t]} images" for t in "AB")
                 console.print(
-                    Text(f"{study['networks']} networks of {study['pictures']} ({'; '.join(tasks)})"), soft_wrap=True
+                    Text(f"{study['networks']} networks of {study['images']} ({'; '.join(tasks)})"), soft_wrap=True
                 )
-                rows = Rows(
-                    console, ("way", 8), ("seconds", 9), ("pictures/s", 11), ("memory", 10), ("of the limit", 0)
-                )
+                rows = Rows(console, ("way", 8), ("seconds", 9), ("images/s", 11), ("memory", 10), ("of the limit", 0))
             for way in found.keys() & {"cohort", "plain"}:
                 assert rows is not None
                 it = found[way]
                 shares = ", ".join(f"{share:.0%} of {name}" for name, share in it["of_limit"].items())
                 held = f"{it['peak_memory_bytes'] / 2**20:,.0f} MiB"
-                rows.add(way, f"{it['wall_seconds']:,.1f}", f"{it['pictures_a_second']:,.0f}", held, shares)
+                rows.add(way, f"{it['wall_seconds']:,.1f}", f"{it['images_per_second']:,.0f}", held, shares)
             if "agreement" in found:
                 agreed = found["agreement"]
                 ways, seeds = agreed["plain - cohort"], agreed["other seed - cohort"]

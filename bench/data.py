@@ -1,4 +1,4 @@
-"""Pictures from files to batches, against what is commonly done with the same pictures on the same cores.
+"""Images from files to batches, against what is commonly done with the same images on the same cores.
 
 Four steps: files in memory to pixels; the same with the resize to a store's side; a whole source to a store on disk; a
 store to the network's batches. What memory the last two take is measured in `memory`.
@@ -44,15 +44,15 @@ from fasttransfer.pipelines.store import JpegStorePart, Kind, Store
 from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 
 SIDE, CROP, BLOCK = CAFFENET.store, CAFFENET.crop, CAFFENET.stride
-BATCH = 64  # pictures
-BUILTIN_SIDE = 400  # pixels: drawn pictures that are about as large as photographs on the web
+BATCH = 64  # images
+BUILTIN_SIDE = 400  # pixels: drawn images that are about as large as photographs on the web
 
 Call = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class DataCase:
-    """The pictures that all is measured on: JPEG files in class folders, and the same files' bytes."""
+    """The images that all is measured on: JPEG files in class folders, and the same files' bytes."""
 
     listing: Listing
     blobs: Sequence[bytes]
@@ -62,7 +62,7 @@ class DataCase:
         """What the numbers depend on; `bytes` and `pixels` are means."""
         sizes = [Image.open(io.BytesIO(blob)).size for blob in self.blobs]
         return {
-            "pictures": len(self.blobs),
+            "images": len(self.blobs),
             "different": len(set(self.blobs)),
             "bytes": round(sum(map(len, self.blobs)) / len(self.blobs)),
             "pixels": round(sum(width * height for width, height in sizes) / len(sizes)),
@@ -77,10 +77,10 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def gather(source: Path | None, folder: Path, count: int) -> DataCase:
-    """`count` pictures, see `lay_out`."""
+    """`count` images, see `lay_out`."""
     lay_out(source, folder, count)
     listing = list_images(folder)
-    return DataCase(listing, [listing.read(picture) for picture in listing.train + listing.val])
+    return DataCase(listing, [listing.read(image) for image in listing.train + listing.val])
 
 
 def lay_out(source: Path | None, folder: Path, count: int) -> None:
@@ -89,24 +89,24 @@ def lay_out(source: Path | None, folder: Path, count: int) -> None:
     Where there are fewer they come again, as links to the same file.
 
     Raises:
-        InputError: no pictures there, or none that every decoder here reads.
+        InputError: no images there, or none that every decoder here reads.
     """
     if source is None:
         source = folder.with_name(f"{folder.name}-drawn")
         if not source.exists():
             synthetic.render(source, train=max(1, min(4, count // len(synthetic.SIDES))), val=0, size=BUILTIN_SIDE)
     found = list_images(source)
-    every = sorted(found.train + found.val, key=lambda picture: (picture.label, picture.path))
+    every = sorted(found.train + found.val, key=lambda image: (image.label, image.path))
     some = [every[i * len(every) // count] for i in range(count)] if len(every) > count else every
     files: list[Path] = []
-    for number, picture in enumerate(some):
-        data = found.read(picture)
+    for number, image in enumerate(some):
+        data = found.read(image)
         if _plain(data):
-            files.append(folder / found.classes[picture.label] / f"{number:06d}.jpg")
+            files.append(folder / found.classes[image.label] / f"{number:06d}.jpg")
             make_folder(files[-1].parent)
             files[-1].write_bytes(data)
     if not files:
-        raise InputError(f"{source}: holds no JPEG in colour or grey: name other pictures with --data")
+        raise InputError(f"{source}: holds no JPEG in colour or grey: name other images with --data")
     for number in range(len(files), count):
         first = files[number % len(files)]
         os.link(first, first.with_name(f"{number:06d}-again.jpg"))
@@ -179,13 +179,13 @@ def _in_threads(work: Callable[[bytes], object], blobs: Sequence[bytes], threads
     if threads == 1:
         return lambda i: [work(blob) for blob in blobs]
     pool = ThreadPoolExecutor(threads)
-    each = 8  # a task: handing over a picture at a time would cost
+    each = 8  # a task: handing over an image at a time would cost
     tasks = [blobs[start : start + each] for start in range(0, len(blobs), each)]
     return lambda i: list(pool.map(lambda task: [work(blob) for blob in task], tasks))
 
 
 def _dali_and_resize(blobs: Sequence[bytes], threads: int) -> Call:
-    """A pipeline a thread, whose pictures the thread resizes itself: neither waits for the other's batch."""
+    """A pipeline a thread, whose images the thread resizes itself: neither waits for the other's batch."""
     shares = [blobs[start::threads] for start in range(threads)]
     resized = [
         _dali_decoder(share, 1, torch.device("cpu"), None, lambda some: [resize(from_dlpack(p), SIDE) for p in some])
@@ -200,7 +200,7 @@ def _dali_decoder(
     threads: int,
     device: torch.device,
     side: int | None,
-    use: Callable[[Any], object] = lambda pictures: None,
+    use: Callable[[Any], object] = lambda images: None,
 ) -> Call:
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
@@ -210,11 +210,11 @@ def _dali_decoder(
     pipeline: Any = Pipeline(BATCH, threads, device_id=(device.index or 0) if on_gpu else None, prefetch_queue_depth=1)
     with pipeline:
         jpegs = fn.external_source(name="jpegs", batch=True, dtype=DALIDataType.UINT8, ndim=1)
-        pictures: Any = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu")
+        images: Any = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu")
         if side is not None:
             linear = DALIInterpType.INTERP_LINEAR
-            pictures = fn.resize(pictures, size=(side, side), interp_type=linear, antialias=True)
-        pipeline.set_outputs(pictures)
+            images = fn.resize(images, size=(side, side), interp_type=linear, antialias=True)
+        pipeline.set_outputs(images)
     pipeline.build()
     arrays = [np.frombuffer(blob, dtype=np.uint8) for blob in blobs]
     batches = [arrays[start : start + BATCH] for start in range(0, len(arrays), BATCH)]
@@ -243,10 +243,10 @@ def preparations(work: DataCase, folder: Path, threads: int, device: torch.devic
 
 
 def feeds(raw: Store, jpeg: Store, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
-    """Stores' training batches of `BATCH`, side 256 to crop 227, by every way from the same stored pictures.
+    """Stores' training batches of `BATCH`, side 256 to crop 227, by every way from the same stored images.
 
-    This project's are bfloat16 in blocks of 4 x 4 pixels with a mean picture taken off. The others, see `loaders`,
-    read the jpeg store's pictures from a file each, and do less: float32, no blocks, a mean colour.
+    This project's are bfloat16 in blocks of 4 x 4 pixels with a mean image taken off. The others, see `loaders`,
+    read the jpeg store's images from a file each, and do less: float32, no blocks, a mean colour.
     """
     assert isinstance(jpeg.train, JpegStorePart)
     files = []
@@ -268,7 +268,7 @@ def feeds(raw: Store, jpeg: Store, folder: Path, threads: int, device: torch.dev
 
 
 def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Call:
-    """One training batch a call, of all pictures of a store."""
+    """One training batch a call, of all images of a store."""
     feed: Callable[..., Feed] = MemoryFeed if kind == "raw" else partial(DaliFeed, threads=threads)
     part = store.train
     every = TaskImages(part, np.arange(len(part)), part.labels)
@@ -290,7 +290,7 @@ def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Ca
 
 
 def stores(work: DataCase, folder: Path) -> Mapping[Kind, Store]:
-    """The pictures, prepared once for the feeds."""
+    """The images, prepared once for the feeds."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
     return {
         kind: prepare_into(work.listing, folder / f"store-{kind}", size=SIDE, kind=kind, log=lambda text: None)

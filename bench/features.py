@@ -3,8 +3,8 @@
     fasttransfer grid --split natural-manmade --classes 40 --epochs 20 --treatments --data tiny-imagenet-200 --out RUN
     python bench/features.py RUN
 
-Densities are those of the validation pictures, centre crops, in bfloat16, of each base on its own task and on the
-other. Rates are those of one core, in GB of dense features a second, on features of the training pictures strung
+Densities are those of the validation images, centre crops, in bfloat16, of each base on its own task and on the
+other. Rates are those of one core, in GB of dense features per second, on features of the training images strung
 together to records of 256 x 6 x 6 elements, the paper's cut 5, whatever the size of the study's network. lz4 and
 zstandard are measured where they are installed, on blocks of 64 records: longer ones than random access would allow
 them. Writes bench/results/features.json.
@@ -53,7 +53,7 @@ Codec = tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]  # name, 
 
 @dataclass(frozen=True)
 class TrainedStudy:
-    """The bases of a study and its pictures."""
+    """The bases of a study and its images."""
 
     study: Study
     folder: Path
@@ -61,16 +61,16 @@ class TrainedStudy:
     store: Store
 
     def features(self, source: str, target: str, part: str) -> dict[int, Tensor]:
-        """Cut -> (N, E) features by the base of `source` of the pictures of `target`, as they lie in memory."""
+        """Cut -> (N, E) features by the base of `source` of the images of `target`, as they lie in memory."""
         study = self.study
         geometry = study.recipe.geometry
         net = CaffeNet(geometry, study.recipe.outputs_for(source, self.classes), torch.bfloat16)
         net.load(tensor_files.load(paths.weights_file(self.folder, base(source, study.seeds[0])))[0])
-        pictures = select_task_images(self.store, getattr(self.store, part), self.classes[target])
+        images = select_task_images(self.store, getattr(self.store, part), self.classes[target])
         mean = torch.from_numpy(np.load(mean_file(self.folder, source)))
         found: dict[int, list[Tensor]] = {n: [] for n in CUTS}
-        for rows in np.array_split(pictures.rows, max(1, len(pictures) // 500)):
-            pixels = torch.from_numpy(pictures.part.gather(rows))
+        for rows in np.array_split(images.rows, max(1, len(images) // 500)):
+            pixels = torch.from_numpy(images.part.gather(rows))
             middle = torch.full((len(rows),), (geometry.store - geometry.crop) // 2)
             straight = torch.zeros(len(rows), dtype=torch.bool)
             x = ops.augment(
@@ -84,14 +84,14 @@ class TrainedStudy:
 
 
 def open_study(folder: Path) -> TrainedStudy:
-    """The study in `folder`, its pictures prepared."""
+    """The study in `folder`, its images prepared."""
     study = Study.read(paths.study_file(folder))
     plan = make_plan(Choices(data=study.data, split=study.split, classes=study.classes))
     store = prepare.prepare(
         Path(study.data),
         size=study.recipe.geometry.store,
         cache=cache_folder(),
-        bad_pictures=study.bad_pictures,
+        bad_images=study.bad_images,
         log=print,
     )
     return TrainedStudy(study, folder, plan.classes, store)

@@ -44,9 +44,9 @@ RESULTS = Path(__file__).parent / "results" / "footprint.json"
 
 RECIPES = {"caffenet": "fast", "caffenet-mini": "mini"}
 OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}
-_ROWS = 4  # pictures there are: a store's lie in the page cache and count for nobody
+_ROWS = 4  # images there are: a store's lie in the page cache and count for nobody
 
-# Geometry, precision, pictures a batch, cells.
+# Geometry, precision, images per batch, cells.
 SMALL = [
     ("caffenet-mini", "fp32", 32, "baseB"),
     ("caffenet-mini", "fp32", 32, "all"),
@@ -102,10 +102,10 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
     count, side = 2 * batch, sizes.store
     shard = np.random.default_rng(0).integers(0, 255, (_ROWS, side, side, 3), dtype=np.uint8)
     part = RawStorePart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)
-    pictures = TaskImages(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
+    images = TaskImages(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
     feed = MemoryFeed(
-        pictures,
-        pictures,
+        images,
+        images,
         image_stream(study, cells[0], count),
         {cell.mean_of: torch.zeros(side, side, 3) for cell in cells},
         crop=sizes.crop,

@@ -31,11 +31,11 @@ from fasttransfer.training import study_plan, time_estimate
 
 RESULTS = Path(__file__).parent / "results" / "forecast.json"
 
-# The pictures of a study that begins in an empty cache are drawn and prepared first.
+# The images of a study that begins in an empty cache are drawn and prepared first.
 STUDIES: dict[str, Choices] = {
     "the default study": Choices(),
     "one target, three layers, two seeds": Choices(targets=("B",), layers=(1, 4, 7), seeds=(0, 1), epochs=4),
-    "ten pictures a class, bf16": Choices(split="random:0", per_class=10, precision="bf16", epochs=24),
+    "ten images per class, bf16": Choices(split="random:0", per_class=10, precision="bf16", epochs=24),
     "bases of one task alone": Choices(targets=("A",), treatments=(), epochs=16),
     "the paper's network": Choices(
         data="drawn", split="random:0", recipe="fast", batch=32, steps=12, precision="bf16", layers=(1, 3, 6),
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def _drawn(folder: Path) -> Path:
-    """A source of pictures of the paper's size: a few, for each takes a tenth of a second."""
+    """A source of images of the paper's size: a few, for each takes a tenth of a second."""
     if not folder.exists():
         synthetic.render(folder, train=6, val=2, size=256)
     return folder

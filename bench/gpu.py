@@ -1,11 +1,11 @@
 """Everything worth knowing from a borrowed GPU, most important first, within the minutes there are.
 
-    python bench/gpu.py 55 --out gpu-results --wheels wheels --pictures tiny-imagenet-200.tar
+    python bench/gpu.py 55 --out gpu-results --wheels wheels --images tiny-imagenet-200.tar
     python bench/gpu.py 9 --out gpu-results --only build tests kernels
 
 Builds the libraries where it stands (nvcc, PyTorch 2.11 or newer for CUDA 13, Python 3.11 or newer, setuptools, ninja;
 no network needed), runs the tests on the GPU, every benchmark, the tests again under compute-sanitizer, and last whole
-studies of the pictures of a Tiny-ImageNet tar. Each part writes its log and results into the folder `--out` as soon as
+studies of the images of a Tiny-ImageNet tar. Each part writes its log and results into the folder `--out` as soon as
 it has them, and may take no more than its share, so that none eats what is left; what does not fit the time is left out
 and said so. `--only` runs some parts: a lender may allow ten minutes at a time. The page of what was measured is
 written again after every benchmark.
@@ -56,7 +56,7 @@ class GpuPart:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[GpuPart]:
+def parts(out: Path, wheels: Path | None, images: Path | None) -> list[GpuPart]:
     """What is run, in this order."""
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
     ours = [PYTHON, "-m", "fasttransfer"]
@@ -91,10 +91,10 @@ def parts(out: Path, wheels: Path | None, pictures: Path | None) -> list[GpuPart
         ),
         GpuPart("compiled tests", [*tests, "tests/ops", "-m", "compiled"], 60, 300),
     ]
-    if pictures is not None:
+    if images is not None:
         for split in ("natural-manmade", "random:0"):
             folder = out / f"study-{split.replace(':', '-')}"
-            grid = ["grid", "--split", split, "--data", str(pictures), "--device", "cuda", "--out", str(folder)]
+            grid = ["grid", "--split", split, "--data", str(images), "--device", "cuda", "--out", str(folder)]
             found.append(GpuPart(folder.name, [*ours, *grid], 120, 900))
     return found
 
@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("minutes", type=float, help="all there are")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-results", help="folder of logs and results")
     parser.add_argument("--wheels", type=Path, help="folder of wheels, for what the machine lacks")
-    parser.add_argument("--pictures", type=Path, help="Tiny-ImageNet, for whole studies: its folder or tar")
+    parser.add_argument("--images", type=Path, help="Tiny-ImageNet, for whole studies: its folder or tar")
     parser.add_argument("--only", nargs="+", metavar="PART", help="run only these parts")
     chosen = parser.parse_args(arguments)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in a shell's background; parts would inherit it
@@ -232,14 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print(f"PyTorch {torch.__version__} sees no CUDA device here: there is nothing to measure", file=sys.stderr)
         return 2
-    for path in (chosen.wheels, chosen.pictures):
+    for path in (chosen.wheels, chosen.images):
         if path is not None and not path.exists():
             print(f"{path}: is not there", file=sys.stderr)
             return 2
     chosen.out.mkdir(parents=True, exist_ok=True)
     todo = parts(
         chosen.out.resolve(),
-        *(path.resolve() if path is not None else None for path in (chosen.wheels, chosen.pictures)),
+        *(path.resolve() if path is not None else None for path in (chosen.wheels, chosen.images)),
     )
     if chosen.only:
         unknown = set(chosen.only) - {part.name for part in todo}

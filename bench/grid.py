@@ -1,7 +1,7 @@
 """The whole study twice, to the end: by this project and as one would write it in plain PyTorch.
 
 Both start from the same JPEG files with nothing prepared, in a process of their own, on the same recipe, seed, split
-and number of steps. What is compared: time, pictures trained a second, the share of what the arithmetic alone would
+and number of steps. What is compared: time, images trained a second, the share of what the arithmetic alone would
 take, memory, and how the networks score. Two programs with draws of their own never give the same scores: how far two
 studies of this project with different seeds are apart says what "the same" means.
 """
@@ -56,7 +56,7 @@ Top1 = Mapping[str, float]
 
 @dataclass(frozen=True)
 class GridBenchmark:
-    """What was asked for: where the pictures come from (None: the built-in ones), and limits on the study."""
+    """What was asked for: where the images come from (None: the built-in ones), and limits on the study."""
 
     source: Path | None
     epochs: float | None
@@ -81,14 +81,14 @@ def measure(asked: GridBenchmark, chosen: Collection[str], folder: Path, console
         folder: scratch, on the disk where stores are kept.
 
     Raises:
-        InputError: pictures, split or limits that make no study, or pictures that are no files.
+        InputError: images, split or limits that make no study, or images that are no files.
     """
     plan = _plan(asked, folder)
     cells = plan.cells()
     trained = sum(plan.recipe.steps_for(plan.train[c.target]) for c in cells) * plan.recipe.batch
     yield {
         "study": {
-            "pictures": asked.source.name if asked.source else "built-in",
+            "images": asked.source.name if asked.source else "built-in",
             "networks": len(cells),
             "classes": {task: len(plan.classes[task]) for task in TASKS},
             "train_pictures": plan.train,
@@ -97,7 +97,7 @@ def measure(asked: GridBenchmark, chosen: Collection[str], folder: Path, console
             "geometry": plan.recipe.geometry.name,
             "batch": plan.recipe.batch,
             "steps": {task: plan.recipe.steps_for(plan.train[task]) for task in TASKS},
-            "pictures_trained": trained,
+            "images_trained": trained,
         }
     }
     limit: Found = {}
@@ -122,16 +122,16 @@ def measure(asked: GridBenchmark, chosen: Collection[str], folder: Path, console
 
 
 def _plan(asked: GridBenchmark, folder: Path) -> StudyPlan:
-    """The study, on pictures that are files: the built-in ones are drawn, which is neither program's work."""
+    """The study, on images that are files: the built-in ones are drawn, which is neither program's work."""
     source, classes, layers = asked.source, asked.classes, None
     layout = images.find_source(str(source) if source else BUILTIN)
     if source is None:
-        source = folder / "pictures"
+        source = folder / "images"
         side = load_recipe(layout.recipe).geometry.store
         synthetic.render(source, train=BUILTIN_TRAIN, val=BUILTIN_VAL, size=side)
         classes, layers = classes or BUILTIN_CLASSES, BUILTIN_LAYERS
     elif source.is_file():
-        source = _unpacked(source, folder / "pictures")
+        source = _unpacked(source, folder / "images")
     chosen = Choices(
         data=str(source),
         recipe=layout.recipe,
@@ -142,9 +142,9 @@ def _plan(asked: GridBenchmark, folder: Path) -> StudyPlan:
         seeds=(0,),
     )
     plan = make_plan(chosen)
-    listing = plan.pictures.listing
+    listing = plan.images.listing
     if listing is None or not all((listing.source / each.path).is_file() for each in listing.train + listing.val):
-        raise InputError(f"--data {asked.source}: the plain study reads picture files: name a folder that holds them")
+        raise InputError(f"--data {asked.source}: the plain study reads image files: name a folder that holds them")
     return plan
 
 
@@ -154,7 +154,7 @@ def _unpacked(tar: Path, folder: Path) -> Path:
         with disk_errors(folder), tarfile.open(tar, "r:") as archive:
             archive.extractall(folder, filter="data")
     except tarfile.TarError as error:
-        raise InputError(f"--data {tar}: cannot be unpacked ({error}): name a folder of pictures") from error
+        raise InputError(f"--data {tar}: cannot be unpacked ({error}): name a folder of images") from error
     return folder
 
 
@@ -177,7 +177,7 @@ def _limit(plan: StudyPlan, cells: Sequence[Cell]) -> Found:
     rates = _rates(plan)
     return {
         "multiply_adds": counts,
-        "multiply_adds_a_second": {name: round(rate) for name, rate in rates.items()},
+        "multiply_adds_per_second": {name: round(rate) for name, rate in rates.items()},
         "seconds": {
             way: {name: round(count / rate, 2) for name, rate in rates.items()} for way, count in counts.items()
         },
@@ -194,7 +194,7 @@ def _multiply_adds(plan: StudyPlan, cells: Sequence[Cell]) -> int:
 
 
 def _rates(plan: StudyPlan) -> dict[str, float]:
-    """What is measured -> multiply-adds a second of all workers together."""
+    """What is measured -> multiply-adds per second of all workers together."""
     workers = devices.count_workers(plan.device, plan.threads)
     context = mp.get_context("spawn")
     outputs = plan.recipe.outputs_for("A", plan.classes)
@@ -209,7 +209,7 @@ def _rates(plan: StudyPlan) -> dict[str, float]:
 def rates_of_one(
     geometry: Geometry, outputs: int, batch: int, precision: str, device: str, threads: int, meet: Callable[[], object]
 ) -> dict[str, float]:
-    """What is measured -> multiply-adds a second of one process; `meet` waits until the others are as far."""
+    """What is measured -> multiply-adds per second of one process; `meet` waits until the others are as far."""
     torch.set_num_threads(threads)
     devices.keep_freed_memory()
     dtype, place = inputs.dtype_of(precision), torch.device(device)
@@ -250,7 +250,7 @@ def _by_cohort(plan: StudyPlan, seed: int, folder: Path, console: Console) -> tu
     words += ["--epochs", str(choices.epochs)] if choices.epochs is not None else []
     words += ["--classes", str(choices.classes)] if choices.classes is not None else []
     found = _run(["-m", "fasttransfer", *words, "--out", str(out)], folder, console)
-    shown = ["PICTURES" if word == choices.data else word for word in words]
+    shown = ["IMAGES" if word == choices.data else word for word in words]
     results = records.read_results(out).results
     return {"command": shlex.join(["fasttransfer", *shown]), **found}, {r.name: r.last_top1 or 0.0 for r in results}
 
@@ -271,7 +271,7 @@ def _plainly(plan: StudyPlan, cells: Sequence[Cell], folder: Path, console: Cons
 
 def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | None) -> Found:
     """The study in the form that `baselines.study` reads."""
-    listing, recipe = plan.pictures.listing, plan.recipe
+    listing, recipe = plan.images.listing, plan.recipe
     assert listing is not None
 
     def files(part: Sequence[ImageFile], task: str) -> list[tuple[str, int]]:
@@ -321,7 +321,7 @@ def _rated(found: Found, way: str, trained: int, limit: Found) -> Found:
     """`found` with what follows from it: the rate of training, and the share of the limits on the way's own sums."""
     seconds = found["wall_seconds"]
     shares = {name: round(least / seconds, 4) for name, least in limit["seconds"][way].items()} if limit else {}
-    return found | {"pictures_a_second": round(trained / seconds, 1), "of_limit": shares}
+    return found | {"images_per_second": round(trained / seconds, 1), "of_limit": shares}
 
 
 # -- whether they agree ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from fasttransfer.core import randomness
 from fasttransfer.networks.geometry import CAFFENET, layer_of
 from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
 
-BATCH = 64  # pictures
+BATCH = 64  # images
 KEPT_AT = {1: 0.73, 2: 0.41, 5: 0.54}  # cut -> share of its features that are not zero, bench/results/features.json
 KEPT = KEPT_AT[5]
 
@@ -49,8 +49,8 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them."""
-    on_pictures = [_resize(375, 500), _resize(500, 375)]
-    return on_pictures + [
+    on_images = [_resize(375, 500), _resize(500, 375)]
+    return on_images + [
         case
         for dtype in (torch.bfloat16, torch.float32)
         for case in (
@@ -171,7 +171,7 @@ def _behind_pooling(stage: int, dtype: torch.dtype) -> Case:
 
     def variants(device: torch.device) -> dict[str, Call]:
         weight = _channels_last(weight_shape, dtype, device)
-        wanted = stage > 1  # nobody wants the gradient of the pictures
+        wanted = stage > 1  # nobody wants the gradient of the images
 
         def make() -> Sequence[Tensor]:
             x = _channels_last(shape, dtype, device)
@@ -271,7 +271,7 @@ def _augment(dtype: torch.dtype) -> Case:
     store, crop = CAFFENET.store, CAFFENET.crop
 
     def variants(device: torch.device) -> dict[str, Call]:
-        pictures = torch.randint(0, 256, (8 * BATCH, store, store, 3), dtype=torch.uint8, device=device)
+        images = torch.randint(0, 256, (8 * BATCH, store, store, 3), dtype=torch.uint8, device=device)
         mean = torch.rand(store, store, 3, device=device) * 255
 
         def make() -> Sequence[Tensor]:
@@ -282,23 +282,23 @@ def _augment(dtype: torch.dtype) -> Case:
         inputs = _rotated(BATCH * store * store * 3, make)
 
         def native(*given: Tensor) -> Tensor:
-            return ops.augment([pictures], *given, crop=crop, scale=1.0, dtype=dtype)
+            return ops.augment([images], *given, crop=crop, scale=1.0, dtype=dtype)
 
         def plain(rows: Tensor, mean: Tensor, top: Tensor, left: Tensor, mirror: Tensor) -> Tensor:
             views = []
             for row, y, x, flip in zip(rows.tolist(), top.tolist(), left.tolist(), mirror.tolist(), strict=True):
-                view = pictures[row, y : y + crop, x : x + crop].float() - mean[y : y + crop, x : x + crop]
+                view = images[row, y : y + crop, x : x + crop].float() - mean[y : y + crop, x : x + crop]
                 views.append(view.flip(1) if flip else view)
             return torch.stack(views).to(dtype).permute(0, 3, 1, 2)
 
         return {k: lambda i, f=f: f(*inputs(i)) for k, f in {"native": native, "eager": plain}.items()}  # type: ignore[misc]
 
     traffic = BATCH * 3 * crop * crop * (1 + dtype.itemsize)
-    return Case("augment", f"{BATCH} pictures, {store} to {crop}", dtype, "forward", traffic, variants)
+    return Case("augment", f"{BATCH} images, {store} to {crop}", dtype, "forward", traffic, variants)
 
 
 def _resize(height: int, width: int) -> Case:
-    """Decoded pictures, one after another in one thread."""
+    """Decoded images, one after another in one thread."""
     store = CAFFENET.store
 
     def variants(device: torch.device) -> dict[str, Call]:
@@ -307,19 +307,19 @@ def _resize(height: int, width: int) -> Case:
 
         inputs = _rotated(BATCH * height * width * 3, make)
 
-        def plain(picture: Tensor) -> Tensor:
-            part = picture.permute(2, 0, 1)[None]
+        def plain(image: Tensor) -> Tensor:
+            part = image.permute(2, 0, 1)[None]
             return F.interpolate(part, size=(store, store), mode="bilinear", antialias=True)
 
-        def pillow(picture: Tensor) -> Image.Image:
-            return Image.fromarray(picture.numpy()).resize((store, store), Image.Resampling.BILINEAR)
+        def pillow(image: Tensor) -> Image.Image:
+            return Image.fromarray(image.numpy()).resize((store, store), Image.Resampling.BILINEAR)
 
         each: dict[str, Callable[[Tensor], object]]
-        each = {"native": lambda picture: ops.resize(picture, store), "eager": plain, "Pillow": pillow}
-        return {k: lambda i, f=f: [f(picture) for picture in inputs(i)] for k, f in each.items()}  # type: ignore[misc]
+        each = {"native": lambda image: ops.resize(image, store), "eager": plain, "Pillow": pillow}
+        return {k: lambda i, f=f: [f(image) for image in inputs(i)] for k, f in each.items()}  # type: ignore[misc]
 
     traffic = BATCH * 3 * (height * width + store * store)
-    size = f"{BATCH} pictures, {height}x{width} to {store}"
+    size = f"{BATCH} images, {height}x{width} to {store}"
     return Case("resize", size, torch.uint8, "forward", traffic, variants)
 
 

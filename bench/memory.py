@@ -3,7 +3,7 @@
     python -m fasttransfer.bench.memory FOLDER
 
 Counted is what the process holds for itself (RssAnon); pages of memory-mapped files are the system's to take back. A
-thread reads it every few milliseconds. Where the count starts, everything has been done once with few pictures.
+thread reads it every few milliseconds. Where the count starts, everything has been done once with few images.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EVERY = 0.005  # seconds
 def measure(folder: Path) -> dict[str, dict[str, int]]:
     """Bytes at the most, for each kind of store: of the prepare and of an epoch; and what the store takes on the disk.
 
-    `folder` has the pictures, `many` and `few`, each for `list_images`; stores are put beside them.
+    `folder` has the images, `many` and `few`, each for `list_images`; stores are put beside them.
     """
     command = [sys.executable, "-m", __name__, str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -64,9 +64,9 @@ def held() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _prepare(folder: Path, pictures: str, kind: Kind) -> Store:
-    listing = list_images(folder / pictures)
-    return prepare_into(listing, folder / f"{pictures}-{kind}", size=data.SIDE, kind=kind, log=lambda text: None)
+def _prepare(folder: Path, images: str, kind: Kind) -> Store:
+    listing = list_images(folder / images)
+    return prepare_into(listing, folder / f"{images}-{kind}", size=data.SIDE, kind=kind, log=lambda text: None)
 
 
 def _epoch(store: Store, kind: Kind) -> None:

@@ -1,4 +1,4 @@
-"""What `fasttransfer bench` measures beside kernels, steps and pictures: ceilings, cells, features, ideas.
+"""What `fasttransfer bench` measures beside kernels, steps and images: ceilings, cells, features, ideas.
 
 Each part yields what it has found as soon as it is known, in the form in which it is written.
 """
@@ -20,12 +20,12 @@ from fasttransfer.bench.timing import compare
 from fasttransfer.core import machine
 from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.study.cells import Cell, base
-from fasttransfer.study.paper import PICTURES_PER_SECOND
+from fasttransfer.study.paper import IMAGES_PER_SECOND
 
 Found = Iterator[dict[str, Any]]
-LARGER = (512, 1024, 2048)  # pictures a step, to see what a GPU gains from more than the paper's 256
+LARGER = (512, 1024, 2048)  # images per step, to see what a GPU gains from more than the paper's 256
 CACHED_BATCH, CACHED_CLASSES = 256, 1000  # the paper's
-UNITS = {"bytes": (1e9, "GB/s"), "FLOP": (1e9, "GFLOP/s"), "pictures": (1.0, "pictures/s")}
+UNITS = {"bytes": (1e9, "GB/s"), "FLOP": (1e9, "GFLOP/s"), "images": (1.0, "images/s")}
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Size:
 
     Attributes:
         rounds: samples of each variant.
-        batch: pictures a training step, and half of those that are decoded at a time.
-        pictures: how many are prepared; many: how many where memory is measured, 0 for not at all.
+        batch: images a training step, and half of those that are decoded at a time.
+        images: how many are prepared; many: how many where memory is measured, 0 for not at all.
         sample: seconds of a sample of decoding or feeding, at least.
     """
 
     rounds: int
     batch: int
-    pictures: int
+    images: int
     many: int
     sample: float
 
@@ -49,7 +49,7 @@ class Size:
 def ceilings_of(size: Size, only: str, device: torch.device, console: Console, *, source: Path | None) -> Found:
     """What the machine can do at the most."""
     with data.scratch_folder() as folder:
-        blobs = data.gather(source, folder / "pictures", min(size.pictures, 2 * size.batch)).blobs
+        blobs = data.gather(source, folder / "images", min(size.images, 2 * size.batch)).blobs
         made = ceilings.ceilings(device, blobs, machine.cores())
         timings = ceilings.measure(made, device, size.rounds)
     rates = {name: round(made[name].work / timing.median) for name, timing in timings.items()}
@@ -66,7 +66,7 @@ def cells_of(size: Size, only: str, device: torch.device, console: Console) -> F
     timings = compare(cells.calls(size.batch, "bf16", device, CAFFENET), device, rounds=size.rounds, sample=0.1)
     rates = {name: size.batch / timing.median for name, timing in timings.items()}
     rows = Rows(console, ("layers frozen", 14), ("a cell alone", 13), ("its prefix", 11), ("K20, 2014", 10))
-    for n, then in enumerate(PICTURES_PER_SECOND):
+    for n, then in enumerate(IMAGES_PER_SECOND):
         forward = rates[cells.FORWARD.format(n)] if n else float("inf")
         alone = 1 / (1 / rates[cells.TRAIN.format(n)] + 1 / forward)
         rows.add(str(n), f"{alone:,.0f}", f"{forward:,.0f}" if n else "", str(then))
@@ -79,20 +79,20 @@ def cells_of(size: Size, only: str, device: torch.device, console: Console) -> F
     found = {
         "batch": size.batch,
         "outputs": training.OUTPUTS,
-        "pictures a second": {name: round(rate, 1) for name, rate in rates.items()},
+        "images per second": {name: round(rate, 1) for name, rate in rates.items()},
         "work": least,
     }
     yield found | times(timings)
     if device.type == "cuda":  # a CPU's memory is seldom enough, and the rates above are all that is needed
         count, call = cells.whole_cohort(size.batch, "bf16", device, CAFFENET)
         timing = compare({"step": call}, device, rounds=size.rounds, sample=0.1)["step"]
-        console.print(Text(f"{count} cells on one stream: {size.batch / timing.median:,.0f} pictures a second each"))
+        console.print(Text(f"{count} cells on one stream: {size.batch / timing.median:,.0f} images per second each"))
         yield {"cohort": {"cells": count} | times({"step": timing})}
         larger = {}
         for batch in LARGER:
             step = training.fast(CAFFENET, batch, "bf16", device)
             timing = compare({"step": step}, device, rounds=size.rounds, sample=0.1)["step"]
-            console.print(Text(f"a step of {batch} pictures: {batch / timing.median:,.0f} pictures a second"))
+            console.print(Text(f"a step of {batch} images: {batch / timing.median:,.0f} images per second"))
             larger[str(batch)] = times({"step": timing})
             yield {"larger": larger}
 
@@ -129,12 +129,12 @@ def cached_of(size: Size, only: str, device: torch.device, console: Console, *, 
             found = cached.filling(setting, settled)
             took, least = found["fill_seconds"], found["forward_seconds"]
             console.print(
-                Text(f"filling all cuts with {found['records']} pictures: {took:.1f} s, a forward pass {least:.1f} s")
+                Text(f"filling all cuts with {found['records']} images: {took:.1f} s, a forward pass {least:.1f} s")
             )
             outputs = study.recipe.outputs_for("B", setting.classes)
             facts = {"precision": study.precision, "threads": study.threads, "batch": batch, "outputs": outputs}
             yield {"study": facts, "filling": found}
-            rows = Rows(console, ("layers frozen", 14), ("live", 10), ("cached", 10), ("pictures a second", 0))
+            rows = Rows(console, ("layers frozen", 14), ("live", 10), ("cached", 10), ("images per second", 0))
             steps: dict[str, Any] = {}
             for n in layers:
                 if only not in f"n = {n}":
@@ -151,7 +151,7 @@ def ablation_of(size: Size, only: str, device: torch.device, console: Console, *
     """What the step takes without each idea."""
     batch = size.batch // 2  # float32 and planes take twice the memory
     with data.scratch_folder() as folder:
-        blobs = data.gather(source, folder / "pictures", min(size.pictures, batch)).blobs
+        blobs = data.gather(source, folder / "images", min(size.images, batch)).blobs
         for group, ideas in ablation.IDEAS.items():
             if only not in group:
                 continue

@@ -4,8 +4,8 @@
     python bench/probe.py --study RUN
 
 Features are drawn: those of a ReLU, around a centre of each class. A stack is trained on all examples and scored on as
-many validation pictures as training pictures have a half of, on one thread, as `fasttransfer probe` does it; the plain
-form is `torch.nn.Linear` and `torch.optim.SGD` in float32 on the same batches. The sweep is that of 12,000 pictures x
+many validation images as training images have a half of, on one thread, as `fasttransfer probe` does it; the plain
+form is `torch.nn.Linear` and `torch.optim.SGD` in float32 on the same batches. The sweep is that of 12,000 images x
 256 values: six numbers of examples, five seeds, four rates, three decays, on all cores. Writes
 bench/results/probe.json.
 
@@ -41,17 +41,17 @@ CPU = torch.device("cpu")
 MANY = 20
 PARTS: tuple[Literal["train", "val"], ...] = ("train", "val")
 SIZES = {
-    "1,280 pictures x 256 values, 16 classes": (1280, 256, 16),
-    "1,280 pictures x 9,216 values, 16 classes": (1280, 9216, 16),
-    "12,000 pictures x 256 values, 40 classes": (12_000, 256, 40),
+    "1,280 images x 256 values, 16 classes": (1280, 256, 16),
+    "1,280 images x 9,216 values, 16 classes": (1280, 9216, 16),
+    "12,000 images x 256 values, 40 classes": (12_000, 256, 40),
 }
 
 
-def draw(pictures: int, width: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw(images: int, width: int, classes: int, seed: int) -> tuple[Tensor, Tensor]:
     """(n, E) bfloat16 and labels."""
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(pictures) % classes
-    noise = torch.randn(pictures, width, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(images) % classes
+    noise = torch.randn(images, width, generator=torch.Generator().manual_seed(seed))
     return (0.3 * centres[labels] + noise).relu().bfloat16(), labels
 
 
@@ -68,11 +68,11 @@ def plain(x: Tensor, labels: Tensor, classes: int, batches: list[Tensor]) -> Ten
     return head.weight
 
 
-def measure(pictures: int, width: int, classes: int, rounds: int, steps: int) -> dict[str, Any]:
+def measure(images: int, width: int, classes: int, rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of a stack of one and of MANY heads, and of the plain form of one."""
-    x, labels = draw(pictures, width, classes, 1)
-    x_val, val_labels = draw(pictures // 2, width, classes, 2)
-    lesson = ExampleSet(None, 0, None, torch.arange(pictures), torch.arange(0))
+    x, labels = draw(images, width, classes, 1)
+    x_val, val_labels = draw(images // 2, width, classes, 2)
+    lesson = ExampleSet(None, 0, None, torch.arange(images), torch.arange(0))
     batches = list(itertools.islice(lesson.batches(), steps))
 
     def stack(count: int) -> Callable[[int], object]:
@@ -97,22 +97,22 @@ def measure(pictures: int, width: int, classes: int, rounds: int, steps: int) ->
     }
 
 
-def sweep(pictures: int, width: int, classes: int, seeds: int) -> dict[str, Any]:
+def sweep(images: int, width: int, classes: int, seeds: int) -> dict[str, Any]:
     """Seconds of a whole sweep on features in memory, on all cores."""
-    x, labels = draw(pictures, width, classes, 1)
-    x_val, val_labels = draw(pictures // 2, width, classes, 2)
+    x, labels = draw(images, width, classes, 1)
+    x_val, val_labels = draw(images // 2, width, classes, 2)
     asked = SweepSettings(
         (5,), (1, 2, 5, 10, 25, None), tuple(range(seeds)), (1.0, 3.0, 10.0, 30.0), (1e-5, 1e-4, 1e-3)
     )
     start = time.perf_counter()
     lessons = draw_example_sets(labels, [str(i) for i in range(classes)], asked.examples, asked.seeds)
-    stacks = HeadTrainer(x, labels, x_val, val_labels, torch.arange(pictures), asked, classes, choose_dtype(CPU))
+    stacks = HeadTrainer(x, labels, x_val, val_labels, torch.arange(images), asked, classes, choose_dtype(CPU))
     with ThreadPoolExecutor(machine.cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         scored = list(pool.map(stacks.trained, lessons))
     seconds = time.perf_counter() - start
     reported = sum(lesson.fold is None for lesson in lessons) * len(asked.pairs)
     return {
-        "pictures": pictures,
+        "images": images,
         "values": width,
         "classes": classes,
         "heads reported": reported,
@@ -132,9 +132,9 @@ def standardised(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def choices(run: Path, cuts: tuple[int, ...], seeds: tuple[int, ...]) -> dict[str, Any]:
-    """Top-1 on the validation pictures, mean over seeds, of the best of 24 heads: what each form could reach."""
+    """Top-1 on the validation images, mean over seeds, of the best of 24 heads: what each form could reach."""
     asked = open_network(run, "baseA", task="B")
-    train, val = (torch.from_numpy(asked.pictures[part].labels) for part in PARTS)
+    train, val = (torch.from_numpy(asked.images[part].labels) for part in PARTS)
     lessons = [x for x in draw_example_sets(train, asked.classes, (1, 5, 25, None), seeds) if x.fold is None]
     rates, decays = zip(*itertools.product((0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (1e-5, 1e-4, 1e-3, 1e-2)), strict=True)
     forms = {"one factor": heads.centre_of, "standardised": standardised}

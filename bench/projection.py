@@ -1,7 +1,7 @@
 """The paper's 163 networks at the rates of this machine: how long all of them would take.
 
-Every network is trained as the paper did, for as many steps of 256 pictures and with a validation every 1,000. Networks
-of one target and one split share a stream of pictures, and each source's frozen stages run once for all that start
+Every network is trained as the paper did, for as many steps of 256 images and with a validation every 1,000. Networks
+of one target and one split share a stream of images, and each source's frozen stages run once for all that start
 behind them, as a study here does.
 """
 
@@ -24,7 +24,7 @@ OUTPUTS = 1000  # the paper's networks had as many, also for half of the classes
 
 @dataclass(frozen=True)
 class CellTimes:
-    """Seconds a picture: `train[n]` of a step from cut n, `forward[n]` of stages 1 to n, `feed` of the way in."""
+    """Seconds an image: `train[n]` of a step from cut n, `forward[n]` of stages 1 to n, `feed` of the way in."""
 
     train: tuple[float, ...]
     forward: tuple[float, ...]
@@ -48,24 +48,24 @@ def papers_networks() -> list[CohortWork]:
     for (_, target, _), nets in groups.items():
         cells = tuple(Cell(0, target, net.treatment, net.n) for net in nets)
         steps = nets[0].iterations
-        val = nets[0].classes * paper.VAL_PICTURES_A_CLASS
+        val = nets[0].classes * paper.VAL_IMAGES_PER_CLASS
         found.append(CohortWork(cells, OUTPUTS, steps, steps // CHECK_EVERY, val))
     missing = NETWORKS - len(paper.load_networks())
-    whole = CohortWork((base("A", 0),), OUTPUTS, STEPS, STEPS // CHECK_EVERY, 500 * paper.VAL_PICTURES_A_CLASS)
+    whole = CohortWork((base("A", 0),), OUTPUTS, STEPS, STEPS // CHECK_EVERY, 500 * paper.VAL_IMAGES_PER_CLASS)
     return [*found, *[whole] * missing]
 
 
 def rates_of(parts: Mapping[str, Any]) -> CellTimes | None:
     """The rates in a result of `bench all`; None where they were not measured.
 
-    Where the pictures' way in was not measured, it counts as nothing.
+    Where the images' way in was not measured, it counts as nothing.
     """
     cells = parts.get("cells", {})
     if "seconds" not in cells:
         return None
     seconds = {name: timing["median"] / cells["batch"] for name, timing in cells["seconds"].items()}
     fed = list(parts.get("data", {}).get("feed", {}).values())  # by number of cores, all of them last
-    feed = 1 / fed[-1]["pictures a second"]["fasttransfer raw"] if fed else 0.0
+    feed = 1 / fed[-1]["images per second"]["fasttransfer raw"] if fed else 0.0
     return CellTimes(
         tuple(seconds[TRAIN.format(n)] for n in range(STAGES)),
         (0.0, *(seconds[FORWARD.format(n)] for n in range(1, STAGES + 1))),
@@ -76,7 +76,7 @@ def rates_of(parts: Mapping[str, Any]) -> CellTimes | None:
 def project(cohorts: Iterable[CohortWork], rates: CellTimes) -> Projection:
     """What `cohorts` take at `rates`."""
     cohorts = list(cohorts)
-    alone = [(CohortWork((cell,), c.outputs, c.steps, c.checks, c.val_pictures)) for c in cohorts for cell in c.cells]
+    alone = [(CohortWork((cell,), c.outputs, c.steps, c.checks, c.val_images)) for c in cohorts for cell in c.cells]
     return Projection(sum(_seconds(c, rates) for c in cohorts), sum(_seconds(c, rates) for c in alone))
 
 
@@ -86,4 +86,4 @@ def _seconds(cohort: CohortWork, rates: CellTimes) -> float:
     shared += sum(rates.forward[n] for n in deepest_cuts(cohort.cells).values())
     training = shared + sum(rates.train[n] for n in starts)
     checking = shared + sum(rates.forward[STAGES] - rates.forward[n] for n in starts)
-    return cohort.steps * BATCH * training + cohort.checks * cohort.val_pictures * checking
+    return cohort.steps * BATCH * training + cohort.checks * cohort.val_images * checking

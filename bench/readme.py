@@ -70,7 +70,7 @@ def _step(book: targets.Book) -> Iterator[str]:
     yield f"A training step of the paper's network (forward, backward, update; batch {batch}, 500 classes;"
     yield f"`{part['command']} --only caffenet`):"
     yield ""
-    yield "| | pictures a second | takes |"
+    yield "| | images per second | takes |"
     yield "|---|---|---|"
     for name, said in _SAID.items():
         rate, taken = batch / seconds[name]["median"], ratio(seconds, name, STEP)
@@ -94,7 +94,7 @@ def _others(book: targets.Book) -> Iterator[str]:
         taken = {name: f"{1e3 * timing['median']:.0f}" for name, timing in case["seconds"].items()}
         yield _point(
             "Gradients behind pooling and a ReLU are mostly zero, and convolutions there multiply with the rest alone: "
-            f"those of the second one, 64 pictures in bf16, take {taken['native']} ms where PyTorch takes "
+            f"those of the second one, 64 images in bf16, take {taken['native']} ms where PyTorch takes "
             f"{taken['eager']} (`{book['kernels']['command']} --only sparse_conv_backward`)."
         )
     data = book.get("data", {})
@@ -103,14 +103,14 @@ def _others(book: targets.Book) -> Iterator[str]:
         gains = [feed["against"]["fasttransfer raw"] for feed in feeds]
         yield _point(
             f"From a prepared store, crops and mirrors come {gains[0]:.0f} times as fast a core as from a DataLoader "
-            f"and Pillow that decode the same pictures from JPEG, {gains[-1]:.0f} times on all cores "
+            f"and Pillow that decode the same images from JPEG, {gains[-1]:.0f} times on all cores "
             f"(`{data['command']} --only feed`)."
         )
     prepared = list(data.get("prepare", {}).values())
     if prepared:
-        rate, share = prepared[-1]["pictures a second"]["prepare raw"], prepared[-1]["against"]["prepare raw"]
+        rate, share = prepared[-1]["images per second"]["prepare raw"], prepared[-1]["against"]["prepare raw"]
         yield _point(
-            f"A store is prepared at {rate:,.0f} pictures a second, {share:.2f} of what the fastest decoder alone does "
+            f"A store is prepared at {rate:,.0f} images per second, {share:.2f} of what the fastest decoder alone does "
             f"(`{data['command']} --only prepare`)."
         )
     rates = projection.rates_of(book)

@@ -2,7 +2,7 @@
 
     python bench/reused.py --data tiny-imagenet-200
 
-Each runs `fasttransfer grid` as a user would, in a process and a folder of its own, on pictures that are prepared
+Each runs `fasttransfer grid` as a user would, in a process and a folder of its own, on images that are prepared
 before. All three must find the same. Writes bench/results/reused.json: command, machine, seconds of each run, what the
 cache takes, and the table of the report.
 """
@@ -29,7 +29,7 @@ RESULT = Path(__file__).parent / "results" / "reused.json"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="pictures in Tiny-ImageNet's layout")
+    parser.add_argument("--data", required=True, help="images in Tiny-ImageNet's layout")
     data = parser.parse_args().data
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FASTTRANSFER_CACHE"] = f"{scratch}/cache"

@@ -31,9 +31,9 @@ class Work:
     def __mul__(self, times: int) -> Work:
         return Work(self.flops * times, self.bytes * times)
 
-    def seconds(self, flops_a_second: float, bytes_a_second: float) -> float:
+    def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
         """The least time on a machine that can do so much: whichever of the two takes longer."""
-        return max(self.flops / flops_a_second, self.bytes / bytes_a_second)
+        return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
 NOTHING = Work(0, 0)
@@ -45,36 +45,36 @@ class CohortWork:
 
     Attributes:
         outputs: width of their last layer.
-        steps: training steps; checks: validations, each of val_pictures.
+        steps: training steps; checks: validations, each of val_images.
     """
 
     cells: tuple[Cell, ...]
     outputs: int
     steps: int
     checks: int
-    val_pictures: int
+    val_images: int
 
 
-def forward(geometry: Geometry, outputs: int, pictures: int, item: int, *, start: int = 0, stop: int = STAGES) -> Work:
-    """Stages `start` + 1 to `stop` on so many pictures, nothing kept; `item` is bytes of a number, 2 or 4."""
+def forward(geometry: Geometry, outputs: int, images: int, item: int, *, start: int = 0, stop: int = STAGES) -> Work:
+    """Stages `start` + 1 to `stop` on so many images, nothing kept; `item` is bytes of a number, 2 or 4."""
     stages = range(start + 1, stop + 1)
-    moved = sum(sum(_sizes(geometry, outputs, stage, pictures, item)) for stage in stages)
-    return Work(2 * pictures * sum(geometry.macs(outputs)[start:stop]), moved)
+    moved = sum(sum(_sizes(geometry, outputs, stage, images, item)) for stage in stages)
+    return Work(2 * images * sum(geometry.macs(outputs)[start:stop]), moved)
 
 
-def entrance(geometry: Geometry, pictures: int, item: int, means: int = 1) -> Work:
-    """Crops of a store's pictures, read as bytes and written as numbers, once a mean picture that is subtracted."""
-    values = pictures * math.prod(geometry.cut_shape(0))
+def entrance(geometry: Geometry, images: int, item: int, means: int = 1) -> Work:
+    """Crops of a store's images, read as bytes and written as numbers, once a mean image that is subtracted."""
+    values = images * math.prod(geometry.cut_shape(0))
     return Work(0, means * values * (1 + item))
 
 
-def trained(geometry: Geometry, outputs: int, cell: Cell, pictures: int, item: int) -> Work:
+def trained(geometry: Geometry, outputs: int, cell: Cell, images: int, item: int) -> Work:
     """One step of the stages that `cell` trains, from its cut to its update: forward, backward, weights."""
     start = cell.first_trained
     moved = 0
     for stage in range(start + 1, STAGES + 1):
-        x, w, y = _sizes(geometry, outputs, stage, pictures, item)
-        values = pictures * math.prod(_out(geometry, outputs, stage))
+        x, w, y = _sizes(geometry, outputs, stage, images, item)
+        values = images * math.prod(_out(geometry, outputs, stage))
         kept = values * item if layer_of(stage).normalises else 0
         codes = values // 2 if layer_of(stage).pools else 0  # where a window's maximum was, in four bits
         active = y if layer_of(stage).after == "relu" else 0  # which values a ReLU let through
@@ -82,24 +82,24 @@ def trained(geometry: Geometry, outputs: int, cell: Cell, pictures: int, item: i
         forwards = x + w + y + kept + codes
         backwards = y + kept + codes + active + x + w + (0 if first else w + x)
         moved += forwards + backwards + _update_bytes(geometry, outputs, stage, item)
-    return Work(2 * pictures * cost.trained_macs(geometry, outputs, cell), moved)
+    return Work(2 * images * cost.trained_macs(geometry, outputs, cell), moved)
 
 
-def cohort(geometry: Geometry, outputs: int, cells: Iterable[Cell], pictures: int, item: int) -> Work:
-    """One training step of all `cells` on one stream, their pictures' way in and their shared prefixes included."""
+def cohort(geometry: Geometry, outputs: int, cells: Iterable[Cell], images: int, item: int) -> Work:
+    """One training step of all `cells` on one stream, their images' way in and their shared prefixes included."""
     cells = tuple(cells)
-    work = _shared(geometry, outputs, cells, pictures, item)
+    work = _shared(geometry, outputs, cells, images, item)
     for cell in cells:
-        work += trained(geometry, outputs, cell, pictures, item)
+        work += trained(geometry, outputs, cell, images, item)
     return work
 
 
-def validation(geometry: Geometry, outputs: int, cells: Iterable[Cell], pictures: int, item: int) -> Work:
-    """So many validation pictures for all `cells`: forward only, prefixes shared."""
+def validation(geometry: Geometry, outputs: int, cells: Iterable[Cell], images: int, item: int) -> Work:
+    """So many validation images for all `cells`: forward only, prefixes shared."""
     cells = tuple(cells)
-    work = _shared(geometry, outputs, cells, pictures, item)
+    work = _shared(geometry, outputs, cells, images, item)
     for cell in cells:
-        work += forward(geometry, outputs, pictures, item, start=cell.first_trained)
+        work += forward(geometry, outputs, images, item, start=cell.first_trained)
     return work
 
 
@@ -109,7 +109,7 @@ def study(geometry: Geometry, batch: int, cohorts: Iterable[CohortWork], item: i
     for each in cohorts:
         work += cohort(geometry, each.outputs, each.cells, batch, item) * each.steps
         checked = validation(geometry, each.outputs, each.cells, batch, item)
-        batches = each.checks * each.val_pictures / batch
+        batches = each.checks * each.val_images / batch
         work += Work(round(checked.flops * batches), round(checked.bytes * batches))
     return work
 
@@ -124,7 +124,7 @@ def cohorts_of(
     """The cells of a study as they are trained: bases, and copies, of one target and seed together.
 
     Args:
-        classes: those of each task; train, val: how many pictures each task has.
+        classes: those of each task; train, val: how many images each task has.
     """
     found = []
     for members in cohorts(cells):
@@ -135,10 +135,10 @@ def cohorts_of(
     return found
 
 
-def _shared(geometry: Geometry, outputs: int, cells: Sequence[Cell], pictures: int, item: int) -> Work:
-    work = entrance(geometry, pictures, item, means=len({cell.mean_of for cell in cells}))
+def _shared(geometry: Geometry, outputs: int, cells: Sequence[Cell], images: int, item: int) -> Work:
+    work = entrance(geometry, images, item, means=len({cell.mean_of for cell in cells}))
     for n in deepest_cuts(cells).values():
-        work += forward(geometry, outputs, pictures, item, stop=n)
+        work += forward(geometry, outputs, images, item, stop=n)
     return work
 
 
@@ -146,12 +146,12 @@ def _out(geometry: Geometry, outputs: int, stage: int) -> tuple[int, ...]:
     return (outputs,) if stage == STAGES else geometry.cut_shape(stage)
 
 
-def _sizes(geometry: Geometry, outputs: int, stage: int, pictures: int, item: int) -> tuple[int, int, int]:
+def _sizes(geometry: Geometry, outputs: int, stage: int, images: int, item: int) -> tuple[int, int, int]:
     """Bytes of what a stage reads, of its weights, and of what it writes; the last stage's are float32."""
     weight = geometry.weight_shapes(outputs)[stage - 1]
     own = 4 if stage == STAGES else item
-    read = pictures * math.prod(geometry.cut_shape(stage - 1)) * item
-    return read, (math.prod(weight) + weight[0]) * own, pictures * math.prod(_out(geometry, outputs, stage)) * own
+    read = images * math.prod(geometry.cut_shape(stage - 1)) * item
+    return read, (math.prod(weight) + weight[0]) * own, images * math.prod(_out(geometry, outputs, stage)) * own
 
 
 def _update_bytes(geometry: Geometry, outputs: int, stage: int, item: int) -> int:

@@ -13,16 +13,16 @@ from fasttransfer.bench import ablation, projection, targets
 from fasttransfer.bench.cells import FORWARD, TRAIN
 from fasttransfer.bench.parts import UNITS
 from fasttransfer.bench.targets import NOT_YET, Book, ratio
-from fasttransfer.study.paper import PICTURES_PER_SECOND
+from fasttransfer.study.paper import IMAGES_PER_SECOND
 
 WIDTH = 40  # characters of the longest bar in Markdown
 ASSUMED = (
-    "Every network takes as many steps of 256 pictures as its record says (450,000; 200,000 where the training set was "
-    "reduced), with 1000 outputs and a validation every 1,000 steps on all validation pictures of its task.",
+    "Every network takes as many steps of 256 images as its record says (450,000; 200,000 where the training set was "
+    "reduced), with 1000 outputs and a validation every 1,000 steps on all validation images of its task.",
     "148 networks have records; the other {missing} count as bases on half of the classes, one by one.",
-    "A picture costs what it cost in a step of {batch} pictures ({cells}): each cell its trained stages, each source "
+    "An image costs what it cost in a step of {batch} images ({cells}): each cell its trained stages, each source "
     "its frozen stages, once for all cells of one split and target that start behind them.",
-    "Pictures come from a prepared store in memory at the rate that was measured ({feed}), once for each mean picture "
+    "Images come from a prepared store in memory at the rate that was measured ({feed}), once for each mean image "
     "that is subtracted, while nothing is trained.",
     "One machine does it all, one cohort after another; checkpoints, reports and making the store are not in it.",
 )
@@ -153,12 +153,12 @@ def _steps(book: Book) -> Section | None:
                 _share(flops, _ceiling(book, f"convolutions, {precision}")),
             )
             rows.append((name, cells, f"{part['command']} --only {geometry}"))
-        charts.append(Chart(f"step-{geometry}", f"{geometry}, batch {batch}: pictures a second", bars))
-        heads = ("variant", "pictures/s", "spread", "takes", "GFLOP/s", "of the convolutions' ceiling")
+        charts.append(Chart(f"step-{geometry}", f"{geometry}, batch {batch}: images per second", bars))
+        heads = ("variant", "images/s", "spread", "takes", "GFLOP/s", "of the convolutions' ceiling")
         tables.append(Table(f"{geometry}: forward, backward and update, batch {batch}", heads, rows))
         command = f"{part['command']} --only {geometry}"
         top = [(row["operator"], (f"{row['ms']:,.1f}", str(row["calls"])), command) for row in step["profile"][:8]]
-        tables.append(Table(f"{geometry}: where the bf16 step's time goes", ("operator", "ms a step", "calls"), top))
+        tables.append(Table(f"{geometry}: where the bf16 step's time goes", ("operator", "ms per step", "calls"), top))
         notes += _bounds(book, geometry, step)
     lead = "A training step against PyTorch's usual forms and against its convolutions and matrix products alone."
     return Section("step", "The training step", lead, charts, tables, notes) if tables else None
@@ -172,7 +172,7 @@ def _bounds(book: Book, geometry: str, step: Mapping[str, Any]) -> list[str]:
     arithmetic, memory = work["flops"] / products, work["bytes"] / copied
     return [
         f"{geometry}: {work['flops'] / 1e9:,.0f} GFLOP, with those that a gradient of zero needs not, and at least "
-        f"{work['bytes'] / 1e9:.2f} GB a step would take {_duration(arithmetic)} and {_duration(memory)} at the "
+        f"{work['bytes'] / 1e9:.2f} GB per step would take {_duration(arithmetic)} and {_duration(memory)} at the "
         f"ceilings; it takes {_duration(median)}."
     ]
 
@@ -220,7 +220,7 @@ def _cells(book: Book) -> Section | None:
         return None
     seconds, batch = part["seconds"], part["batch"]
     rows, bars = [], []
-    for n, then in enumerate(PICTURES_PER_SECOND):
+    for n, then in enumerate(IMAGES_PER_SECOND):
         trained = seconds[TRAIN.format(n)]
         forward = seconds[FORWARD.format(n)]["median"] if n else 0.0
         rate = batch / (trained["median"] + forward)
@@ -238,13 +238,13 @@ def _cells(book: Book) -> Section | None:
     heads = (
         "n", "a cell alone", "its stages", "its prefix", "spread", "of the convolutions' ceiling", "K20, 2014",
     )  # fmt: skip
-    lead = f"Pictures a second of a cell whose first n layers are frozen, bf16, batch {batch}, and of the paper's GPU."
+    lead = f"Images a second of a cell whose first n layers are frozen, bf16, batch {batch}, and of the paper's GPU."
     if "cohort" in part:
         together = part["cohort"]["seconds"]["step"]["median"]
-        lead += f" {part['cohort']['cells']} cells on one stream: {batch / together:,.0f} pictures a second each."
+        lead += f" {part['cohort']['cells']} cells on one stream: {batch / together:,.0f} images per second each."
     for size, step in part.get("larger", {}).items():
-        lead += f" A step of {size}: {int(size) / step['seconds']['step']['median']:,.0f} pictures a second."
-    chart = Chart("cells", "Pictures a second of a frozen cell alone", bars)
+        lead += f" A step of {size}: {int(size) / step['seconds']['step']['median']:,.0f} images per second."
+    chart = Chart("cells", "Images a second of a frozen cell alone", bars)
     return Section("cells", "Cells", lead, [chart], [Table("Frozen cells", heads, rows)])
 
 
@@ -254,7 +254,7 @@ def _data(book: Book) -> Section | None:
     decoding = [rate for name, rate in book.get("ceilings", {}).get("a second", {}).items() if "decoding" in name]
     for step in ("decode", "resize", "prepare", "feed"):
         for cores, found in part.get(step, {}).items():
-            rates, seconds = found["pictures a second"], found["seconds"]
+            rates, seconds = found["images per second"], found["seconds"]
             rows, bars = [], []
             for name, rate in rates.items():
                 least, most = (rate * seconds[name]["median"] / seconds[name][end] for end in ("most", "least"))
@@ -272,17 +272,17 @@ def _data(book: Book) -> Section | None:
                     (name, (f"{rate:,.0f}", _spread(seconds[name]), *shares), f"{part['command']} --only {step}")
                 )
             if step in ("prepare", "feed"):
-                charts.append(Chart(f"data-{step}-{cores[0]}", f"{step}, {cores}: pictures a second", bars))
-            heads = ("way", "pictures/s", "spread", f"against {found['against']['what']}", "ceiling")
+                charts.append(Chart(f"data-{step}-{cores[0]}", f"{step}, {cores}: images per second", bars))
+            heads = ("way", "images/s", "spread", f"against {found['against']['what']}", "ceiling")
             tables.append(Table(f"{step}, {cores}", heads, rows))
     if not tables:
         return None
-    facts = part["pictures"]
+    facts = part["images"]
     lead = (
-        f"The same {facts['pictures']:,} pictures ({facts['source']}, {facts['bytes'] / 1e3:,.0f} kB each) decoded, "
+        f"The same {facts['images']:,} images ({facts['source']}, {facts['bytes'] / 1e3:,.0f} kB each) decoded, "
         "prepared and fed beside what is commonly done."
     )
-    return Section("data", "Pictures", lead, charts, tables)
+    return Section("data", "Images", lead, charts, tables)
 
 
 def _features(book: Book) -> Section | None:
@@ -298,7 +298,7 @@ def _features(book: Book) -> Section | None:
         f"Features of the paper's cut 5, {part['not_zero']:.0%} of them not zero, packed to {part['of_dense']:.0%} of "
         "their bytes without loss, on one core."
     )
-    heads = ("way", "dense features a second", "spread", "of a copy")
+    heads = ("way", "dense features per second", "spread", "of a copy")
     return Section("features", "Frozen features", lead, tables=[Table("Features", heads, rows)])
 
 
@@ -345,16 +345,16 @@ def _grid(book: Book) -> Section | None:
             if way in part:
                 found = part[way]
                 shares = ", ".join(f"{share:.0%} of {limit}" for limit, share in found.get("of_limit", {}).items())
-                cells = (f"{found['wall_seconds']:,.0f}", f"{found['pictures_a_second']:,.0f}", shares)
+                cells = (f"{found['wall_seconds']:,.0f}", f"{found['images_per_second']:,.0f}", shares)
                 rows.append((way, cells, part["command"]))
         if rows:
-            tables.append(Table(title, ("way", "seconds", "pictures/s", "of the limit"), rows))
+            tables.append(Table(title, ("way", "seconds", "images/s", "of the limit"), rows))
         if "plain_over_cohort" in part:
             told = f"Plain PyTorch takes {part['plain_over_cohort']:.1f} times as long.{_beside(part)}"
             notes.append(f"{told}")
     if not tables:
         return None
-    lead = "A whole study, from the picture files to the page: networks trained on shared streams."
+    lead = "A whole study, from the image files to the page: networks trained on shared streams."
     return Section("grid", "A whole study", lead, tables=tables, notes=notes)
 
 
@@ -366,7 +366,7 @@ def _cached(book: Book) -> Section | None:
     ]
     if not rows:
         return None
-    lead = f"Pictures a second of a frozen cell alone, live and from the cache of features.{_beside(part)}"
+    lead = f"Images a second of a frozen cell alone, live and from the cache of features.{_beside(part)}"
     heads = ("n", "live", "from the cache", "gain")
     return Section("cached", "Features from the cache", lead, tables=[Table("Frozen cells", heads, rows)])
 

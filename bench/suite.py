@@ -19,11 +19,11 @@ from fasttransfer.core.files import make_folder
 
 STUDIES = ("limit", "cohort")  # of the parts of "grid": plain PyTorch takes longer than all the rest
 LAYERS = (5, 7)  # of "cached"
-# Parts that read the pictures that are given, which may be too few for a study.
-WITH_PICTURES = ("ceilings", "data", "ablation")
+# Parts that read the images that are given, which may be too few for a study.
+WITH_IMAGES = ("ceilings", "data", "ablation")
 # A run of everything takes a quarter of an hour: five samples are enough for a median, and what memory a prepare takes
 # is a question of its own.
-FULL = replace(command.FULL, rounds=5, pictures=400, many=0)
+FULL = replace(command.FULL, rounds=5, images=400, many=0)
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
 
     Args:
         quick: fewer samples and a smaller batch.
-        source: the pictures to decode and feed; the built-in ones without, and for the study always.
+        source: the images to decode and feed; the built-in ones without, and for the study always.
         price: of an hour of this machine, for the projection of the study; in any currency.
 
     Raises:
@@ -51,7 +51,7 @@ def run(
     size = command.sized(command.QUICK if quick else FULL, device)
     good = True
     for part in command.measures(asked):
-        given = asked if part in WITH_PICTURES else replace(asked, source=None)
+        given = asked if part in WITH_IMAGES else replace(asked, source=None)
         measure = command.measures(given, STUDIES, LAYERS)[part]
         found: dict[str, Any] = {"command": command.command_of(part, given)}
         result["parts"][part] = found

@@ -16,7 +16,7 @@ from fasttransfer.bench import projection
 from fasttransfer.networks.geometry import CAFFENET, STAGES
 from fasttransfer.networks.prefix import kept_cut
 from fasttransfer.study.cells import Cell
-from fasttransfer.study.paper import PICTURES_PER_SECOND
+from fasttransfer.study.paper import IMAGES_PER_SECOND
 from fasttransfer.training import cost
 
 RESULTS = Path(__file__).parent / "results"
@@ -111,14 +111,14 @@ def of_products(step: Mapping[str, Any]) -> float:
     return products / sum(row["ms"] for row in rows)
 
 
-def _pictures(book: Book, gpu: bool) -> GoalReading | None:
+def _images(book: Book, gpu: bool) -> GoalReading | None:
     part = book.get("step", {})
     step = part.get("caffenet")
     if step is None:
         return None
     rate = step["batch"] / step["seconds"][STEP]["median"]
     met = rate >= 60_000 if gpu else None
-    text = f"{rate:,.0f} ({rate / PICTURES_PER_SECOND[0]:.2g} K20)"
+    text = f"{rate:,.0f} ({rate / IMAGES_PER_SECOND[0]:.2g} K20)"
     return GoalReading(text, met, f"{part['command']} --only caffenet")
 
 
@@ -127,11 +127,11 @@ def _feed(book: Book, gpu: bool) -> GoalReading | None:
     feed = part.get("feed", {}).get("1 core")
     if feed is None:
         return None
-    rate = feed["pictures a second"]["fasttransfer raw"]
+    rate = feed["images per second"]["fasttransfer raw"]
     command = f"{part['command']} --only feed"
     if gpu:
-        return GoalReading(f"{rate:,.0f} pictures/s", rate >= 120_000, command)
-    gain = rate / feed["pictures a second"]["DataLoader + Pillow"]
+        return GoalReading(f"{rate:,.0f} images/s", rate >= 120_000, command)
+    gain = rate / feed["images per second"]["DataLoader + Pillow"]
     why = (
         f"it runs at {feed['of_copy']:.0%} of the speed at which this core copies the bytes that have to be read and "
         f"written; 15 times as fast would be {feed['of_copy'] * 15 / gain:.0%} of it, with the arithmetic in between"
@@ -182,7 +182,7 @@ def _study(book: Book, gpu: bool) -> GoalReading | None:
     if share := shares.get("the network's products"):
         why = (
             f"{share:.0%} of the time is what the networks' products alone would take; fine-tuned cells, most of the "
-            "arithmetic, share nothing but their pictures"
+            "arithmetic, share nothing but their images"
         )
     return GoalReading(text, met, grid["command"], why)
 
@@ -241,9 +241,9 @@ TARGETS = (
         "3x / 1.5x / 80 %",
         _step,
     ),
-    Goal("pictures a second of it", "the study's K20: 145", "", "60,000", _pictures),
+    Goal("images per second of it", "the study's K20: 145", "", "60,000", _images),
     Goal(
-        "feed from a raw store, 256 to 227", "DataLoader + Pillow, per core", "15x", "120,000 pictures/s", _feed
+        "feed from a raw store, 256 to 227", "DataLoader + Pillow, per core", "15x", "120,000 images/s", _feed
     ),
     Goal("cohort of 7 frozen cells", "the same 7 one after another, live", "1.5x", "1.5x", _cohort),
     Goal("frozen cell from the cache, n = 5 / 7", "the same cell live", "5x / 30x", "5x / 30x", _cached),

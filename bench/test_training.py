@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 def test_step_of_a_worker(benchmark: Any, measure: Callable[..., None], geometry: str, precision: str) -> None:
     benchmark.group = f"{geometry}, batch {BATCH[geometry]}, one thread"
     measure(training.fast(GEOMETRIES[geometry], BATCH[geometry], precision, CPU), 0)
-    benchmark.extra_info["pictures a second"] = BATCH[geometry] / benchmark.stats.stats.median
+    benchmark.extra_info["images per second"] = BATCH[geometry] / benchmark.stats.stats.median
 
 
 @pytest.mark.parametrize("geometry", BATCH)
@@ -40,4 +40,4 @@ def test_step_of_a_worker(benchmark: Any, measure: Callable[..., None], geometry
 def test_step(benchmark: Any, measure: Callable[..., None], geometry: str, variant: str) -> None:
     benchmark.group = f"{geometry}, batch {BATCH[geometry]}, all cores"
     measure(training.variants(GEOMETRIES[geometry], BATCH[geometry], CPU)[variant], 0)
-    benchmark.extra_info["pictures a second"] = BATCH[geometry] / benchmark.stats.stats.median
+    benchmark.extra_info["images per second"] = BATCH[geometry] / benchmark.stats.stats.median

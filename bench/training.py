@@ -25,7 +25,7 @@ DROPOUT = 0.5
 def fast(
     geometry: Geometry, batch: int, precision: str, device: torch.device, *, compiled: bool = False
 ) -> Callable[[int], object]:
-    """A step of this project on random pictures: recorded as a CUDA graph on a GPU.
+    """A step of this project on random images: recorded as a CUDA graph on a GPU.
 
     Args:
         compiled: the network through torch.compile, in one piece.
@@ -33,7 +33,7 @@ def fast(
     trainee = trainee_of(geometry, precision, device)
     if compiled:
         trainee.net.compile(fullgraph=True, dynamic=False)
-    return stepping(trainee, random_pictures(geometry, batch, precision, device), recorded=device.type == "cuda")
+    return stepping(trainee, random_images(geometry, batch, precision, device), recorded=device.type == "cuda")
 
 
 def trainee_of(
@@ -61,7 +61,7 @@ def _begin(geometry: Geometry) -> dict[str, Tensor]:
     return draw_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
 
 
-def random_pictures(geometry: Geometry, batch: int, precision: str, device: torch.device) -> Tensor:
+def random_images(geometry: Geometry, batch: int, precision: str, device: torch.device) -> Tensor:
     """A batch in the form that the first stage reads on `device`, see `machine.entrance`."""
     entrance = inputs.choose_input_form(geometry, device.type, precision)
     shape = (batch, 3 * entrance["block"] ** 2, entrance["side"], entrance["side"])
@@ -92,12 +92,12 @@ def plain_step(
     bf16: bool = False,
     compiled: bool = False,
 ) -> Callable[[int], object]:
-    """A step as one writes it in PyTorch, on random pictures; in float32 unless `bf16`, under autocast."""
+    """A step as one writes it in PyTorch, on random images; in float32 unless `bf16`, under autocast."""
     format = torch.channels_last if channels_last else torch.contiguous_format
     net = plain.caffenet(geometry, OUTPUTS).to(device).to(memory_format=format)
-    pictures = torch.randn(batch, *geometry.cut_shape(0), device=device).contiguous(memory_format=format)
+    images = torch.randn(batch, *geometry.cut_shape(0), device=device).contiguous(memory_format=format)
     labels = torch.randint(OUTPUTS, (batch,), device=device)
-    step = plain.training_step(net, pictures, labels, bf16=bf16, compiled=compiled)
+    step = plain.training_step(net, images, labels, bf16=bf16, compiled=compiled)
     return lambda i: step()
 
 
@@ -120,7 +120,7 @@ def variants(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
 
 
 def profile(call: Callable[[int], object], device: torch.device, steps: int = 3) -> list[tuple[str, float, int]]:
-    """Where a step's time goes: (operator, milliseconds a step of its own, calls a step), dearest first."""
+    """Where a step's time goes: (operator, milliseconds per step of its own, calls a step), dearest first."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)

@@ -10,7 +10,7 @@
 
 namespace fasttransfer {
 
-// Whether a 4-d tensor's channels lie next to each other, then columns, rows and pictures. A side of 1 may have any
+// Whether a 4-d tensor's channels lie next to each other, then columns, rows and images. A side of 1 may have any
 // stride: nothing is a stride away from it.
 inline bool is_channels_last(const torch::stable::Tensor& x) {
   if (x.dim() != 4) return false;

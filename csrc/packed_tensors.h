@@ -14,8 +14,8 @@ inline void check_dense(const torch::stable::Tensor& x) {
   using torch::headeronly::ScalarType;
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, "pack_features: x must be bfloat16, not ",
                   torch::headeronly::toString(x.scalar_type()));
-  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(), "pack_features: x must be (pictures, elements), contiguous");
-  STD_TORCH_CHECK(x.size(1) <= kMostElements, "pack_features: ", x.size(1), " elements a picture are too many");
+  STD_TORCH_CHECK(x.dim() == 2 && x.is_contiguous(), "pack_features: x must be (images, elements), contiguous");
+  STD_TORCH_CHECK(x.size(1) <= kMostElements, "pack_features: ", x.size(1), " elements an image are too many");
 }
 
 // How many values a mask and offsets speak of is only known when they are read.
@@ -26,7 +26,7 @@ inline void check_packed(const torch::stable::Tensor& mask, const torch::stable:
                   kMostElements, ", not ", elements);
   STD_TORCH_CHECK(mask.scalar_type() == ScalarType::Byte && mask.dim() == 2 && mask.is_contiguous() &&
                       mask.size(1) == mask_bytes(elements),
-                  "unpack_features: mask must be (pictures, ", mask_bytes(elements), ") uint8, contiguous, for ",
+                  "unpack_features: mask must be (images, ", mask_bytes(elements), ") uint8, contiguous, for ",
                   elements, " elements");
   STD_TORCH_CHECK(values.scalar_type() == ScalarType::BFloat16 && values.dim() == 1 && values.is_contiguous() &&
                       values.device() == mask.device(),
@@ -38,7 +38,7 @@ inline void check_packed(const torch::stable::Tensor& mask, const torch::stable:
                       rows.device() == mask.device(),
                   "unpack_features: rows must be int64, one after another, on mask's device");
   STD_TORCH_CHECK(rows.size(0) == 0 || mask.size(0) > 0, "unpack_features: ", rows.size(0),
-                  " pictures are asked for, none is there");
+                  " images are asked for, none is there");
 }
 
 }  // namespace fasttransfer

@@ -2,7 +2,7 @@
 // everywhere else the reference in Python runs. fasttransfer/ops/native.py repeats these lines for when this
 // library is missing.
 //
-// N pictures, C channels, H x W pixels, PH x PW the same after pooling, S the side of a stored picture. Activations
+// N images, C channels, H x W pixels, PH x PW the same after pooling, S the side of a stored image. Activations
 // are (N, C, H, W) in channels-last memory. A key is 64 bits, taken as they are: Python hands over the signed number
 // of the same bits. What changes from step to step is a tensor without dimensions, so that neither a compiled graph
 // nor a recorded CUDA graph has to be made again.
@@ -23,7 +23,7 @@ STABLE_TORCH_LIBRARY(fasttransfer, m) {
   m.def("dropout(Tensor x, SymInt key, Tensor at, float p) -> Tensor");
 
   // x: (N, E) bfloat16, contiguous -> mask: (N, ceil(E / 64) * 8) uint8, see math/bitmask.h; values: (K,) bfloat16,
-  // those of all pictures that are not zero; offsets: (N + 1,) int64, picture i has values offsets[i] to offsets[i + 1]
+  // those of all images that are not zero; offsets: (N + 1,) int64, image i has values offsets[i] to offsets[i + 1]
   m.def("pack_features(Tensor x) -> (Tensor mask, Tensor values, Tensor offsets)");
 
   // x: (N, C, H, W); bias: (C,) float32 -> y: (N, C, PH, PW); argmax: (N, PH, PW, ceil(C / 2)) uint8, channel 2i in
@@ -37,8 +37,8 @@ STABLE_TORCH_LIBRARY(fasttransfer, m) {
       "relu_pool_lrn_backward(Tensor gradient, Tensor pooled, Tensor argmax, SymInt height, SymInt width) -> (Tensor "
       "dx, Tensor dbias)");
 
-  // picture: (H, W, 3) uint8; the part of it from (top, left) on that has height x width -> (size, size, 3) uint8
-  m.def("resize(Tensor picture, int size, int top, int left, int height, int width) -> Tensor");
+  // image: (H, W, 3) uint8; the part of it from (top, left) on that has height x width -> (size, size, 3) uint8
+  m.def("resize(Tensor image, int size, int top, int left, int height, int width) -> Tensor");
 
   // One tensor a parameter in each list, all of the same strides; weights, velocities: float32; gradients and copies:
   // float32 or bfloat16; copies may be an empty list; lr: () float32
@@ -52,6 +52,6 @@ STABLE_TORCH_LIBRARY(fasttransfer, m) {
       "sparse_conv_backward(Tensor gradient, Tensor x, Tensor weight, int stride, int padding, int groups, bool input) "
       "-> (Tensor dx, Tensor dweight)");
 
-  // What pack_features made; rows: (M,) int64, which pictures -> (M, elements) bfloat16
+  // What pack_features made; rows: (M,) int64, which images -> (M, elements) bfloat16
   m.def("unpack_features(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor");
 }

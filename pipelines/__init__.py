@@ -1,1 +1,1 @@
-"""Pictures in: files -> store -> batches."""
+"""Images in: files -> store -> batches."""

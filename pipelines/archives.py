@@ -1,6 +1,6 @@
 """Where the members of an uncompressed tar lie, found from its headers alone: nothing is unpacked.
 
-The headers that pictures come with are read here, because `tarfile` takes minutes over a million of them. From the
+The headers that images come with are read here, because `tarfile` takes minutes over a million of them. From the
 first one that is not understood here (sparse files, global attributes) `tarfile` goes on.
 """
 
@@ -153,7 +153,7 @@ class Archive:
     def _bytes(self, at: int, count: int) -> bytes:
         """`count` bytes from `at`, fewer at the end.
 
-        What is read ahead grows as long as it turns out to be used: headers of small pictures lie close together,
+        What is read ahead grows as long as it turns out to be used: headers of small images lie close together,
         those of large ones do not.
         """
         inside = at - self._window_at

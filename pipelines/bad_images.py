@@ -1,4 +1,4 @@
-"""Which picture of a store is to blame when a batch cannot be made of it: disks rot after all was checked."""
+"""Which image of a store is to blame when a batch cannot be made of it: disks rot after all was checked."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def find_bad_image(part: JpegStorePart, rows: Rows) -> InputError | None:
 
 
 def bad_image_error(part: JpegStorePart, row: int, reason: str) -> InputError:
-    """What to say of a picture that cannot be used."""
+    """What to say of an image that cannot be used."""
     shard = part.files[int(np.searchsorted(part.starts, row, side="right")) - 1]
     return damaged_store_error(shard.parent, f"{row:08d}.jpg in {shard.name}: {reason}")

@@ -1,6 +1,6 @@
-"""Which feed a store gets on this machine, where its pictures lie meanwhile, and whether batches are made ahead.
+"""Which feed a store gets on this machine, where its images lie meanwhile, and whether batches are made ahead.
 
-Which pictures and views a batch has does not depend on it: a study begun with one choice may go on with another. Only
+Which images and views a batch has does not depend on it: a study begun with one choice may go on with another. Only
 the kind of store that a source becomes can be seen, by the loss of JPEG, and is kept; on a GPU also the last bits of
 what its decoder makes of a JPEG.
 """
@@ -34,7 +34,7 @@ FEED_OF: dict[Kind, Name] = {"raw": "memory", "jpeg": "dali"}
 KIND_OF: dict[Name, Kind] = {"memory": "raw", "dali": "jpeg"}
 
 DEVICE_SHARE = 0.75
-"""Share of a GPU's free memory that pictures may take: the networks of a cohort train in the rest."""
+"""Share of a GPU's free memory that images may take: the networks of a cohort train in the rest."""
 HOST_SHARE = 0.5
 """Share of the free memory up to which files, once read, are taken to stay in the page cache."""
 DISK_SHARE = 0.9
@@ -45,7 +45,7 @@ _DALI_THREADS = 8  # at most, beside a GPU: they only prepare what it decodes
 
 @dataclass(frozen=True)
 class FeedChoice:
-    """A feed, where the pictures lie that it reads, whether a thread makes batches ahead; `about` says so in words."""
+    """A feed, where the images lie that it reads, whether a thread makes batches ahead; `about` says so in words."""
 
     feed: Name
     resident: bool
@@ -53,19 +53,19 @@ class FeedChoice:
     about: str
 
 
-def choose_feed(kind: Kind, pictures: int, device: str, free: int | None) -> FeedChoice:
+def choose_feed(kind: Kind, images: int, device: str, free: int | None) -> FeedChoice:
     """Decides from what is known; changes nothing and measures nothing.
 
     Args:
         kind: of the store.
-        pictures: bytes of a task's pictures as they are stored.
+        images: bytes of a task's images as they are stored.
         device: "cpu" or "cuda".
-        free: bytes of memory that are free where pictures would be kept, on the GPU for a raw store, else in the
+        free: bytes of memory that are free where images would be kept, on the GPU for a raw store, else in the
             machine; None where nobody knows.
     """
     share = DEVICE_SHARE if kind == "raw" and device == "cuda" else HOST_SHARE
-    fits = free is None or pictures <= share * free
-    room = "" if free is None else f" ({size_of(pictures)}, {size_of(free)} free)"
+    fits = free is None or images <= share * free
+    room = "" if free is None else f" ({size_of(images)}, {size_of(free)} free)"
     if kind == "jpeg":
         by = "on the GPU" if device == "cuda" else "on the CPU"
         files = "from the page cache" if fits else f"from disk, read one batch ahead{room}"
@@ -79,16 +79,16 @@ def choose_feed(kind: Kind, pictures: int, device: str, free: int | None) -> Fee
     return FeedChoice("memory", False, True, f"memory, mapped, from disk, read one batch ahead{room}")
 
 
-def choose_kind(pictures: int, size: int, free: int, have: Collection[Kind], *, dali: bool) -> tuple[Kind, str]:
+def choose_kind(images: int, size: int, free: int, have: Collection[Kind], *, dali: bool) -> tuple[Kind, str]:
     """Which kind of store to prepare, and why: raw where the disk has room, for it costs no decoding later.
 
     Args:
-        pictures: how many; size: side in pixels.
+        images: how many; size: side in pixels.
         free: bytes on the disk of the cache folder.
         have: which kinds are prepared already, or half.
         dali: whether DALI is there to read a jpeg store.
     """
-    raw, jpeg = (expected_bytes(kind, pictures, size) for kind in ("raw", "jpeg"))
+    raw, jpeg = (expected_bytes(kind, images, size) for kind in ("raw", "jpeg"))
     if "raw" in have:
         return "raw", "prepared before"
     if "jpeg" in have and dali:
@@ -113,7 +113,7 @@ def check_feed(store: Store, asked: Name | None) -> None:
         other = KIND_OF[asked]
         raise InputError(
             f"{store.folder}: --feed {asked} reads {other} stores, this one is {store.kind}: drop --feed, "
-            f"or prepare the pictures again with --kind {other}"
+            f"or prepare the images again with --kind {other}"
         )
     if store.kind == "jpeg":
         require_dali()
@@ -130,7 +130,7 @@ def open_feed(
     hw_share: float | None = None,
     **look: Unpack[Augmentation],
 ) -> Feed:
-    """The feed of a task's pictures that suits this machine at this moment.
+    """The feed of a task's images that suits this machine at this moment.
 
     Args:
         threads: CPU threads that the networks are trained with.
@@ -150,16 +150,16 @@ def open_feed(
     return PrefetchedFeed(feed, partial(_start_thread, device, threads)) if chosen.ahead else feed
 
 
-def stored_bytes(pictures: TaskImages) -> int:
-    """What the pictures take as they are stored."""
-    part = pictures.part
+def stored_bytes(images: TaskImages) -> int:
+    """What the images take as they are stored."""
+    part = images.part
     if isinstance(part, JpegStorePart):
-        return int(part.index[pictures.rows, 1].sum())
-    return len(pictures) * part.size * part.size * 3
+        return int(part.index[images.rows, 1].sum())
+    return len(images) * part.size * part.size * 3
 
 
 def free_memory(kind: Kind, device: torch.device) -> int | None:
-    """Bytes that are free where pictures of such a store would be kept, see `choose_feed`."""
+    """Bytes that are free where images of such a store would be kept, see `choose_feed`."""
     if kind == "raw" and device.type == "cuda":
         gc.collect()  # what was trained before goes first, its memory back to the GPU
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""A contact sheet: some classes and some pictures of each in one image, so that a person sees what the labels mean.
+"""A contact sheet: some classes and some images of each in one image, so that a person sees what the labels mean.
 
 Left what is trained on, right, behind a gap, what is validated on, below them the name and the words of their class.
 The same source or store always gives the same sheet.
@@ -22,20 +22,20 @@ from fasttransfer.pipelines.decode import ImageError, Pixels, decode
 from fasttransfer.pipelines.layouts import Listing
 from fasttransfer.pipelines.store import PARTS, Store
 
-CLASSES, PICTURES = 40, 8  # shown at most
+CLASSES, IMAGES = 40, 8  # shown at most
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
-_VAL = 2  # of PICTURES, where a class has as many
+_VAL = 2  # of IMAGES, where a class has as many
 _SIDE, _GAP, _PART_GAP, _MARGIN = 96, 3, 12, 16  # pixels
 _CAPTION, _HEADING = 24, 56  # pixels high
 _WIDTH = 1700  # pixels of a whole sheet, about
-_LEAST = 4  # pictures that a caption has room for
+_LEAST = 4  # images that a caption has room for
 _ROWS = 8  # before there is a second column
 _INK, _FAINT, _PAPER, _BAD = "#1a1a1a", "#6b6b6b", "#ffffff", "#e9e2e2"
 
 
 class _Shown(NamedTuple):
-    """Pictures of one class: (S, S, 3) uint8, or None for one that cannot be decoded."""
+    """Images of one class: (S, S, 3) uint8, or None for one that cannot be decoded."""
 
     name: str
     words: str
@@ -56,7 +56,7 @@ def check_name(path: Path) -> None:
 
 
 def write_sheet(what: Listing | Store, path: Path) -> None:
-    """Draws at most `CLASSES` classes, spread evenly over all, with at most `PICTURES` pictures each.
+    """Draws at most `CLASSES` classes, spread evenly over all, with at most `IMAGES` images each.
 
     Raises:
         InputError: the name says no known kind of image, or the file cannot be written.
@@ -114,8 +114,8 @@ def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_Shown]:
     every = {part: _labels(what, part) for part in PARTS}
     for label in labels:
         rows = {part: np.flatnonzero(every[part] == label).tolist() for part in PARTS}
-        val = min(len(rows["val"]), max(_VAL, PICTURES - len(rows["train"])))
-        share = {"train": PICTURES - val, "val": val}
+        val = min(len(rows["val"]), max(_VAL, IMAGES - len(rows["train"])))
+        share = {"train": IMAGES - val, "val": val}
         tiles = {
             part: [_pixels(what, part, rows[part][i]) for i in _spread(len(rows[part]), share[part])] for part in PARTS
         }
@@ -128,7 +128,7 @@ def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_Shown]:
 def _labels(what: Listing | Store, part: str) -> np.ndarray:
     if isinstance(what, Store):
         return np.asarray(getattr(what, part).labels)
-    return np.asarray([picture.label for picture in getattr(what, part)], dtype=np.int64)
+    return np.asarray([image.label for image in getattr(what, part)], dtype=np.int64)
 
 
 def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
@@ -142,7 +142,7 @@ def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
 
 def _heading(what: Listing | Store, shown: int) -> tuple[str, str]:
     classes = f"{len(what.classes):,} classes" + (f" ({shown} shown)" if shown < len(what.classes) else "")
-    facts = f"{classes}, {len(what.train):,} training and {len(what.val):,} validation pictures"
+    facts = f"{classes}, {len(what.train):,} training and {len(what.val):,} validation images"
     if len(what.val):
         facts += " (right)"
     if isinstance(what, Store):

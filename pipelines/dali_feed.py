@@ -28,7 +28,7 @@ class DaliFeed(StoreFeed):
     `ops.augment` does the rest. So against a `MemoryFeed` over the same pixels the decoder alone can differ: on the CPU
     not at all, for every decoder there is libjpeg-turbo's; on a GPU in the last bits, by other inverse transforms and
     interpolation. Against a raw store of the same source there is the loss of JPEG at quality 95 besides, nearly all
-    of it from chroma at half resolution: on 400 pictures of ILSVRC12 at 256 x 256 a value differs by 2.1 on average, in
+    of it from chroma at half resolution: on 400 images of ILSVRC12 at 256 x 256 a value differs by 2.1 on average, in
     999 of 1000 by 27 at most, and by 194 at the worst.
 
     A batch is decoded when it is asked for. Meanwhile nothing runs idle: whoever asked for step s will ask for step
@@ -43,7 +43,7 @@ class DaliFeed(StoreFeed):
     The others are those of `StoreFeed`.
 
     Raises:
-        InputError: DALI is not installed; on asking, a picture that cannot be read or decoded, by name.
+        InputError: DALI is not installed; on asking, an image that cannot be read or decoded, by name.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DaliFeed(StoreFeed):
         super().__init__(train, val, stream, means, device=device, **look)
         require_dali()
         self._decoders = {
-            pictures: _Decoder(pictures.part, stream.batch, device, threads, hw_share) for pictures in (train, val)
+            images: _Decoder(images.part, stream.batch, device, threads, hw_share) for images in (train, val)
         }
 
     def train(self, step: int) -> Batch:
@@ -71,7 +71,7 @@ class DaliFeed(StoreFeed):
         return batch
 
     def val(self) -> Iterator[Batch]:
-        """Every validation picture once, in order, centre crops."""
+        """Every validation image once, in order, centre crops."""
         for batch in super().val():
             start = int(batch.ids[-1]) + 1
             if start < len(self._val):
@@ -82,13 +82,13 @@ class DaliFeed(StoreFeed):
         """Gives back threads and memory; the feed is not asked again."""
         self._decoders = {}
 
-    def _begin(self, pictures: TaskImages, ids: Tensor) -> None:
+    def _begin(self, images: TaskImages, ids: Tensor) -> None:
         with suppress(InputError):  # it may never be asked for; if it is, it is read again
-            self._decoders[pictures].begin(pictures.rows[ids.numpy()])
+            self._decoders[images].begin(images.rows[ids.numpy()])
 
     @contextmanager
-    def _pixels(self, pictures: TaskImages, ids: Tensor) -> Iterator[Pixels]:
-        with self._decoders[pictures].decoded(pictures.rows[ids.numpy()]) as pixels:
+    def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[Pixels]:
+        with self._decoders[images].decoded(images.rows[ids.numpy()]) as pixels:
             yield Pixels([pixels], torch.arange(len(ids)))
 
 
@@ -170,7 +170,7 @@ class _Decoder:
         with pipeline:
             jpegs = fn.external_source(name=_INPUT, batch=True, dtype=DALIDataType.UINT8, ndim=1)
             if gpu:
-                # Chroma as the CPU interpolates it, so that a study sees the same pictures on either.
+                # Chroma as the CPU interpolates it, so that a study sees the same images on either.
                 pixels = fn.decoders.image(
                     jpegs, device="mixed", jpeg_fancy_upsampling=True, hw_decoder_load=self._hw_share
                 )

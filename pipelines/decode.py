@@ -1,4 +1,4 @@
-"""The bytes of a picture file -> uint8 RGB of the store's size, or the reason why not.
+"""The bytes of an image file -> uint8 RGB of the store's size, or the reason why not.
 
 What a viewer shows is what the store holds: the camera's orientation mark is applied (Caffe ignored it),
 transparent parts are laid on white, 16-bit values keep their upper eight bits.
@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "PPM", "TIFF", "GIF")
 FITS = ("stretch", "crop")
 # More is a decompression bomb, as Pillow sees it. All that is being decoded at a time has no more pixels either: at ten
-# bytes a pixel, which a progressive JPEG takes in Pillow, that is 0.9 GB.
+# bytes per pixel, which a progressive JPEG takes in Pillow, that is 0.9 GB.
 MOST_PIXELS = 89_478_485
 
 _ORIENTATION = 0x0112
@@ -49,41 +49,41 @@ _STRIP = 1 << 20  # pixels converted to RGB at a time
 
 
 class ImageError(Exception):
-    """A picture that cannot be decoded; the message is the reason, without the picture's name."""
+    """An image that cannot be decoded; the message is the reason, without the image's name."""
 
 
 def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
-    """One picture as (size, size, 3) uint8 RGB, resized (bilinear with antialias) unless it has that size.
+    """One image as (size, size, 3) uint8 RGB, resized (bilinear with antialias) unless it has that size.
 
-    Of several frames the first. Safe to call from many threads, which wait for each other only where pictures are so
+    Of several frames the first. Safe to call from many threads, which wait for each other only where images are so
     large that memory could run out.
 
     Args:
-        fit: "stretch" shows all of the picture and does not keep its aspect, as Caffe did; "crop" shows the square in
+        fit: "stretch" shows all of the image and does not keep its aspect, as Caffe did; "crop" shows the square in
             its middle.
 
     Raises:
-        PictureError: truncated, not a picture, a decompression bomb, a kind of pixel without an agreed
+        ImageError: truncated, not an image, a decompression bomb, a kind of pixel without an agreed
         meaning.
     """
     header = ordinary_jpeg(data)
     if header is not None and header.height * header.width <= MOST_PIXELS:
         with _room.taken(header.height * header.width):
-            picture = _decode_fast(data)
-            if picture is not None:
-                return _fitted(picture, size, fit)
-    with open_image(data) as image, _room.taken(image.width * image.height):
+            image = _decode_fast(data)
+            if image is not None:
+                return _fitted(image, size, fit)
+    with open_image(data) as opened, _room.taken(opened.width * opened.height):
         try:
-            image.load()
+            opened.load()
             # Asked after loading: Pillow turns a TIFF by itself and then takes its mark away.
-            turn = _TURN.get(_orientation(image))
-            picture = _to_rgb(image)
+            turn = _TURN.get(_orientation(opened))
+            image = _to_rgb(opened)
         except ImageError:
             raise
         except Exception as error:  # damaged bytes make Pillow raise nearly anything
             raise ImageError(_reason(error)) from error
         # Turned after it was resized: the target is square, and there is less to turn.
-        pixels = _fitted(picture, size, fit)
+        pixels = _fitted(image, size, fit)
         return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
@@ -91,7 +91,7 @@ def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
     """The JPEGs of a jpeg store as (k, size, size, 3) uint8, on the CPU; the same bits everywhere.
 
     Raises:
-        PictureError: one that is damaged.
+        ImageError: one that is damaged.
     """
     pixels = np.empty((len(blobs), size, size, 3), np.uint8)
     for i, data in enumerate(blobs):
@@ -151,12 +151,12 @@ def _decode_fast(data: bytes) -> Tensor | None:
         return None
 
 
-def _fitted(picture: Tensor, size: int, fit: str) -> Pixels:
-    return resize(picture, size, visible_box(fit, *picture.shape[:2])).numpy()
+def _fitted(image: Tensor, size: int, fit: str) -> Pixels:
+    return resize(image, size, visible_box(fit, *image.shape[:2])).numpy()
 
 
 def visible_box(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
-    """The part of a picture that is shown: its top, left, height and width."""
+    """The part of an image that is shown: its top, left, height and width."""
     if fit == "stretch":
         return 0, 0, height, width
     side = min(height, width)
@@ -164,10 +164,10 @@ def visible_box(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The picture with its header read and its pixels not yet decoded.
+    """The image with its header read and its pixels not yet decoded.
 
     Raises:
-        PictureError: empty, not a picture, or with more than `MOST_PIXELS` pixels.
+        ImageError: empty, not an image, or with more than `MOST_PIXELS` pixels.
     """
     if not data:
         raise ImageError("the file is empty")
@@ -176,7 +176,7 @@ def open_image(data: bytes) -> Image.Image:
     except UnidentifiedImageError:
         if data.startswith(b"\xff\xd8\xff"):
             raise ImageError("a JPEG whose header is damaged, cut off or of a rare kind") from None
-        raise ImageError("not a picture of a known format") from None
+        raise ImageError("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise ImageError(f"more than {MOST_PIXELS // 1_000_000} million pixels") from None
     except Exception as error:
@@ -189,12 +189,12 @@ def open_image(data: bytes) -> Image.Image:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # a damaged note about the picture does not make it a bad picture
+    except Exception:  # a damaged note about the image does not make it a bad image
         return None
 
 
 def _to_rgb(image: Image.Image) -> Tensor:
-    """(H, W, 3) uint8; converted strip by strip, for the conversions need several times the memory of the picture."""
+    """(H, W, 3) uint8; converted strip by strip, for the conversions need several times the memory of the image."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
@@ -207,7 +207,7 @@ def _to_rgb(image: Image.Image) -> Tensor:
 
 def _strip_to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and kind in ("PNG", "PPM")):
-        # Pillow's own conversion cuts off at 255, which turns nearly all of a 16-bit picture white.
+        # Pillow's own conversion cuts off at 255, which turns nearly all of a 16-bit image white.
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):

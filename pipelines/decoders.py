@@ -11,9 +11,9 @@ from fasttransfer.pipelines.decode import FITS, ImageError, Pixels, decode_or_er
 
 
 class Decoder(Protocol):
-    """Pictures' bytes to their pixels, some at a time."""
+    """Images' bytes to their pixels, some at a time."""
 
-    pictures: int  # how many it likes at a time
+    images: int  # how many it likes at a time
     threads: int  # how many threads should call it at the same time
 
     def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
@@ -21,9 +21,9 @@ class Decoder(Protocol):
 
 
 class _CpuDecoder:
-    """One picture after another, in the thread that calls."""
+    """One image after another, in the thread that calls."""
 
-    pictures = 16
+    images = 16
 
     def __init__(self, size: int, fit: str) -> None:
         self.threads = machine.cores()

@@ -16,9 +16,9 @@ from fasttransfer.pipelines.archives import Archive, ArchiveError, ArchiveMember
 EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "ppm", "pgm", "pbm", "pnm", "tif", "tiff", "gif")
 )
-"""Files whose names end so (in any case) are pictures; the others are ignored."""
+"""Files whose names end so (in any case) are images; the others are ignored."""
 
-# Pictures to a person, which Pillow alone does not read: ignored too, but not without saying so.
+# Images to a person, which Pillow alone does not read: ignored too, but not without saying so.
 _UNREAD = frozenset(("heic", "heif", "avif", "jxl", "jp2", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw"))
 
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -78,10 +78,10 @@ class Files(Mapping[str, File]):
 
 @dataclass
 class Tree:
-    """Folders, pictures and texts of a source by their paths in it; nothing hidden (".name") is listed."""
+    """Folders, images and texts of a source by their paths in it; nothing hidden (".name") is listed."""
 
     root: Path
-    pictures: Files = field(default_factory=Files)
+    images: Files = field(default_factory=Files)
     texts: Files = field(default_factory=Files)
     archives: Files = field(default_factory=Files)  # tars inside, which are looked into when told to
     folders: set[str] = field(default_factory=set)
@@ -95,7 +95,7 @@ class Tree:
 
     def fills(self, folder: str) -> bool:
         """Whether anything that can be read lies in the folder, at any depth."""
-        return any(path.startswith(f"{folder}/") for shelf in (self.pictures, self.archives) for path in shelf)
+        return any(path.startswith(f"{folder}/") for shelf in (self.images, self.archives) for path in shelf)
 
     def read(self, path: str, file: File) -> bytes:
         """The bytes of a file; safe to call from any number of threads.
@@ -151,16 +151,16 @@ class Tree:
             InputError: it is compressed, damaged, not a tar, or cannot be read.
         """
         folder = path.removesuffix(".tar")
-        pictures, archives = len(self.pictures), len(self.archives)
+        images, archives = len(self.images), len(self.archives)
         try:
             self._enter(self.open_archive(path).members(), f"{folder}/" if path else "", self.home(path))
         except (ArchiveError, OSError) as error:
-            pictures, archives = len(self.pictures) - pictures, len(self.archives) - archives
-            if pictures == archives == 0:
-                remedy = "copy or download it again" if path else "name a folder of pictures or an uncompressed tar"
+            images, archives = len(self.images) - images, len(self.archives) - archives
+            if images == archives == 0:
+                remedy = "copy or download it again" if path else "name a folder of images or an uncompressed tar"
                 message = f"is not a tar archive ({error}): {remedy}"
             else:
-                held = f"{pictures} pictures" if pictures else f"{archives} archives in it"
+                held = f"{images} images" if images else f"{archives} archives in it"
                 message = f"the archive is damaged after {held} ({error}): copy or download it again"
             raise InputError(f"{self.root / path}: {message}") from error
         if path:
@@ -196,7 +196,7 @@ class Tree:
         name = path.rpartition("/")[2].lower()
         extension = name.rpartition(".")[2]
         if extension in EXTENSIONS:
-            return self.pictures
+            return self.images
         if extension == "txt":
             return self.texts
         if extension == "tar":
@@ -226,7 +226,7 @@ def read_tree(source: Path) -> Tree:
             tree.mount("")
         else:
             reason = "is neither a folder nor a file" if source.exists() else "does not exist"
-            raise InputError(f"{source}: {reason}: name a folder of pictures or an uncompressed tar")
+            raise InputError(f"{source}: {reason}: name a folder of images or an uncompressed tar")
     except PermissionError as error:
         where = error.filename or source
         raise InputError(f"{where}: cannot be read (permission denied): change its permissions") from error

@@ -1,7 +1,7 @@
 """Decoding on a GPU with DALI, for `prepare`.
 
 Only JPEGs that every decoder reads alike (see `jpeg_header`) go there, all others to `decode`, and so do progressive
-ones, for which GPUs have no engine. DALI gives up a whole batch for one picture that it cannot decode: then `decode`
+ones, for which GPUs have no engine. DALI gives up a whole batch for one image that it cannot decode: then `decode`
 gets all of it, and says which one it was, and why.
 """
 
@@ -20,7 +20,7 @@ from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode_or_error, visible_box
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
-_HARDWARE = 0.65  # of the pictures go to the JPEG engines of GPUs that have them: DALI's own default
+_HARDWARE = 0.65  # of the images go to the JPEG engines of GPUs that have them: DALI's own default
 
 Shape = tuple[int, int]
 
@@ -32,8 +32,8 @@ class GpuDecoder:
     over the edge, DALI repeats the last pixel and the operator of the CPU leaves out what is not there.
     """
 
-    pictures = 64
-    threads = 2  # while one waits for its pictures to come back, the GPU has those of the other
+    images = 64
+    threads = 2  # while one waits for its images to come back, the GPU has those of the other
 
     def __init__(self, size: int, fit: str, *, gpu: int | None = 0) -> None:
         """
@@ -56,7 +56,7 @@ class GpuDecoder:
     def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
         results: list[Pixels | ImageError | None] = [None] * len(blobs)
         shapes = [_shape(data) for data in blobs]
-        for some in _runs(shapes, self.pictures):
+        for some in _runs(shapes, self.images):
             pixels = self._run([blobs[i] for i in some], [shapes[i] for i in some])  # type: ignore[misc]
             for i, each in zip(some, pixels if pixels is not None else (), strict=False):
                 results[i] = each
@@ -87,7 +87,7 @@ class GpuDecoder:
         from nvidia.dali.types import DALIDataType
 
         threads = max(1, machine.cores() // self.threads)
-        pipe = Pipeline(self.pictures, threads, self._gpu, prefetch_queue_depth=1)
+        pipe = Pipeline(self.images, threads, self._gpu, prefetch_queue_depth=1)
         with pipe:
             jpegs = fn.external_source(name="jpegs", dtype=DALIDataType.UINT8, ndim=1)
             start, end = (fn.external_source(name=name, dtype=DALIDataType.FLOAT, ndim=1) for name in ("start", "end"))
@@ -104,13 +104,13 @@ class GpuDecoder:
 
 
 def _shape(data: bytes) -> Shape | None:
-    """The height and width of a picture that DALI may have."""
+    """The height and width of an image that DALI may have."""
     header = ordinary_jpeg(data)
     return header[:2] if header is not None and one_whole_scan(data, header) else None
 
 
 def _runs(shapes: Sequence[Shape | None], most: int) -> Iterator[list[int]]:
-    """Which pictures go through DALI together: at most `most`, and not too many pixels; None goes with none."""
+    """Which images go through DALI together: at most `most`, and not too many pixels; None goes with none."""
     some: list[int] = []
     pixels = 0
     for i, shape in enumerate(shapes):

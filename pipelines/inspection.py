@@ -1,4 +1,4 @@
-"""What a person wants to know of pictures before a study: `fasttransfer data inspect`."""
+"""What a person wants to know of images before a study: `fasttransfer data inspect`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import PARTS, Store, is_store
 
 SAMPLE = 200
-_PROBE = 8  # pixels; a picture is decoded whole whatever it is resized to
+_PROBE = 8  # pixels; an image is decoded whole whatever it is resized to
 
 
 class Spread(NamedTuple):
@@ -38,25 +38,25 @@ class Inspection:
     layout: str
     classes: tuple[str, ...]
     words: Mapping[str, str]
-    pictures: Mapping[str, int]  # "train", "val" -> how many
-    per_class: Mapping[str, Spread]  # "train", "val" -> pictures a class
+    images: Mapping[str, int]  # "train", "val" -> how many
+    per_class: Mapping[str, Spread]  # "train", "val" -> images per class
     held_out: bool
     notes: tuple[str, ...]
     sampled: int
-    widths: Spread | None  # pixels; None where no sampled picture could be opened
+    widths: Spread | None  # pixels; None where no sampled image could be opened
     heights: Spread | None
-    modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> pictures
-    formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> pictures
+    modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> images
+    formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> images
     bad: tuple[tuple[str, str], ...]  # path and reason
     store: Facts | None = None  # None for sources
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a store beyond its pictures."""
+    """What is known of a store beyond its images."""
 
     kind: str  # "raw" | "jpeg"
-    fit: str  # how pictures that are not square were made so
+    fit: str  # how images that are not square were made so
     source: str
     disk: int  # bytes
     digest: str
@@ -64,7 +64,7 @@ class Facts:
 
 
 def open_images(path: Path) -> Listing | Store:
-    """The store in a folder, or the pictures of a source.
+    """The store in a folder, or the images of a source.
 
     Raises:
         InputError: neither, or damaged.
@@ -79,7 +79,7 @@ def inspect(what: Path | Listing | Store) -> Inspection:
     their paths.
 
     Raises:
-        InputError: no pictures there, or a damaged store.
+        InputError: no images there, or a damaged store.
     """
     if isinstance(what, Path):
         what = open_images(what)
@@ -92,23 +92,23 @@ def _of_listing(listing: Listing) -> Inspection:
     sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd notes in files that decode well
-        for picture in sample:
+        for image in sample:
             try:
-                data = listing.read(picture)
-                with open_image(data) as image:
-                    sizes.append(image.size)
-                    modes[image.mode] += 1
-                    formats[image.format or "unknown"] += 1
+                data = listing.read(image)
+                with open_image(data) as opened:
+                    sizes.append(opened.size)
+                    modes[opened.mode] += 1
+                    formats[opened.format or "unknown"] += 1
                 decode(data, _PROBE)
             except (OSError, ImageError) as error:
-                bad.append((picture.path, str(error)))
+                bad.append((image.path, str(error)))
     return Inspection(
         path=listing.source,
         kind="source",
         layout=listing.layout,
         classes=listing.classes,
         words=listing.words,
-        pictures={part: len(labels) for part, labels in counts.items()},
+        images={part: len(labels) for part, labels in counts.items()},
         per_class={part: _per_class(labels, len(listing.classes)) for part, labels in counts.items()},
         held_out=listing.held_out,
         notes=listing.notes,
@@ -131,7 +131,7 @@ def _of_store(store: Store) -> Inspection:
         layout=str(store.manifest["layout"]),
         classes=store.classes,
         words=store.words,
-        pictures={part: len(each) for part, each in labels.items()},
+        images={part: len(each) for part, each in labels.items()},
         per_class={part: _per_class(each.tolist(), len(store.classes)) for part, each in labels.items()},
         held_out=bool(store.manifest["held_out"]),
         notes=tuple(store.manifest["notes"]),
@@ -152,11 +152,11 @@ def _of_store(store: Store) -> Inspection:
     )
 
 
-def _sample(pictures: Sequence[ImageFile]) -> list[ImageFile]:
-    def digest(picture: ImageFile) -> int:
-        return int(xxhash.xxh3_64_intdigest(os.fsencode(picture.path)))
+def _sample(images: Sequence[ImageFile]) -> list[ImageFile]:
+    def digest(image: ImageFile) -> int:
+        return int(xxhash.xxh3_64_intdigest(os.fsencode(image.path)))
 
-    return sorted(sorted(pictures, key=digest)[:SAMPLE], key=lambda picture: (picture.label, picture.path))
+    return sorted(sorted(images, key=digest)[:SAMPLE], key=lambda image: (image.label, image.path))
 
 
 def _per_class(labels: Sequence[int], classes: int) -> Spread:

@@ -1,6 +1,6 @@
 """What has been prepared so far, so that a prepare that was killed can be gone on with.
 
-A file in the folder that is being filled: a head that says what is made of which pictures, then a line for each shard
+A file in the folder that is being filled: a head that says what is made of which images, then a line for each shard
 that is on disk. Every line begins with the XXH3-64 of the rest of it: half a line, or a changed one, ends what counts.
 """
 
@@ -25,11 +25,11 @@ Head = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class JournalEntry:
-    """Some pictures that are done with.
+    """Some images that are done with.
 
     Attributes:
         part: the part that they belong to; entries come in order.
-        looked_at: how many pictures of the part's list had been looked at.
+        looked_at: how many images of the part's list had been looked at.
         refused: path and reason of those left out since the entry before.
         shard: what the others went to, which is on disk; None where there were none, at the end of a part.
     """

@@ -1,8 +1,8 @@
 """Which JPEGs every decoder reads alike, found in their headers without decoding a pixel.
 
-Decoders differ at the edges: whether they turn a picture as its EXIF note says, what colours four components mean,
-whether they fill what is missing of a truncated file with grey. Only pictures without such an edge go to the fast
-decoders, of the CPU and of the GPU; all others go to one and the same slow one. So what a picture becomes, and
+Decoders differ at the edges: whether they turn an image as its EXIF note says, what colours four components mean,
+whether they fill what is missing of a truncated file with grey. Only images without such an edge go to the fast
+decoders, of the CPU and of the GPU; all others go to one and the same slow one. So what an image becomes, and
 whether it is refused, does not depend on the machine.
 """
 
@@ -106,14 +106,14 @@ def _harmless(marker: int, body: bytes) -> bool:
         # "Adobe", a version, two words of flags, and which colours: 0 none but RGB, 1 YCbCr, 2 YCCK.
         return not body.startswith(b"Adobe") or (len(body) >= 12 and body[11] == 1)
     if marker == _APP2:
-        return not body.startswith(b"MPF\0")  # more pictures follow
+        return not body.startswith(b"MPF\0")  # more images follow
     if body.startswith(b"Exif\0"):
         return _upright(body[6:])
     return _XMP_TURN.search(body) is None
 
 
 def _upright(tiff: bytes) -> bool:
-    """Whether an EXIF note says that the picture stands upright, or nothing about it; False also of a damaged one."""
+    """Whether an EXIF note says that the image stands upright, or nothing about it; False also of a damaged one."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return False

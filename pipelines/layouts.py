@@ -1,4 +1,4 @@
-"""What classes a source holds and which pictures each has: ImageFolder, Tiny-ImageNet, ILSVRC12 or WebDataset.
+"""What classes a source holds and which images each has: ImageFolder, Tiny-ImageNet, ILSVRC12 or WebDataset.
 
 Nothing is decoded here and nothing is unpacked. Everything is sorted by the bytes of its name, so that
 labels and order never depend on the file system.
@@ -24,14 +24,14 @@ from fasttransfer.pipelines.store import is_store
 # Names of the folders of the two parts. The last are those that ILSVRC12's archives stand for.
 _TRAIN = ("train", "ILSVRC2012_img_train")
 _VAL = ("val", "valid", "validation", "ILSVRC2012_img_val")
-_HELD_OUT = 10  # one picture in so many
+_HELD_OUT = 10  # one image in so many
 
-ByClass = dict[str, list[str]]  # class -> paths of its pictures
+ByClass = dict[str, list[str]]  # class -> paths of its images
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One picture; `path` is relative to the source, `label` indexes `Listing.classes`."""
+    """One image; `path` is relative to the source, `label` indexes `Listing.classes`."""
 
     path: str
     label: int
@@ -39,7 +39,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a source; both parts are sorted by label, then by the bytes of the path."""
+    """The images of a source; both parts are sorted by label, then by the bytes of the path."""
 
     source: Path
     layout: str  # "image-folder" | "tiny-imagenet" | "ilsvrc12" | "webdataset"
@@ -51,17 +51,17 @@ class Listing:
     notes: tuple[str, ...] = ()  # what a person should know: what was left out, and by which rule
     tree: Tree = field(default_factory=lambda: Tree(Path()), repr=False, compare=False)
 
-    def read(self, picture: ImageFile) -> bytes:
-        """The bytes of the picture's file; safe to call from any number of threads.
+    def read(self, image: ImageFile) -> bytes:
+        """The bytes of the image's file; safe to call from any number of threads.
 
         Raises:
             OSError: the file cannot be read.
         """
-        return self.tree.read(picture.path, self.tree.pictures[picture.path])
+        return self.tree.read(image.path, self.tree.images[image.path])
 
 
 def list_images(source: Path) -> Listing:
-    """Lists the pictures of a folder or of an uncompressed tar that has one of these layouts.
+    """Lists the images of a folder or of an uncompressed tar that has one of these layouts.
 
     * ImageFolder: `train/<class>/…` and `val/<class>/…`, or `<class>/…` directly.
     * Tiny-ImageNet: `train/<wnid>/images/…`, `val/images/…` with `val/val_annotations.txt`, `words.txt`.
@@ -70,9 +70,9 @@ def list_images(source: Path) -> Listing:
       `<wnid>.tar` in the place of folders `<wnid>`; they are read in place.
     * WebDataset: tar shards, or a single one, see `webdataset`.
 
-    All of it may lie in one top folder. Without `val` a tenth of each class's pictures, at least one, is
+    All of it may lie in one top folder. Without `val` a tenth of each class's images, at least one, is
     held out of training: those whose paths from the class on have the smallest XXH3 digests. A class with
-    a single picture keeps it for training and has none in validation, which `Store.need_both_parts`
+    a single image keeps it for training and has none in validation, which `Store.need_both_parts`
     refuses where it matters.
 
     Raises:
@@ -80,9 +80,7 @@ def list_images(source: Path) -> Listing:
     """
     source = Path(source)
     if is_store(source):
-        raise InputError(
-            f"{source}: is a prepared store, not a source of pictures: use it as it is, or name its pictures"
-        )
+        raise InputError(f"{source}: is a prepared store, not a source of images: use it as it is, or name its images")
     if webdataset.is_shard(source):
         return _of_shards(Tree(source), [""])
     tree = read_tree(source)
@@ -180,15 +178,15 @@ def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
 def _base(tree: Tree) -> str:
     """The prefix of the one top folder that holds all the others, "" where there is none."""
     tops = tree.subfolders("")
-    if not tree.pictures and (tree.archives or tree.packed):
+    if not tree.images and (tree.archives or tree.packed):
         names = sorted([*tree.archives, *tree.packed], key=os.fsencode)
         raise InputError(
-            f"{tree.root}: holds no pictures but archives ({_few(names)}): unpack each into a folder named after its "
+            f"{tree.root}: holds no images but archives ({_few(names)}): unpack each into a folder named after its "
             "class"
         )
     top = next(iter(tops), "")
     nested = len(tops) == 1 and top not in (*_TRAIN, *_VAL) and bool(tree.subfolders(f"{top}/"))
-    return f"{top}/" if nested and all("/" in path for path in tree.pictures) else ""
+    return f"{top}/" if nested and all("/" in path for path in tree.images) else ""
 
 
 def _unread(tree: Tree) -> list[str]:
@@ -202,10 +200,10 @@ def _wnids() -> frozenset[str]:
 
 
 def _by_class(tree: Tree, prefix: str) -> tuple[ByClass, list[str]]:
-    """Class folder -> its pictures at any depth, and the pictures that lie in none."""
+    """Class folder -> its images at any depth, and the images that lie in none."""
     found: ByClass = {name: [] for name in tree.subfolders(prefix)}
     strays: list[str] = []
-    for path in tree.pictures:
+    for path in tree.images:
         if path.startswith(prefix):
             name, inside, _ = path[len(prefix) :].partition("/")
             (found[name] if inside else strays).append(path)
@@ -216,16 +214,16 @@ def _check_train(tree: Tree, prefix: str, train: ByClass, strays: Sequence[str])
     where = f"{tree.root}: {prefix}" if prefix else f"{tree.root}:"
     if not train:
         outside = f" but {_count(strays)} outside any" if strays else ""
-        raise InputError(f"{where} holds no class folders{outside}: lay the pictures out as <class>/<picture>")
+        raise InputError(f"{where} holds no class folders{outside}: lay the images out as <class>/<image>")
     parts = {"train", *_VAL} & train.keys()
     if any(tree.subfolders(f"{prefix}{name}/") for name in parts):
         raise InputError(
-            f"{where} {min(parts)} has class folders but train has none: lay the pictures out as "
-            "train/<class>/<picture> and val/<class>/<picture>"
+            f"{where} {min(parts)} has class folders but train has none: lay the images out as "
+            "train/<class>/<image> and val/<class>/<image>"
         )
     if empty := sorted((name for name, paths in train.items() if not paths), key=os.fsencode):
         kinds = " ".join(sorted(EXTENSIONS))
-        raise InputError(f"{where} no picture ({kinds}) in class {_few(empty)}: add some or remove the folder")
+        raise InputError(f"{where} no image ({kinds}) in class {_few(empty)}: add some or remove the folder")
     if train.keys() <= set(_VAL):
         raise InputError(f"{where} {min(train)} is a validation part without a training part: put train beside it")
     _check_classes(where, train)
@@ -284,24 +282,24 @@ def _annotated(tree: Tree, prefix: str) -> ByClass:
         line_of = f"{tree.root}: line {number} of {annotations}"
         if not name.strip():
             raise InputError(f"{line_of} is not <file> tab <class>: correct it")
-        if path not in tree.pictures:
+        if path not in tree.images:
             raise InputError(f"{line_of} names {file}, which {prefix}images does not have: unpack it again")
         if path in named:
             raise InputError(f"{line_of} names {file} for the second time: remove one of the lines")
         named.add(path)
         val.setdefault(name.strip(), []).append(path)
-    if extra := sorted(path for path in tree.pictures if path.startswith(prefix) and path not in named):
+    if extra := sorted(path for path in tree.images if path.startswith(prefix) and path not in named):
         raise InputError(
             f"{tree.root}: {annotations} does not name {_count(extra)} that {prefix} has ({_few(extra)}): "
-            "add the lines or remove the pictures"
+            "add the lines or remove the images"
         )
     return val
 
 
 def _published(tree: Tree, flat: Sequence[str], classes: Iterable[str]) -> tuple[ByClass, list[str]]:
-    """ILSVRC12's flat validation part: a picture's number says its class.
+    """ILSVRC12's flat validation part: an image's number says its class.
 
-    Pictures of classes that train does not have are left out: that is what a subset of the classes looks
+    Images of classes that train does not have are left out: that is what a subset of the classes looks
     like.
     """
     labels, synsets = ilsvrc12_val_labels(), ilsvrc12()
@@ -319,22 +317,22 @@ def _published(tree: Tree, flat: Sequence[str], classes: Iterable[str]) -> tuple
             val[name].append(path)
         else:
             others += 1
-    return val, [f"{others:,} validation pictures of classes that train does not have left out"] if others else []
+    return val, [f"{others:,} validation images of classes that train does not have left out"] if others else []
 
 
 def _check_val(where: str, val: ByClass, classes: Iterable[str]) -> None:
     if not any(val.values()):
-        raise InputError(f"{where} holds no pictures: fill it, or remove it to hold out a tenth of train")
+        raise InputError(f"{where} holds no images: fill it, or remove it to hold out a tenth of train")
     if extra := sorted(val.keys() - set(classes), key=os.fsencode):
         raise InputError(f"{where} has class {_few(extra)}, which train has not: add or remove it")
     if lacking := sorted((name for name in classes if not val.get(name)), key=os.fsencode):
-        raise InputError(f"{where} has no picture of class {_few(lacking)}: add some or remove the class")
+        raise InputError(f"{where} has no image of class {_few(lacking)}: add some or remove the class")
 
 
-def _hold_out(prefix: str, pictures: ByClass) -> tuple[ByClass, ByClass]:
-    """Training and validation pictures; the rule looks at nothing but names from the class on."""
+def _hold_out(prefix: str, images: ByClass) -> tuple[ByClass, ByClass]:
+    """Training and validation images; the rule looks at nothing but names from the class on."""
     train, val = {}, {}
-    for name, paths in pictures.items():
+    for name, paths in images.items():
         digests = {path: xxhash.xxh3_64_intdigest(os.fsencode(path[len(prefix) :])) for path in paths}
         order = sorted(paths, key=lambda path: (digests[path], path))
         count = max(1, len(paths) // _HELD_OUT) if len(paths) > 1 else 0
@@ -343,22 +341,22 @@ def _hold_out(prefix: str, pictures: ByClass) -> tuple[ByClass, ByClass]:
 
 
 def _held_out_note(val: ByClass) -> str:
-    pictures = sum(map(len, val.values()))
-    note = f"no validation part: {pictures:,} pictures held out for it, a tenth of each class, by file name"
+    images = sum(map(len, val.values()))
+    note = f"no validation part: {images:,} images held out for it, a tenth of each class, by file name"
     alone = sum(1 for paths in val.values() if not paths)
-    return f"{note}; {alone} of {len(val)} classes have one picture, none to hold out" if alone else note
+    return f"{note}; {alone} of {len(val)} classes have one image, none to hold out" if alone else note
 
 
-def _part(classes: Iterable[str], pictures: ByClass) -> tuple[ImageFile, ...]:
+def _part(classes: Iterable[str], images: ByClass) -> tuple[ImageFile, ...]:
     return tuple(
         ImageFile(path, label)
         for label, name in enumerate(classes)
-        for path in sorted(pictures.get(name, ()), key=os.fsencode)
+        for path in sorted(images.get(name, ()), key=os.fsencode)
     )
 
 
 def _count(paths: Sequence[str]) -> str:
-    return f"{len(paths):,} picture{'' if len(paths) == 1 else 's'}"
+    return f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

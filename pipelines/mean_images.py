@@ -1,4 +1,4 @@
-"""Mean pictures: what networks see pixels as differences from. A task's is computed once and kept in the cache."""
+"""Mean images: what networks see pixels as differences from. A task's is computed once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Mean = NDArray[np.float32]
 _CHUNK = 64 << 20  # bytes of pixels that are held at a time
 
 
-def compute_mean_image(pictures: TaskImages) -> Mean:
-    """The mean of every pixel over `pictures`: (S, S, 3) float32, S the side of the store."""
+def compute_mean_image(images: TaskImages) -> Mean:
+    """The mean of every pixel over `images`: (S, S, 3) float32, S the side of the store."""
     threads = machine.cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
-        shares = np.array_split(pictures.rows, threads)
-        sums = list(pool.map(partial(_sum, pictures.part, _CHUNK // threads), shares))
-    mean: Mean = (np.sum(sums, axis=0) / len(pictures)).astype(np.float32)
+        shares = np.array_split(images.rows, threads)
+        sums = list(pool.map(partial(_sum, images.part, _CHUNK // threads), shares))
+    mean: Mean = (np.sum(sums, axis=0) / len(images)).astype(np.float32)
     return mean
 
 
@@ -50,7 +50,7 @@ def _sum(part: StorePart, chunk: int, rows: Rows) -> NDArray[np.int64]:
 
 
 def load_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Mean:
-    """`compute_mean_image` of a task's training pictures, from `cache`/means where it was computed before.
+    """`compute_mean_image` of a task's training images, from `cache`/means where it was computed before.
 
     A file is NumPy's own format with the XXH3-128 of that behind it, which NumPy does not read. One that is damaged is
     computed again, and a cache that cannot be written costs the time of the next study only.

@@ -1,4 +1,4 @@
-"""The feed of raw stores: pixels are read where they lie, and augmented in one pass a mean picture."""
+"""The feed of raw stores: pixels are read where they lie, and augmented in one pass a mean image."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class MemoryFeed(StoreFeed):
     """Batches straight from a raw store.
 
     On the CPU the shards are read where they are mapped: whatever of them was read before is in the page cache. For a
-    GPU the task's pictures either lie in its memory, or each batch is gathered into pinned memory and copied while the
+    GPU the task's images either lie in its memory, or each batch is gathered into pinned memory and copied while the
     GPU computes.
 
     Args:
-        resident: on a GPU, whether the task's pictures are all held in its memory.
+        resident: on a GPU, whether the task's images are all held in its memory.
 
     The others are those of `StoreFeed`.
     """
@@ -52,9 +52,9 @@ class MemoryFeed(StoreFeed):
         self._held: dict[TaskImages, Tensor] = {}
         self._staging: Staging | None = None
         if device.type == "cpu":
-            self._mapped = {pictures.part: _mapped(pictures.part) for pictures in (train, val)}
+            self._mapped = {images.part: _mapped(images.part) for images in (train, val)}
         elif resident:
-            self._held = {pictures: _held(pictures, device) for pictures in (train, val)}
+            self._held = {images: _held(images, device) for images in (train, val)}
         else:
             side = train.part.size
             self._staging = Staging((stream.batch, side, side, 3), device)
@@ -69,15 +69,15 @@ class MemoryFeed(StoreFeed):
         self._held = {}
 
     @contextmanager
-    def _pixels(self, pictures: TaskImages, ids: Tensor) -> Iterator[Pixels]:
+    def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[Pixels]:
         if self._staging is not None:
-            fill = partial(self._gather, pictures.part, pictures.rows[ids.numpy()])
+            fill = partial(self._gather, images.part, images.rows[ids.numpy()])
             with self._staging.copied(len(ids), fill) as there:
                 yield Pixels([there], torch.arange(len(ids)))
         elif self._held:
-            yield Pixels([self._held[pictures]], ids)
+            yield Pixels([self._held[images]], ids)
         else:
-            yield Pixels(self._mapped[pictures.part], torch.from_numpy(pictures.rows[ids.numpy()]))
+            yield Pixels(self._mapped[images.part], torch.from_numpy(images.rows[ids.numpy()]))
 
     def _gather(self, part: StorePart, rows: np.ndarray, to: Tensor) -> None:
         """The pixels of `rows` into `to`, (N, S, S, 3), a stretch of them a thread."""
@@ -98,11 +98,11 @@ def _mapped(part: StorePart) -> list[Tensor]:
     return [from_dlpack(shard) for shard in part.shards]
 
 
-def _held(pictures: TaskImages, device: torch.device) -> Tensor:
-    """All pictures, in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
-    side = pictures.part.size
-    held = torch.empty((len(pictures), side, side, 3), dtype=torch.uint8, device=device)
+def _held(images: TaskImages, device: torch.device) -> Tensor:
+    """All images, in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
+    side = images.part.size
+    held = torch.empty((len(images), side, side, 3), dtype=torch.uint8, device=device)
     step = max(1, _CHUNK // (side * side * 3))
-    for start in range(0, len(pictures), step):
-        held[start : start + step] = torch.from_numpy(pictures.part.gather(pictures.rows[start : start + step]))
+    for start in range(0, len(images), step):
+        held[start : start + step] = torch.from_numpy(images.part.gather(images.rows[start : start + step]))
     return held

@@ -38,7 +38,7 @@ class PrefetchedFeed:
         return asked.result()
 
     def val(self) -> Iterator[Batch]:
-        """Every validation picture once, in order, centre crops."""
+        """Every validation image once, in order, centre crops."""
         batches = self._feed.val()
         following = self._thread.submit(next, batches, None)
         while (batch := following.result()) is not None:

@@ -1,4 +1,4 @@
-"""Pictures -> a store: every file is decoded once, checked, resized, and never looked at again."""
+"""Images -> a store: every file is decoded once, checked, resized, and never looked at again."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ def prepare(
     cache: Path,
     kind: Kind = "raw",
     fit: str = "stretch",
-    bad_pictures: str = "fail",
+    bad_images: str = "fail",
     device: str = "cpu",
     log: Log = print,
 ) -> Store:
     """The store of `source` (a folder or a tar, see `layouts`), made unless the cache has it.
 
-    It is made again when a file was added, removed or changed (its size or time of change). A picture that cannot be
+    It is made again when a file was added, removed or changed (its size or time of change). An image that cannot be
     decoded neither stops a run later nor shrinks it unseen: with "fail" all are checked and then told together, with
     "skip" they are left out and listed in the manifest with their reasons. Two runs at once make it once.
 
     A kill at any moment, Ctrl-C or a full disk leaves nothing that looks like a store, and loses no shard that was
     complete: the same call goes on from there, once it has read them back, and ends with the same files as if nothing
-    had happened. Work on other pictures that was stopped is removed from the cache after a week, and at once when its
+    had happened. Work on other images that was stopped is removed from the cache after a week, and at once when its
     source is gone or is being prepared again after a change.
 
     Args:
-        size: side of the stored pictures in pixels.
+        size: side of the stored images in pixels.
         cache: the store is `cache/stores/<key>/`. Which device decoded does not enter the key: what is there is used.
         kind: "raw" | "jpeg", see `fasttransfer.pipelines.store`.
         fit: "stretch" | "crop", see `fasttransfer.pipelines.decode.decode`.
-        bad_pictures: "fail" | "skip".
+        bad_images: "fail" | "skip".
         device: "cpu" | "cuda", where to decode.
         say: gets a line of progress at most every few seconds.
 
     Raises:
-        InputError: bad source, bad pictures, pictures that changed meanwhile, no room on the disk.
+        InputError: bad source, bad images, images that changed meanwhile, no room on the disk.
     """
-    return _in_cache(_job(source, size, kind, fit, bad_pictures, device), Path(cache), log)
+    return _in_cache(_job(source, size, kind, fit, bad_images, device), Path(cache), log)
 
 
 def prepare_into(
@@ -66,7 +66,7 @@ def prepare_into(
     size: int,
     kind: Kind = "raw",
     fit: str = "stretch",
-    bad_pictures: str = "fail",
+    bad_images: str = "fail",
     device: str = "cpu",
     log: Log = print,
 ) -> Store:
@@ -77,10 +77,10 @@ def prepare_into(
     Raises:
         InputError: as `prepare`, and when something else is in `folder`.
     """
-    job = _job(source, size, kind, fit, bad_pictures, device)
+    job = _job(source, size, kind, fit, bad_images, device)
     folder = Path(folder).resolve()
     if job.listing.source.resolve() in folder.parents:
-        raise InputError(f"{folder}: lies inside the pictures, which then would change: name a folder elsewhere")
+        raise InputError(f"{folder}: lies inside the images, which then would change: name a folder elsewhere")
 
     def stale() -> bool:
         return not _is_store_of(job, folder)
@@ -98,23 +98,23 @@ def prepare_into(
     return _make(job, folder, fill_still_free, stale, lambda other: True, log)
 
 
-def find_started(source: Listing, *, size: int, cache: Path, bad_pictures: str = "fail") -> tuple[Kind, ...]:
+def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "fail") -> tuple[Kind, ...]:
     """The kinds of store that `prepare` has in the cache, or works on, or would go on with."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
-    jobs = [_job(source, size, kind, bad_pictures=bad_pictures) for kind in kinds]
+    jobs = [_job(source, size, kind, bad_images=bad_images) for kind in kinds]
     folders = [Path(cache) / "stores" / key for key in request_digests(source, [job.named for job in jobs])]
     of = zip(kinds, folders, strict=True)
     return tuple(kind for kind, folder in of if folder.exists() or temporary_of(folder).exists())
 
 
-def find_finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_pictures: str = "fail") -> Path | None:
+def find_finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_images: str = "fail") -> Path | None:
     """The store that `prepare` has in the cache; None where there is work left."""
-    folder = Path(cache) / "stores" / _job(source, size, kind, bad_pictures=bad_pictures).key
+    folder = Path(cache) / "stores" / _job(source, size, kind, bad_images=bad_images).key
     return folder if folder.exists() else None
 
 
 def builtin_folder(*, size: int, cache: Path, train: int, val: int) -> Path:
-    """Where `prepare_builtin` renders the pictures that it prepares."""
+    """Where `prepare_builtin` renders the images that it prepares."""
     from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
 
     key = xxhash.xxh3_128_hexdigest(f"{synthetic.fingerprint()} {size} {train} {val}".encode())
@@ -122,21 +122,21 @@ def builtin_folder(*, size: int, cache: Path, train: int, val: int) -> Path:
 
 
 def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw", log: Log = print) -> Store:
-    """The store of the built-in pictures, rendered into `cache/builtin/<key>/` unless they are there.
+    """The store of the built-in images, rendered into `cache/builtin/<key>/` unless they are there.
 
     Args:
-        size: side of the rendered and of the stored pictures in pixels.
-        train, val: pictures a class.
+        size: side of the rendered and of the stored images in pixels.
+        train, val: images per class.
 
     Raises:
-        InputError: fewer than one picture a class and part, too small a size, no room on the disk.
+        InputError: fewer than one image a class and part, too small a size, no room on the disk.
     """
     from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
 
     if train < 1 or val < 1:
-        raise InputError(f"{train} training and {val} validation pictures a class: say at least one of each")
+        raise InputError(f"{train} training and {val} validation images per class: say at least one of each")
     folder = builtin_folder(size=size, cache=cache, train=train, val=val)
-    pictures = len(synthetic.SIDES) * (train + val)
+    images = len(synthetic.SIDES) * (train + val)
 
     def fill(temporary: Path) -> None:
         synthetic.render(temporary, train=train, val=val, size=size, log=log)
@@ -145,8 +145,8 @@ def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind 
     make_once(
         folder,
         fill,
-        stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != pictures,
-        waiting=lambda: log("prepare: another run is drawing these pictures, waiting for it"),
+        stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != images,
+        waiting=lambda: log("prepare: another run is drawing these images, waiting for it"),
     )
     return _in_cache(_job(folder, size, kind, synthetic=True), Path(cache), log)
 
@@ -156,21 +156,21 @@ def _job(
     size: int,
     kind: Kind = "raw",
     fit: str = "stretch",
-    bad_pictures: str = "fail",
+    bad_images: str = "fail",
     device: str = "cpu",
     *,
     synthetic: bool = False,
 ) -> StoreRequest:
     if not 1 <= size <= 4096:
-        raise InputError(f"size {size}: stored pictures have a side of 1 to 4096 pixels")
+        raise InputError(f"size {size}: stored images have a side of 1 to 4096 pixels")
     if kind not in SUFFIX:
         raise InputError(f"kind {kind!r}: say raw or jpeg")
     if fit not in FITS:
         raise InputError(f"fit {fit!r}: say stretch or crop")
-    if bad_pictures not in ("fail", "skip"):
-        raise InputError(f"bad pictures {bad_pictures!r}: say fail or skip")
+    if bad_images not in ("fail", "skip"):
+        raise InputError(f"bad images {bad_images!r}: say fail or skip")
     listing = source if isinstance(source, Listing) else list_images(Path(source))
-    return StoreRequest(listing, size, kind, fit, bad_pictures, device, synthetic)
+    return StoreRequest(listing, size, kind, fit, bad_images, device, synthetic)
 
 
 def _in_cache(job: StoreRequest, cache: Path, log: Log) -> Store:
@@ -215,7 +215,7 @@ def _make(
             folder,
             fill,
             stale=stale,
-            waiting=lambda: log("prepare: another run is preparing these pictures, waiting for it"),
+            waiting=lambda: log("prepare: another run is preparing these images, waiting for it"),
             keep=keep_ours_too,
         )
     except BaseException:
@@ -231,7 +231,7 @@ def _may_go_on(temporary: Path, job: StoreRequest) -> bool:
     if head is None or not any(entry.shard for entry in entries) or not Path(head["source"]).exists():
         return False
     if (head["source"], head["choices"]) == (job.head["source"], job.head["choices"]):
-        return False  # the pictures changed
+        return False  # the images changed
     return time.time() - (temporary / journal.JOURNAL).stat().st_mtime < _KEEP_SECONDS
 
 
@@ -244,7 +244,7 @@ def _is_store_of(job: StoreRequest, folder: Path) -> bool:
         if there.manifest.get("key") != job.key:
             raise InputError(
                 f"{folder}: another store is here ({there.kind}, {there.size} x {there.size}, of "
-                f"{there.manifest.get('source')}, or the pictures changed since): name another folder or delete it"
+                f"{there.manifest.get('source')}, or the images changed since): name another folder or delete it"
             )
         return True
     if any(folder.iterdir()):

@@ -10,11 +10,11 @@ SAY_EVERY = 5.0  # seconds between lines
 
 
 class ProgressLog:
-    """Counts pictures; what an earlier run did counts as done, but not for the rate.
+    """Counts images; what an earlier run did counts as done, but not for the rate.
 
     Args:
         what: begins each line.
-        total: pictures; done: those that are done already.
+        total: images; done: those that are done already.
     """
 
     def __init__(self, what: str, total: int, log: Log, done: int = 0) -> None:
@@ -23,21 +23,21 @@ class ProgressLog:
         self._start = self._said = time.monotonic()
 
     def step(self, count: int = 1) -> None:
-        """So many pictures more."""
+        """So many images more."""
         self._done += count
         now = time.monotonic()
         if now - self._said >= SAY_EVERY and self._done > self._first:
             self._said = now
             rate = (self._done - self._first) / (now - self._start)
             self._say(
-                f"{self._what}: {self._done:,} of {self._total:,} pictures, {rate:,.0f} a second, "
+                f"{self._what}: {self._done:,} of {self._total:,} images, {rate:,.0f} a second, "
                 f"{format_duration((self._total - self._done) / rate)} left"
             )
 
     def finish(self) -> None:
         """The last line."""
         took, count = time.monotonic() - self._start, self._done - self._first
-        earlier = f", {self._first:,} pictures were there from before" if self._first else ""
+        earlier = f", {self._first:,} images were there from before" if self._first else ""
         self._say(
-            f"{self._what}: done in {format_duration(took)}, {count / max(took, 1e-9):,.0f} pictures a second{earlier}"
+            f"{self._what}: done in {format_duration(took)}, {count / max(took, 1e-9):,.0f} images per second{earlier}"
         )

@@ -1,4 +1,4 @@
-"""Pictures into the shards of a part: written in order, digested on the way, flushed in the background.
+"""Images into the shards of a part: written in order, digested on the way, flushed in the background.
 
 A shard is never memory-mapped while it is written: a page of a mapped file costs more than the copy, and a disk found
 full in the middle of one kills the process.
@@ -72,13 +72,13 @@ def flusher() -> Iterator[Flusher]:
 
 
 class PartWriter:
-    """Appends pictures to the shards of `part` in `folder`.
+    """Appends images to the shards of `part` in `folder`.
 
     Args:
         first: the shard to begin with; row: the first row of it.
-        most: pictures that may come at most.
-        size: side of a picture in pixels.
-        digest: told every picture.
+        most: images that may come at most.
+        size: side of an image in pixels.
+        digest: told every image.
         flusher: has each complete shard put on disk; `complete` is called then, in its thread.
     """
 
@@ -91,13 +91,13 @@ class PartWriter:
         self._digest, self._flusher = digest, flusher
         self._shard: _RawShard | _TarShard | None = None
 
-    def add(self, picture: Pixels | bytes, label: int) -> bool:
-        """One picture, (size, size, 3) uint8 or its JPEG; returns whether the shard is full: then call `cut`."""
+    def add(self, image: Pixels | bytes, label: int) -> bool:
+        """One image, (size, size, 3) uint8 or its JPEG; returns whether the shard is full: then call `cut`."""
         if self._shard is None:
             path = self._folder / shard_name(self._part, self._next, self._kind)
             self._shard = _RawShard(path, self._size, self._left) if self._kind == "raw" else _TarShard(path, self._row)
-        data = memoryview(picture if isinstance(picture, bytes) else picture.data).cast("B")
-        self._digest.pictures(data)
+        data = memoryview(image if isinstance(image, bytes) else image.data).cast("B")
+        self._digest.images(data)
         self._shard.add(data, label)
         self._row += 1
         self._left -= 1
@@ -170,7 +170,7 @@ class _RawShard:
 
 
 class _TarShard:
-    """A tar whose bytes are a function of the pictures: without times or owners."""
+    """A tar whose bytes are a function of the images: without times or owners."""
 
     def __init__(self, path: Path, row: int) -> None:
         self._row, self._bytes = row, 0
@@ -214,19 +214,19 @@ def jpeg_index(shards: Sequence[Sequence[int]]) -> NDArray[np.int64]:
 
 
 def read_back(path: Path, kind: Kind, shard: ImageShard, digest: Digest) -> bool:
-    """Whether the file is the shard that was written; tells `digest` its pictures on the way."""
+    """Whether the file is the shard that was written; tells `digest` its images on the way."""
     state = xxhash.xxh3_128()
     try:
         with open(path, "rb") as file:
-            for length, is_picture in _spans(kind, shard):
+            for length, is_image in _spans(kind, shard):
                 left = length
                 while left:
                     piece = file.read(min(left, _PIECE))
                     if not piece:
                         return False
                     state.update(piece)
-                    if is_picture:
-                        digest.pictures(piece)
+                    if is_image:
+                        digest.images(piece)
                     left -= len(piece)
             return not file.read(1) and state.hexdigest() == shard.checksum
     except OSError:
@@ -234,7 +234,7 @@ def read_back(path: Path, kind: Kind, shard: ImageShard, digest: Digest) -> bool
 
 
 def _spans(kind: Kind, shard: ImageShard) -> Iterator[tuple[int, bool]]:
-    """The bytes of a shard from its start: how many, and whether they are of pictures."""
+    """The bytes of a shard from its start: how many, and whether they are of images."""
     start = 0
     if kind == "raw":
         start = len(npy_header((shard.rows, 1, 1, 3)))
@@ -249,7 +249,7 @@ def _spans(kind: Kind, shard: ImageShard) -> Iterator[tuple[int, bool]]:
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a NumPy file of uint8; of the same length for any number of pictures."""
+    """The header of a NumPy file of uint8; of the same length for any number of images."""
     memory = io.BytesIO()
     description = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(memory, description)

@@ -1,12 +1,12 @@
-"""The store: every picture of a source decoded once, resized, and kept in files that need nothing of this project.
+"""The store: every image of a source decoded once, resized, and kept in files that need nothing of this project.
 
 A folder with `manifest.json` and, for each part (train, val), `<part>-labels.npy` (int64) and shards. Rows are sorted
-by label, then by the bytes of the picture's path. There are two kinds:
+by label, then by the bytes of the image's path. There are two kinds:
 
 * raw: `<part>-0000.npy`, `<part>-0001.npy` … (uint8, rows x size x size x 3, RGB). All shards of a part but the last
   have the same number of rows.
 * jpeg: `<part>-0000.tar` … in WebDataset's convention, members `00000123.jpg` and `00000123.cls` (row and label), and
-  `<part>-index.npy` (int64, pictures x 2: offset and size of a JPEG in its shard), so that no tar is ever searched.
+  `<part>-index.npy` (int64, images x 2: offset and size of a JPEG in its shard), so that no tar is ever searched.
 
 The manifest has the XXH3-128 of every other file; `fasttransfer data verify` reads everything back.
 """
@@ -31,9 +31,9 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.decode import decode_stored
 
 FORMAT = 2
-_CONTENT = 1  # enters the digest: studies on disk name their pictures by it, whatever becomes of the files' format
+_CONTENT = 1  # enters the digest: studies on disk name their images by it, whatever becomes of the files' format
 _JPEG_SHARE = 0.16  # of the bytes of the pixels, at quality 95; 0.15 was found on ILSVRC12 at 256 x 256
-_TAR_BYTES = 1800  # headers, label and filling of a picture in a tar
+_TAR_BYTES = 1800  # headers, label and filling of an image in a tar
 MANIFEST = "manifest.json"
 PARTS = ("train", "val")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # of a file that should be there
@@ -50,7 +50,7 @@ class UnreadableStoreError(InputError):
 
 
 class StorePart(Protocol):
-    """The training or the validation pictures of a store."""
+    """The training or the validation images of a store."""
 
     @property
     def labels(self) -> Labels:
@@ -58,12 +58,12 @@ class StorePart(Protocol):
 
     @property
     def size(self) -> int:
-        """Side of a picture in pixels."""
+        """Side of an image in pixels."""
 
     def __len__(self) -> int: ...
 
     def gather(self, rows: Rows) -> Pixels:
-        """The pictures of `rows` in that order; rows may repeat. Thread-safe.
+        """The images of `rows` in that order; rows may repeat. Thread-safe.
 
         Args:
             rows: (k,) integers in [0, len(self)).
@@ -112,7 +112,7 @@ class JpegStorePart:
         files: the shards.
         starts: (shards,) int64, first row of each.
         index: (n, 2) int64, offset and size of each JPEG in its shard.
-        size: side of a picture in pixels.
+        size: side of an image in pixels.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class JpegStorePart:
             OSError: it cannot be read.
         """
         if not 0 <= row < len(self):
-            raise IndexError(f"row {row} asked of a part with {len(self)} pictures")
+            raise IndexError(f"row {row} asked of a part with {len(self)} images")
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         offset, size = map(int, self.index[row])
         data = os.pread(self._handles[shard], size, offset)
@@ -147,7 +147,7 @@ class JpegStorePart:
         """See `StorePart.gather`; decoded in the thread that calls.
 
         Raises:
-            PictureError: a JPEG that is damaged.
+            ImageError: a JPEG that is damaged.
         """
         return decode_stored([self.read(row) for row in _checked(rows, len(self)).tolist()], self.size)
 
@@ -168,7 +168,7 @@ class Store:
 
     @staticmethod
     def open(folder: Path) -> Store:
-        """Opens a store; checks the manifest and each file's shape, type and length, not what the pictures show.
+        """Opens a store; checks the manifest and each file's shape, type and length, not what the images show.
 
         Raises:
             UnreadableError: the system does not let us read it.
@@ -205,7 +205,7 @@ class Store:
             raise damaged_store_error(folder, reason) from error
 
     def require_both_parts(self, classes: Iterable[str]) -> None:
-        """Refuses classes that a study cannot use: each needs pictures to train on and to validate on.
+        """Refuses classes that a study cannot use: each needs images to train on and to validate on.
 
         Raises:
             InputError: names the first few that lack either.
@@ -219,27 +219,27 @@ class Store:
             if lacking:
                 more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
                 raise InputError(
-                    f"{source}: no {what} picture of {', '.join(lacking[:3])}{more}: "
-                    "give each class at least two pictures or leave it out of the split"
+                    f"{source}: no {what} image of {', '.join(lacking[:3])}{more}: "
+                    "give each class at least two images or leave it out of the split"
                 )
 
 
 class Digest:
     """The digest of a store's contents, fed piece by piece, in order of parts and rows.
 
-    How rows are cut into shards does not enter it. What is known of a part only when its last picture is decoded
-    (labels, sizes of JPEGs) and the pictures themselves run in two streams.
+    How rows are cut into shards does not enter it. What is known of a part only when its last image is decoded
+    (labels, sizes of JPEGs) and the images themselves run in two streams.
     """
 
     def __init__(self, classes: Sequence[str], size: int, kind: Kind) -> None:
         head = [_CONTENT, size, list(classes), *([] if kind == "raw" else [kind])]
         self._facts = xxhash.xxh3_128(json.dumps(head).encode())
-        self._pictures = xxhash.xxh3_128()
+        self._images = xxhash.xxh3_128()
 
     def copy(self) -> Digest:
         """One that goes on from here by itself."""
         copy = object.__new__(Digest)
-        copy._facts, copy._pictures = self._facts.copy(), self._pictures.copy()
+        copy._facts, copy._images = self._facts.copy(), self._images.copy()
         return copy
 
     def facts(self, facts: NDArray[np.int64]) -> None:
@@ -247,12 +247,12 @@ class Digest:
         self._facts.update(len(facts).to_bytes(8, "little"))
         self._facts.update(np.ascontiguousarray(facts, dtype="<i8").data)
 
-    def pictures(self, data: bytes | memoryview) -> None:
+    def images(self, data: bytes | memoryview) -> None:
         """The pixels or the JPEGs of one or more rows."""
-        self._pictures.update(data)
+        self._images.update(data)
 
     def hexdigest(self) -> str:
-        return xxhash.xxh3_128_hexdigest(self._facts.digest() + self._pictures.digest())
+        return xxhash.xxh3_128_hexdigest(self._facts.digest() + self._images.digest())
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -260,14 +260,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: is not a prepared store (no {MANIFEST}): run prepare on the pictures") from None
+        raise InputError(f"{folder}: is not a prepared store (no {MANIFEST}): run prepare on the images") from None
     except OSError as error:
         raise _unread(folder, error) from error
     except ValueError as error:
         raise damaged_store_error(folder, f"{MANIFEST} cannot be read ({error})") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT:
-        raise InputError(f"{folder}: store format {version}, this version reads {FORMAT}: prepare the pictures again")
+        raise InputError(f"{folder}: store format {version}, this version reads {FORMAT}: prepare the images again")
     assert isinstance(manifest, dict)
     return manifest
 
@@ -280,7 +280,7 @@ def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size:
     if count and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}-labels.npy has labels outside 0 to {classes - 1}")
     if sum(rows) != count:
-        raise ValueError(f"the {name} shards hold {sum(rows)} pictures, not {count}")
+        raise ValueError(f"the {name} shards hold {sum(rows)} images, not {count}")
     starts = np.cumsum([0, *rows], dtype=np.int64)[:-1]
     files = [folder / shard_name(name, index, kind) for index in range(len(rows))]
     if kind == "raw":
@@ -304,10 +304,10 @@ def shard_name(part: str, index: int, kind: Kind = "raw") -> str:
     return f"{part}-{index:04d}{SUFFIX[kind]}"
 
 
-def expected_bytes(kind: Kind, pictures: int, size: int) -> int:
-    """About what so many pictures of a side of `size` pixels will take; of a raw store exactly."""
+def expected_bytes(kind: Kind, images: int, size: int) -> int:
+    """About what so many images of a side of `size` pixels will take; of a raw store exactly."""
     pixels = size * size * 3
-    return pictures * (pixels if kind == "raw" else int(pixels * _JPEG_SHARE) + _TAR_BYTES)
+    return images * (pixels if kind == "raw" else int(pixels * _JPEG_SHARE) + _TAR_BYTES)
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:
@@ -318,11 +318,11 @@ def manifest_checksum(manifest: Mapping[str, Any]) -> str:
 
 def damaged_store_error(folder: Path, reason: str) -> InputError:
     """What to say of a store with something wrong in it."""
-    return InputError(f"{folder}: the store is damaged ({reason}): delete the folder and prepare the pictures again")
+    return InputError(f"{folder}: the store is damaged ({reason}): delete the folder and prepare the images again")
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a store is here, be it damaged. A folder of pictures may have somebody else's manifest."""
+    """Whether a store is here, be it damaged. A folder of images may have somebody else's manifest."""
     if not os.path.isfile(folder / MANIFEST):  # False as well where nothing can be read
         return False
     try:
@@ -342,7 +342,7 @@ def _unread(folder: Path, error: OSError) -> InputError:
 def _checked(rows: Rows, count: int) -> NDArray[np.int64]:
     checked: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
     if len(checked) and (checked.min() < 0 or checked.max() >= count):
-        raise IndexError(f"rows {checked.min()} to {checked.max()} asked of a part with {count} pictures")
+        raise IndexError(f"rows {checked.min()} to {checked.max()} asked of a part with {count} images")
     return checked
 
 

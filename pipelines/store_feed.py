@@ -15,7 +15,7 @@ from fasttransfer.pipelines.streams import Batch, Stream, TaskImages, Views, cen
 
 
 class Pixels(NamedTuple):
-    """Pictures as they are stored, where the batch is made.
+    """Images as they are stored, where the batch is made.
 
     `shards` are (R_i, S, S, 3) uint8; `rows`, (N,) int64 on the CPU, says which of them the batch has, numbered through
     all shards.
@@ -26,7 +26,7 @@ class Pixels(NamedTuple):
 
 
 class Augmentation(TypedDict):
-    """What becomes of a picture on its way to stage 1, see `StoreFeed`."""
+    """What becomes of an image on its way to stage 1, see `StoreFeed`."""
 
     crop: int
     scale: float
@@ -36,12 +36,12 @@ class Augmentation(TypedDict):
 
 
 class StoreFeed(ABC):
-    """Batches of a task's pictures in a store, see `fasttransfer.pipelines.streams.Feed`.
+    """Batches of a task's images in a store, see `fasttransfer.pipelines.streams.Feed`.
 
     Args:
-        train, val: the pictures of the task.
+        train, val: the images of the task.
         stream: order and views of training.
-        means: task -> its mean picture, (S, S, 3) float32; a batch carries one set of pictures for each.
+        means: task -> its mean image, (S, S, 3) float32; a batch carries one set of images for each.
         crop: side of the crop; scale: factor on the pixel differences.
         device: where batches are made: the bytes cross, the floats do not.
         block, side, dtype: what becomes one pixel, how many there are, and their type, see `ops.augment`.
@@ -71,7 +71,7 @@ class StoreFeed(ABC):
         return self._batch(self._train, self._stream.views(step))
 
     def val(self) -> Iterator[Batch]:
-        """Every validation picture once, in order, centre crops."""
+        """Every validation image once, in order, centre crops."""
         for ids in torch.arange(len(self._val)).split(self._stream.batch):
             yield self._batch(self._val, centre_views(ids, self._stream.margin))
 
@@ -80,12 +80,12 @@ class StoreFeed(ABC):
         """Gives back threads and memory; the feed is not asked again."""
 
     @abstractmethod
-    def _pixels(self, pictures: TaskImages, ids: Tensor) -> AbstractContextManager[Pixels]:
-        """The pixels of the pictures `ids`; they may be overwritten when the context ends."""
+    def _pixels(self, images: TaskImages, ids: Tensor) -> AbstractContextManager[Pixels]:
+        """The pixels of the images `ids`; they may be overwritten when the context ends."""
 
-    def _batch(self, pictures: TaskImages, views: Views) -> Batch:
-        labels = torch.from_numpy(pictures.labels[views.ids.numpy()])
-        with self._pixels(pictures, views.ids) as pixels:
+    def _batch(self, images: TaskImages, views: Views) -> Batch:
+        labels = torch.from_numpy(images.labels[views.ids.numpy()])
+        with self._pixels(images, views.ids) as pixels:
             rows, top, left, mirror, labels = self._moved(pixels.rows, views.top, views.left, views.mirror, labels)
             shown = {
                 task: ops.augment(

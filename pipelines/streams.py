@@ -1,6 +1,6 @@
-"""What a feed is: batches of one task's pictures, in the order and with the views that the study's draws say.
+"""What a feed is: batches of one task's images, in the order and with the views that the study's draws say.
 
-Which picture comes when, and which crop and mirror of it is shown, are functions of (key, epoch, picture): any step
+Which image comes when, and which crop and mirror of it is shown, are functions of (key, epoch, image): any step
 can be asked for at any time, so that a run may start anywhere.
 """
 
@@ -21,15 +21,15 @@ from fasttransfer.pipelines.store import Store, StorePart
 
 
 class Batch(NamedTuple):
-    """N pictures ready for stage 1.
+    """N images ready for stage 1.
 
-    `pictures` maps the task whose mean was subtracted to (N, 3 * block^2, side, side) in channels-last memory, of the
-    dtype asked for: the same pictures and views under each mean. `labels`, `ids` (rows of the task's list) and `views`
+    `images` maps the task whose mean was subtracted to (N, 3 * block^2, side, side) in channels-last memory, of the
+    dtype asked for: the same images and views under each mean. `labels`, `ids` (rows of the task's list) and `views`
     (numbers in the stream's list of views; 0 where it has none) are (N,) int64, the latter two on the CPU. `cuts` has
-    what is known of the pictures further up: source and n, e.g. "A5", -> cut n, (N, ...) bfloat16.
+    what is known of the images further up: source and n, e.g. "A5", -> cut n, (N, ...) bfloat16.
     """
 
-    pictures: Mapping[str, Tensor]
+    images: Mapping[str, Tensor]
     labels: Tensor
     ids: Tensor
     views: Tensor
@@ -43,7 +43,7 @@ class Feed(Protocol):
         """The batch of training step `step`, counted from 0."""
 
     def val(self) -> Iterator[Batch]:
-        """Every validation picture once, in order, centre crops."""
+        """Every validation image once, in order, centre crops."""
 
     def close(self) -> None:
         """Gives back threads and memory; the feed is not asked again."""
@@ -64,10 +64,10 @@ class TaskImages:
 def select_task_images(
     store: Store, part: StorePart, classes: tuple[str, ...], per_class: int | None = None
 ) -> TaskImages:
-    """The pictures of `classes`, labelled by their position in that list, in the order of the store.
+    """The images of `classes`, labelled by their position in that list, in the order of the store.
 
     `per_class` keeps the first so many of each class, as the paper's reduced-volume study did. That each class has
-    pictures is for `Store.need_both_parts` to say.
+    images is for `Store.need_both_parts` to say.
     """
     label_of = np.full(len(store.classes), -1, dtype=np.int64)
     for label, name in enumerate(classes):
@@ -84,14 +84,14 @@ def select_task_images(
 class Share:
     """Which of several processes this is, and so which part of every batch it takes: all of it where there is one.
 
-    Parts are as equal as whole pictures allow, and in the order of the processes.
+    Parts are as equal as whole images allow, and in the order of the processes.
     """
 
     rank: int = 0
     ranks: int = 1
 
     def of(self, count: int) -> tuple[int, int]:
-        """Where this process's part of `count` pictures begins and ends."""
+        """Where this process's part of `count` images begins and ends."""
         return count * self.rank // self.ranks, count * (self.rank + 1) // self.ranks
 
 
@@ -99,7 +99,7 @@ WHOLE = Share()
 
 
 class Views(NamedTuple):
-    """Which pictures, and what of them is shown: all (N,); `mirror` bool, the rest int64.
+    """Which images, and what of them is shown: all (N,); `mirror` bool, the rest int64.
 
     `number` is the view's place in the stream's list, 0 where it has none.
     """
@@ -113,13 +113,13 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless stream of a task's training pictures: epoch after epoch, each in its own order.
+    """The endless stream of a task's training images: epoch after epoch, each in its own order.
 
     Batches run on across the end of an epoch, so that every batch is full.
 
     Attributes:
         order_key, view_key: Philox keys of the order of an epoch and of the views in it.
-        pictures: how many there are; batch: pictures a step.
+        images: how many there are; batch: images per step.
         margin: side of the store minus side of the crop, in pixels.
         choices: the views to draw from, (top, left, mirror) each; without them any crop and its mirror.
         share: the part of every batch that is made; the order is that of the whole.
@@ -127,18 +127,18 @@ class Stream:
 
     order_key: int
     view_key: int
-    pictures: int
+    images: int
     batch: int
     margin: int
     choices: Sequence[tuple[int, int, bool]] = ()
     share: Share = WHOLE
 
     def views(self, step: int) -> Views:
-        """The pictures of training step `step`, counted from 0, with their crops and mirrors."""
+        """The images of training step `step`, counted from 0, with their crops and mirrors."""
         start, stop = (step * self.batch + end for end in self.share.of(self.batch))
         parts = []
-        for epoch in range(start // self.pictures, (stop - 1) // self.pictures + 1):
-            first = epoch * self.pictures
+        for epoch in range(start // self.images, (stop - 1) // self.images + 1):
+            first = epoch * self.images
             ids = self._order(epoch)[max(start - first, 0) : stop - first]
             parts.append((ids, self._draws(epoch)[ids]))
         ids = torch.cat([ids for ids, _ in parts])
@@ -151,21 +151,21 @@ class Stream:
         return Views(ids, offsets[:, 0], offsets[:, 1], draws[:, 2] >= 1 << 31, torch.zeros_like(ids))
 
     def _order(self, epoch: int) -> Tensor:
-        return _table("order", self.order_key, self.pictures, epoch)
+        return _table("order", self.order_key, self.images, epoch)
 
     def _draws(self, epoch: int) -> Tensor:
-        return _table("views", self.view_key, self.pictures, epoch)
+        return _table("views", self.view_key, self.images, epoch)
 
 
 class Sweep(Stream):
-    """Every picture in every view of the list, once: record number = picture * views + view.
+    """Every image in every view of the list, once: record number = image * views + view.
 
     Behind the last record it comes again and again, so that every batch is full.
     """
 
     @property
     def records(self) -> int:
-        return self.pictures * len(self.choices)
+        return self.images * len(self.choices)
 
     @property
     def steps(self) -> int:
@@ -181,14 +181,14 @@ class Sweep(Stream):
 
 
 def centre_views(ids: Tensor, margin: int) -> Views:
-    """The centre crop of each picture, not mirrored: number 0 of every list of views."""
+    """The centre crop of each image, not mirrored: number 0 of every list of views."""
     middle = torch.full_like(ids, margin // 2)
     return Views(ids, middle, middle, torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids))
 
 
 @lru_cache(maxsize=8)
-def _table(kind: str, key: int, pictures: int, epoch: int) -> Tensor:
+def _table(kind: str, key: int, images: int, epoch: int) -> Tensor:
     """A table of an epoch, drawn once and not once a step. Two streams with two epochs each are kept."""
     if kind == "order":
-        return randomness.permutation(key, pictures, at=epoch)
-    return randomness.philox(key, pictures, at=epoch)
+        return randomness.permutation(key, images, at=epoch)
+    return randomness.philox(key, images, at=epoch)

@@ -24,14 +24,14 @@ from fasttransfer.pipelines.store import (
 )
 
 _PIECE = 4 << 20  # bytes read at a time
-_PICTURES = 64  # decoded at a time
+_IMAGES = 64  # decoded at a time
 _FEW = 5  # things named in a message
 
 
 class _File(NamedTuple):
     name: str
-    holds: str  # which pictures, for people
-    pictures: int
+    holds: str  # which images, for people
+    images: int
 
 
 class _Rows(NamedTuple):
@@ -59,11 +59,11 @@ def verify(store: Store, log: Log = lambda text: None) -> None:
     for file, same in map_in_order(lambda file: _same(store, file), list(_files(store)), machine.cores()):
         if not same:
             wrong.append(f"{file.name}{file.holds}")
-        eta.step(file.pictures)
+        eta.step(file.images)
     if store.kind == "jpeg":
         eta = ProgressLog("verify: decoding", total, log)
         for rows, bad in map_in_order(lambda rows: _undecodable(store, rows), _tasks(store), machine.cores()):
-            wrong += [f"{rows.part} picture {row:,}, which cannot be decoded" for row in bad]
+            wrong += [f"{rows.part} image {row:,}, which cannot be decoded" for row in bad]
             eta.step(rows.stop - rows.start)
     if wrong:
         more = f"; and {len(wrong) - _FEW:,} more" if len(wrong) > _FEW else ""
@@ -77,7 +77,7 @@ def _files(store: Store) -> Iterator[_File]:
             yield _File(f"{part}-index.npy", "", 0)
         start = 0
         for number, rows in enumerate(store.manifest["parts"][part]["shards"]):
-            holds = f" with {part} pictures {start:,} to {start + rows - 1:,}"
+            holds = f" with {part} images {start:,} to {start + rows - 1:,}"
             yield _File(shard_name(part, number, store.kind), holds, rows)
             start += rows
 
@@ -98,8 +98,8 @@ def _same(store: Store, file: _File) -> bool:
 def _tasks(store: Store) -> Iterator[_Rows]:
     for part in PARTS:
         count = len(getattr(store, part))
-        for start in range(0, count, _PICTURES):
-            yield _Rows(part, start, min(start + _PICTURES, count))
+        for start in range(0, count, _IMAGES):
+            yield _Rows(part, start, min(start + _IMAGES, count))
 
 
 def _undecodable(store: Store, rows: _Rows) -> list[int]:

@@ -10,7 +10,7 @@ UNLIMITED = "unlimited"
 
 
 class View(NamedTuple):
-    """One crop of a stored picture: its corner in pixels, and whether it is mirrored."""
+    """One crop of a stored image: its corner in pixels, and whether it is mirrored."""
 
     top: int
     left: int

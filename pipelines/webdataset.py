@@ -33,7 +33,7 @@ Label = int | str
 
 
 class LabelledImage(NamedTuple):
-    """The pictures of some shards by class; `val` is None where no shard is for validation."""
+    """The images of some shards by class; `val` is None where no shard is for validation."""
 
     train: dict[str, list[str]]
     val: dict[str, list[str]] | None
@@ -49,13 +49,13 @@ def is_shard(source: Path) -> bool:
 
 
 def shards(tree: Tree) -> list[str]:
-    """The paths of the shards that a folder consists of; none where pictures lie in folders, or tars have no classes.
+    """The paths of the shards that a folder consists of; none where images lie in folders, or tars have no classes.
 
     Raises:
         InputError: some of them are compressed.
     """
     beside = {path.rpartition("/")[0] for path in tree.archives}
-    if any(path.rpartition("/")[0] not in beside for path in tree.pictures):
+    if any(path.rpartition("/")[0] not in beside for path in tree.images):
         return []
     found = sorted(tree.archives, key=os.fsencode)
     if not any(_labelled(tree.open_archive(path)) for path in found):
@@ -69,25 +69,25 @@ def shards(tree: Tree) -> list[str]:
 
 
 def read(tree: Tree, paths: Sequence[str]) -> LabelledImage:
-    """Enters the pictures of the shards `paths` into `tree`, and sorts them into classes.
+    """Enters the images of the shards `paths` into `tree`, and sorts them into classes.
 
     Raises:
-        InputError: a damaged shard, a picture without a class, a class that is not what the others are.
+        InputError: a damaged shard, an image without a class, a class that is not what the others are.
     """
     part_of = _parts(tree, paths)
     found: dict[str, dict[Label, list[str]]] = {"train": {}, "val": {}}
     where: dict[type, str] = {}
     for path, part in part_of.items():
-        for picture, label in _read_shard(tree, path).items():
-            found[part].setdefault(label, []).append(picture)
-            where.setdefault(type(label), picture)
+        for image, label in _read_shard(tree, path).items():
+            found[part].setdefault(label, []).append(image)
+            where.setdefault(type(label), image)
     if len(where) > 1:
         raise InputError(
             f"{tree.root}: the .cls of {where[int]} is a number, that of {where[str]} is not: "
             "write numbers everywhere, or names everywhere"
         )
     names = _names(tree, {label for labels in found.values() for label in labels})
-    named = {part: {names[label]: pictures for label, pictures in found[part].items()} for part in found}
+    named = {part: {names[label]: images for label, images in found[part].items()} for part in found}
     left = sorted(set(paths) - part_of.keys())
     notes = [f"test shards left out: {', '.join(left[:3])}{' …' if left[3:] else ''}"] if left else []
     return LabelledImage(named["train"], named["val"] if "val" in part_of.values() else None, notes)
@@ -128,12 +128,12 @@ def _part_of(path: str) -> str:
 
 
 def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
-    """Enters the pictures of one shard into `tree`; returns the label of each by its path."""
+    """Enters the images of one shard into `tree`; returns the label of each by its path."""
     here = tree.root / shard
     archive = tree.open_archive(shard)
     prefix, home = (f"{shard}/" if shard else ""), tree.home(shard)
     labels: dict[str, Label] = {}
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     try:
         for member in archive.members():
             key, extension = _key_of(member.name)
@@ -144,24 +144,24 @@ def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
                     raise InputError(f"{here}: {key}.cls is there twice: remove one of them")
                 labels[key] = _label(here, key, archive.read(member) if member.size <= _MOST else b"")
             elif extension in EXTENSIONS:
-                if key in pictures:
-                    raise InputError(f"{here}: key {key} has two pictures ({member.name} is one): give each a key")
-                path = pictures[key] = prefix + member.name.removeprefix("./")
-                tree.pictures[path] = in_archive(member, home)
+                if key in images:
+                    raise InputError(f"{here}: key {key} has two images ({member.name} is one): give each a key")
+                path = images[key] = prefix + member.name.removeprefix("./")
+                tree.images[path] = in_archive(member, home)
             else:
                 tree.count_unread(extension)
     except ArchiveError as error:
         raise InputError(
-            f"{here}: the archive is damaged after {len(pictures)} pictures ({error}): copy or download it again"
+            f"{here}: the archive is damaged after {len(images)} images ({error}): copy or download it again"
         ) from error
     except OSError as error:
         raise InputError(f"{here}: cannot be read ({(error.strerror or str(error)).lower()}): put it right") from error
-    if lacking := sorted(pictures.keys() - labels.keys()):
-        raise InputError(f"{here}: {pictures[lacking[0]].removeprefix(prefix)} has no {lacking[0]}.cls: add it")
-    if alone := sorted(labels.keys() - pictures.keys()):
+    if lacking := sorted(images.keys() - labels.keys()):
+        raise InputError(f"{here}: {images[lacking[0]].removeprefix(prefix)} has no {lacking[0]}.cls: add it")
+    if alone := sorted(labels.keys() - images.keys()):
         kinds = " ".join(sorted(EXTENSIONS))
-        raise InputError(f"{here}: {alone[0]}.cls has no picture ({kinds}) of its key: add it or remove the key")
-    return {pictures[key]: label for key, label in labels.items()}
+        raise InputError(f"{here}: {alone[0]}.cls has no image ({kinds}) of its key: add it or remove the key")
+    return {images[key]: label for key, label in labels.items()}
 
 
 def _label(shard: Path, key: str, data: bytes) -> Label:

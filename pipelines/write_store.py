@@ -1,6 +1,6 @@
 """Filling the folder of a store: decode, resize, write, and go on where a killed process stopped.
 
-The files of a store are a function of the pictures, of the choices and of the libraries that decode; not of what ran
+The files of a store are a function of the images, of the choices and of the libraries that decode; not of what ran
 when, or of how often it was stopped.
 """
 
@@ -54,16 +54,16 @@ JPEG_QUALITY = 95
 
 _KEYS = 1  # enters keys; raw stores keep theirs, so that one of an older format is found and replaced
 _AHEAD_BYTES = 256 << 20  # of pixels that wait to be written
-_LINES = 1000  # about pictures, digested at a time
-_FEW = 5  # bad pictures named in a message
+_LINES = 1000  # about images, digested at a time
+_FEW = 5  # bad images named in a message
 
 
 class SourceError(InputError):
-    """The pictures cannot become the store that was asked for, however often it is tried."""
+    """The images cannot become the store that was asked for, however often it is tried."""
 
 
 class RefusedImage(NamedTuple):
-    """A picture that cannot be decoded."""
+    """An image that cannot be decoded."""
 
     path: str
     reason: str
@@ -71,29 +71,29 @@ class RefusedImage(NamedTuple):
 
 @dataclass(frozen=True)
 class StoreRequest:
-    """What to make of which pictures, see `fasttransfer.pipelines.prepare.prepare`."""
+    """What to make of which images, see `fasttransfer.pipelines.prepare.prepare`."""
 
     listing: Listing
     size: int
     kind: Kind
     fit: str
-    bad_pictures: str
+    bad_images: str
     device: str
     synthetic: bool
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         """Of both parts."""
         return len(self.listing.train) + len(self.listing.val)
 
     @property
     def key(self) -> str:
-        """A digest of what determines the store, found without opening a single picture."""
+        """A digest of what determines the store, found without opening a single image."""
         return self._digests[0]
 
     @property
     def file_list(self) -> str:
-        """A digest of the parts, labels, paths, sizes and times of the pictures."""
+        """A digest of the parts, labels, paths, sizes and times of the images."""
         return self._digests[1]
 
     @cached_property
@@ -103,7 +103,7 @@ class StoreRequest:
         return {
             "key": self.key,
             "source": str(source),
-            "choices": [self.size, self.kind, self.fit, self.bad_pictures],
+            "choices": [self.size, self.kind, self.fit, self.bad_images],
             "archive": _stamp(source),
             "device": self.device,
             "versions": self.versions,
@@ -124,9 +124,9 @@ class StoreRequest:
 
     @property
     def named(self) -> bytes:
-        """What of the key comes before the pictures."""
+        """What of the key comes before the images."""
         listing, words = self.listing, sorted(self.listing.words.items())
-        head: list[Any] = [_KEYS, self.size, self.bad_pictures, str(listing.source.resolve()), listing.layout]
+        head: list[Any] = [_KEYS, self.size, self.bad_images, str(listing.source.resolve()), listing.layout]
         head += [listing.classes, words]
         if (self.kind, self.fit) != ("raw", "stretch"):
             head += [self.kind, self.fit]
@@ -138,15 +138,15 @@ class StoreRequest:
 
 
 def request_digests(listing: Listing, heads: Sequence[bytes]) -> list[str]:
-    """Of each head and, behind it, the parts, labels, paths, sizes and times of the pictures, in one pass over them."""
+    """Of each head and, behind it, the parts, labels, paths, sizes and times of the images, in one pass over them."""
     states = [xxhash.xxh3_128(head) for head in heads]
     for part in PARTS:
-        pictures: tuple[ImageFile, ...] = getattr(listing, part)
-        for start in range(0, len(pictures), _LINES):
+        images: tuple[ImageFile, ...] = getattr(listing, part)
+        for start in range(0, len(images), _LINES):
             lines = []
-            for picture in pictures[start : start + _LINES]:
-                file = listing.tree.pictures[picture.path]
-                lines.append(f"{part}\0{picture.label}\0{picture.path}\0{file.size}\0{file.mtime_ns}\n")
+            for image in images[start : start + _LINES]:
+                file = listing.tree.images[image.path]
+                lines.append(f"{part}\0{image.label}\0{image.path}\0{file.size}\0{file.mtime_ns}\n")
             some = os.fsencode("".join(lines))
             for state in states:
                 state.update(some)
@@ -157,7 +157,7 @@ def write_store(folder: Path, job: StoreRequest, log: Log) -> None:
     """Fills `folder`, which is empty or what a killed call left: shards that are as they were written are kept.
 
     Raises:
-        PicturesError: bad pictures, or pictures that changed meanwhile.
+        ImagesError: bad images, or images that changed meanwhile.
         InputError: no room on the disk.
         OSError: the disk.
     """
@@ -174,10 +174,10 @@ def write_store(folder: Path, job: StoreRequest, log: Log) -> None:
 
 
 def describe_refused(refused: Sequence[RefusedImage]) -> str:
-    """How many pictures cannot be decoded, and the first of them."""
+    """How many images cannot be decoded, and the first of them."""
     some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_FEW])
     more = f"; and {len(refused) - _FEW:,} more" if len(refused) > _FEW else ""
-    return f"{len(refused):,} picture{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
+    return f"{len(refused):,} image{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
 
 
 # -- what is there already ------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def _resumed(folder: Path, job: StoreRequest, log: Log) -> tuple[Digest, list[Jo
     kept = {JOURNAL}
     if head == job.head and any(entry.shard for entry in entries):
         total = sum(entry.shard.rows for entry in entries if entry.shard)
-        log(f"prepare: {total:,} pictures are there from an earlier run, which was stopped: checking them")
+        log(f"prepare: {total:,} images are there from an earlier run, which was stopped: checking them")
         eta = ProgressLog("prepare: checking", total, log)
         for entry, file in zip(entries, _files_of(entries, job.kind), strict=True):
             if entry.shard:
@@ -221,9 +221,9 @@ def _announce(folder: Path, job: StoreRequest, entries: Sequence[JournalEntry], 
         log(f"prepare: {listing.source}: {note}")
     about = "about " if job.kind == "jpeg" else ""
     there = sum(entry.shard.bytes for entry in entries if entry.shard)
-    need, free = expected_bytes(job.kind, job.pictures, job.size), shutil.disk_usage(folder).free
+    need, free = expected_bytes(job.kind, job.images, job.size), shutil.disk_usage(folder).free
     log(
-        f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation pictures of "
+        f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation images of "
         f"{len(listing.classes):,} classes at {job.size} x {job.size} into {folder.parent}: {about}{in_words(need)}"
         + (f", of which {in_words(there)} are there" if there else "")
     )
@@ -247,7 +247,7 @@ class _Made(NamedTuple):
 
 def _fill(folder: Path, job: StoreRequest, digest: Digest, entries: Sequence[JournalEntry], log: Log) -> None:
     before = job.head["archive"]
-    eta = ProgressLog("prepare", job.pictures, log, done=_looked_at(entries))
+    eta = ProgressLog("prepare", job.images, log, done=_looked_at(entries))
     parts: dict[str, _Made] = {}
     decoder = decoder_for(job.device, job.size, job.fit)
     # The journal is closed last: the flusher writes into it until it is done.
@@ -259,9 +259,9 @@ def _fill(folder: Path, job: StoreRequest, digest: Digest, entries: Sequence[Jou
     if _stamp(job.listing.source) != before:
         raise _changed(job.listing, "it")
     refused = [each for part in PARTS for each in parts[part].refused]
-    if refused and job.bad_pictures == "fail":
+    if refused and job.bad_images == "fail":
         told_all = f"{job.listing.source}: {describe_refused(refused)}"
-        raise SourceError(f"{told_all}: repair or remove, or leave out with --bad-pictures skip")
+        raise SourceError(f"{told_all}: repair or remove, or leave out with --bad-images skip")
     if refused:
         _refuse_emptied(job.listing, parts, refused)
         log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
@@ -290,18 +290,18 @@ def _fill_part(
     eta: ProgressLog,
     bad: bool,
 ) -> _Made:
-    """Goes on with a part after `entries`; `bad`: there were bad pictures in an earlier one."""
-    pictures: tuple[ImageFile, ...] = getattr(job.listing, part)
+    """Goes on with a part after `entries`; `bad`: there were bad images in an earlier one."""
+    images: tuple[ImageFile, ...] = getattr(job.listing, part)
     first = entries[-1].looked_at if entries else 0
     refused = [RefusedImage(*each) for entry in entries for each in entry.refused]
     left_out = {each.path for each in refused}
-    labels = [picture.label for picture in islice(pictures, first) if picture.path not in left_out]
+    labels = [image.label for image in islice(images, first) if image.path not in left_out]
     shards = [entry.shard for entry in entries if entry.shard]
     entered = len(refused)
 
     def doomed() -> bool:
         """All that is written is thrown away: the rest is only checked."""
-        return (bad or bool(refused)) and job.bad_pictures == "fail"
+        return (bad or bool(refused)) and job.bad_images == "fail"
 
     def cut(looked_at: int) -> None:
         nonlocal entered
@@ -315,64 +315,64 @@ def _fill_part(
         writer.cut(complete)
 
     writer = PartWriter(
-        folder, part, job.kind, first=len(shards), row=len(labels), most=len(pictures) - len(labels), size=job.size,
+        folder, part, job.kind, first=len(shards), row=len(labels), most=len(images) - len(labels), size=job.size,
         digest=digest, flusher=disk,
     )  # fmt: skip
-    with closing(writer), closing(_decoded(job, pictures[first:], decoder)) as outcomes:
-        for looked_at, (picture, outcome) in enumerate(outcomes, first + 1):
+    with closing(writer), closing(_decoded(job, images[first:], decoder)) as outcomes:
+        for looked_at, (image, outcome) in enumerate(outcomes, first + 1):
             eta.step()
             if isinstance(outcome, RefusedImage):
                 refused.append(outcome)
                 continue
             if doomed():
                 continue
-            labels.append(picture.label)
-            if writer.add(outcome, picture.label):
+            labels.append(image.label)
+            if writer.add(outcome, image.label):
                 cut(looked_at)
-        if first < len(pictures) and not doomed():
-            cut(len(pictures))
+        if first < len(images) and not doomed():
+            cut(len(images))
     disk.wait()
     return _Made(np.asarray(labels, dtype=np.int64), shards, refused)
 
 
 def _decoded(
-    job: StoreRequest, pictures: Sequence[ImageFile], decoder: Decoder
+    job: StoreRequest, images: Sequence[ImageFile], decoder: Decoder
 ) -> Generator[tuple[ImageFile, Pixels | bytes | RefusedImage], None, None]:
-    """Each picture in order with its pixels, its JPEG or why it has neither; a few tasks are decoded ahead."""
+    """Each image in order with its pixels, its JPEG or why it has neither; a few tasks are decoded ahead."""
 
     def work(some: Sequence[ImageFile]) -> list[Pixels | bytes | RefusedImage]:
-        read = [_read(job.listing, picture) for picture in some]
+        read = [_read(job.listing, image) for image in some]
         pixels = iter(decoder([data for data in read if isinstance(data, bytes)]))
         outcomes: list[Pixels | bytes | RefusedImage] = []
-        for picture, data in zip(some, read, strict=True):
+        for image, data in zip(some, read, strict=True):
             found = data if isinstance(data, RefusedImage) else next(pixels)
             if isinstance(found, RefusedImage):
                 outcomes.append(found)
             elif isinstance(found, ImageError):
-                outcomes.append(RefusedImage(picture.path, str(found)))
+                outcomes.append(RefusedImage(image.path, str(found)))
             else:
                 outcomes.append(np.ascontiguousarray(found) if job.kind == "raw" else _jpeg(found))
         return outcomes
 
-    each = min(decoder.pictures, max(1, _AHEAD_BYTES // (job.size * job.size * 3) // (2 * decoder.threads)))
-    tasks = (pictures[start : start + each] for start in range(0, len(pictures), each))
+    each = min(decoder.images, max(1, _AHEAD_BYTES // (job.size * job.size * 3) // (2 * decoder.threads)))
+    tasks = (images[start : start + each] for start in range(0, len(images), each))
     with closing(map_in_order(work, tasks, decoder.threads)) as done:
         for some, outcomes in done:
             yield from zip(some, outcomes, strict=True)
 
 
-def _read(listing: Listing, picture: ImageFile) -> bytes | RefusedImage:
+def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
     try:
-        data = listing.read(picture)
+        data = listing.read(image)
     except OSError as error:
-        return RefusedImage(picture.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
-    listed = listing.tree.pictures[picture.path]
+        return RefusedImage(image.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
+    listed = listing.tree.images[image.path]
     if len(data) != listed.size:
-        raise _changed(listing, picture.path)
+        raise _changed(listing, image.path)
     # Of an archive's members only the size is known to be as it was; the archive itself is looked at in the end.
     with suppress(FileNotFoundError, NotADirectoryError):
-        if os.stat(f"{listing.source}/{picture.path}").st_mtime_ns != listed.mtime_ns:
-            raise _changed(listing, picture.path)
+        if os.stat(f"{listing.source}/{image.path}").st_mtime_ns != listed.mtime_ns:
+            raise _changed(listing, image.path)
     return data
 
 
@@ -395,14 +395,14 @@ def _jpeg(pixels: Pixels) -> bytes:
 
 
 def _refuse_emptied(listing: Listing, parts: Mapping[str, _Made], refused: Sequence[RefusedImage]) -> None:
-    """Leaving bad pictures out must not leave a class out."""
+    """Leaving bad images out must not leave a class out."""
     for part in PARTS:
         had = np.bincount([each.label for each in getattr(listing, part)], minlength=len(listing.classes))
         has = np.bincount(parts[part].labels, minlength=len(listing.classes))
         for label in np.flatnonzero((had > 0) & (has == 0)):
             what = {"train": "training", "val": "validation"}[part]
             raise SourceError(
-                f"{listing.source}: class {listing.classes[label]} has no {what} picture left when those "
+                f"{listing.source}: class {listing.classes[label]} has no {what} image left when those "
                 f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
             )
 
@@ -468,7 +468,7 @@ def _write_manifest(
             }
             for part, made in parts.items()
         },
-        "bad_pictures": job.bad_pictures,
+        "bad_pictures": job.bad_images,
         "refused": [each._asdict() for each in refused],
         "versions": job.versions,
         "classes": listing.classes,

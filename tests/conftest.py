@@ -34,7 +34,7 @@ def _gpu(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def shared() -> Path:
-    """The folder of real pictures beside the checkout; tests that need it are skipped where it is absent."""
+    """The folder of real images beside the checkout; tests that need it are skipped where it is absent."""
     if not (SHARED / "data").is_dir():
-        pytest.skip("real pictures (../shared/data) are not on this machine")
+        pytest.skip("real images (../shared/data) are not on this machine")
     return SHARED

@@ -25,7 +25,7 @@ KEY = CacheKey(
     scale=1 / 64,
     geometry=TINY,
     cut=5,
-    pictures="3" * 32,
+    images="3" * 32,
     views=((1, 1, False), (1, 1, True)),
     precision="fp32",
     device="cpu",
@@ -61,7 +61,7 @@ class NoPart:
         raise AssertionError("a test of entries reads no pixels")
 
 
-def pictures(n: int) -> TaskImages:
+def images(n: int) -> TaskImages:
     """Every third row, of two classes."""
     return TaskImages(NoPart(), np.arange(n) * 3, np.arange(n) % 2)
 
@@ -69,7 +69,7 @@ def pictures(n: int) -> TaskImages:
 def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, about: EntryInfo = ABOUT) -> Tensor:
     """Makes an entry; returns its records."""
     x = features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
-    with cache.make_entries(root, [(key, about)], pictures(n)) as writers:
+    with cache.make_entries(root, [(key, about)], images(n)) as writers:
         for writer in writers:
             for part in x.split(7):
                 writer.append(part)

@@ -20,7 +20,7 @@ class Reader(HTMLParser):
         self.loads: list[str] = []
         self.words: list[str] = []
         self.heads: list[str | None] = []  # the scope of every head of a table
-        self.pictures: list[str] = []  # what is read aloud of every figure
+        self.images: list[str] = []  # what is read aloud of every figure
         self.feed(text)
         self.close()
         assert self.open == []
@@ -34,7 +34,7 @@ class Reader(HTMLParser):
             self.heads.append(given.get("scope"))
         if tag == "svg":
             assert given.get("role") == "img"
-            self.pictures.append(given.get("aria-label") or "")
+            self.images.append(given.get("aria-label") or "")
         for name, value in attrs:
             if name == "id":
                 self.ids.append(value or "")
@@ -72,5 +72,5 @@ def check_stands_alone(text: str) -> Reader:
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
     assert all(link.removeprefix("#") in read.ids for link in read.links if link.startswith("#"))
     assert all(scope in ("row", "col") for scope in read.heads)
-    assert all(read.pictures) and len(set(read.pictures)) == len(read.pictures)
+    assert all(read.images) and len(set(read.images)) == len(read.images)
     return read

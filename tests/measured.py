@@ -7,7 +7,7 @@ from typing import Any
 from fasttransfer.bench import ablation, cells, roofline, targets
 from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.study.cells import base
-from fasttransfer.study.paper import PICTURES_PER_SECOND
+from fasttransfer.study.paper import IMAGES_PER_SECOND
 
 MACHINE = {
     "fasttransfer": "0.1.0", "python": "3.11", "system": "Linux", "processor": "A processor", "instructions": "avx2",
@@ -27,7 +27,7 @@ def seconds(**medians: float) -> dict[str, Any]:
 
 
 def result(device: str = "cpu") -> dict[str, Any]:
-    """All parts, a step of 128 pictures in a second."""
+    """All parts, a step of 128 images in a second."""
     step = {"fasttransfer bf16": timing(1.0), "eager fp32": timing(2.6), "eager bf16 channels-last": timing(1.4)}
     step |= {"compiled bf16 channels-last": timing(1.5), "compiled bf16": timing(1.6), targets.ALONE: timing(0.9)}
     work = {"flops": roofline.trained(CAFFENET, 500, base("A", 0), 128, 2).flops, "bytes": 3 * 10**9}
@@ -36,13 +36,13 @@ def result(device: str = "cpu") -> dict[str, Any]:
     feed = {"fasttransfer raw": 16_000.0, "DataLoader + Pillow": 1_000.0, "copy": 32_000.0}
     taken = {name: timing(64 / rate) for name, rate in feed.items()}
     fed = {
-        "pictures a call": 64,
-        "pictures a second": feed,
+        "images a call": 64,
+        "images per second": feed,
         "against": {"what": "DataLoader + Pillow", **{name: rate / 1_000 for name, rate in feed.items()}},
         "of_copy": 0.5,
         "seconds": taken,
     }
-    rates = {"train": {n: 128 / rate for n, rate in enumerate(PICTURES_PER_SECOND)}}
+    rates = {"train": {n: 128 / rate for n, rate in enumerate(IMAGES_PER_SECOND)}}
     cell_seconds = {cells.TRAIN.format(n): timing(taken) for n, taken in rates["train"].items()}
     cell_seconds |= {cells.FORWARD.format(n): timing(0.02 * n) for n in range(1, 9)}
     parts: dict[str, Any] = {
@@ -68,7 +68,7 @@ def result(device: str = "cpu") -> dict[str, Any]:
             "seconds": cell_seconds,
         },
         "data": {
-            "pictures": {"source": "built-in", "pictures": 400, "bytes": 40_000, "pixels": 160_000},
+            "images": {"source": "built-in", "images": 400, "bytes": 40_000, "pixels": 160_000},
             "feed": {"1 core": fed, "2 cores": fed},
         },
         "features": {

@@ -17,7 +17,7 @@ from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind, shard_name
 
 SIZE = 8
-SHARD_BYTES = {"raw": 20 * SIZE * SIZE * 3, "jpeg": 20 * 2048}  # 20 pictures
+SHARD_BYTES = {"raw": 20 * SIZE * SIZE * 3, "jpeg": 20 * 2048}  # 20 images
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["fasttransfer.pipelines.prepare"])
@@ -26,7 +26,7 @@ _context.set_forkserver_preload(["fasttransfer.pipelines.prepare"])
 class Preparing:
     """A process that prepares `source` into `cache`, with shards of `SHARD_BYTES`.
 
-    It stops once the first picture is in the shard called `hold` and all shards before are on disk, says "holding", and
+    It stops once the first image is in the shard called `hold` and all shards before are on disk, says "holding", and
     goes on when it is told to.
     """
 
@@ -82,9 +82,9 @@ def held(source: Path, cache: Path, shard: str, kind: Kind = "raw") -> Iterator[
 def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: str) -> None:
     add = shard_writer.PartWriter.add
 
-    def add_and_hold(self: shard_writer.PartWriter, picture: bytes, label: int) -> bool:
+    def add_and_hold(self: shard_writer.PartWriter, image: bytes, label: int) -> bool:
         begins = self._shard is None
-        full = add(self, picture, label)
+        full = add(self, image, label)
         if begins and shard_name(self._part, self._next, kind) == hold:
             self._flusher.wait()
             connection.send("holding")
@@ -96,7 +96,7 @@ def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: s
     shard_writer.SHARD_BYTES = SHARD_BYTES[kind]
     shard_writer.PartWriter.add = add_and_hold  # type: ignore[method-assign, assignment]
     try:
-        store = prepare(source, size=SIZE, cache=cache, kind=kind, bad_pictures="skip", log=connection.send)
+        store = prepare(source, size=SIZE, cache=cache, kind=kind, bad_images="skip", log=connection.send)
         connection.send(f"digest {store.digest}")
     except BaseException:
         connection.send(traceback.format_exc())

@@ -1,4 +1,4 @@
-"""Small sources of pictures for tests: real encoded files, as a folder or packed into a tar."""
+"""Small sources of images for tests: real encoded files, as a folder or packed into a tar."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 
 
 def noise(seed: int, *, width: int = 10, height: int = 8) -> Image.Image:
-    """A picture of noise; another for each seed."""
+    """An image of noise; another for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **choices: Any) -> bytes:
-    """The bytes of the picture's file."""
+    """The bytes of the image's file."""
     memory = io.BytesIO()
     image.save(memory, kind, **choices)
     return memory.getvalue()

@@ -1,4 +1,4 @@
-"""Every strange picture that is found in the wild, as real bytes, and which of them the fast decoders may have."""
+"""Every strange image that is found in the wild, as real bytes, and which of them the fast decoders may have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END = b"\xff\xd9"
 
 
 class Strange(NamedTuple):
-    """A file's bytes; whether it is a picture, and one that every decoder reads alike."""
+    """A file's bytes; whether it is an image, and one that every decoder reads alike."""
 
     data: bytes
     good: bool
@@ -111,7 +111,7 @@ def strange() -> dict[str, Strange]:
         "RGB": (encoded(scene(), keep_rgb=True), True, False),
         "CMYK": (cmyk, True, False),
         "YCCK": (patched(cmyk, colours, b"\2"), True, False),
-        "several pictures": (encoded(scene(), "MPO", save_all=True, append_images=[scene()]), True, False),
+        "several images": (encoded(scene(), "MPO", save_all=True, append_images=[scene()]), True, False),
         "after the end": (plain + b"\0garbage", True, False),
         "cut and ended": (plain[: len(plain) * 9 // 10] + END, True, True),  # whole, as far as any decoder can tell
         "arithmetic": (patched(plain, frame_at(plain) + 1, b"\xc9"), True, False),  # decoded to nonsense, but decoded

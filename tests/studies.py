@@ -59,7 +59,7 @@ hidden = [16, 16]
 """
 
 
-def draw_pictures(folder: Path, classes: tuple[str, ...], *, train: int = 10, val: int = 5, side: int = 32) -> Path:
+def draw_images(folder: Path, classes: tuple[str, ...], *, train: int = 10, val: int = 5, side: int = 32) -> Path:
     """An ImageFolder of noise around a colour of each class, so that there is something to learn."""
     random = np.random.default_rng(0)
     for number, name in enumerate(classes):
@@ -80,16 +80,16 @@ def tiny_recipe(folder: Path) -> str:
 
 
 def tiny_choices(folder: Path, **changes: object) -> Choices:
-    """The study of six classes in `folder`/pictures (drawn unless there) with the tiny recipe."""
-    pictures = folder / "pictures"
-    if not pictures.exists():
-        draw_pictures(pictures, NATURAL + MANMADE)
-    values: dict[str, object] = {"data": str(pictures), "recipe": tiny_recipe(folder), "device": "cpu"}
+    """The study of six classes in `folder`/images (drawn unless there) with the tiny recipe."""
+    images = folder / "images"
+    if not images.exists():
+        draw_images(images, NATURAL + MANMADE)
+    values: dict[str, object] = {"data": str(images), "recipe": tiny_recipe(folder), "device": "cpu"}
     return Choices(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def settled(choices: Choices) -> tuple[StudyPlan, Store]:
-    """What `choices` come to, and their pictures, prepared."""
+    """What `choices` come to, and their images, prepared."""
     plan = study_plan.make_plan(choices)
     side = plan.recipe.geometry.store
     return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)

@@ -20,6 +20,6 @@ def net(treatment: str, top1: float, *, target: str = "B", n: int = 3, seed: int
 def study_of(
     results: Iterable[Result], *, name: str = "x", facts: dict[str, Any] | None = None, **study: Any
 ) -> StudyResults:
-    """A study of 16 classes and 5,000 validation pictures a task that found `results`."""
+    """A study of 16 classes and 5,000 validation images per task that found `results`."""
     about = {"classes": {task: ["c"] * 16 for task in ("A", "B")}, "val_pictures": {"A": 5000, "B": 5000}}
     return StudyResults(Path("runs") / name, study, {**about, **(facts or {})}, tuple(results), {}, ())

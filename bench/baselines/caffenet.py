@@ -16,7 +16,7 @@ CUTS = (0, 4, 8, 10, 12, 15, 19, 22, 24)
 
 
 def caffenet(g: Geometry, outputs: int, *, dropout: float = 0.5) -> nn.Sequential:
-    """The network: pictures (N, 3, crop, crop) to logits (N, outputs)."""
+    """The network: images (N, 3, crop, crop) to logits (N, outputs)."""
     c, h = g.channels, g.hidden
 
     def pool() -> nn.Module:
@@ -43,7 +43,7 @@ def layers(net: nn.Sequential) -> list[nn.Conv2d | nn.Linear]:
 
 
 def training_step(
-    net: nn.Sequential, pictures: Tensor, labels: Tensor, *, bf16: bool, compiled: bool
+    net: nn.Sequential, images: Tensor, labels: Tensor, *, bf16: bool, compiled: bool
 ) -> Callable[[], Tensor]:
     """A call does one step of SGD with momentum and weight decay and returns the loss.
 
@@ -53,16 +53,16 @@ def training_step(
     """
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4, foreach=True)
 
-    def loss_of(pictures: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bf16):
-            return F.cross_entropy(net(pictures), labels)
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            return F.cross_entropy(net(images), labels)
 
     if compiled:
         loss_of = torch.compile(loss_of)
 
     def step() -> Tensor:
         optimiser.zero_grad()
-        loss = loss_of(pictures, labels)
+        loss = loss_of(images, labels)
         loss.backward()
         optimiser.step()
         return loss.detach()
@@ -75,7 +75,7 @@ def products_alone(
 ) -> Callable[[], None]:
     """A call does the convolutions and matrix products of a training step, forward and backward, and no more.
 
-    The gradient of the pictures is left out, as in training.
+    The gradient of the images is left out, as in training.
     """
     net = caffenet(g, outputs).to(device, dtype).to(memory_format=torch.channels_last)
     products: list[tuple[nn.Conv2d | nn.Linear, Tensor, Tensor]] = []

@@ -42,9 +42,9 @@ class Jpegs(Dataset[Tensor]):
         return len(self._files)
 
     def __getitem__(self, index: int) -> Tensor:
-        picture = self._read(self._files[index])
-        top, left = (random.randint(0, side - self._crop) for side in picture.shape[1:])
-        view = picture[:, top : top + self._crop, left : left + self._crop]
+        image = self._read(self._files[index])
+        top, left = (random.randint(0, side - self._crop) for side in image.shape[1:])
+        view = image[:, top : top + self._crop, left : left + self._crop]
         return view.flip(2) if random.random() < 0.5 else view
 
 
@@ -71,9 +71,9 @@ def dali(files: Sequence[Path], crop: int, batch: int, threads: int, device: tor
     pipeline: Any = Pipeline(batch, threads, device_id=(device.index or 0) if on_gpu else None)
     with pipeline:
         jpegs, _ = fn.readers.file(files=[str(file) for file in files], random_shuffle=True)
-        pictures = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu")
+        images = fn.decoders.image(jpegs, device="mixed" if on_gpu else "cpu")
         batches = fn.crop_mirror_normalize(
-            pictures,
+            images,
             crop=(crop, crop),
             crop_pos_x=fn.random.uniform(range=(0.0, 1.0)),
             crop_pos_y=fn.random.uniform(range=(0.0, 1.0)),

@@ -38,7 +38,7 @@ _WARM_UP, _TIMED = 6, 30  # steps of a setting that is tried
 
 @dataclass(frozen=True)
 class Task:
-    """Pictures of one task: pairs of file and label; `steps` and `checks` say how long it is trained on."""
+    """Images of one task: pairs of file and label; `steps` and `checks` say how long it is trained on."""
 
     train: list[tuple[str, int]]
     val: list[tuple[str, int]]
@@ -51,7 +51,7 @@ class Task:
 class Network:
     """One network: its first `n` layers come from the base of task `source`, or are random ("R"); None for a base.
 
-    `mean` is the task whose mean picture is subtracted.
+    `mean` is the task whose mean image is subtracted.
     """
 
     name: str
@@ -99,7 +99,7 @@ class PlainJob:
 
 
 def read(file: str, side: int) -> NDArray[np.uint8]:
-    """A picture, (side, side, 3); one of another size is stretched."""
+    """An image, (side, side, 3); one of another size is stretched."""
     with Image.open(file) as opened:
         image = opened.convert("RGB")
     if image.size != (side, side):
@@ -107,8 +107,8 @@ def read(file: str, side: int) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def mean_pictures(job: PlainJob) -> dict[str, NDArray[np.float32]]:
-    """Task -> the mean of its training pictures, (side, side, 3)."""
+def mean_images(job: PlainJob) -> dict[str, NDArray[np.float32]]:
+    """Task -> the mean of its training images, (side, side, 3)."""
     side, found = job.geometry.store, {}
     for name, task in job.tasks.items():
         total = np.zeros((side, side, 3))
@@ -119,7 +119,7 @@ def mean_pictures(job: PlainJob) -> dict[str, NDArray[np.float32]]:
 
 
 class PlainViews(Dataset[tuple[Tensor, Any]]):
-    """Pictures less a mean: random crops, mirrored half of the time, in training, else the middle."""
+    """Images less a mean: random crops, mirrored half of the time, in training, else the middle."""
 
     def __init__(
         self, files: Sequence[tuple[str, int]], mean: NDArray[np.float32], crop: int, scale: float, *, training: bool
@@ -174,7 +174,7 @@ class PlainStudy:
         return net.to(self.device).to(memory_format=self.format)
 
     def loader(self, network: Network, *, training: bool) -> DataLoader[tuple[Tensor, Any]]:
-        """Batches: the validation pictures once, or as many as the training takes, epochs running into each other."""
+        """Batches: the validation images once, or as many as the training takes, epochs running into each other."""
         task, recipe = self.job.tasks[network.target], self.job.recipe
         files = task.train if training else task.val
         views = PlainViews(files, self.means[network.mean], self.job.geometry.crop, recipe["scale"], training=training)
@@ -223,7 +223,7 @@ class PlainStudy:
 
     @torch.no_grad()
     def top1(self, net: nn.Sequential, loader: DataLoader[tuple[Tensor, Any]]) -> float:
-        """The share of the validation pictures whose class `net` gives."""
+        """The share of the validation images whose class `net` gives."""
         net.eval()
         hits = count = 0
         for x, labels in loader:
@@ -257,7 +257,7 @@ def schedule_of(
 def train(job: PlainJob) -> Iterator[tuple[Network, list[float]]]:
     """Trains every network; yields its top-1 at each check as soon as it is done."""
     assert job.settings is not None
-    study = PlainStudy(job, job.settings, mean_pictures(job))
+    study = PlainStudy(job, job.settings, mean_images(job))
     for network in job.networks:
         net = study.build(network)
         held_out = study.loader(network, training=False)
@@ -270,7 +270,7 @@ def train(job: PlainJob) -> Iterator[tuple[Network, list[float]]]:
 
 def tune(job: PlainJob, cores: int) -> list[dict[str, Any]]:
     """Seconds a step of a base and of a network with four frozen layers under the usual settings, fastest first."""
-    found, means = [], mean_pictures(job)
+    found, means = [], mean_images(job)
     target = job.networks[0].target
     tried = [Network("base", target, None, 0, False, target), Network("frozen", target, "R", 4, True, target)]
     for threads in sorted({1, cores}):
@@ -278,12 +278,12 @@ def tune(job: PlainJob, cores: int) -> list[dict[str, Any]]:
             for channels_last in (False, True):
                 settings = Settings(threads, workers, channels_last)
                 study = PlainStudy(job, settings, means)
-                seconds = {network.name: _seconds_a_step(study, network) for network in tried}
+                seconds = {network.name: _seconds_per_step(study, network) for network in tried}
                 found.append({**dataclasses.asdict(settings), "seconds": seconds})
     return sorted(found, key=lambda each: sum(each["seconds"].values()))
 
 
-def _seconds_a_step(study: PlainStudy, network: Network) -> float:
+def _seconds_per_step(study: PlainStudy, network: Network) -> float:
     steps = study.steps(network, study.build(network))
     for _, _ in zip(range(_WARM_UP), steps, strict=False):
         pass

@@ -24,7 +24,7 @@ using torch::stable::Tensor;
 constexpr int64_t kColours = 3;
 constexpr int64_t kValuesPerThread = 32768;  // at least: less is done before a second thread has woken up
 
-// What is shown of one picture: the crop's first pixel in the store and in the mean picture.
+// What is shown of one image: the crop's first pixel in the store and in the mean image.
 struct View {
   const uint8_t* pixels;
   const float* mean;
@@ -32,7 +32,7 @@ struct View {
 };
 
 struct Shape {
-  int64_t store;  // side of a stored picture
+  int64_t store;  // side of a stored image
   int64_t crop, block, side;
   float scale;
 };
@@ -72,7 +72,7 @@ FT_INLINE void place(const T* __restrict rows, int64_t pitch, int64_t side, int6
   }
 }
 
-// Rows `begin` to `end` of the result, counted through all pictures.
+// Rows `begin` to `end` of the result, counted through all images.
 template <typename T>
 FT_INLINE void augment_rows(const View* views, const Shape& shape, int64_t begin, int64_t end, T* result) {
   const int64_t block = shape.block, side = shape.side;
@@ -159,7 +159,7 @@ std::vector<View> find_views(const std::vector<Tensor>& shards, const Tensor& ro
   views.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
     STD_TORCH_CHECK(row[i] >= 0 && row[i] < starts.back(), "augment: row ", row[i], " is asked for, the shards hold ",
-                    starts.back(), " pictures");
+                    starts.back(), " images");
     STD_TORCH_CHECK(y[i] >= 0 && y[i] <= margin, "augment: top must lie in 0 to ", margin, ", not ", y[i]);
     STD_TORCH_CHECK(x[i] >= 0 && x[i] <= margin, "augment: left must lie in 0 to ", margin, ", not ", x[i]);
     const size_t shard = std::upper_bound(starts.begin(), starts.end(), row[i]) - starts.begin() - 1;

@@ -1,4 +1,4 @@
-// Masks and values of one picture, math/bitmask.h says how they lie: made, counted, taken apart. Free of PyTorch: the
+// Masks and values of one image, math/bitmask.h says how they lie: made, counted, taken apart. Free of PyTorch: the
 // operators and the shards both use it.
 //
 // 32 elements at a time where the processor has AVX-512 VBMI2, whose compress and expand are all there is to do; a word

@@ -69,7 +69,7 @@ void pack_weights(const T* weights, Packed* packed, const Sizes& sizes, const Bl
   });
 }
 
-// A picture's row with its padding, group by group.
+// An image's row with its padding, group by group.
 template <typename T, typename Packed>
 FT_INLINE void pack_row(const T* row, Packed* packed, const Sizes& sizes) {
   const int64_t group_c = sizes.group_c(), margin = sizes.padding * group_c;
@@ -163,10 +163,10 @@ class Strip {
     std::fill(values_.get(), values_.get() + sizes.k + 2 * kLrnReach, 0.0f);
   }
 
-  // Rows `begin` to `end` of a picture's pooled pixels.
+  // Rows `begin` to `end` of an image's pooled pixels.
   template <typename T, typename PackRow, typename FinishRow>
   void run(const T* x, const float* bias, T* y, int64_t begin, int64_t end, PackRow pack, FinishRow finish) {
-    int64_t next_packed = 0;  // first row of the picture that is not packed yet
+    int64_t next_packed = 0;  // first row of the image that is not packed yet
     int64_t next_out = begin * kPoolStride;
     for (int64_t pooled = begin; pooled < end; ++pooled) {
       const int64_t first = pooled * kPoolStride, last = std::min(first + kWindow, sizes_.out_h) - 1;
@@ -193,7 +193,7 @@ class Strip {
 
   float* sums_row(int64_t row) { return sums_.get() + row % kWindow * sizes_.out_w * sizes_.sums_pixel(); }
 
-  // One row of the convolution. Rows of the kernel that lie outside of the picture are left out.
+  // One row of the convolution. Rows of the kernel that lie outside of the image are left out.
   void convolve(int64_t top, int64_t kernel_begin, int64_t kernel_end, float* sums) {
     const int64_t units = (sizes_.window() + tiles_.unit - 1) / tiles_.unit;
     const int64_t row_elements = units * tiles_.unit * kLanes;  // of a vector's weights
@@ -226,7 +226,7 @@ class Strip {
   const TileFunctions<Packed>& tiles_;
   const Blocks& blocks_;
   const Packed* weights_;
-  Buffer<Packed> packed_;  // rows of the picture, row i in place i % kernel_h: [place][group][pixel][channel]
+  Buffer<Packed> packed_;  // rows of the image, row i in place i % kernel_h: [place][group][pixel][channel]
   Buffer<float> sums_;     // rows of the convolution, likewise, of kWindow
   Buffer<const Packed*> rows_;
   Buffer<float> values_;
@@ -239,15 +239,15 @@ void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& size
   const int64_t units = (sizes.window() + tiles.unit - 1) / tiles.unit;
   const auto packed = buffer<Packed>(sizes.groups * sizes.vectors() * sizes.kernel_h * units * tiles.unit * kLanes);
   pack_weights(weight, packed.get(), sizes, blocks, tiles.unit);
-  // Few pictures are cut into strips, so that every thread has some; a cut costs one row of the convolution.
+  // Few images are cut into strips, so that every thread has some; a cut costs one row of the convolution.
   const int64_t wanted = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t strips = std::min(sizes.pooled_h, (wanted + sizes.n - 1) / sizes.n);
   torch::stable::parallel_for(0, sizes.n * strips, 1, [&](int64_t begin, int64_t end) {
     Strip<Packed> strip(sizes, tiles, blocks, packed.get());
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t picture = task / strips, part = task % strips;
-      strip.run(x + picture * sizes.h * sizes.w * sizes.c, bias,
-                y + picture * sizes.pooled_h * sizes.pooled_w * sizes.k, part * sizes.pooled_h / strips,
+      const int64_t image = task / strips, part = task % strips;
+      strip.run(x + image * sizes.h * sizes.w * sizes.c, bias,
+                y + image * sizes.pooled_h * sizes.pooled_w * sizes.k, part * sizes.pooled_h / strips,
                 (part + 1) * sizes.pooled_h / strips, pack, finish);
     }
   });

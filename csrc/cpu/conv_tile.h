@@ -23,7 +23,7 @@ constexpr int kLanes = 16;  // output channels in a vector, whatever the process
 // The window of a pixel covers, in each row of the kernel, `length` elements that are contiguous: channels-last.
 template <typename Packed>
 struct Tile {
-  const Packed* const* rows;  // a row of the picture for each row of the kernel, from the first pixel's window on
+  const Packed* const* rows;  // a row of the image for each row of the kernel, from the first pixel's window on
   int64_t kernel_rows;
   int64_t length;
   int64_t step;           // elements from one pixel's window to the next

@@ -1,4 +1,4 @@
-// Dense features to masks and values. Two passes over the pictures, since where one's values go depends on all before
+// Dense features to masks and values. Two passes over the images, since where one's values go depends on all before
 // it: the first makes the masks and counts, the second moves the values and finds much of x still in a cache.
 
 #include <torch/csrc/stable/library.h>

@@ -1,7 +1,7 @@
 // 3x3 max pooling with stride 2 over channels-last rows, forward and backward: what relu_pool and relu_pool_lrn share.
 //
 // The unit of work is a pooled row. It depends on three rows of the input and, backward, decides with the row above it
-// about two. A thread takes any stretch of the batch's pooled rows, so that one picture keeps several of them busy.
+// about two. A thread takes any stretch of the batch's pooled rows, so that one image keeps several of them busy.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -20,7 +20,7 @@
 
 namespace fasttransfer {
 
-// N pictures, C channels, H x W pixels, PH x PW pooled ones.
+// N images, C channels, H x W pixels, PH x PW pooled ones.
 struct PoolShape {
   int64_t n, c, h, w, ph, pw;
 
@@ -39,7 +39,7 @@ inline void check_activations(const char* op, const char* name, const Tensor& x)
   const ScalarType type = x.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Double, op, ": ",
                   name, " must be float32, bfloat16 or float64, not ", torch::headeronly::toString(type));
-  STD_TORCH_CHECK(x.dim() == 4, op, ": ", name, " must be (pictures, channels, rows, columns), not ", x.dim(), "-d");
+  STD_TORCH_CHECK(x.dim() == 4, op, ": ", name, " must be (images, channels, rows, columns), not ", x.dim(), "-d");
   STD_TORCH_CHECK(is_channels_last(x), op, ": ", name, " must be contiguous in channels-last memory");
 }
 
@@ -156,13 +156,13 @@ struct Window {
 };
 
 template <typename T>
-FT_INLINE Window<T> window_at(const T* picture, const PoolShape& shape, int64_t ph, int64_t pw) {
+FT_INLINE Window<T> window_at(const T* image, const PoolShape& shape, int64_t ph, int64_t pw) {
   Window<T> window;
   for (int i = 0; i < kWindow; ++i) {
     for (int j = 0; j < kWindow; ++j) {
       const int64_t row = kPoolStride * ph + i, column = kPoolStride * pw + j;
       const int64_t y = row < shape.h ? row : kPoolStride * ph, x = column < shape.w ? column : kPoolStride * pw;
-      window.pixel[kWindow * i + j] = picture + (y * shape.w + x) * shape.c;
+      window.pixel[kWindow * i + j] = image + (y * shape.w + x) * shape.c;
     }
   }
   return window;
@@ -210,12 +210,12 @@ FT_INLINE void prefetch_below(const T* middle, const T* bottom, const PoolShape&
   }
 }
 
-// p = relu(maximum + bias) of pooled pixel (row, column) of a picture and, with `keep`, its codes.
+// p = relu(maximum + bias) of pooled pixel (row, column) of an image and, with `keep`, its codes.
 template <bool keep, typename T>
-FT_INLINE void pool_pixel(const PoolShape& shape, const T* picture, int64_t ph, int64_t pw, const Bias<T>& bias,
+FT_INLINE void pool_pixel(const PoolShape& shape, const T* image, int64_t ph, int64_t pw, const Bias<T>& bias,
                           MaximumRow<T>& row, Wide<T>* __restrict p) {
   using K = Key<T>;
-  const Window<T> window = window_at(picture, shape, ph, pw);
+  const Window<T> window = window_at(image, shape, ph, pw);
   const T *x0 = window.pixel[0], *x1 = window.pixel[1], *x2 = window.pixel[2];
   const T *x3 = window.pixel[3], *x4 = window.pixel[4], *x5 = window.pixel[5];
   const T *x6 = window.pixel[6], *x7 = window.pixel[7], *x8 = window.pixel[8];
@@ -321,19 +321,19 @@ FT_INLINE void add_passing(const GradientRow<W>& row, const PoolShape& shape, W*
   }
 }
 
-// The gradient of the bias from the sums of all pooled rows: a picture's rows in order, then the pictures in order, so
-// that neither threads nor the pictures beside it change a bit of it.
+// The gradient of the bias from the sums of all pooled rows: an image's rows in order, then the images in order, so
+// that neither threads nor the images beside it change a bit of it.
 template <typename W>
 void add_rows(const PoolShape& shape, const std::vector<W>& sums, W* dbias) {
-  std::vector<W> picture(shape.c);
+  std::vector<W> image(shape.c);
   std::fill(dbias, dbias + shape.c, W(0));
   for (int64_t n = 0; n < shape.n; ++n) {
-    std::fill(picture.begin(), picture.end(), W(0));
+    std::fill(image.begin(), image.end(), W(0));
     for (int64_t ph = 0; ph < shape.ph; ++ph) {
       const W* row = sums.data() + (n * shape.ph + ph) * shape.c;
-      for (int64_t c = 0; c < shape.c; ++c) picture[c] += row[c];
+      for (int64_t c = 0; c < shape.c; ++c) image[c] += row[c];
     }
-    for (int64_t c = 0; c < shape.c; ++c) dbias[c] += picture[c];
+    for (int64_t c = 0; c < shape.c; ++c) dbias[c] += image[c];
   }
 }
 

@@ -24,9 +24,9 @@ FT_INLINE void forward_rows(const PoolShape& shape, int64_t begin, int64_t end, 
   MaximumRow<T> row(shape);
   std::vector<Wide<T>> p(shape.c);
   for (int64_t r = begin; r < end; ++r) {
-    const T* picture = x + r / shape.ph * shape.h * shape.w * shape.c;
+    const T* image = x + r / shape.ph * shape.h * shape.w * shape.c;
     for (int64_t pw = 0; pw < shape.pw; ++pw) {
-      pool_pixel<keep>(shape, picture, r % shape.ph, pw, bias, row, p.data());
+      pool_pixel<keep>(shape, image, r % shape.ph, pw, bias, row, p.data());
       T* __restrict to = y + (r * shape.pw + pw) * shape.c;
       for (int64_t c = 0; c < shape.c; ++c) narrow(p[c], to + c);
     }

@@ -56,11 +56,11 @@ FT_INLINE void forward_rows(const PoolShape& shape, int64_t begin, int64_t end, 
   W* __restrict square = squares.data() + kLrnReach;
   W* __restrict to = normalised.data() + kLrnReach;
   for (int64_t r = begin; r < end; ++r) {
-    const T* picture = x + r / shape.ph * shape.h * shape.w * shape.c;
+    const T* image = x + r / shape.ph * shape.h * shape.w * shape.c;
     for (int64_t first = 0; first < shape.pw; first += line.pixels) {
       const int64_t some = std::min(line.pixels, shape.pw - first), pixel = r * shape.pw + first;
       for (int64_t i = 0; i < some; ++i) {
-        pool_pixel<keep>(shape, picture, r % shape.ph, first + i, bias, row, p + i * line.pitch);
+        pool_pixel<keep>(shape, image, r % shape.ph, first + i, bias, row, p + i * line.pitch);
       }
       const int64_t elements = line.elements(some);
       for (int64_t i = 0; i < elements; ++i) square[i] = p[i] * p[i];

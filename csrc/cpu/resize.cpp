@@ -1,4 +1,4 @@
-// A picture to a square, bilinear with antialias, the bits of PyTorch's `interpolate` for bytes: each side on its own,
+// An image to a square, bilinear with antialias, the bits of PyTorch's `interpolate` for bytes: each side on its own,
 // across before down, with a rounding to bytes between. Rows go across as they are needed and stay in the cache until
 // they have gone down.
 
@@ -70,7 +70,7 @@ Taps find_taps(int64_t source, int64_t result) {
   return taps;
 }
 
-// The part of a picture that is resized. Reading a row may go past its end, but not past the end of the picture.
+// The part of an image that is resized. Reading a row may go past its end, but not past the end of the image.
 struct Part {
   const uint8_t* pixels;
   int64_t pitch;  // bytes from one row to the next
@@ -113,21 +113,21 @@ void resize_part(const Part& part, int64_t size, uint8_t* to) {
   }
 }
 
-Tensor resize(const Tensor& picture, int64_t size, int64_t top, int64_t left, int64_t height, int64_t width) {
-  STD_TORCH_CHECK(picture.is_cpu() && picture.scalar_type() == ScalarType::Byte && picture.dim() == 3 &&
-                      picture.size(2) == kColours && picture.is_contiguous(),
-                  "resize: picture must be (height, width, 3) uint8 on cpu, contiguous");
+Tensor resize(const Tensor& image, int64_t size, int64_t top, int64_t left, int64_t height, int64_t width) {
+  STD_TORCH_CHECK(image.is_cpu() && image.scalar_type() == ScalarType::Byte && image.dim() == 3 &&
+                      image.size(2) == kColours && image.is_contiguous(),
+                  "resize: image must be (height, width, 3) uint8 on cpu, contiguous");
   STD_TORCH_CHECK(size >= 1 && size <= kLargest, "resize: size must lie in 1 to ", kLargest, ", not ", size);
-  const int64_t rows = picture.size(0), columns = picture.size(1);
+  const int64_t rows = image.size(0), columns = image.size(1);
   STD_TORCH_CHECK(top >= 0 && height >= 1 && height <= rows && top <= rows - height && left >= 0 && width >= 1 &&
                       width <= columns && left <= columns - width,
                   "resize: a box of ", height, " x ", width, " from row ", top, " and column ", left,
-                  " on does not lie inside a picture of ", rows, " x ", columns);
+                  " on does not lie inside an image of ", rows, " x ", columns);
   STD_TORCH_CHECK(height <= kLongest && width <= kLongest, "resize: a side must be at most ", kLongest, " pixels, not ",
                   std::max(height, width));
   const int64_t sizes[] = {size, size, kColours};
   Tensor result = torch::stable::empty(sizes, ScalarType::Byte);
-  const uint8_t* const pixels = static_cast<const uint8_t*>(picture.const_data_ptr());
+  const uint8_t* const pixels = static_cast<const uint8_t*>(image.const_data_ptr());
   const Part part{pixels + (top * columns + left) * kColours, columns * kColours, height, width,
                   pixels + rows * columns * kColours};
   uint8_t* const to = static_cast<uint8_t*>(result.mutable_data_ptr());

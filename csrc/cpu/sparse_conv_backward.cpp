@@ -1,6 +1,6 @@
 // The gradients of a convolution from a gradient that is mostly zero, as it is behind max pooling and a ReLU: each
-// number that is not zero adds its patch of the picture to the gradient of its channel's weights, and those weights to
-// the same patch of the picture's gradient. Sums are float32.
+// number that is not zero adds its patch of the image to the gradient of its channel's weights, and those weights to
+// the same patch of the image's gradient. Sums are float32.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -39,7 +39,7 @@ struct Sizes {
   int64_t patch() const { return vectors() * kLanes; }
   int64_t padded_h() const { return h + 2 * padding; }
   int64_t padded_w() const { return w + 2 * padding; }
-  int64_t picture() const { return padded_h() * padded_w() * group_c(); }  // of one group, in floats
+  int64_t image() const { return padded_h() * padded_w() * group_c(); }  // of one group, in floats
 };
 
 using Vector = Register<kLanes>;
@@ -151,9 +151,9 @@ struct Tiles {
   }
 };
 
-// A picture as float32 with its border, each group's channels by themselves.
+// An image as float32 with its border, each group's channels by themselves.
 template <typename T>
-FT_INLINE void pad_picture(const Sizes& s, const T* x, float* to, int64_t group_step) {
+FT_INLINE void pad_image(const Sizes& s, const T* x, float* to, int64_t group_step) {
   const int64_t gc = s.group_c(), width = s.padded_w() * gc;
   for (int64_t group = 0; group < s.groups; ++group) {
     float* __restrict into = to + group * group_step;
@@ -172,18 +172,18 @@ FT_INLINE void pad_picture(const Sizes& s, const T* x, float* to, int64_t group_
       }
       std::fill(row + (s.padding + s.w) * gc, row + width, 0.0f);
     }
-    std::fill(into + (s.padding + s.h) * width, into + s.picture(), 0.0f);
+    std::fill(into + (s.padding + s.h) * width, into + s.image(), 0.0f);
   }
 }
 
-FT_CLONES void pad(const Sizes& s, const float* x, float* to, int64_t group_step) { pad_picture(s, x, to, group_step); }
+FT_CLONES void pad(const Sizes& s, const float* x, float* to, int64_t group_step) { pad_image(s, x, to, group_step); }
 FT_CLONES void pad(const Sizes& s, const uint16_t* x, float* to, int64_t group_step) {
-  pad_picture(s, x, to, group_step);
+  pad_image(s, x, to, group_step);
 }
 
 // The other way round.
 template <typename T>
-FT_INLINE void take_picture(const Sizes& s, const float* padded, int64_t group_step, T* dx) {
+FT_INLINE void take_image(const Sizes& s, const float* padded, int64_t group_step, T* dx) {
   const int64_t gc = s.group_c();
   for (int64_t group = 0; group < s.groups; ++group) {
     for (int64_t y = 0; y < s.h; ++y) {
@@ -198,13 +198,13 @@ FT_INLINE void take_picture(const Sizes& s, const float* padded, int64_t group_s
 }
 
 FT_CLONES void take(const Sizes& s, const float* padded, int64_t group_step, float* dx) {
-  take_picture(s, padded, group_step, dx);
+  take_image(s, padded, group_step, dx);
 }
 FT_CLONES void take(const Sizes& s, const float* padded, int64_t group_step, uint16_t* dx) {
-  take_picture(s, padded, group_step, dx);
+  take_image(s, padded, group_step, dx);
 }
 
-// Bytes of pictures that are worked on together: a part of the second cache, beside weights and their sums.
+// Bytes of images that are worked on together: a part of the second cache, beside weights and their sums.
 constexpr int64_t kBlockBytes = 96 << 10;
 
 // What a thread works in.
@@ -213,12 +213,12 @@ class Worker {
  public:
   Worker(const Sizes& s, const float* weights, float* dweight, bool input)
       : s_(s), weights_(weights), dweight_(dweight), input_(input), whole_(s.row() % kLanes == 0) {
-    pictures_ = std::clamp<int64_t>(kBlockBytes / (s.groups * s.picture() * 4), 1, s.n);
-    // A large picture is cut into strips of the output's rows: patches that overlap are taken soon after each other.
+    images_ = std::clamp<int64_t>(kBlockBytes / (s.groups * s.image() * 4), 1, s.n);
+    // A large image is cut into strips of the output's rows: patches that overlap are taken soon after each other.
     const int64_t rows = kBlockBytes / (s.stride * s.padded_w() * s.c * 4);
-    strip_ = pictures_ > 1 ? s.out_h : std::clamp<int64_t>(rows, 1, s.out_h);
-    group_step_ = pictures_ * s.picture();
-    room_ = pictures_ * strip_ * s.out_w;
+    strip_ = images_ > 1 ? s.out_h : std::clamp<int64_t>(rows, 1, s.out_h);
+    group_step_ = images_ * s.image();
+    room_ = images_ * strip_ * s.out_w;
     x_ = buffer<float>(s.groups * group_step_ + kLanes);
     if (input) dx_ = buffer<float>(s.groups * group_step_ + kLanes);
     lists_ = buffer<Entry>(s.k * room_);
@@ -232,10 +232,10 @@ class Worker {
   }
 
   void run(const T* gradient, const T* x, T* dx, int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += pictures_) {
-      const int64_t count = std::min(pictures_, end - first);
+    for (int64_t first = begin; first < end; first += images_) {
+      const int64_t count = std::min(images_, end - first);
       for (int64_t i = 0; i < count; ++i) {
-        pad(s_, x + (first + i) * s_.h * s_.w * s_.c, x_.get() + i * s_.picture(), group_step_);
+        pad(s_, x + (first + i) * s_.h * s_.w * s_.c, x_.get() + i * s_.image(), group_step_);
       }
       if (input_) std::fill(dx_.get(), dx_.get() + s_.groups * group_step_ + kLanes, 0.0f);
       for (int64_t top = 0; top < s_.out_h; top += strip_) {
@@ -244,19 +244,19 @@ class Worker {
       }
       if (!input_) continue;
       for (int64_t i = 0; i < count; ++i) {
-        take(s_, dx_.get() + i * s_.picture(), group_step_, dx + (first + i) * s_.h * s_.w * s_.c);
+        take(s_, dx_.get() + i * s_.image(), group_step_, dx + (first + i) * s_.h * s_.w * s_.c);
       }
     }
   }
 
  private:
-  void list(const T* gradient, int64_t pictures, int64_t top, int64_t bottom) {
+  void list(const T* gradient, int64_t images, int64_t top, int64_t bottom) {
     std::fill(counts_.begin(), counts_.end(), 0);
-    for (int64_t i = 0; i < pictures; ++i) {
+    for (int64_t i = 0; i < images; ++i) {
       for (int64_t y = top; y < bottom; ++y) {
         const T* row = gradient + (i * s_.out_h + y) * s_.out_w * s_.k;
         for (int64_t column = 0; column < s_.out_w; ++column, row += s_.k) {
-          const int64_t offset = i * s_.picture() + (y * s_.stride * s_.padded_w() + column * s_.stride) * s_.group_c();
+          const int64_t offset = i * s_.image() + (y * s_.stride * s_.padded_w() + column * s_.stride) * s_.group_c();
           list_pixel(row, s_.k, static_cast<int32_t>(offset), lists_.get(), room_, counts_.data());
         }
       }
@@ -288,7 +288,7 @@ class Worker {
   float* dweight_;
   bool input_, whole_;
   const Tiles tiles_;
-  int64_t pictures_, strip_, group_step_, room_;
+  int64_t images_, strip_, group_step_, room_;
   Buffer<float> x_, dx_;
   Buffer<Entry> lists_;  // [channel][room_]
   std::vector<int32_t> counts_, at_;
@@ -313,7 +313,7 @@ void run(const Sizes& s, const Tensor& gradient, const Tensor& x, const Tensor& 
     }
   }
   const T* gradients = static_cast<const T*>(gradient.const_data_ptr());
-  const T* pictures = static_cast<const T*>(x.const_data_ptr());
+  const T* images = static_cast<const T*>(x.const_data_ptr());
   T* to = input ? static_cast<T*>(dx.mutable_data_ptr()) : nullptr;
   // Each thread has sums of its own, which are added in order: the same number of threads gives the same bits.
   const int64_t parts = std::min<int64_t>(s.n, torch::stable::get_num_threads());
@@ -321,7 +321,7 @@ void run(const Sizes& s, const Tensor& gradient, const Tensor& x, const Tensor& 
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       Worker<T> worker(s, padded.get(), sums.get() + part * size, input);
-      worker.run(gradients, pictures, to, part * s.n / parts, (part + 1) * s.n / parts);
+      worker.run(gradients, images, to, part * s.n / parts, (part + 1) * s.n / parts);
     }
   });
   torch::stable::parallel_for(0, s.k, 16, [&](int64_t begin, int64_t end) {
@@ -359,7 +359,7 @@ Sizes sizes_of(const Tensor& gradient, const Tensor& x, const Tensor& weight, in
                   toString(weight.scalar_type()));
   STD_TORCH_CHECK(is_channels_last(gradient) && is_channels_last(x) && is_channels_last(weight),
                   "sparse_conv_backward: gradient, x and weight must be contiguous in channels-last memory");
-  STD_TORCH_CHECK(s.picture() < INT32_MAX, "sparse_conv_backward: a picture of ", s.padded_h(), " x ", s.padded_w(),
+  STD_TORCH_CHECK(s.image() < INT32_MAX, "sparse_conv_backward: an image of ", s.padded_h(), " x ", s.padded_w(),
                   " pixels is too large");
   return s;
 }

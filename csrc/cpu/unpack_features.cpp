@@ -1,4 +1,4 @@
-// Masks and values to dense features, any pictures in any order.
+// Masks and values to dense features, any images in any order.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -27,9 +27,9 @@ Tensor unpack_features(const Tensor& mask, const Tensor& values, const Tensor& o
   const int64_t* const starts = static_cast<const int64_t*>(offsets.const_data_ptr());
   const int64_t* const row = static_cast<const int64_t*>(rows.const_data_ptr());
   for (int64_t i = 0; i < wanted; ++i) {
-    STD_TORCH_CHECK(row[i] >= 0 && row[i] < n, "unpack_features: picture ", row[i], " is asked for, there are ", n);
+    STD_TORCH_CHECK(row[i] >= 0 && row[i] < n, "unpack_features: image ", row[i], " is asked for, there are ", n);
     const int64_t begin = starts[row[i]], end = starts[row[i] + 1];
-    STD_TORCH_CHECK(begin >= 0 && begin <= end && end <= held, "unpack_features: picture ", row[i], " has values ",
+    STD_TORCH_CHECK(begin >= 0 && begin <= end && end <= held, "unpack_features: image ", row[i], " has values ",
                     begin, " to ", end, ", there are ", held);
   }
   Tensor y = torch::stable::empty({wanted, elements}, ScalarType::BFloat16);
@@ -47,7 +47,7 @@ Tensor unpack_features(const Tensor& mask, const Tensor& values, const Tensor& o
       }
     }
   });
-  STD_TORCH_CHECK(bad < 0, "unpack_features: the mask of picture ", bad.load(), " does not fit its number of values");
+  STD_TORCH_CHECK(bad < 0, "unpack_features: the mask of image ", bad.load(), " does not fit its number of values");
   return y;
 }
 

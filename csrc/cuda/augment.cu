@@ -1,5 +1,5 @@
-// Gathers pictures of a store, crops, subtracts the mean picture, scales, mirrors, and makes depth of space. The store
-// is one shard on the GPU. Which pictures and where they are cropped is only known there, and asking would make the
+// Gathers images of a store, crops, subtracts the mean image, scales, mirrors, and makes depth of space. The store
+// is one shard on the GPU. Which images and where they are cropped is only known there, and asking would make the
 // CPU wait: what lies outside of the store is moved to its edge, so that memory stays safe, and not reported.
 
 #include <algorithm>
@@ -16,18 +16,18 @@ constexpr int kThreads = 256;
 constexpr int kColours = 3;
 
 struct View {
-  const uint8_t* store;  // (pictures, store side, store side, 3)
+  const uint8_t* store;  // (images, store side, store side, 3)
   const float* mean;     // (store side, store side, 3)
   const int64_t *rows, *top, *left;
   const bool* mirror;
-  int64_t pictures;  // in the store
+  int64_t images;  // in the store
   int store_side, crop, block, side;
   float scale;
 };
 
 __device__ __forceinline__ int64_t clamped(int64_t i, int64_t largest) { return i < 0 ? 0 : i > largest ? largest : i; }
 
-// Elements of the result are numbered in memory order: picture, row, column, then (dy, dx, colour) within the block. A
+// Elements of the result are numbered in memory order: image, row, column, then (dy, dx, colour) within the block. A
 // thread makes as many of them as 16 bytes hold.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
@@ -37,9 +37,9 @@ __global__ void __launch_bounds__(kThreads)
   if (first >= n) return;
   const int row_values = kColours * view.block;  // of one dy
   const int depth = row_values * view.block;
-  const int64_t per_picture = int64_t{view.side} * view.side * depth;
-  int64_t picture = first / per_picture;
-  const int within = static_cast<int>(first - picture * per_picture);
+  const int64_t per_image = int64_t{view.side} * view.side * depth;
+  int64_t image = first / per_image;
+  const int within = static_cast<int>(first - image * per_image);
   int in_block = within % depth, pixel = within / depth;
   int column = pixel % view.side, row = pixel / view.side;
 
@@ -54,10 +54,10 @@ __global__ void __launch_bounds__(kThreads)
     if (first + i >= n) break;
     if (pixels == nullptr) {
       pixels =
-          view.store + clamped(view.rows[picture], view.pictures - 1) * view.store_side * view.store_side * kColours;
-      top = static_cast<int>(clamped(view.top[picture], margin));
-      left = static_cast<int>(clamped(view.left[picture], margin));
-      mirrored = view.mirror[picture];
+          view.store + clamped(view.rows[image], view.images - 1) * view.store_side * view.store_side * kColours;
+      top = static_cast<int>(clamped(view.top[image], margin));
+      left = static_cast<int>(clamped(view.left[image], margin));
+      mirrored = view.mirror[image];
     }
     const int dy = in_block / row_values, in_row = in_block % row_values;
     const int y = row * view.block + dy, x = column * view.block + in_row / kColours;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kThreads)
         column = 0;
         if (++row == view.side) {
           row = 0;
-          ++picture;
+          ++image;
           pixels = nullptr;
         }
       }
@@ -99,33 +99,33 @@ void check_list(const char* name, const Tensor& list, const Tensor& store, int64
   STD_TORCH_CHECK(same_device(list, store) && list.scalar_type() == type && list.dim() == 1 && list.size(0) == count &&
                       list.is_contiguous(),
                   "augment: ", name, " must be ", count, " ", type == ScalarType::Bool ? "bool" : "int64",
-                  " on the device of the pictures, one after another");
+                  " on the device of the images, one after another");
 }
 
 Tensor augment(const std::vector<Tensor>& shards, const Tensor& rows, const Tensor& mean, const Tensor& top,
                const Tensor& left, const Tensor& mirror, int64_t crop, int64_t block, int64_t side, double scale,
                ScalarType dtype) {
-  STD_TORCH_CHECK(shards.size() == 1, "augment: on a GPU the pictures must be one shard, not ", shards.size());
+  STD_TORCH_CHECK(shards.size() == 1, "augment: on a GPU the images must be one shard, not ", shards.size());
   const Tensor& store = shards[0];
   STD_TORCH_CHECK(mean.scalar_type() == ScalarType::Float && mean.dim() == 3 && mean.size(0) == mean.size(1) &&
                       mean.size(2) == kColours && mean.is_contiguous() && same_device(mean, store),
-                  "augment: mean must be (side, side, 3) float32 on the device of the pictures, contiguous");
+                  "augment: mean must be (side, side, 3) float32 on the device of the images, contiguous");
   const int64_t store_side = mean.size(0);
   STD_TORCH_CHECK(store.scalar_type() == ScalarType::Byte && store.dim() == 4 && store.size(1) == store_side &&
                       store.size(2) == store_side && store.size(3) == kColours && store.is_contiguous(),
                   "augment: the shard must be (rows, ", store_side, ", ", store_side, ", 3) uint8, contiguous");
   STD_TORCH_CHECK(crop >= 1 && crop <= store_side, "augment: crop must lie in 1 to ", store_side, ", not ", crop);
   STD_TORCH_CHECK(block >= 1 && side >= 1, "augment: block and side must be at least 1, not ", block, " and ", side);
-  constexpr int64_t kLargest = 1 << 29;  // values of a picture: they are counted in 32 bits
+  constexpr int64_t kLargest = 1 << 29;  // values of an image: they are counted in 32 bits
   STD_TORCH_CHECK(
       store_side < 16384 && block < 4096 && side < 16384 && side * side * block * block * kColours <= kLargest,
-      "augment: pictures of ", store_side, " pixels a side, or ", side, " blocks of ", block, ", are too large");
+      "augment: images of ", store_side, " pixels per side, or ", side, " blocks of ", block, ", are too large");
   const int64_t count = rows.numel();
   check_list("rows", rows, store, count, ScalarType::Long);
   check_list("top", top, store, count, ScalarType::Long);
   check_list("left", left, store, count, ScalarType::Long);
   check_list("mirror", mirror, store, count, ScalarType::Bool);
-  STD_TORCH_CHECK(count == 0 || store.size(0) > 0, "augment: ", count, " pictures are asked for, the shard is empty");
+  STD_TORCH_CHECK(count == 0 || store.size(0) > 0, "augment: ", count, " images are asked for, the shard is empty");
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
                   "augment: dtype must be float32 or bfloat16, not ", torch::headeronly::toString(dtype));
 

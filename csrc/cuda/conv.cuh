@@ -1,4 +1,4 @@
-// The kernel of conv_relu_pool_lrn: a block walks down a strip of one picture's pooled rows, with the three rows of the
+// The kernel of conv_relu_pool_lrn: a block walks down a strip of one image's pooled rows, with the three rows of the
 // convolution under the current one in shared memory, in float32. A row that two pooled rows share is computed once.
 //
 // The convolution is a product of matrices: pixels x elements of their windows by elements x output channels. A tile of
@@ -37,7 +37,7 @@ static_assert(kTilePixels * kPieces == kConvThreads, "a thread copies one piece 
 struct ConvSizes {
   int c, h, w, k, kernel_h, kernel_w, stride, padding, groups, out_h, out_w, pooled_h, pooled_w;
   int group_c, group_k, window;
-  int strips;  // of a picture
+  int strips;  // of an image
 
   // Floats of a pixel's sums: whole 16 bytes, so that what lies behind the sums can be copied to.
   __host__ __device__ int sums_pixel() const { return (k + 3) / 4 * 4 + kSumsPadding; }
@@ -89,7 +89,7 @@ __device__ __forceinline__ uint32_t load_pair(const uint16_t* from) { return *re
 // The sums of pixels `first_pixel` and on, of `pixels` that begin with row `first_row` of the convolution, and of one
 // group's channels `first_channel` and on. `sums` holds row i in place i % kWindow.
 template <int kEights, bool kAligned>
-__device__ void conv_tile(const uint16_t* __restrict__ picture, const uint16_t* __restrict__ weight,
+__device__ void conv_tile(const uint16_t* __restrict__ image, const uint16_t* __restrict__ weight,
                           const ConvSizes& sizes, int first_row, int pixels, int first_pixel, int group,
                           int first_channel, uint16_t* staged, float* sums) {
   constexpr int kChannels = kTileChannels<kEights>;
@@ -108,13 +108,13 @@ __device__ void conv_tile(const uint16_t* __restrict__ picture, const uint16_t* 
   const auto stage = [&](uint16_t* to) {
     const int y = top + place.row;
     const bool there = my_pixel < pixels && place.row < sizes.kernel_h && y >= 0 && y < sizes.h;
-    const auto in_picture = [&](int element) -> const uint16_t* {
+    const auto in_image = [&](int element) -> const uint16_t* {
       const int x = left + element / sizes.group_c;
       if (x < 0 || x >= sizes.w) return nullptr;
-      return picture + (int64_t{y} * sizes.w + x) * sizes.c + group * sizes.group_c + element % sizes.group_c;
+      return image + (int64_t{y} * sizes.w + x) * sizes.c + group * sizes.group_c + element % sizes.group_c;
     };
-    copy_piece<kAligned>(to + mine * kStagedRow + piece * kPiece, place.element, sizes.window, there, picture,
-                         in_picture);
+    copy_piece<kAligned>(to + mine * kStagedRow + piece * kPiece, place.element, sizes.window, there, image,
+                         in_image);
     for (int channel = mine; channel < kChannels; channel += kConvThreads / kPieces) {
       const bool wanted = first_channel + channel < sizes.group_k && place.row < sizes.kernel_h;
       const auto in_kernel = [&](int element) {
@@ -210,12 +210,12 @@ __global__ void __launch_bounds__(kConvThreads)
   uint16_t* staged = reinterpret_cast<uint16_t*>(behind);
   float* values = behind + threadIdx.x / kWarp * (sizes.k + 2 * kLrnReach);
 
-  const int64_t picture = blockIdx.x / sizes.strips;
+  const int64_t image = blockIdx.x / sizes.strips;
   const int strip = blockIdx.x % sizes.strips;
   const int begin = static_cast<int>(int64_t{strip} * sizes.pooled_h / sizes.strips);
   const int end = static_cast<int>(int64_t{strip + 1} * sizes.pooled_h / sizes.strips);
-  const uint16_t* from = x + picture * sizes.h * sizes.w * sizes.c;
-  uint16_t* to = y + picture * sizes.pooled_h * sizes.pooled_w * sizes.k;
+  const uint16_t* from = x + image * sizes.h * sizes.w * sizes.c;
+  uint16_t* to = y + image * sizes.pooled_h * sizes.pooled_w * sizes.k;
 
   int next = begin * kPoolStride;  // row of the convolution
   for (int pooled_row = begin; pooled_row < end; ++pooled_row) {
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(kConvThreads)
   }
 }
 
-// `blocks`: how many are wanted to keep all multiprocessors busy. Few pictures are cut into strips; a cut costs one row
+// `blocks`: how many are wanted to keep all multiprocessors busy. Few images are cut into strips; a cut costs one row
 // of the convolution.
 inline ConvSizes conv_sizes(const ConvShape& shape, int64_t blocks) {
   const int64_t strips = std::min(shape.pooled_h, blocks_for(blocks, std::max<int64_t>(shape.n, 1)));

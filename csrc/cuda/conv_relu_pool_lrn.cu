@@ -14,7 +14,7 @@ Tensor conv_relu_pool_lrn(const Tensor& x, const Tensor& weight, const Tensor& b
   const ConvShape shape = conv_shape(x, weight, bias, stride, padding, groups);
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, "conv_relu_pool_lrn: x must be bfloat16 on a GPU, not ",
                   torch::headeronly::toString(x.scalar_type()));
-  constexpr int64_t kLargest = (int64_t{1} << 31) - 1;  // within a picture and a row of the kernel 32 bits count
+  constexpr int64_t kLargest = (int64_t{1} << 31) - 1;  // within an image and a row of the kernel 32 bits count
   const int64_t padded = std::max(shape.h, shape.w) + 2 * padding;
   STD_TORCH_CHECK(padded <= kLargest / 2 / stride && shape.out_w <= kLargest / kWindow / (shape.k + 2 * kSumsPadding) &&
                       shape.window() <= kLargest / 2 / shape.kernel_h && shape.n <= kLargest / shape.pooled_h,

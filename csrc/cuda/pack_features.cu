@@ -15,13 +15,13 @@ namespace {
 
 constexpr int kScanThreads = 256;
 
-// Which tile of which picture a block has, and of it a thread.
+// Which tile of which image a block has, and of it a thread.
 struct Place {
-  int64_t picture, byte, element;
+  int64_t image, byte, element;
 
   __device__ Place(int64_t tiles)
-      : picture(blockIdx.x / tiles),
-        byte((blockIdx.x - picture * tiles) * kTileThreads + threadIdx.x),
+      : image(blockIdx.x / tiles),
+        byte((blockIdx.x - image * tiles) * kTileThreads + threadIdx.x),
         element(byte * kPerByte) {}
 };
 
@@ -33,17 +33,17 @@ __global__ void __launch_bounds__(kTileThreads)
   unsigned byte = 0;
   if (at.byte < bytes) {
     uint16_t element[kPerByte];
-    load_some(x + at.picture * elements + at.element, elements - at.element, at_once, element);
+    load_some(x + at.image * elements + at.element, elements - at.element, at_once, element);
 #pragma unroll
     for (int i = 0; i < kPerByte; ++i) byte |= (element[i] != 0 ? 1u : 0u) << i;
-    mask[at.picture * bytes + at.byte] = static_cast<uint8_t>(byte);
+    mask[at.image * bytes + at.byte] = static_cast<uint8_t>(byte);
   }
   int total;
   (void)sum_before<kTileThreads>(count_bits(byte), total);
   if (threadIdx.x == 0) counts[blockIdx.x] = total;
 }
 
-// In one block: counts of `n` tiles to where each begins; offsets: where each picture of `tiles` tiles does.
+// In one block: counts of `n` tiles to where each begins; offsets: where each image of `tiles` tiles does.
 __global__ void __launch_bounds__(kScanThreads)
     scan_kernel(int64_t* __restrict__ counts, int64_t n, int64_t tiles, int64_t* __restrict__ offsets) {
   int64_t done = 0;
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kTileThreads)
   const Place at(tiles);
   uint16_t element[kPerByte] = {};
   if (at.element < elements) {
-    load_some(x + at.picture * elements + at.element, elements - at.element, at_once, element);
+    load_some(x + at.image * elements + at.element, elements - at.element, at_once, element);
   }
   int mine = 0, total;
 #pragma unroll
@@ -86,7 +86,7 @@ std::tuple<Tensor, Tensor, Tensor> pack_features(const Tensor& x) {
   check_dense(x);
   const OnDeviceOf device(x);
   const int64_t n = x.size(0), elements = x.size(1), tiles = tiles_of(elements), blocks = n * tiles;
-  STD_TORCH_CHECK(blocks <= 0x7FFFFFFF, "pack_features: ", n, " pictures of ", elements, " elements are too many");
+  STD_TORCH_CHECK(blocks <= 0x7FFFFFFF, "pack_features: ", n, " images of ", elements, " elements are too many");
   const auto on_device = [&](int64_t count, ScalarType type) {
     return torch::stable::empty({count}, type, std::nullopt, x.device());
   };

@@ -1,7 +1,7 @@
-// 3x3 max pooling with stride 2 of channels-last pictures and, behind it, the normalisation across channels: the
+// 3x3 max pooling with stride 2 of channels-last images and, behind it, the normalisation across channels: the
 // kernels of relu_pool and relu_pool_lrn, forward and backward.
 //
-// N pictures, C channels, H x W pixels, PH x PW pooled ones. A thread takes V channels of a pixel at a time (a group):
+// N images, C channels, H x W pixels, PH x PW pooled ones. A thread takes V channels of a pixel at a time (a group):
 // as many as are 16 bytes, or one where channels or addresses do not allow that.
 #pragma once
 
@@ -20,7 +20,7 @@ struct PoolShape {
   int64_t n;
   int c, h, w, ph, pw;
 
-  __host__ __device__ int64_t picture() const { return int64_t{h} * w * c; }
+  __host__ __device__ int64_t image() const { return int64_t{h} * w * c; }
   __host__ __device__ int packed() const { return (c + 1) / 2; }  // bytes of argmax a pooled pixel
 };
 
@@ -135,7 +135,7 @@ __device__ __forceinline__ uint32_t load_codes(const uint8_t* argmax, int first)
 }
 
 // y = relu(maximum + bias), normalised where kLrn; without argmax only that. With kLrn `pooled` is what is normalised.
-// Lanes run over the groups of one picture's pooled pixels; a picture has `blocks` blocks.
+// Lanes run over the groups of one image's pooled pixels; an image has `blocks` blocks.
 template <typename T, int V, bool kLrn>
 __global__ void __launch_bounds__(kPoolThreads)
     pool_kernel(const T* __restrict__ x, const float* __restrict__ bias, T* __restrict__ y, T* __restrict__ pooled,
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kPoolThreads)
   const int lane = threadIdx.x % kWarp;
   const int groups = shape.c / V;
   const int units = shape.ph * shape.pw * groups;
-  const int64_t picture = blockIdx.x / blocks;
+  const int64_t image = blockIdx.x / blocks;
   const int unit = (blockIdx.x % blocks * kPoolWarps + threadIdx.x / kWarp) * (kWarp - 2 * outer) + lane - outer;
   const bool inside = unit >= 0 && unit < units;
   const bool writes = inside && lane >= outer && lane < kWarp - outer;
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 #pragma unroll
   for (int i = 0; i < V; ++i) p[i] = 0.0f;
   if (inside) {
-    const T* corner = x + picture * shape.picture() + (int64_t{row} * shape.w + column) * shape.c + first;
+    const T* corner = x + image * shape.image() + (int64_t{row} * shape.w + column) * shape.c + first;
     const T* from[kPlaces];
 #pragma unroll
     for (int k = 0; k < kPlaces; ++k) {
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kPoolThreads)
       codes |= static_cast<uint32_t>(p[i] == 0.0f ? kStopped : place[i]) << 4 * i;
     }
   }
-  const int64_t pooled_pixel = picture * shape.ph * shape.pw + pixel;
+  const int64_t pooled_pixel = image * shape.ph * shape.pw + pixel;
   const int64_t at = pooled_pixel * shape.c + first;
   if (argmax != nullptr) store_codes<V>(argmax + pooled_pixel * shape.packed(), first, shape.c, codes, writes);
   if constexpr (kLrn) {
@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 // Backward, a block takes a tile of input pixels, two by two in a cell, and a slice of the groups. Cell i is covered by
 // the windows i - 1 and i in either direction, so a tile needs a row and a column of windows before its own.
 constexpr int kUnpoolThreads = 256;
-constexpr int kTileCells = 7;  // stages 1, 2 and 5 of the paper's network have 28, 14 and 7 cells a side
+constexpr int kTileCells = 7;  // stages 1, 2 and 5 of the paper's network have 28, 14 and 7 cells per side
 constexpr int kTileWindows = kTileCells + 1;
 constexpr int kTilePixels = kTileWindows * kTileWindows;
 
@@ -201,7 +201,7 @@ template <int V>
 constexpr int kSliceGroups = V == 1 ? 64 : 16;
 
 struct PoolTiles {
-  int down, across;  // tiles of a picture
+  int down, across;  // tiles of an image
   int slices;
   int groups;  // of a slice; the last may have fewer
   int outer;   // lanes
@@ -259,7 +259,7 @@ struct TileSlice {
 // What each window of the tile hands on: the gradient, back through the normalisation where kLrn, zero where it stops.
 template <typename T, int V, bool kLrn>
 __device__ __forceinline__ void fill_tile(const T* __restrict__ gradient, const T* __restrict__ pooled,
-                                          const uint8_t* __restrict__ argmax, const PoolShape& shape, int64_t picture,
+                                          const uint8_t* __restrict__ argmax, const PoolShape& shape, int64_t image,
                                           int top, int left, int begin, int end, int outer, TileSlice<V> tile) {
   constexpr int kReach = kLrn ? (2 * kLrnReach + V - 1) / V : 0;  // groups that a group's gradient depends on
   const int groups = shape.c / V;
@@ -277,7 +277,7 @@ __device__ __forceinline__ void fill_tile(const T* __restrict__ gradient, const 
 #pragma unroll
     for (int i = 0; i < V; ++i) g[i] = p[i] = 0.0f;
     if (inside && row >= 0 && row < shape.ph && column >= 0 && column < shape.pw) {
-      const int64_t pixel = (picture * shape.ph + row) * shape.pw + column;
+      const int64_t pixel = (image * shape.ph + row) * shape.pw + column;
       load(gradient + pixel * shape.c + first, g);
       if constexpr (kLrn) load(pooled + pixel * shape.c + first, p);
       codes = load_codes<V>(argmax + pixel * shape.packed(), first);
@@ -329,14 +329,14 @@ __global__ void __launch_bounds__(kUnpoolThreads)
     unpool_kernel(const T* __restrict__ gradient, const T* __restrict__ pooled, const uint8_t* __restrict__ argmax,
                   T* __restrict__ dx, float* __restrict__ sums, PoolShape shape, PoolTiles tiles) {
   const int slice = blockIdx.x % tiles.slices, tile_index = blockIdx.x / tiles.slices % tiles.tiles();
-  const int64_t picture = blockIdx.x / tiles.slices / tiles.tiles();
+  const int64_t image = blockIdx.x / tiles.slices / tiles.tiles();
   const int first_row = tile_index / tiles.across * kTileCells, first_column = tile_index % tiles.across * kTileCells;
   const int groups = shape.c / V;
   const int begin = slice * tiles.groups, end = begin + tiles.groups < groups ? begin + tiles.groups : groups;
   const int mine = end - begin;
   TileSlice<V> tile(dynamic_shared(), mine);
 
-  fill_tile<T, V, kLrn>(gradient, pooled, argmax, shape, picture, first_row - 1, first_column - 1, begin, end,
+  fill_tile<T, V, kLrn>(gradient, pooled, argmax, shape, image, first_row - 1, first_column - 1, begin, end,
                         tiles.outer, tile);
   __syncthreads();
 
@@ -345,7 +345,7 @@ __global__ void __launch_bounds__(kUnpoolThreads)
     const int down = cell / kTileCells, right = cell % kTileCells;
     const int row = (first_row + down) * kPoolStride, column = (first_column + right) * kPoolStride;
     if (row >= shape.h || column >= shape.w) continue;
-    T* to = dx + picture * shape.picture() + (int64_t{row} * shape.w + column) * shape.c + (begin + group) * V;
+    T* to = dx + image * shape.image() + (int64_t{row} * shape.w + column) * shape.c + (begin + group) * V;
     gather_cell<T, V>(tile, (down * kTileWindows + right) * mine + group, mine, kTileWindows * mine, to, shape.c,
                       int64_t{shape.w} * shape.c, column + 1 < shape.w, row + 1 < shape.h);
   }
@@ -358,7 +358,7 @@ __global__ void __launch_bounds__(kUnpoolThreads)
         sum += tile.channel((down * kTileWindows + right) * mine + channel / V, channel % V);
       }
     }
-    sums[(picture * tiles.tiles() + tile_index) * shape.c + begin * V + channel] = sum;
+    sums[(image * tiles.tiles() + tile_index) * shape.c + begin * V + channel] = sum;
   }
 }
 

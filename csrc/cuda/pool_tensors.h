@@ -13,14 +13,14 @@ namespace fasttransfer {
 inline void check_activations(const char* op, const char* name, const Tensor& x) {
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16, op, ": ", name,
                   " must be float32 or bfloat16 on a GPU, not ", torch::headeronly::toString(x.scalar_type()));
-  STD_TORCH_CHECK(x.dim() == 4, op, ": ", name, " must be (pictures, channels, rows, columns), not ", x.dim(), "-d");
+  STD_TORCH_CHECK(x.dim() == 4, op, ": ", name, " must be (images, channels, rows, columns), not ", x.dim(), "-d");
   STD_TORCH_CHECK(is_channels_last(x), op, ": ", name, " must be contiguous in channels-last memory");
 }
 
 inline PoolShape checked_shape(const char* op, int64_t n, int64_t c, int64_t h, int64_t w) {
   STD_TORCH_CHECK(h >= kWindow && w >= kWindow, op, ": x must have at least 3 x 3 pixels, not ", h, " x ", w);
-  constexpr int64_t kLargest = (int64_t{1} << 31) - 1;  // within a picture, elements are counted in 32 bits
-  STD_TORCH_CHECK(h <= kLargest / w && c <= kLargest / (h * w), op, ": pictures of ", c, " x ", h, " x ", w,
+  constexpr int64_t kLargest = (int64_t{1} << 31) - 1;  // within an image, elements are counted in 32 bits
+  STD_TORCH_CHECK(h <= kLargest / w && c <= kLargest / (h * w), op, ": images of ", c, " x ", h, " x ", w,
                   " are too large");
   return {n,
           static_cast<int>(c),

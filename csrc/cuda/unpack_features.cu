@@ -1,5 +1,5 @@
-// Masks and values to dense features, any pictures in any order. Where a tile's values begin is counted anew from the
-// mask before it, which is short against what the tile writes. What pictures and values there are is only known on the
+// Masks and values to dense features, any images in any order. Where a tile's values begin is counted anew from the
+// mask before it, which is short against what the tile writes. What images and values there are is only known on the
 // GPU, and asking would make the CPU wait: a row that is not there is moved to the nearest, and a value that is not
 // there is zero, so that memory stays safe.
 
@@ -17,13 +17,13 @@ struct Packed {
   const uint8_t* mask;
   const uint16_t* values;
   const int64_t *offsets, *rows;
-  int64_t pictures, held;  // values
+  int64_t images, held;  // values
 };
 
 __global__ void __launch_bounds__(kTileThreads) unpack_kernel(const __grid_constant__ Packed packed, int64_t elements,
                                                               int64_t tiles, bool at_once, uint16_t* __restrict__ y) {
-  const int64_t picture = blockIdx.x / tiles, tile = blockIdx.x - picture * tiles;
-  const int64_t asked = packed.rows[picture], last = packed.pictures - 1;
+  const int64_t image = blockIdx.x / tiles, tile = blockIdx.x - image * tiles;
+  const int64_t asked = packed.rows[image], last = packed.images - 1;
   const int64_t row = asked < 0 ? 0 : asked > last ? last : asked;
   const int64_t bytes = mask_bytes(elements);
   const uint8_t* const mask = packed.mask + row * bytes;
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kTileThreads) unpack_kernel(const __grid_const
       ++next;
     }
   }
-  store_some(y + picture * elements + first, elements - first, at_once, element);
+  store_some(y + image * elements + first, elements - first, at_once, element);
 }
 
 Tensor unpack_features(const Tensor& mask, const Tensor& values, const Tensor& offsets, const Tensor& rows,
@@ -59,7 +59,7 @@ Tensor unpack_features(const Tensor& mask, const Tensor& values, const Tensor& o
                   "unpack_features: mask must begin at an address of 8 bytes");
   const OnDeviceOf device(mask);
   const int64_t wanted = rows.size(0), tiles = tiles_of(elements);
-  STD_TORCH_CHECK(wanted * tiles <= 0x7FFFFFFF, "unpack_features: ", wanted, " pictures of ", elements,
+  STD_TORCH_CHECK(wanted * tiles <= 0x7FFFFFFF, "unpack_features: ", wanted, " images of ", elements,
                   " elements are too many");
   Tensor y = torch::stable::empty({wanted, elements}, ScalarType::BFloat16, std::nullopt, mask.device());
   const Packed packed{static_cast<const uint8_t*>(mask.const_data_ptr()),

@@ -1,6 +1,6 @@
-// Features packed without loss: which of a picture's elements are not zero, and the values of those, back to back.
+// Features packed without loss: which of an image's elements are not zero, and the values of those, back to back.
 //
-// Element i is bit i % 8 of byte i / 8 of the picture's mask, so that on a little-endian machine any 4 or 8 bytes of it
+// Element i is bit i % 8 of byte i / 8 of the image's mask, so that on a little-endian machine any 4 or 8 bytes of it
 // are a word whose lowest bit comes first. A mask is rounded up to words of 64 elements; bits beyond the last element
 // are 0. Zero is the bit pattern 0 and nothing else: a negative zero and every NaN come back as they were.
 //
@@ -20,9 +20,9 @@ namespace fasttransfer {
 
 constexpr int64_t kMaskWord = 64;                    // elements
 constexpr int64_t kMaskWordBytes = kMaskWord / 8;    // bytes
-constexpr int64_t kMostElements = int64_t{1} << 30;  // of a picture: they are counted in 32 bits
+constexpr int64_t kMostElements = int64_t{1} << 30;  // of an image: they are counted in 32 bits
 
-// Bytes of the mask of one picture.
+// Bytes of the mask of one image.
 FT_HOST_DEVICE inline int64_t mask_bytes(int64_t elements) {
   return (elements + kMaskWord - 1) / kMaskWord * kMaskWordBytes;
 }

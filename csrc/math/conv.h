@@ -7,7 +7,7 @@
 
 namespace fasttransfer {
 
-// N pictures, C channels in, K channels out, both in `groups` parts. Sizes fit 32 bits; products of them are made
+// N images, C channels in, K channels out, both in `groups` parts. Sizes fit 32 bits; products of them are made
 // in 64.
 struct ConvShape {
   int64_t n, c, h, w;

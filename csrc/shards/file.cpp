@@ -69,7 +69,7 @@ void File::check(const Identity& expected) {
             ", where shard " + text(expected.position) + ", from record " + text(expected.first) + ", should be");
   }
   if (header.elements != static_cast<uint64_t>(expected.elements)) {
-    damaged("holds pictures of " + text(header.elements) + " elements, not " + text(expected.elements));
+    damaged("holds images of " + text(header.elements) + " elements, not " + text(expected.elements));
   }
   kind_ = static_cast<Kind>(header.kind);
   elements_ = expected.elements;

@@ -23,7 +23,7 @@ class File {
   // How many values record `i` holds: all of its elements where they are dense.
   int64_t values(int64_t i) const { return index_[i].values; }
 
-  // Record `i`, unpacked to `to`, which has room for a picture. Throws Damaged.
+  // Record `i`, unpacked to `to`, which has room for an image. Throws Damaged.
   void read_dense(int64_t i, uint16_t* to) const;
 
   // Record `i`, packed: its mask and values(i) values. Throws Damaged; only for shards that are packed.

@@ -1,4 +1,4 @@
-// A shard: features of a stretch of an entry's pictures, a record each, in one file that is written once and then only
+// A shard: features of a stretch of an entry's images, a record each, in one file that is written once and then only
 // read. Little-endian.
 //
 //   header    128 bytes, whose last 8 are the checksum of the others
@@ -6,7 +6,7 @@
 //   records   each begins at a multiple of 8 and is dense (2 E bytes) or packed: the mask of math/bitmask.h, then the
 //             values, in 12 bits each as narrow.h has them, or in 16 where they are too far apart for that
 //
-//   index     32 bytes a record: where it begins, how long it is, its checksum, how many values, in which form
+//   index     32 bytes per record: where it begins, how long it is, its checksum, how many values, in which form
 //
 //   footer    48 bytes: where the index begins, how many records, the checksums of index and header, the checksum of
 //             these four, then a mark that is written last
@@ -41,7 +41,7 @@ struct Header {
   uint32_t kind;
   uint32_t position;         // which shard of the entry this is, from 0
   uint64_t first;            // number in the entry of its first record
-  uint64_t elements;         // of a picture
+  uint64_t elements;         // of an image
   char identity[kIdentity];  // the entry's, filled up with 0
   uint64_t reserved[2];
   uint64_t checksum;

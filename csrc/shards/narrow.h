@@ -1,6 +1,6 @@
 // bfloat16 values in 12 bits each, without loss, where their upper bytes lie within 16 of each other: a byte and half
 // of one. Behind a ReLU there is no sign, so the upper byte is seven bits of the exponent, and 16 of them span a factor
-// of 2^32 between the largest value of a picture and the smallest: a trained network's features keep well within it.
+// of 2^32 between the largest value of an image and the smallest: a trained network's features keep well within it.
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,7 @@ class Writer {
   // Of features `kind`, into `file`, which is at its beginning.
   Writer(int file, const Identity& identity, Kind kind);
 
-  // `n` pictures, each a record. Throws Refused where the disk refuses.
+  // `n` images, each a record. Throws Refused where the disk refuses.
   void append(const uint16_t* x, int64_t n);
 
   // Index and footer: the shard is whole. Nothing may be called after it.

@@ -16,7 +16,7 @@ class Base(Choices):
     """Train only the base networks of a study: started by torchrun, all of its processes train each one together.
 
     Each process takes its part of every batch, on a GPU of its own or on the CPU, and gradients are averaged: the same
-    order of pictures, the same result but for rounding. grid with the same options finds the networks done and trains
+    order of images, the same result but for rounding. grid with the same options finds the networks done and trains
     the rest of the study. The same command again resumes.
 
     For example, on a machine with eight GPUs:
@@ -27,7 +27,7 @@ class Base(Choices):
     task: Literal["A", "B"] | None = None
     """The task to train it on; by default both, one after the other."""
     out: Path | None = None
-    """Folder of the study; by default runs/<pictures>-<split>."""
+    """Folder of the study; by default runs/<images>-<split>."""
     feeding: Feeding = field(default_factory=Feeding)
 
     def run(self, console: Console) -> int:

@@ -20,7 +20,7 @@ class _Part:
     part: ClassVar[str]
 
     quick: bool = False
-    """Fewer samples, a smaller batch, fewer pictures: rough numbers in a fraction of the time."""
+    """Fewer samples, a smaller batch, fewer images: rough numbers in a fraction of the time."""
     full: bool = False
     """All samples and sizes, as without --quick."""
     only: str = ""
@@ -52,9 +52,9 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _PartWithPictures(_Part):
+class _PartWithImages(_Part):
     data: Path | None = None
-    """Pictures: a source as grid takes it; by default some are drawn."""
+    """Images: a source as grid takes it; by default some are drawn."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class _PartWithPictures(_Part):
 
 
 @dataclass(frozen=True)
-class BenchCeilings(_PartWithPictures):
+class BenchCeilings(_PartWithImages):
     """Measure what this machine can do at the most: copies, matrix products, convolutions, decoding.
 
     For example:
@@ -77,7 +77,7 @@ class BenchCeilings(_PartWithPictures):
 class BenchKernels(_Part):
     """Measure every native operator at the sizes of the paper's network.
 
-    Its bytes a second as a share of a plain copy's, and how many times as long PyTorch takes, eager and compiled.
+    Its bytes per second as a share of a plain copy's, and how many times as long PyTorch takes, eager and compiled.
 
     For example:
 
@@ -116,10 +116,10 @@ class BenchCells(_Part):
 
 
 @dataclass(frozen=True)
-class BenchData(_PartWithPictures):
-    """Measure how pictures are decoded, prepared and fed, and the memory that takes.
+class BenchData(_PartWithImages):
+    """Measure how images are decoded, prepared and fed, and the memory that takes.
 
-    Beside Pillow, torchvision, PyTorch's DataLoader and DALI on the same pictures, on one core and on all.
+    Beside Pillow, torchvision, PyTorch's DataLoader and DALI on the same images, on one core and on all.
 
     For example:
 
@@ -156,7 +156,7 @@ class BenchCached(_Part):
 
 
 @dataclass(frozen=True)
-class BenchAblation(_PartWithPictures):
+class BenchAblation(_PartWithImages):
     """Measure the training step without each of the ideas it is made of: what each is worth on this machine.
 
     For example:
@@ -168,19 +168,19 @@ class BenchAblation(_PartWithPictures):
 
 
 @dataclass(frozen=True)
-class BenchGrid(_PartWithPictures):
+class BenchGrid(_PartWithImages):
     """Train a whole study, and the same as one would write it in plain PyTorch, both to the end.
 
     Time, memory, top-1, and the share of what the arithmetic alone would take. --only cohort leaves plain PyTorch out.
 
-    For example, on two classes a task and for a moment:
+    For example, on two classes per task and for a moment:
 
         fasttransfer bench grid --quick --classes 2
     """
 
     part = "grid"
     epochs: float | None = None
-    """Length of training, in passes over a task's pictures, instead of the recipe's."""
+    """Length of training, in passes over a task's images, instead of the recipe's."""
     classes: int | None = None
     """Use this many classes of each task."""
 
@@ -191,7 +191,7 @@ class BenchGrid(_PartWithPictures):
 
 @dataclass(frozen=True)
 class BenchAll:
-    """Measure everything in one run and write a page: ceilings, operators, step, cells, pictures, features, ideas.
+    """Measure everything in one run and write a page: ceilings, operators, step, cells, images, features, ideas.
 
     The default study is trained as well; what plain PyTorch takes for it is left to bench grid. Of what bench cached
     measures there are n = 5 and 7.
@@ -205,11 +205,11 @@ class BenchAll:
     """
 
     quick: bool = False
-    """Fewer samples, a smaller batch, fewer pictures: rough numbers in a fraction of the time."""
+    """Fewer samples, a smaller batch, fewer images: rough numbers in a fraction of the time."""
     full: bool = False
     """All samples and sizes, as without --quick."""
     data: Path | None = None
-    """Pictures to decode and feed: a source as grid takes it; by default some are drawn. The study has its own."""
+    """Images to decode and feed: a source as grid takes it; by default some are drawn. The study has its own."""
     device: Literal["cpu", "cuda"] | None = None
     """By default a GPU where there is one."""
     out: Path = Path("runs") / "bench" / "bench-all.json"

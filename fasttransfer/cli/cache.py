@@ -28,7 +28,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 class CacheBuild:
     """Compute features of a trained network and keep them, all cuts in one forward pass; what is there stays.
 
-    Training pictures are shown in the views, validation pictures in the first of them, as a study does.
+    Training images are shown in the views, validation images in the first of them, as a study does.
 
     For example, all that cells on task B read from base A:
 
@@ -42,7 +42,7 @@ class CacheBuild:
     cuts: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Which cuts, 1 to 6; for 7 it is cut 6 that is kept."""
     task: str | None = None
-    """The task whose pictures they are, A or B; by default the one that the network was trained on."""
+    """The task whose images they are, A or B; by default the one that the network was trained on."""
     views: int = 10
     """1 (the centre crop), 2 (with its mirror) or 10 (corners and centre with mirrors)."""
 
@@ -65,7 +65,7 @@ class CacheBuild:
 
 @dataclass(frozen=True)
 class CacheList:
-    """List the features that are kept: of which network, cut, pictures and views, their size and their use.
+    """List the features that are kept: of which network, cut, images and views, their size and their use.
 
     The share is that of the same features without packing, as bfloat16. Cells with n = 7 use the features of cut 6.
 
@@ -86,7 +86,7 @@ class CacheList:
             rows.add_row(
                 entry.folder.name[:_DIGITS],
                 f"{entry.about.network} cut {entry.key.cut}",
-                _pictures(entry),
+                _images(entry),
                 format_bytes(entry.bytes),
                 _share(entry),
                 str(hits),
@@ -127,7 +127,7 @@ class CacheShow:
             "folder": str(entry.folder),
             "network": entry.about.network,
             "study": entry.about.study,
-            "pictures": f"{_pictures(entry)}, {len(entry.about.classes)} classes",
+            "images": f"{_images(entry)}, {len(entry.about.classes)} classes",
             "cut": f"{key.cut}: {' x '.join(map(str, entry.shape))}",
             "size": f"{format_bytes(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of {format_bytes(entry.dense)}",
             "kept": "packed" if entry.packed else "dense",
@@ -137,7 +137,7 @@ class CacheShow:
             "geometry": key.geometry.name,
             "weights": f"{key.prefix} (digest)",
             "mean": f"{key.mean} (digest), differences times {key.scale:g}",
-            "list": f"{key.pictures} (digest)",
+            "list": f"{key.images} (digest)",
             **{name: value for name, value in key.versions.items() if value},
             "entry.json": f"{entry.checksum} (checksum), format {FORMAT}",
         }
@@ -236,9 +236,9 @@ class CachePrune:
 
 @dataclass(frozen=True)
 class CacheExport:
-    """Write the features of an entry for use elsewhere, with the ids and labels of the pictures and the views.
+    """Write the features of an entry for use elsewhere, with the ids and labels of the images and the views.
 
-    To a .npy: features (pictures, views, ...) as float32, for NumPy has no bfloat16, and beside it -ids.npy,
+    To a .npy: features (images, views, ...) as float32, for NumPy has no bfloat16, and beside it -ids.npy,
     -labels.npy, -views.npy and a .json that names the classes. To a .safetensors: all in one file, features as
     bfloat16. Neither takes more memory than a few batches.
 
@@ -292,7 +292,7 @@ class CachePlan(Choices):
 class CacheWhere:
     """Print the folder of the cache, what it holds and what the disk has free.
 
-    FASTTRANSFER_CACHE names another folder; there are prepared pictures in it as well.
+    FASTTRANSFER_CACHE names another folder; there are prepared images in it as well.
 
     For example:
 
@@ -358,13 +358,13 @@ def _one(name: str) -> CacheEntry:
 
 
 def _what(entry: CacheEntry) -> str:
-    return f"{entry.about.network} cut {entry.key.cut}, {_pictures(entry)}"
+    return f"{entry.about.network} cut {entry.key.cut}, {_images(entry)}"
 
 
-def _pictures(entry: CacheEntry) -> str:
+def _images(entry: CacheEntry) -> str:
     about = entry.about
     views = f"{entry.views} view{'s' if entry.views > 1 else ''}"
-    return f"{entry.pictures:,} {about.part} of {about.data} {about.task} in {views}"
+    return f"{entry.images:,} {about.part} of {about.data} {about.task} in {views}"
 
 
 def _share(entry: CacheEntry) -> str:

@@ -19,7 +19,7 @@ from fasttransfer.study import paper
 class Compare:
     """Show studies side by side: paired differences for every n, and how far they are from the first study's.
 
-    Bases are shown against the number of training pictures a class where that differs. Studies that differ in their
+    Bases are shown against the number of training images per class where that differs. Studies that differ in their
     random split only are joined into one whose interval is over splits.
 
     For example:

@@ -18,15 +18,15 @@ from fasttransfer.core.tables import plain_table
 
 @dataclass(frozen=True)
 class DataInspect:
-    """Say what a source of pictures or a prepared store holds: layout, classes, counts, sizes, bad files.
+    """Say what a source of images or a prepared store holds: layout, classes, counts, sizes, bad files.
 
-    For example, with a contact sheet of some pictures of some classes:
+    For example, with a contact sheet of some images of some classes:
 
         fasttransfer data inspect tiny-imagenet-200 --sheet tiny.png
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder or uncompressed tar of pictures, the folder of a store, or builtin."""
+    """Folder or uncompressed tar of images, the folder of a store, or builtin."""
     sheet: Path | None = None
     """Draw a contact sheet into this file, a .png or a .jpg."""
 
@@ -53,15 +53,15 @@ class DataInspect:
             rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in found.store.versions.items()))
         rows.add_row("layout", found.layout)
         rows.add_row("classes", str(len(found.classes)))
-        for part, count in found.pictures.items():
+        for part, count in found.images.items():
             spread = found.per_class[part]
-            rows.add_row(part, f"{count:,} pictures, {spread.least} to {spread.most} a class, median {spread.median:g}")
+            rows.add_row(part, f"{count:,} images, {spread.least} to {spread.most} a class, median {spread.median:g}")
         if found.widths and found.heights:
             sizes = " x ".join(f"{s.least}-{s.most} (median {s.median:g})" for s in (found.widths, found.heights))
             rows.add_row("pixels", sizes)
         rows.add_row("formats", _counts(found.formats))
         rows.add_row("modes", _counts(found.modes))
-        rows.add_row("looked at", f"{found.sampled:,} pictures")
+        rows.add_row("looked at", f"{found.sampled:,} images")
         for note in found.notes:
             rows.add_row("note", note)
         for path, reason in found.bad:
@@ -75,10 +75,10 @@ class DataInspect:
 
 @dataclass(frozen=True)
 class DataPrepare:
-    """Decode every picture of a source once and write a store, which a study reads at the speed of memory.
+    """Decode every image of a source once and write a store, which a study reads at the speed of memory.
 
     An interrupted or killed prepare goes on when the same command is given again, and ends with the same files. Room on
-    the disk is asked for first: raw takes 3 bytes a pixel, 262 GB for ILSVRC12 at 256 x 256; jpeg about a sixth.
+    the disk is asked for first: raw takes 3 bytes per pixel, 262 GB for ILSVRC12 at 256 x 256; jpeg about a sixth.
 
     For example:
 
@@ -86,19 +86,19 @@ class DataPrepare:
     """
 
     source: Annotated[Path, tyro.conf.Positional]
-    """Folder or uncompressed tar of pictures."""
+    """Folder or uncompressed tar of images."""
     store: Annotated[Path, tyro.conf.Positional]
-    """Folder to be made; a store of these pictures that is there already stays as it is."""
+    """Folder to be made; a store of these images that is there already stays as it is."""
     recipe: str | None = None
     """Make the size fit this recipe of grid: caffe, fast, mini or a TOML file; by default the one that grid takes for
-    these pictures."""
+    these images."""
     size: int | None = None
-    """Side of the stored pictures in pixels, instead of the recipe's."""
+    """Side of the stored images in pixels, instead of the recipe's."""
     kind: Literal["raw", "jpeg"] = "raw"
     """raw (NumPy arrays of pixels) or jpeg (tar shards in WebDataset's convention, quality 95)."""
     fit: Literal["stretch", "crop"] = "stretch"
-    """stretch (the whole picture, its aspect not kept, as Caffe did) or crop (the square in the middle)."""
-    bad_pictures: Literal["fail", "skip"] = "fail"
+    """stretch (the whole image, its aspect not kept, as Caffe did) or crop (the square in the middle)."""
+    bad_images: Literal["fail", "skip"] = "fail"
     """What to do about files that cannot be decoded: name them all and stop, or leave them out and list them."""
     device: Literal["cpu", "cuda"] | None = None
     """Where to decode; by default a GPU where there is one."""
@@ -124,7 +124,7 @@ class DataPrepare:
             size=size,
             kind=self.kind,
             fit=self.fit,
-            bad_pictures=self.bad_pictures,
+            bad_images=self.bad_images,
             device=device,
             log=printer(console),
         )
@@ -134,9 +134,9 @@ class DataPrepare:
 
 @dataclass(frozen=True)
 class DataVerify:
-    """Read a whole store back, compare it with what was written, and decode every picture of a jpeg store.
+    """Read a whole store back, compare it with what was written, and decode every image of a jpeg store.
 
-    Names the files that differ and which pictures are in them.
+    Names the files that differ and which images are in them.
 
     For example:
 
@@ -152,14 +152,14 @@ class DataVerify:
 
         store = Store.open(self.store)
         verify(store, printer(console))
-        pictures = len(store.train) + len(store.val)
-        console.print(Text(f"{store.folder}: all {pictures:,} pictures are as they were written"), soft_wrap=True)
+        images = len(store.train) + len(store.val)
+        console.print(Text(f"{store.folder}: all {images:,} images are as they were written"), soft_wrap=True)
         return 0
 
 
 @dataclass(frozen=True)
 class DataBuiltin:
-    """Render the built-in pictures, unless that is done, and say where the files are.
+    """Render the built-in images, unless that is done, and say where the files are.
 
     They are synthetic: 16 natural and 16 man-made classes, drawn by this program, so that the whole study can be
     tried without a data set.
@@ -180,7 +180,7 @@ class DataBuiltin:
 
 @dataclass(frozen=True)
 class Data:
-    """Look at pictures, and prepare them, before training on them."""
+    """Look at images, and prepare them, before training on them."""
 
     command: (
         Annotated[DataInspect, tyro.conf.subcommand("inspect")]

@@ -25,13 +25,13 @@ class Grid(Choices):
     from a base (selffer: from the same task, transfer: from the other), frozen or fine-tuned (+), and the control with
     n random, frozen layers. The same command again resumes an interrupted study, or does nothing when it is done.
 
-    For example, a study of small real pictures that fits an afternoon:
+    For example, a study of small real images that fits an afternoon:
 
         fasttransfer grid --split natural-manmade --data tiny-imagenet-200 --classes 40 --epochs 20
     """
 
     out: Path | None = None
-    """Folder of the study; by default runs/<pictures>-<split>."""
+    """Folder of the study; by default runs/<images>-<split>."""
     tensorboard: bool = False
     """Write validation checks as TensorBoard event files as well, into <out>/tensorboard."""
     dry_run: bool = False

@@ -40,6 +40,9 @@ _Commands = (
 )
 
 
+_RENAMED = {"--bad-pictures": "--bad-images"}  # options by the names that studies and scripts still spell
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `fasttransfer`. Exit codes: 0 done, 2 bad input, 130 interrupted; a bug keeps its stack trace."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -49,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command; returns its exit code."""
     console = Console(highlight=False)
     try:
-        return _parse(arguments).run(console)
+        return _parse([_RENAMED.get(word, word) for word in arguments]).run(console)
     except InputError as error:
         print(f"fasttransfer: {error}", file=sys.stderr)
         return 2

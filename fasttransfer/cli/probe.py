@@ -69,7 +69,7 @@ class Probe:
         swept = SweepSettings(self.cuts, given or (None,), self.seeds, self.lrs, self.decays)
         asked = open_network(self.study, self.network, task=self.task, data=self.data, log=log)
         if not given:
-            few = min(int((asked.pictures["train"].labels == label).sum()) for label in range(len(asked.classes)))
+            few = min(int((asked.images["train"].labels == label).sum()) for label in range(len(asked.classes)))
             swept = SweepSettings(
                 self.cuts, (*(k for k in EXAMPLES if k < few), None), self.seeds, self.lrs, self.decays
             )

@@ -43,7 +43,7 @@ class SplitsShow:
     split: Annotated[str, tyro.conf.Positional]
     """natural-manmade, random:SEED or a TOML file."""
     data: str | None = None
-    """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
+    """builtin, a source of images or a prepared store; by default the 1000 ILSVRC12 classes."""
 
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
@@ -62,13 +62,13 @@ class SplitsExport:
 
     For example:
 
-        fasttransfer splits export natural-manmade --data my-pictures > mine.toml
+        fasttransfer splits export natural-manmade --data my-images > mine.toml
     """
 
     split: Annotated[str, tyro.conf.Positional]
     """natural-manmade, random:SEED or a TOML file."""
     data: str | None = None
-    """builtin, a source of pictures or a prepared store; by default the 1000 ILSVRC12 classes."""
+    """builtin, a source of images or a prepared store; by default the 1000 ILSVRC12 classes."""
     validation_list: Literal["A", "B"] | None = None
     """Print the paper's list of this half instead: "<ILSVRC12 validation file> <new label>" a line."""
 

@@ -57,7 +57,7 @@ def keep_freed_memory() -> None:
 
 
 def choose_threads(device: str) -> int:
-    """CPU threads a network is trained with.
+    """CPU threads per network is trained with.
 
     Networks train beside each other, so one thread each wastes least; with more than eight cores, more threads
     each rather than more processes, whose memory adds up.

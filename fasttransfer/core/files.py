@@ -123,7 +123,7 @@ def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where prepared pictures are kept: `$FASTTRANSFER_CACHE`, else the user's cache folder of this system."""
+    """Where prepared images are kept: `$FASTTRANSFER_CACHE`, else the user's cache folder of this system."""
     named = os.environ.get("FASTTRANSFER_CACHE")
     return Path(named) if named else Path(platformdirs.user_cache_dir("fasttransfer"))
 

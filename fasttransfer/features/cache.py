@@ -5,7 +5,7 @@ temporary folder that the next one sweeps away, and that no reader could take fo
 
     entry = find(root, key)
     if entry is None:
-        with making(root, [(key, about)], pictures) as writers:
+        with making(root, [(key, about)], images) as writers:
             for features in batches:
                 for writer in writers:
                     writer.append(features)
@@ -41,8 +41,8 @@ from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache_entry as on_disk
 from fasttransfer.features.cache_entry import (
     DAMAGED,
+    IMAGES,
     MANIFEST,
-    PICTURES,
     USES,
     CacheEntry,
     EntryInfo,
@@ -58,9 +58,29 @@ from fasttransfer.features.shards import ShardWriter, write_shard
 from fasttransfer.pipelines.streams import TaskImages
 
 __all__ = [
-    "SHARD_BYTES", "EntryInfo", "CacheEntry", "EntryWriter", "CacheKey", "OtherVersionError", "RemovedError", "Log",
-    "UnreadableEntryError", "remove_leftovers", "list_damaged", "list_entries", "find_entry", "list_folders", "make_entries", "prune", "remove_entry", "remove_folder",
-    "cache_root", "quarantine", "print_warning", "count_use", "verify_entry",
+    "SHARD_BYTES",
+    "CacheEntry",
+    "CacheKey",
+    "EntryInfo",
+    "EntryWriter",
+    "Log",
+    "OtherVersionError",
+    "RemovedError",
+    "UnreadableEntryError",
+    "cache_root",
+    "count_use",
+    "find_entry",
+    "list_damaged",
+    "list_entries",
+    "list_folders",
+    "make_entries",
+    "print_warning",
+    "prune",
+    "quarantine",
+    "remove_entry",
+    "remove_folder",
+    "remove_leftovers",
+    "verify_entry",
 ]  # fmt: skip
 
 SHARD_BYTES = 256 << 20
@@ -92,10 +112,10 @@ def find_entry(root: Path, key: CacheKey, log: Log = print_warning) -> CacheEntr
 class EntryWriter:
     """What `make_entries` hands out for each entry that is not there."""
 
-    def __init__(self, key: CacheKey, about: EntryInfo, pictures: TaskImages, folder: Path) -> None:
-        self.key, self.about, self.pictures, self.folder = key, about, pictures, folder
+    def __init__(self, key: CacheKey, about: EntryInfo, images: TaskImages, folder: Path) -> None:
+        self.key, self.about, self.images, self.folder = key, about, images, folder
         self.shape = key.geometry.cut_shape(key.cut)
-        self._records = len(pictures) * len(key.views)
+        self._records = len(images) * len(key.views)
         self._packed: bool | None = None
         self._shards: list[FeatureShard] = []
         self._done = 0
@@ -103,7 +123,7 @@ class EntryWriter:
         self._file = ExitStack()  # of the shard that is being written
 
     def append(self, x: Tensor) -> None:
-        """Adds records, which come in order: all views of the first picture, all of the second …
+        """Adds records, which come in order: all views of the first image, all of the second …
 
         Args:
             x: (N, *shape) bfloat16 on the CPU; four dimensions in channels-last memory, two contiguous.
@@ -134,8 +154,8 @@ class EntryWriter:
             self._end()
             (self.folder / USES).touch()
         listed = io.BytesIO()
-        np.save(listed, np.stack([self.pictures.rows, self.pictures.labels], axis=1), allow_pickle=False)
-        with replace_file(self.folder / PICTURES) as file:
+        np.save(listed, np.stack([self.images.rows, self.images.labels], axis=1), allow_pickle=False)
+        with replace_file(self.folder / IMAGES) as file:
             file.write(listed.getbuffer())
         said = {
             "format": FORMAT,
@@ -143,7 +163,7 @@ class EntryWriter:
             "key": self.key.facts(),
             "made": time.time_ns(),  # so that an entry that is made again is another one
             "packed": bool(self._packed),
-            "pictures": len(self.pictures),
+            "images": len(self.images),
             "listed": xxhash.xxh3_128_hexdigest(listed.getbuffer()),
             "shards": [shard._asdict() for shard in self._shards],
         }
@@ -191,7 +211,7 @@ class _Abandoned(Exception):
 
 @contextmanager
 def make_entries(
-    root: Path, wanted: Sequence[tuple[CacheKey, EntryInfo]], pictures: TaskImages, log: Log = print_warning
+    root: Path, wanted: Sequence[tuple[CacheKey, EntryInfo]], images: TaskImages, log: Log = print_warning
 ) -> Iterator[list[EntryWriter]]:
     """A writer for each entry of `wanted` that is not there, in that order; there may be none.
 
@@ -201,7 +221,7 @@ def make_entries(
     Args:
         root: the folder of the cache.
         wanted: keys, and what to say of them.
-        pictures: of which all of them are.
+        images: of which all of them are.
 
     Raises:
         InputError: the disk is full, read-only or not ours to write; the native module is missing.
@@ -232,7 +252,7 @@ def make_entries(
                         temporary = temporary_of(root / digest)
                         on_disk.remove_path(temporary)
                         temporary.mkdir()
-                        writers.append(EntryWriter(key, about, pictures, temporary))
+                        writers.append(EntryWriter(key, about, images, temporary))
             yield writers
             for writer in writers:
                 writer.finish()

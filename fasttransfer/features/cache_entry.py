@@ -1,8 +1,8 @@
 """An entry of the feature cache on disk: a folder with `entry.json`, which says what it is, and shards.
 
 `entry.json` has a checksum of itself and, of each shard, the one in its footer, which covers its index, which covers
-its records. So a few bytes a shard tell whether an entry is whole and is the one that was written; that each record
-is, a reader verifies. `pictures.npy`, (n, 2) int64, has the row in the store and the label of each picture, for use
+its records. So a few bytes per shard tell whether an entry is whole and is the one that was written; that each record
+is, a reader verifies. `images.npy`, (n, 2) int64, has the row in the store and the label of each image, for use
 elsewhere. What is damaged is set aside as `<digest>.damaged`, never read.
 """
 
@@ -33,7 +33,7 @@ from fasttransfer.features.cache_key import FORMAT, CacheKey
 from fasttransfer.features.shards import ShardReader
 
 MANIFEST = "entry.json"
-PICTURES = "pictures.npy"
+IMAGES = "images.npy"
 USES = "uses"
 """A file that grows by a byte with every use: appending needs no lock, and its time is that of the last use."""
 
@@ -64,7 +64,7 @@ class EntryInfo:
 
     Attributes:
         network: e.g. "baseA.s0"; study: the folder that it was trained in.
-        data: what the pictures are, as the study says; part: "train" or "val"; task: "A" or "B".
+        data: what the images are, as the study says; part: "train" or "val"; task: "A" or "B".
         classes: of the task, in the order of its labels.
     """
 
@@ -93,10 +93,10 @@ class EntryUse(NamedTuple):
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Features of `pictures` pictures in each of `views` views: record number = picture * views + view.
+    """Features of `images` images in each of `views` views: record number = image * views + view.
 
     Attributes:
-        listed: checksum of `pictures.npy`.
+        listed: checksum of `images.npy`.
         packed: whether without the zeros.
         checksum: of `entry.json`, and by those in it of everything.
     """
@@ -104,7 +104,7 @@ class CacheEntry:
     key: CacheKey
     folder: Path
     about: EntryInfo
-    pictures: int
+    images: int
     listed: str
     shards: tuple[FeatureShard, ...]
     packed: bool
@@ -127,7 +127,7 @@ class CacheEntry:
     @property
     def dense(self) -> int:
         """Bytes of the same features as they are computed, in bfloat16."""
-        return 2 * self.pictures * self.views * prod(self.shape)
+        return 2 * self.images * self.views * prod(self.shape)
 
     @property
     def use(self) -> EntryUse:
@@ -140,12 +140,12 @@ class CacheEntry:
         return EntryUse(0, 0.0)
 
     def listing(self, log: Log = print_warning) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The pictures' rows in their part of the store, and their labels: both (n,) int64.
+        """The images' rows in their part of the store, and their labels: both (n,) int64.
 
         Raises:
             CorruptFileError, RemovedError, UnreadableError: as `open`.
         """
-        path = self.folder / PICTURES
+        path = self.folder / IMAGES
         with self._reading(log):
             if self.folder.exists() and not path.exists():
                 raise CorruptFileError(f"{path}: is missing")
@@ -260,17 +260,15 @@ def _entry(folder: Path, said: Mapping[str, Any]) -> CacheEntry:
         key = CacheKey.of_facts(said["key"])
         shards = tuple(FeatureShard(**facts) for facts in said["shards"])
         about = EntryInfo(**{**said["about"], "classes": tuple(said["about"]["classes"])})
-        entry = CacheEntry(
-            key, folder, about, said["pictures"], said["listed"], shards, said["packed"], said["checksum"]
-        )
-        fits = sum(shard.records for shard in shards) == entry.pictures * entry.views
+        entry = CacheEntry(key, folder, about, said["images"], said["listed"], shards, said["packed"], said["checksum"])
+        fits = sum(shard.records for shard in shards) == entry.images * entry.views
         digest = key.digest()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"{path}: makes no sense ({error})") from None
     if digest != folder.name:
         raise CorruptFileError(f"{path}: is that of entry {digest}, which was moved to this place")
     if not fits:
-        raise CorruptFileError(f"{path}: its shards do not hold {entry.pictures} pictures in {entry.views} views")
+        raise CorruptFileError(f"{path}: its shards do not hold {entry.images} images in {entry.views} views")
     return entry
 
 

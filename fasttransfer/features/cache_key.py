@@ -1,6 +1,6 @@
 """What determines features, to the bit: the key that an entry of the cache is found under.
 
-A key says which weights, pictures and views, and what computes them: precision, device, threads, batch, and the
+A key says which weights, images and views, and what computes them: precision, device, threads, batch, and the
 versions of everything that could round a sum in another way. It never says what a network or a folder is called, or
 when: the same features asked for by another study are the same entry.
 """
@@ -29,7 +29,7 @@ from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
 from fasttransfer.ops import native
 from fasttransfer.study.configuration import Study
 
-FORMAT = 1
+FORMAT = 2
 """Of keys and of what an entry says of itself; raised when either changes. It enters every digest."""
 
 # Extensions that choose between kernels whose sums differ in order or in type.
@@ -53,14 +53,14 @@ class CacheKey:
 
     Attributes:
         prefix: `weights_digest` of the stages up to the cut.
-        mean: `mean_digest` of the mean picture that is subtracted.
+        mean: `mean_digest` of the mean image that is subtracted.
         scale: factor on the pixel differences.
         geometry: sizes of the network; its name does not count.
         cut: 1 to 6. Cut 7 passes through a dropout: who starts there reads cut 6 and runs stage 7.
-        pictures: `images_digest` of the pictures.
+        images: `images_digest` of the images.
         views: (top, left, mirror) of each view, in order.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
-        threads: of a forward pass; batch: pictures of one, of which the last is filled up.
+        threads: of a forward pass; batch: images of one, of which the last is filled up.
         versions: `versions`.
     """
 
@@ -69,7 +69,7 @@ class CacheKey:
     scale: float
     geometry: Geometry
     cut: int
-    pictures: str
+    images: str
     views: tuple[tuple[int, int, bool], ...]
     precision: str
     device: str
@@ -110,7 +110,7 @@ def make_key(
     weights: Mapping[str, Tensor],
     mean: Tensor,
     cut: int,
-    pictures: str,
+    images: str,
     views: Sequence[tuple[int, int, bool]],
     *,
     device: str,
@@ -120,7 +120,7 @@ def make_key(
 
     Args:
         weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, what it sees pixels less.
-        pictures: see `images_digest`.
+        images: see `images_digest`.
         device, decodes: see `versions`.
     """
     return CacheKey(
@@ -129,7 +129,7 @@ def make_key(
         scale=study.recipe.scale,
         geometry=study.recipe.geometry,
         cut=cut,
-        pictures=pictures,
+        images=images,
         views=tuple((top, left, mirror) for top, left, mirror in views),
         precision=study.precision,
         device=device,
@@ -149,14 +149,14 @@ def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:
 
 
 def mean_digest(mean: Tensor) -> str:
-    """Of a mean picture, (S, S, 3) float32."""
+    """Of a mean image, (S, S, 3) float32."""
     digest = xxhash.xxh3_128()
     _add(digest, "mean", mean)
     return str(digest.hexdigest())
 
 
 def images_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
-    """Of some pictures in their order.
+    """Of some images in their order.
 
     Args:
         store: digest of the store that they are in.

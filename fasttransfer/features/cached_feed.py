@@ -1,8 +1,8 @@
-"""Batches with the cuts that the cache holds: read ahead of need, and pictures only where something needs them.
+"""Batches with the cuts that the cache holds: read ahead of need, and images only where something needs them.
 
-A cohort whose cells are all frozen and whose cuts are all kept never sees a picture: that is where the time goes that
+A cohort whose cells are all frozen and whose cuts are all kept never sees an image: that is where the time goes that
 the cache saves. Damage that is found while reading costs the entry, not the cohort: from that very batch on its
-pictures are made again and the cut runs live, to the same bits.
+images are made again and the cut runs live, to the same bits.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class CutsNeeded:
     """What the cells of a cohort read.
 
     Attributes:
-        cuts: name of each cut that a frozen cell starts from -> the mean picture of its source.
-        means: of the pictures that other cells are trained from.
+        cuts: name of each cut that a frozen cell starts from -> the mean image of its source.
+        means: of the images that other cells are trained from.
     """
 
     cuts: Mapping[str, str]
@@ -143,14 +143,14 @@ class CutsNeeded:
 
 
 class CachedFeed:
-    """Batches of a task, see `fasttransfer.pipelines.streams.Feed`, with the cuts of `entries` instead of pictures.
+    """Batches of a task, see `fasttransfer.pipelines.streams.Feed`, with the cuts of `entries` instead of images.
 
     Args:
-        needs: what the cells read; what of it no entry holds is left to who computes, with the pictures for it.
-        entries: part -> name of a cut -> its entry, over the pictures of that part: the training pictures in the views
-            of `stream`, the validation pictures in view 0.
-        train, val, stream: as those of a feed of pictures.
-        open_pictures: a feed of the same pictures under these means.
+        needs: what the cells read; what of it no entry holds is left to who computes, with the images for it.
+        entries: part -> name of a cut -> its entry, over the images of that part: the training images in the views
+            of `stream`, the validation images in view 0.
+        train, val, stream: as those of a feed of images.
+        open_images: a feed of the same images under these means.
         device: where batches are made.
         threads: that read, for each entry.
         say: told which entries proved damaged.
@@ -163,15 +163,15 @@ class CachedFeed:
         train: TaskImages,
         val: TaskImages,
         stream: Stream,
-        open_pictures: Callable[[frozenset[str]], Feed],
+        open_images: Callable[[frozenset[str]], Feed],
         *,
         device: torch.device,
         threads: int,
         log: Log,
     ) -> None:
         self._needs, self._train, self._val, self._stream = needs, train, val, stream
-        self._open, self._device, self._say = open_pictures, device, log
-        self._pictures: tuple[frozenset[str], Feed] | None = None
+        self._open, self._device, self._say = open_images, device, log
+        self._images: tuple[frozenset[str], Feed] | None = None
         self._ahead: _PendingBatch | None = None
         held = sum(entry.bytes for part in entries.values() for entry in part.values())
         place, self.about = choose_place(held, device.type, _free(device), machine.free_memory())
@@ -190,11 +190,11 @@ class CachedFeed:
         self._ahead = self._begin(step + 1)
         means = self._means("train")
         if means:
-            return self._pictures_under(means).train(step)._replace(cuts=cuts)
+            return self._images_under(means).train(step)._replace(cuts=cuts)
         return self._batch(self._train, asked.views, cuts)
 
     def val(self) -> Iterator[Batch]:
-        """Every validation picture once, in order, centre crops."""
+        """Every validation image once, in order, centre crops."""
         batches: Iterator[Batch] = iter(())
         at, under = 0, frozenset[str]()
         chunks = torch.arange(len(self._val)).split(self._stream.batch)
@@ -204,7 +204,7 @@ class CachedFeed:
             following = self._start("val", chunks[i + 1]) if i + 1 < len(chunks) else {}
             if means := self._means("val"):
                 if not means <= under:  # at first, or because something was lost
-                    batches, at, under = self._pictures_under(means).val(), 0, means
+                    batches, at, under = self._images_under(means).val(), 0, means
                 while at <= i:
                     batch, at = next(batches), at + 1
                 yield batch._replace(cuts=cuts)
@@ -217,8 +217,8 @@ class CachedFeed:
             for cut in cuts.values():
                 cut.close()
         self._cuts, self._ahead = {"train": {}, "val": {}}, None
-        if self._pictures is not None:
-            self._pictures[1].close()
+        if self._images is not None:
+            self._images[1].close()
 
     def _begin(self, step: int) -> _PendingBatch:
         views = self._stream.views(step)
@@ -249,20 +249,20 @@ class CachedFeed:
             cut.close()
 
     def _means(self, part: Part) -> frozenset[str]:
-        """Of the pictures that a batch of this part must have."""
+        """Of the images that a batch of this part must have."""
         live = self._needs.cuts.keys() - self._cuts[part].keys()
         return self._needs.means | {self._needs.cuts[name] for name in live}
 
-    def _pictures_under(self, means: frozenset[str]) -> Feed:
-        if self._pictures is None or not means <= self._pictures[0]:
-            if self._pictures is not None:
-                means |= self._pictures[0]
-                self._pictures[1].close()
-            self._pictures = means, self._open(means)
-        return self._pictures[1]
+    def _images_under(self, means: frozenset[str]) -> Feed:
+        if self._images is None or not means <= self._images[0]:
+            if self._images is not None:
+                means |= self._images[0]
+                self._images[1].close()
+            self._images = means, self._open(means)
+        return self._images[1]
 
-    def _batch(self, pictures: TaskImages, views: Views, cuts: Mapping[str, Tensor]) -> Batch:
-        labels = torch.from_numpy(pictures.labels[views.ids.numpy()])
+    def _batch(self, images: TaskImages, views: Views, cuts: Mapping[str, Tensor]) -> Batch:
+        labels = torch.from_numpy(images.labels[views.ids.numpy()])
         if self._device.type == "cuda":
             labels = labels.pin_memory().to(self._device, non_blocking=True)
         return Batch({}, labels, views.ids, views.number, cuts)

@@ -38,7 +38,7 @@ class FrozenPrefix:
 
     Attributes:
         name: "A", "B", "R" or "H", see `Cell.source`; network: what people call it, e.g. "baseA.s0".
-        mean: the task whose mean picture it sees.
+        mean: the task whose mean image it sees.
         weights: float32, under Caffe's names, at least of the stages up to the deepest cut.
         cuts: those that cells read, 1 to 6, rising.
     """
@@ -57,9 +57,9 @@ class CohortFeatures:
     Attributes:
         folder: of the study; data: digest of the store; decodes: whether its pixels are decoded on the way.
         task: the target; classes: those of the task, in label order.
-        pictures: those of each part; stream: the training pictures as they are shown.
+        images: those of each part; stream: the training images as they are shown.
         means: of all cells, task -> (S, S, 3) float32.
-        open_feed: a feed of pictures (training, validation) in the order of a stream, under some means.
+        open_feed: a feed of images (training, validation) in the order of a stream, under some means.
     """
 
     study: Study
@@ -68,7 +68,7 @@ class CohortFeatures:
     decodes: bool
     task: str
     classes: tuple[str, ...]
-    pictures: Mapping[Part, TaskImages]
+    images: Mapping[Part, TaskImages]
     stream: Stream
     means: Means
     open_feed: OpenFeed
@@ -133,7 +133,7 @@ def open_cached_feed(
         {cut_name(prefix.name, cut): prefix.mean for prefix in prefixes for cut in prefix.cuts},
         frozenset(cell.mean_of for cell in cells if not cell.frozen),
     )
-    train, val = shown.pictures["train"], shown.pictures["val"]
+    train, val = shown.images["train"], shown.images["val"]
     feed = CachedFeed(
         needs,
         entries,
@@ -154,11 +154,11 @@ def open_cached_feed(
 
 
 def entry_keys(shown: CohortFeatures, prefix: FrozenPrefix) -> dict[Part, dict[int, CacheKey]]:
-    """part -> cut -> the key of its entry: training pictures in the study's views, validation pictures in view 0."""
+    """part -> cut -> the key of its entry: training images in the study's views, validation images in view 0."""
     study, views = shown.study, shown.stream.choices
     found: dict[Part, dict[int, CacheKey]] = {}
-    for part, pictures in shown.pictures.items():
-        digest = images_digest(shown.data, part, pictures.rows)
+    for part, images in shown.images.items():
+        digest = images_digest(shown.data, part, images.rows)
         found[part] = {
             cut: make_key(
                 study,
@@ -179,7 +179,7 @@ def entry_sweep(shown: CohortFeatures, part: Part) -> Sweep:
     """All records of an entry over `part`, in their order."""
     views = shown.stream.choices if part == "train" else shown.stream.choices[:1]
     stream = shown.stream
-    return Sweep(0, 0, len(shown.pictures[part]), stream.batch, stream.margin, views)
+    return Sweep(0, 0, len(shown.images[part]), stream.batch, stream.margin, views)
 
 
 def prefix_network(shown: CohortFeatures, prefix: FrozenPrefix) -> CaffeNet:
@@ -195,15 +195,15 @@ def prefix_network(shown: CohortFeatures, prefix: FrozenPrefix) -> CaffeNet:
 def _worth_keeping(
     root: Path, shown: CohortFeatures, prefix: FrozenPrefix, missing: set[int], log: Log
 ) -> frozenset[int]:
-    sweep, part = entry_sweep(shown, "train"), shown.pictures["train"]
+    sweep, part = entry_sweep(shown, "train"), shown.images["train"]
     means = {prefix.mean: shown.means[prefix.mean]}
-    few = Sweep(0, 0, sweep.pictures, min(worth_keeping.PICTURES, sweep.batch), sweep.margin, sweep.choices)
-    records = sweep.records + len(shown.pictures["val"])
+    few = Sweep(0, 0, sweep.images, min(worth_keeping.IMAGES, sweep.batch), sweep.margin, sweep.choices)
+    records = sweep.records + len(shown.images["val"])
     with closing(shown.open_feed(part, part, few, means)) as feed:
         try:
             measured = worth_keeping.time_cuts(
                 prefix_network(shown, prefix),
-                lambda: feed.train(0).pictures[prefix.mean],
+                lambda: feed.train(0).images[prefix.mean],
                 missing,
                 root,
                 threads=shown.study.threads,
@@ -227,14 +227,14 @@ def _fill(
     stop: Callable[[], bool],
 ) -> None:
     about = EntryInfo(prefix.network, str(shown.folder), shown.study.data, part, shown.task, shown.classes)
-    pictures = shown.pictures[part]
+    images = shown.images[part]
     fill_entries(
         root,
         [(key, about) for key in wanted.values()],
-        pictures,
+        images,
         prefix_network(shown, prefix),
         entry_sweep(shown, part),
-        lambda sweep: shown.open_feed(pictures, pictures, sweep, {prefix.mean: shown.means[prefix.mean]}),
+        lambda sweep: shown.open_feed(images, images, sweep, {prefix.mean: shown.means[prefix.mean]}),
         prefix.mean,
         log=log,
         progress=progress,

@@ -1,6 +1,6 @@
 """Features out of the cache, for programs that know nothing of it: NumPy's files, or one in safetensors.
 
-Both hold features (pictures, views, C, H, W) or (pictures, views, E), ids (pictures,) and labels (pictures,), and views
+Both hold features (images, views, C, H, W) or (images, views, E), ids (images,) and labels (images,), and views
 (views, 3): top, left and mirror of each crop. NumPy has no bfloat16, so that a .npy holds float32, which is exact and
 twice as large; safetensors keeps bfloat16.
 """
@@ -32,7 +32,7 @@ _AT_ONCE = 32 << 20  # bytes of features that are in memory at a time, as bfloat
 def export(entry: CacheEntry, out: Path, log: Log = print_warning) -> list[Path]:
     """Writes the features of `entry` with their ids, labels and views; memory stays within about 200 MB.
 
-    ids are the pictures' rows in their part of the store; labels count through `entry.about.classes`.
+    ids are the images' rows in their part of the store; labels count through `entry.about.classes`.
 
     Args:
         out: a .safetensors, whose metadata says what it is; or a .npy, beside which <name>-ids.npy, <name>-labels.npy,
@@ -79,7 +79,7 @@ def export(entry: CacheEntry, out: Path, log: Log = print_warning) -> list[Path]
 
 
 def _shape(entry: CacheEntry) -> tuple[int, ...]:
-    return entry.pictures, entry.views, *entry.shape
+    return entry.images, entry.views, *entry.shape
 
 
 def _about(entry: CacheEntry) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _features(entry: CacheEntry, log: Log) -> Iterator[Tensor]:
     Raises:
         CorruptFileError: a record is damaged; the entry has been set aside.
     """
-    step, records = max(1, _AT_ONCE // (2 * prod(entry.shape))), entry.pictures * entry.views
+    step, records = max(1, _AT_ONCE // (2 * prod(entry.shape))), entry.images * entry.views
     order = (range(at, min(at + step, records)) for at in range(0, records, step))
     rows = torch.empty((min(step, records), *entry.shape), dtype=torch.bfloat16)
     format = torch.channels_last if rows.ndim == 4 else torch.contiguous_format  # what shards are read into

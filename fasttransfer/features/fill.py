@@ -1,4 +1,4 @@
-"""Filling the cache: every cut that is wanted of one source over some pictures, in one forward pass."""
+"""Filling the cache: every cut that is wanted of one source over some images, in one forward pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FillStopped(Exception):
 def fill_entries(
     root: Path,
     wanted: Sequence[tuple[CacheKey, EntryInfo]],
-    pictures: TaskImages,
+    images: TaskImages,
     net: CaffeNet,
     sweep: Sweep,
     open_feed: Callable[[Sweep], Feed],
@@ -37,19 +37,19 @@ def fill_entries(
     """Computes the entries of `wanted` that are not there, and puts them into the cache at `root` all at once.
 
     Args:
-        wanted: cuts of one source over `pictures` in the views of `sweep`, and what to say of them.
+        wanted: cuts of one source over `images` in the views of `sweep`, and what to say of them.
         net: the source, on the device that computes.
-        open_feed: the feed of the pictures in the order of `sweep`; not called where nothing has to be computed.
-        mean: the one whose pictures the source reads, see `fasttransfer.pipelines.streams.Batch`.
+        open_feed: the feed of the images in the order of `sweep`; not called where nothing has to be computed.
+        mean: the one whose images the source reads, see `fasttransfer.pipelines.streams.Batch`.
         say: told when another process computes what is wanted, and waited for.
         progress: told how far it is.
         stop: asked before every batch.
 
     Raises:
         Stopped: `stop` said so.
-        InputError: the disk is full, read-only or not ours to write; a picture cannot be read.
+        InputError: the disk is full, read-only or not ours to write; an image cannot be read.
     """
-    with make_entries(root, wanted, pictures, log) as writers:
+    with make_entries(root, wanted, images, log) as writers:
         if not writers:
             return
         start = told = time.monotonic()
@@ -60,7 +60,7 @@ def fill_entries(
                 if stop():
                     raise FillStopped
                 batch = feed.train(step)
-                found = rounded_cuts(net, batch.pictures[mean], cuts, sweep.batch)
+                found = rounded_cuts(net, batch.images[mean], cuts, sweep.batch)
                 left = min(sweep.batch, sweep.records - step * sweep.batch)
                 for writer in writers:
                     writer.append(found[writer.key.cut][:left].cpu())

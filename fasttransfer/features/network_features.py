@@ -1,6 +1,6 @@
 """Features of any stored network of a study, as tensors: what a notebook and `fasttransfer probe` read.
 
-A picture is prepared exactly as the network saw it in training: the store's pixels, minus the mean picture of the task
+An image is prepared exactly as the network saw it in training: the store's pixels, minus the mean image of the task
 that its first layer was trained on, times the recipe's scale, in the study's precision. What comes out is what the
 cache keeps, bfloat16, to the same bits whether it is read or computed.
 """
@@ -49,11 +49,11 @@ CUTS = range(1, 8)
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of N pictures in V views each.
+    """Features of N images in V views each.
 
     Attributes:
         values: (N, V, C, H, W) at cuts 1 to 5, (N, V, E) at 6 and 7; bfloat16, on the CPU.
-        ids: (N,) int64, each picture's place in the list of its part and task; labels: (N,) int64, places in `classes`.
+        ids: (N,) int64, each image's place in the list of its part and task; labels: (N,) int64, places in `classes`.
         views: the corner in pixels and the mirroring of each view.
         network: e.g. "baseA.s0".
     """
@@ -67,7 +67,7 @@ class Features:
     cut: int
 
     def flat(self) -> Tensor:
-        """(N * V, E), the views of a picture below each other."""
+        """(N * V, E), the views of an image below each other."""
         return self.values.flatten(0, 1).flatten(1)
 
 
@@ -91,16 +91,16 @@ def of(
         network: its name, as "baseA" or "A3B+"; with a seed, as "baseA.s1", where it is not the study's first.
         cut: 1 to 7: the output of that stage. Cut 7 is computed without dropout, from cut 6.
         part: "train" or "val".
-        task: the study's task whose pictures they are, by default the one that the network was trained on.
-        data: other pictures, all their classes: "builtin", a source or a store, as `grid --data` takes it; a source is
+        task: the study's task whose images they are, by default the one that the network was trained on.
+        data: other images, all their classes: "builtin", a source or a store, as `grid --data` takes it; a source is
             prepared when it was not yet.
         views: 1 (the centre crop), 2 (with its mirror) or 10 (corners and centre with mirrors).
-        rows: only these pictures, by their places in the list.
-        keep: compute the features of all pictures of the list and put them into the cache, unless they are there; where
+        rows: only these images, by their places in the list.
+        keep: compute the features of all images of the list and put them into the cache, unless they are there; where
             it cannot be written, that is said.
 
     Raises:
-        InputError: no such study, network, cut, task or pictures; the network is not trained; too large for memory.
+        InputError: no such study, network, cut, task or images; the network is not trained; too large for memory.
     """
     asked = open_network(run, network, task=task, data=data, views=views)
     ids = asked.ids(part, rows)
@@ -121,9 +121,9 @@ def batches(
     keep: bool = False,
     size: int = 256,
 ) -> Iterator[Features]:
-    """As `of`, `format_bytes` pictures at a time: for what does not fit into memory."""
+    """As `of`, `format_bytes` images at a time: for what does not fit into memory."""
     if size < 1:
-        raise InputError(f"size {size}: at least 1 picture at a time is needed")
+        raise InputError(f"size {size}: at least 1 image at a time is needed")
     asked = open_network(run, network, task=task, data=data, views=views)
     for ids in asked.ids(part, rows).split(size):
         yield read_features(asked, [cut], part, ids, keep=keep)[cut]
@@ -134,11 +134,11 @@ def batches(
 
 @dataclass(frozen=True, eq=False)
 class FeatureRequest:
-    """A stored network, and the pictures that it is shown.
+    """A stored network, and the images that it is shown.
 
     Attributes:
-        cell: the network; weights: its own, float32; mean: (S, S, 3) float32, the picture that is subtracted.
-        task: "A", "B", or what the pictures are called that are not the study's; data: the same for `EntryInfo`.
+        cell: the network; weights: its own, float32; mean: (S, S, 3) float32, the image that is subtracted.
+        task: "A", "B", or what the images are called that are not the study's; data: the same for `EntryInfo`.
         digest: of the store; decodes: whether its pixels are decoded on the way.
         device: that computes.
     """
@@ -159,21 +159,21 @@ class FeatureRequest:
 
     def ids(self, part: Part, rows: Sequence[int] | None = None) -> Tensor:
         """(N,) int64: `rows`, or all of a part."""
-        if part not in self.pictures:
+        if part not in self.images:
             raise InputError(f"part {part!r}: choose train or val")
-        count = len(self.pictures[part])
+        count = len(self.images[part])
         ids = torch.arange(count) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
         if not len(ids):
-            raise InputError("rows: name at least one picture")
+            raise InputError("rows: name at least one image")
         if not 0 <= int(ids.min()) <= int(ids.max()) < count:
             raise InputError(
-                f"rows {int(ids.min())} to {int(ids.max())}: the {part} list of {self.task} has {count} pictures, "
+                f"rows {int(ids.min())} to {int(ids.max())}: the {part} list of {self.task} has {count} images, "
                 f"0 to {count - 1}"
             )
         return ids
 
     def bytes(self, cut: int, count: int) -> int:
-        """What the features of so many pictures take in memory."""
+        """What the features of so many images take in memory."""
         return 2 * count * len(self.views) * prod(self.study.recipe.geometry.cut_shape(cut))
 
 
@@ -186,7 +186,7 @@ def open_network(
     views: int = 1,
     log: Log = print_warning,
 ) -> FeatureRequest:
-    """Reads a stored network, its mean picture and the list of pictures, which are prepared where they are not.
+    """Reads a stored network, its mean image and the list of images, which are prepared where they are not.
 
     The arguments are those of `of`.
 
@@ -213,7 +213,7 @@ def open_network(
         raise InputError(f"views {views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre)")
     if data is not None:
         if task is not None:
-            raise InputError(f"task {task} is one of the study's, {data} are other pictures: name one of them")
+            raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
         store, where = _other_store(str(data), study, log)
         task, classes = Path(where).name, store.classes
         each_class = None
@@ -235,7 +235,7 @@ def open_network(
         classes=classes,
         digest=store.digest,
         decodes=store.kind == "jpeg",
-        pictures={
+        images={
             "train": select_task_images(store, store.train, classes, each_class),
             "val": select_task_images(store, store.val, classes),
         },
@@ -257,13 +257,13 @@ def _cell(folder: Path, study: Study, network: str) -> Cell:
 
 
 def _own_store(folder: Path, recorded: records.StudyResults, study: Study, log: Log) -> Store:
-    """The pictures that the study was trained on, prepared again where the cache has lost them."""
+    """The images that the study was trained on, prepared again where the cache has lost them."""
     found = images.find_source(study.data)
     store = _prepared(found, study, recorded.facts["store"]["kind"], log)
-    if store.digest != study.pictures:
+    if store.digest != study.images:
         raise InputError(
-            f"{folder}: {study.data} does not hold the pictures that the study was trained on any more: put them back, "
-            "or name pictures as data"
+            f"{folder}: {study.data} does not hold the images that the study was trained on any more: put them back, "
+            "or name images as data"
         )
     return store
 
@@ -273,7 +273,7 @@ def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
     store, side = _prepared(found, study, "raw", log), study.recipe.geometry.store
     if store.size != side:
         raise InputError(
-            f"{data} holds {store.size} x {store.size} pictures, the network needs {side}: prepare them again with "
+            f"{data} holds {store.size} x {store.size} images, the network needs {side}: prepare them again with "
             f"--size {side}"
         )
     return store, found.where
@@ -289,7 +289,7 @@ def _prepared(found: images.ImageSource, study: Study, kind: Literal["raw", "jpe
         return builtin_store(side, log, kind)
     assert found.listing is not None
     return prepare.prepare(
-        found.listing, size=side, cache=cache_folder(), kind=kind, bad_pictures=study.bad_pictures, log=log
+        found.listing, size=side, cache=cache_folder(), kind=kind, bad_images=study.bad_images, log=log
     )
 
 
@@ -299,7 +299,7 @@ def _need_memory(asked: FeatureRequest, cut: int, count: int) -> None:
     needed, free = asked.bytes(cut, count), machine.free_memory()
     if free is not None and needed > HOST_SHARE * free:
         raise InputError(
-            f"features of {count:,} pictures in {len(asked.views)} views at cut {cut} take {format_bytes(needed)}, "
+            f"features of {count:,} images in {len(asked.views)} views at cut {cut} take {format_bytes(needed)}, "
             f"{format_bytes(free)} of memory are free: ask for some rows, or take them batch by batch from "
             "fasttransfer.features.batches"
         )
@@ -322,7 +322,7 @@ def read_features(
     keep: bool = False,
     log: Log = print_warning,
 ) -> dict[int, Features]:
-    """Features at some cuts of the pictures `ids`: what is missing is computed in one forward pass for all cuts.
+    """Features at some cuts of the images `ids`: what is missing is computed in one forward pass for all cuts.
 
     Args:
         ids: (N,) int64, see `FeatureRequest.ids`; keep: as `of`.
@@ -347,7 +347,7 @@ def read_features(
         values |= _compute(asked, part, ids, [cut for cut in kept if cut not in values])
         if DEEPEST + 1 in cuts:
             values[DEEPEST + 1] = _last_stage(asked, values[DEEPEST])
-    shown = asked.pictures[part]
+    shown = asked.images[part]
     labels = torch.from_numpy(shown.labels)[ids]
     return {
         cut: Features(
@@ -366,7 +366,7 @@ def read_features(
 def keep_features(
     asked: FeatureRequest, cuts: Sequence[int], part: Part, *, log: Log = cache.print_warning, progress: Log
 ) -> list[CacheEntry]:
-    """Puts features of all pictures of a part into the cache; what is missing is computed in one pass for all cuts.
+    """Puts features of all images of a part into the cache; what is missing is computed in one pass for all cuts.
 
     Args:
         cuts: 1 to 7, of which the last needs cut 6.
@@ -406,7 +406,7 @@ def _key(asked: FeatureRequest, part: Part, cut: int, views: Sequence[View]) -> 
         asked.weights,
         asked.mean,
         cut,
-        images_digest(asked.digest, part, asked.pictures[part].rows),
+        images_digest(asked.digest, part, asked.images[part].rows),
         views,
         device=asked.device.type,
         decodes=asked.decodes,
@@ -443,7 +443,7 @@ def _read(entry: CacheEntry, asked: FeatureRequest, ids: Tensor, log: Log) -> Te
 
 def _fill(root: Path, asked: FeatureRequest, part: Part, cuts: Sequence[int], log: Log, progress: Log) -> None:
     about = EntryInfo(asked.cell.label, str(asked.folder), asked.data, part, asked.task, asked.classes)
-    shown = asked.pictures[part]
+    shown = asked.images[part]
     fill_entries(
         root,
         [(_key(asked, part, cut, asked.views), about) for cut in cuts],
@@ -462,7 +462,7 @@ def _compute(asked: FeatureRequest, part: Part, ids: Tensor, cuts: Sequence[int]
     """cut -> (N * V, ...) bfloat16 on the CPU, without the cache."""
     if not cuts:
         return {}
-    whole = asked.pictures[part]
+    whole = asked.images[part]
     shown = TaskImages(whole.part, whole.rows[ids.numpy()], whole.labels[ids.numpy()])
     sweep, net = _sweep(asked, len(shown)), _network(asked)
     geometry = asked.study.recipe.geometry
@@ -474,7 +474,7 @@ def _compute(asked: FeatureRequest, part: Part, ids: Tensor, cuts: Sequence[int]
     with closing(_feed(asked, shown, sweep)) as feed:
         for step in range(sweep.steps):
             at = step * sweep.batch
-            made = rounded_cuts(net, feed.train(step).pictures[asked.cell.mean_of], cuts, sweep.batch)
+            made = rounded_cuts(net, feed.train(step).images[asked.cell.mean_of], cuts, sweep.batch)
             for cut, values in found.items():
                 values[at : at + sweep.batch] = made[cut][: sweep.records - at]
     return found

@@ -1,6 +1,6 @@
 """Shards: files of features at a cut, written once, checked whenever they are read, read by threads ahead of need.
 
-An entry of the feature cache is a list of records, each the features of one picture in one view, cut into shards of a
+An entry of the feature cache is a list of records, each the features of one image in one view, cut into shards of a
 few hundred MB. A shard knows whose it is: the entry's identity, its place in the entry and the number of its first
 record are in its header. csrc/shards/format.h says how it lies on the disk.
 
@@ -70,7 +70,7 @@ class ShardWriter:
         return int(self._writer.bytes)
 
     def append(self, x: Tensor) -> None:
-        """Adds pictures, a record each. What is written is in the order of memory, so that channels come first.
+        """Adds images, a record each. What is written is in the order of memory, so that channels come first.
 
         Args:
             x: (N, *shape) bfloat16 on the CPU; four dimensions in channels-last memory, two contiguous.
@@ -189,7 +189,7 @@ class ShardReader:
             out = _empty(len(numbers), self.shape)
         _check_features(out, self.shape)
         if len(out) != len(numbers):
-            raise RuntimeError(f"out has room for {len(out)} pictures, {len(numbers)} are asked for")
+            raise RuntimeError(f"out has room for {len(out)} images, {len(numbers)} are asked for")
         return Read(self._reader.read_dense(numbers, out.data_ptr(), out))
 
     def batches(

@@ -29,7 +29,7 @@ from fasttransfer.networks.prefix import DEEPEST
 from fasttransfer.pipelines.choose_feed import DISK_SHARE, HOST_SHARE, free_disk
 from fasttransfer.study.recipe import Recipe
 
-PICTURES = 64
+IMAGES = 64
 """What is timed at a time."""
 _TIMES = 3
 _DENSE = 15 / 16  # share of features that are not zero, from which a mask takes more than it saves
@@ -40,7 +40,7 @@ class CutTiming:
     """A cut of one source on this machine.
 
     Attributes:
-        compute: seconds a picture from the store to this cut; read: seconds a picture from the cache.
+        compute: seconds per image from the store to this cut; read: seconds per image from the cache.
         bytes: of a record as it is stored; dense: as it is computed, in bfloat16.
     """
 
@@ -53,7 +53,7 @@ class CutTiming:
 
 def time_cuts(
     net: CaffeNet,
-    make_pictures: Callable[[], Tensor],
+    make_images: Callable[[], Tensor],
     cuts: Collection[int],
     root: Path,
     *,
@@ -64,7 +64,7 @@ def time_cuts(
 
     Args:
         net: the source.
-        make_pictures: a batch as stage 1 reads it; timed as well.
+        make_images: a batch as stage 1 reads it; timed as well.
         cuts: which, 1 to 6.
         root: the folder of the cache, on whose disk the features are written for a moment.
         threads: that read.
@@ -74,8 +74,8 @@ def time_cuts(
         InputError: the folder cannot be written.
     """
     make_folder(root)
-    x = make_pictures()
-    seconds, n = _fastest(make_pictures, x.device), len(x)
+    x = make_images()
+    seconds, n = _fastest(make_images, x.device), len(x)
     found = []
     with torch.no_grad():
         for stage in range(1, max(cuts) + 1):
@@ -111,7 +111,7 @@ def free_room(root: Path) -> float:
 
 
 def cuts_table(measured: Iterable[CutTiming], records: int, room: float) -> Table:
-    """The decisions for one source over the pictures of one task, for rich."""
+    """The decisions for one source over the images of one task, for rich."""
     measured = list(measured)
     kept = choose_cuts(measured, records, room)
     rows = Table(box=None, pad_edge=False, header_style="bold")
@@ -134,12 +134,12 @@ def cuts_table(measured: Iterable[CutTiming], records: int, room: float) -> Tabl
 def forecast_cuts(
     recipe: Recipe, records: int, cuts: Collection[int], *, device: str, precision: str, threads: int
 ) -> Table:
-    """As `cuts_table`, before there is any network: its initial values on random pictures stand for it.
+    """As `cuts_table`, before there is any network: its initial values on random images stand for it.
 
     Trained networks leave more zeros, so entries will be smaller rather than larger.
 
     Args:
-        records: of a source over the pictures of a task: training pictures times views, and validation pictures.
+        records: of a source over the images of a task: training images times views, and validation images.
         cuts: that frozen cells read, 1 to 6.
 
     Raises:
@@ -153,15 +153,15 @@ def forecast_cuts(
     shape = 3 * looks["block"] ** 2, looks["side"], looks["side"]
     spread = 64 * recipe.scale  # of pixel differences
 
-    def make_pictures() -> Tensor:
-        x = torch.randn(min(PICTURES, recipe.batch), *shape, device=device) * spread
+    def make_images() -> Tensor:
+        x = torch.randn(min(IMAGES, recipe.batch), *shape, device=device) * spread
         return x.to(looks["dtype"]).contiguous(memory_format=torch.channels_last)
 
     root = cache.cache_root()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        drawn = make_pictures()
+        drawn = make_images()
         measured = time_cuts(net, lambda: drawn, cuts, root, threads=threads, records=records)
     finally:
         torch.set_num_threads(before)

@@ -1,7 +1,7 @@
 """CaffeNet in eight stages.
 
 Cut n is the output of stage n. Dropout sits at the entrance of stages 7 and 8, so that the outputs of stages 1 to 6
-are functions of the picture alone. Layers, initial values and sizes: the study's network (CaffeNet of 2013),
+are functions of the image alone. Layers, initial values and sizes: the study's network (CaffeNet of 2013),
 convolutions 2, 4 and 5 in two groups, pooling that rounds up.
 """
 
@@ -24,7 +24,7 @@ from fasttransfer.networks.geometry import LAYER_NAMES, STAGES, Geometry, layer_
 class StepDropout:
     """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask.
 
-    `step` is int64 without dimensions, on the network's device. `around` counts the pictures of the batch before and
+    `step` is int64 without dimensions, on the network's device. `around` counts the images of the batch before and
     after those that are here, which other processes have: a mask is that of the whole batch.
     """
 
@@ -47,7 +47,7 @@ class StepDropout:
 class Stage(nn.Module):
     """One stage: its layer and what follows it. Input and output as in `Geometry.cut_shape`, batch first.
 
-    The first stage reads pictures, or what `ops.augment` makes of them with blocks of the stage's stride: a
+    The first stage reads images, or what `ops.augment` makes of them with blocks of the stage's stride: a
     convolution with stride 1 that sums the same products.
     """
 
@@ -135,7 +135,7 @@ class CaffeNet(nn.Module):
     Args:
         geometry: sizes.
         outputs: width of the last layer.
-        dtype: what it computes in, float32 or bfloat16: the type of its pictures and of its weights, but for the last
+        dtype: what it computes in, float32 or bfloat16: the type of its images and of its weights, but for the last
             stage and the biases that are added after pooling, which are float32.
     """
 
@@ -146,7 +146,7 @@ class CaffeNet(nn.Module):
         self.stages = nn.ModuleList(Stage(geometry, stage, outputs, dtype) for stage in range(1, STAGES + 1))
 
     def forward(self, x: Tensor, *, start: int = 0, stop: int = STAGES, drop: StepDropout | None = None) -> Tensor:
-        """From cut `start` (0: pictures) to cut `stop` (8: logits). `drop` is None outside training."""
+        """From cut `start` (0: images) to cut `stop` (8: logits). `drop` is None outside training."""
         for stage in self.stages[start:stop]:
             x = stage(x, drop)
         return x

@@ -60,7 +60,7 @@ def layer_of(stage: int) -> Layer:
 class Geometry:
     """The sizes of a network.
 
-    `store` and `crop` are sides in pixels: pictures are kept at store x store, the network sees crop x crop.
+    `store` and `crop` are sides in pixels: images are kept at store x store, the network sees crop x crop.
     `kernel` and `stride` are those of the first convolution; `channels` those of stages 1 to 5, `hidden` the widths
     of stages 6 and 7.
     """
@@ -83,11 +83,11 @@ class Geometry:
 
     @property
     def blocks(self) -> int:
-        """Side of a picture in blocks of stride x stride pixels, as far as the first convolution reaches."""
+        """Side of an image in blocks of stride x stride pixels, as far as the first convolution reaches."""
         return (self.crop - self.kernel) // self.stride + -(-self.kernel // self.stride)
 
     def cut_shape(self, n: int) -> tuple[int, ...]:
-        """Shape of one picture at cut n: (3, crop, crop) at 0, (C, H, W) to 5, (width,) at 6 and 7."""
+        """Shape of one image at cut n: (3, crop, crop) at 0, (C, H, W) to 5, (width,) at 6 and 7."""
         if n == 0:
             return 3, self.crop, self.crop
         if n >= 6:
@@ -104,7 +104,7 @@ class Geometry:
         return (*shapes, *((widths[i + 1], widths[i]) for i in range(3)))
 
     def macs(self, outputs: int) -> tuple[int, ...]:
-        """Multiply-adds of stages 1 to 8 for one picture, forward."""
+        """Multiply-adds of stages 1 to 8 for one image, forward."""
         areas = (*(side * side for side in self.sides), 1, 1, 1)
         return tuple(math.prod(shape) * area for shape, area in zip(self.weight_shapes(outputs), areas, strict=True))
 
@@ -113,7 +113,7 @@ def _pooled(side: int) -> int:
     return -(-(side - 3) // 2) + 1
 
 
-# The paper's network, and a small one for 64-pixel pictures: same stages, a first layer that suits the size.
+# The paper's network, and a small one for 64-pixel images: same stages, a first layer that suits the size.
 CAFFENET = Geometry("caffenet", 256, 227, 11, 4, (96, 256, 384, 384, 256), (4096, 4096))
 CAFFENET_MINI = Geometry("caffenet-mini", 64, 58, 7, 3, (32, 64, 96, 96, 64), (256, 256))
 GEOMETRIES = {g.name: g for g in (CAFFENET, CAFFENET_MINI)}

@@ -31,7 +31,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 class InputForm(TypedDict):
-    """How pictures come to a network, in the words of `fasttransfer.ops.augment`."""
+    """How images come to a network, in the words of `fasttransfer.ops.augment`."""
 
     block: int
     side: int

@@ -1,7 +1,7 @@
 """What a study with views keeps of a frozen prefix: its cuts, rounded to bfloat16, whether they are stored or not.
 
-The bits of a picture's features must depend neither on where in a batch it stands nor on what stands beside it. Stages
-1 to 5 keep to that at any one size of the batch, so that they always run on as many pictures as the recipe says; stage
+The bits of an image's features must depend neither on where in a batch it stands nor on what stands beside it. Stages
+1 to 5 keep to that at any one size of the batch, so that they always run on as many images as the recipe says; stage
 6 does where each thread's share of the rows is not too small, so that it runs on a multiple of 64
 (docs/decisions/views.md).
 """
@@ -31,16 +31,16 @@ def cut_name(source: str, cut: int) -> str:
 
 
 @torch.no_grad()
-def rounded_cuts(net: CaffeNet, pictures: Tensor, cuts: Iterable[int], batch: int) -> dict[int, Tensor]:
+def rounded_cuts(net: CaffeNet, images: Tensor, cuts: Iterable[int], batch: int) -> dict[int, Tensor]:
     """cut -> (N, ...) bfloat16, of one forward pass that rounds nothing on its way.
 
     Args:
         net: the source.
-        pictures: (N, ...), as stage 1 reads them, at most `batch`; fewer are filled up with zeros.
+        images: (N, ...), as stage 1 reads them, at most `batch`; fewer are filled up with zeros.
         cuts: which, 1 to 6.
-        batch: pictures of every pass.
+        batch: images of every pass.
     """
-    n, x, start = len(pictures), _filled(pictures, batch), 0
+    n, x, start = len(images), _filled(images, batch), 0
     found = {}
     for cut in sorted(set(cuts)):
         if cut == DEEPEST:

@@ -1,6 +1,6 @@
 """The operators: what the network spends its time on outside of its matrix products, natively where there is a kernel.
 
-Shapes: N pictures, C channels, H x W pixels, S the side of a stored picture. Activations are NCHW tensors in
+Shapes: N images, C channels, H x W pixels, S the side of a stored image. Activations are NCHW tensors in
 channels-last memory. One module an operator: what it computes, its reference in plain PyTorch, which runs where the
 native libraries have no kernel (see `fasttransfer.ops.native`), what a compiler must know of it, and its gradient.
 """

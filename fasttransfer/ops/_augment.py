@@ -26,7 +26,7 @@ def augment(
     side: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Gathers pictures of a store; crops, subtracts the mean picture, scales, mirrors; space to depth.
+    """Gathers images of a store; crops, subtracts the mean image, scales, mirrors; space to depth.
 
     Caffe's order: the mean is taken at the pixels that were cropped, then the difference is mirrored. Computed in
     float32: with a scale of 1 exactly pixel - mean.
@@ -35,8 +35,8 @@ def augment(
     x * block + dx) of the crop, and zero where that lies outside of it.
 
     Args:
-        shards: the store's pictures in order, each (R_i, S, S, 3) uint8, contiguous.
-        rows: (N,) int64, which pictures, numbered through all shards.
+        shards: the store's images in order, each (R_i, S, S, 3) uint8, contiguous.
+        rows: (N,) int64, which images, numbered through all shards.
         mean_ssc: (S, S, 3) float32.
         top, left: (N,) int64 in [0, S - crop].
         mirror: (N,) bool.
@@ -49,7 +49,7 @@ def augment(
         (N, 3 * block^2, side, side), channels-last.
 
     Raises:
-        RuntimeError: another type, shape or device; a row, a top or a left outside of the store, where the pictures
+        RuntimeError: another type, shape or device; a row, a top or a left outside of the store, where the images
             lie on the CPU.
     """
     return torch.ops.fasttransfer.augment(
@@ -81,12 +81,12 @@ def augment_reference(
     dtype: torch.dtype,
 ) -> Tensor:
     """What `augment` computes, in plain PyTorch; it runs where there is no native kernel."""
-    pictures = _gather(shards, rows)
-    steps = torch.arange(crop, device=pictures.device)
+    images = _gather(shards, rows)
+    steps = torch.arange(crop, device=images.device)
     at_row = (top[:, None] + steps)[:, :, None]
     at_column = torch.where(mirror[:, None], left[:, None] + (crop - 1) - steps, left[:, None] + steps)[:, None, :]
-    which = torch.arange(len(pictures), device=pictures.device)[:, None, None]
-    x = pictures[which, at_row, at_column].to(torch.float32)
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    x = images[which, at_row, at_column].to(torch.float32)
     x -= mean_ssc[at_row, at_column]
     x *= scale
     if side * block != crop:
@@ -105,11 +105,11 @@ def _gather(shards: Sequence[Tensor], rows: Tensor) -> Tensor:
         return shards[0][rows]
     starts = torch.tensor([0, *map(len, shards)], device=rows.device).cumsum(0)
     shard_of = torch.searchsorted(starts, rows, right=True) - 1
-    pictures = shards[0].new_empty((len(rows), *shards[0].shape[1:]))
+    images = shards[0].new_empty((len(rows), *shards[0].shape[1:]))
     for i, shard in enumerate(shards):
         mine = torch.nonzero(shard_of == i).flatten()
-        pictures[mine] = shard[rows[mine] - starts[i]]
-    return pictures
+        images[mine] = shard[rows[mine] - starts[i]]
+    return images
 
 
 def _fake(

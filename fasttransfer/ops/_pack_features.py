@@ -22,13 +22,13 @@ native.load()
 
 
 class PackedFeatures(NamedTuple):
-    """N pictures of E elements each, packed.
+    """N images of E elements each, packed.
 
     Attributes:
-        mask: (N, ceil(E / 64) * 8) uint8. Element i of a picture, in memory order, is bit i % 8 of byte i // 8: 0 where
+        mask: (N, ceil(E / 64) * 8) uint8. Element i of an image, in memory order, is bit i % 8 of byte i // 8: 0 where
             its 16 bits are. Bits beyond the last element are 0.
-        values: (K,) bfloat16, the elements that are not zero of all pictures, one after another.
-        offsets: (N + 1,) int64. Picture i has the values from offsets[i] to offsets[i + 1].
+        values: (K,) bfloat16, the elements that are not zero of all images, one after another.
+        offsets: (N + 1,) int64. Image i has the values from offsets[i] to offsets[i + 1].
     """
 
     mask: Tensor
@@ -55,8 +55,8 @@ def unpack_features(packed: PackedFeatures, shape: Sequence[int], rows: Tensor |
 
     Args:
         packed: what `pack_features` made.
-        shape: of one picture: (C, H, W) or (E,).
-        rows: (M,) int64 on the device of `packed`: which pictures, in any order; all by default.
+        shape: of one image: (C, H, W) or (E,).
+        rows: (M,) int64 on the device of `packed`: which images, in any order; all by default.
 
     Returns:
         (M, C, H, W) in channels-last memory or (M, E), bfloat16.
@@ -91,7 +91,7 @@ def pack_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if x.dtype != torch.bfloat16:
         raise RuntimeError(f"pack_features: x must be bfloat16, not {x.dtype}")
     if x.dim() != 2 or not x.is_contiguous():
-        raise RuntimeError("pack_features: x must be (pictures, elements), contiguous")
+        raise RuntimeError("pack_features: x must be (images, elements), contiguous")
     words = x.view(torch.int16)
     kept = words != 0
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=x.device)
@@ -106,14 +106,14 @@ def unpack_reference(mask: Tensor, values: Tensor, offsets: Tensor, rows: Tensor
     _check_packed(mask, values, offsets, rows, elements)
     n = mask.shape[0]
     if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= n):
-        raise RuntimeError(f"unpack_features: a picture is asked for that is not there, there are {n}")
+        raise RuntimeError(f"unpack_features: an image is asked for that is not there, there are {n}")
     bits = mask[rows][:, :, None] >> torch.arange(8, dtype=torch.uint8, device=mask.device) & 1
     kept = bits.flatten(1).bool()
     begin, end = offsets[rows], offsets[rows + 1]
     if not bool(((begin >= 0) & (begin <= end) & (end <= values.numel())).all()):
-        raise RuntimeError(f"unpack_features: a picture has values that are not there, there are {values.numel()}")
+        raise RuntimeError(f"unpack_features: an image has values that are not there, there are {values.numel()}")
     if not torch.equal(kept.sum(1), end - begin) or bool(kept[:, elements:].any()):
-        raise RuntimeError("unpack_features: the mask of a picture does not fit its number of values")
+        raise RuntimeError("unpack_features: the mask of an image does not fit its number of values")
     y = torch.zeros((len(rows), elements), dtype=torch.int16, device=mask.device)
     kept = kept[:, :elements]
     at = begin[:, None] + kept.cumsum(1) - 1
@@ -128,7 +128,7 @@ def _check_packed(mask: Tensor, values: Tensor, offsets: Tensor, rows: Tensor, e
         raise RuntimeError(f"unpack_features: elements must be at least 0, not {elements}")
     if mask.dtype != torch.uint8 or mask.dim() != 2 or mask.shape[1] != bytes_ or not mask.is_contiguous():
         raise RuntimeError(
-            f"unpack_features: mask must be (pictures, {bytes_}) uint8, contiguous, for {elements} elements"
+            f"unpack_features: mask must be (images, {bytes_}) uint8, contiguous, for {elements} elements"
         )
     if values.dtype != torch.bfloat16 or values.dim() != 1 or not values.is_contiguous() or values.device != device:
         raise RuntimeError("unpack_features: values must be bfloat16, one after another, on mask's device")
@@ -137,7 +137,7 @@ def _check_packed(mask: Tensor, values: Tensor, offsets: Tensor, rows: Tensor, e
     if rows.dtype != torch.int64 or rows.dim() != 1 or rows.device != device:
         raise RuntimeError("unpack_features: rows must be int64, one after another, on mask's device")
     if len(rows) and n == 0:
-        raise RuntimeError(f"unpack_features: {len(rows)} pictures are asked for, none is there")
+        raise RuntimeError(f"unpack_features: {len(rows)} images are asked for, none is there")
 
 
 def _fake_pack(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A decoded picture to the side that a store has."""
+"""A decoded image to the side that a store has."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ native.load()
 Box = tuple[int, int, int, int]
 
 
-def resize(picture_hwc: Tensor, size: int, box: Box | None = None) -> Tensor:
-    """A picture, or the part of it inside a box, resized to a square: bilinear with antialias.
+def resize(image_hwc: Tensor, size: int, box: Box | None = None) -> Tensor:
+    """An image, or the part of it inside a box, resized to a square: bilinear with antialias.
 
     Gives the bits of PyTorch's `interpolate` for bytes on a CPU: weights in 16-bit fixed point, rows before columns
     with a rounding to bytes between. That lies within 2 of Pillow, nearly always within 1. What lies outside of the box
     has no influence. Runs in the calling thread, without the interpreter's lock.
 
     Args:
-        picture_hwc: (H, W, 3) uint8, contiguous.
+        image_hwc: (H, W, 3) uint8, contiguous.
         size: side of the result.
-        box: top, left, height and width in pixels of the part; by default the whole picture.
+        box: top, left, height and width in pixels of the part; by default the whole image.
 
     Returns:
         (size, size, 3) uint8, contiguous.
 
     Raises:
-        RuntimeError: another type, shape or device; a box that reaches outside of the picture.
+        RuntimeError: another type, shape or device; a box that reaches outside of the image.
     """
-    top, left, height, width = (0, 0, *picture_hwc.shape[:2]) if box is None else box
-    return torch.ops.fasttransfer.resize(picture_hwc, size, top, left, height, width)
+    top, left, height, width = (0, 0, *image_hwc.shape[:2]) if box is None else box
+    return torch.ops.fasttransfer.resize(image_hwc, size, top, left, height, width)
 
 
-def resize_reference(picture_hwc: Tensor, size: int, top: int, left: int, height: int, width: int) -> Tensor:
+def resize_reference(image_hwc: Tensor, size: int, top: int, left: int, height: int, width: int) -> Tensor:
     """What `resize` computes, in plain PyTorch; it runs where there is no native kernel."""
-    part = picture_hwc[top : top + height, left : left + width].permute(2, 0, 1)[None]
+    part = image_hwc[top : top + height, left : left + width].permute(2, 0, 1)[None]
     if (height, width) == (size, size):
         return part[0].permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
     resized = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).contiguous()
 
 
-def _fake(picture_hwc: Tensor, size: int, top: int, left: int, height: int, width: int) -> Tensor:
-    return picture_hwc.new_empty((size, size, 3))
+def _fake(image_hwc: Tensor, size: int, top: int, left: int, height: int, width: int) -> Tensor:
+    return image_hwc.new_empty((size, size, 3))
 
 
 # The pixels have no gradient.

@@ -29,7 +29,7 @@ SCHEMAS = {
     "relu_pool_lrn_backward": (
         "(Tensor gradient, Tensor pooled, Tensor argmax, SymInt height, SymInt width) -> (Tensor dx, Tensor dbias)"
     ),
-    "resize": "(Tensor picture, int size, int top, int left, int height, int width) -> Tensor",
+    "resize": "(Tensor image, int size, int top, int left, int height, int width) -> Tensor",
     "sgd_step": (
         "(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, "
         "Tensor lr, float momentum, float[] lr_scale, float[] decay) -> ()"

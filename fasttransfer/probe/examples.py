@@ -1,4 +1,4 @@
-"""Which training pictures a head learns from, which are held out meanwhile, and in what order they come.
+"""Which training images per head learns from, which are held out meanwhile, and in what order they come.
 
 Every draw is a function of the seed: never of the network, the cut, or what else is in the sweep, so that cuts are
 compared on the same examples.
@@ -19,7 +19,7 @@ STEPS = 300
 BATCH = 64
 EPOCHS = 10  # at least: where there are more examples than BATCH * STEPS covers so often, batches are larger
 FOLDS = 5
-MANY = 25  # examples a class from which on one part of them is enough to choose by
+MANY = 25  # examples per class from which on one part of them is enough to choose by
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class ExampleSet:
     Attributes:
         per_class: examples of each class before any are held out, None for all there are.
         seed: which draw of them; fold: which part is held out, None for none.
-        rows, held_out: (n,) and (m,) int64, rows of the training pictures, those learned from and those held out.
+        rows, held_out: (n,) and (m,) int64, rows of the training images, those learned from and those held out.
     """
 
     per_class: int | None
@@ -73,22 +73,22 @@ def draw_example_sets(
 ) -> list[ExampleSet]:
     """Everything that is learned on: for each number of examples and seed all of them, and all but a part held out.
 
-    The examples of a class are the first of its pictures in an order that the seed draws: those of 5 include those of
+    The examples of a class are the first of its images in an order that the seed draws: those of 5 include those of
     2. In that order every fifth belongs to one part, or every second. Each part is held out once, of MANY examples a
     class and more the first alone.
 
     Args:
-        labels: (N,) int64 of the training pictures.
+        labels: (N,) int64 of the training images.
         classes: their names.
 
     Raises:
-        InputError: a class with fewer pictures than are asked for.
+        InputError: a class with fewer images than are asked for.
     """
     of_class = [torch.nonzero(labels == label).view(-1) for label in range(len(classes))]
     few, name = min((len(rows), name) for rows, name in zip(of_class, classes, strict=True))
     most = max((k for k in examples if k is not None), default=0)
     if most > few:
-        raise InputError(f"--examples {most}: class {name} has {few} training pictures: ask for {few} or fewer, or all")
+        raise InputError(f"--examples {most}: class {name} has {few} training images: ask for {few} or fewer, or all")
     lessons = []
     for seed in seeds:
         orders = [

@@ -20,7 +20,7 @@ from fasttransfer import ops
 
 MOMENTUM = 0.9
 _LEAST_ROWS = 64  # of a stack: libraries sum the products of narrower matrices in another order, by their width
-_ROWS = 1024  # pictures that are scored at a time
+_ROWS = 1024  # images that are scored at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def centre_of(features: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def score(heads: Heads, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """How many of the pictures each head gets right, and the sum of their cross-entropies; both (H,) float64.
+    """How many of the images each head gets right, and the sum of their cross-entropies; both (H,) float64.
 
     Args:
         features: (N, E); labels: (N,) int64.

@@ -103,7 +103,7 @@ class ProbeResults:
         return [head for head in self.heads if head.chosen and (head.cut, head.per_class) == (cut, per_class)]
 
     def top1(self, cut: int, per_class: int | None) -> Estimate:
-        """Mean top-1 of the chosen heads on the validation pictures, its interval over seeds."""
+        """Mean top-1 of the chosen heads on the validation images, its interval over seeds."""
         found = estimate((self.asked.task, head.seed, head.val_top1) for head in self.chosen(cut, per_class))
         assert found is not None
         return found
@@ -118,7 +118,7 @@ def run_probe(asked: FeatureRequest, swept: SweepSettings, *, log: Log) -> Probe
     Raises:
         InputError: more examples than a class has; features that do not fit into memory.
     """
-    train, val = asked.pictures["train"], asked.pictures["val"]
+    train, val = asked.images["train"], asked.images["val"]
     labels, val_labels = torch.from_numpy(train.labels), torch.from_numpy(val.labels)
     lessons = draw_example_sets(labels, asked.classes, swept.examples, swept.seeds)
     used = torch.unique(torch.cat([lesson.rows for lesson in lessons]))
@@ -138,7 +138,7 @@ def run_probe(asked: FeatureRequest, swept: SweepSettings, *, log: Log) -> Probe
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             seconds = pool.submit(stacks.seconds, lessons).result() / workers
             log(
-                f"cut {cut}: {len(used):,} and {len(val):,} pictures x {x.shape[1]:,} values, "
+                f"cut {cut}: {len(used):,} and {len(val):,} images x {x.shape[1]:,} values, "
                 f"{format_bytes(x.nbytes + x_val.nbytes)}; {len(lessons) * len(swept.pairs):,} heads in {len(lessons)} stacks, "
                 f"about {format_duration(seconds)}"
             )
@@ -162,7 +162,7 @@ class HeadTrainer:
     dtype: torch.dtype
 
     def trained(self, lesson: ExampleSet) -> tuple[Tensor, Tensor]:
-        """Hits and sums of losses of a stack, see `heads.score`: on what is held out, else on validation pictures."""
+        """Hits and sums of losses of a stack, see `heads.score`: on what is held out, else on validation images."""
         found = self._train(lesson, STEPS)
         if lesson.fold is None:
             scored = heads.score(found, self.x_val, self.val_labels.to(self.x.device))
@@ -265,10 +265,10 @@ def _workers(
     cores = 1 if asked.device.type == "cuda" else min(len(lessons), machine.cores())
     if free is None:
         return cores
-    room = int(HOST_SHARE * free - 2 * stored) // stack  # twice while they are laid out picture by picture
+    room = int(HOST_SHARE * free - 2 * stored) // stack  # twice while they are laid out image by image
     if room < 1:
         raise InputError(
-            f"cut {cut}: {train + val:,} pictures x {width:,} values and a stack of {len(swept.pairs)} heads take "
+            f"cut {cut}: {train + val:,} images x {width:,} values and a stack of {len(swept.pairs)} heads take "
             f"{format_bytes(2 * stored + stack)}, {format_bytes(free)} of memory are free: leave the cut out, or ask for fewer "
             "--examples or fewer --lrs and --decays at a time"
         )

@@ -24,8 +24,8 @@ from fasttransfer.report.analysis import (
     Summary,
     chance,
     class_count,
+    images_per_class,
     pair_scores,
-    pictures_per_class,
     recovered,
     score_of,
     stuck,
@@ -325,12 +325,12 @@ def volumes(studies: Sequence[StudyResults], score: Score = "last") -> dict[str,
     found: dict[str, dict[int, list[tuple[float, bool]]]] = {}
     for recorded in studies:
         for result in recorded.results:
-            value, pictures = score_of(result, score), pictures_per_class(recorded, result.target)
-            if result.treatment == "base" and value is not None and pictures is not None:
+            value, images = score_of(result, score), images_per_class(recorded, result.target)
+            if result.treatment == "base" and value is not None and images is not None:
                 # Where every limit is a target of its own, as in the published results, they are one line.
                 task = "all" if recorded.facts.get("per_class") else result.target
                 failed = bool(result.reason) or _at_chance(recorded, result)
-                found.setdefault(task, {}).setdefault(round(pictures), []).append((value, failed))
+                found.setdefault(task, {}).setdefault(round(images), []).append((value, failed))
     return {task: dict(sorted(runs.items())) for task, runs in sorted(found.items())}
 
 

@@ -66,7 +66,7 @@ class Cell:
 
     @property
     def mean_of(self) -> str:
-        """The task whose mean picture is subtracted: that of the first layer's training set, else its own."""
+        """The task whose mean image is subtracted: that of the first layer's training set, else its own."""
         return self.source if self.source in TASKS else self.target
 
     @property

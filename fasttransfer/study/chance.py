@@ -15,7 +15,7 @@ def at_chance(check: Evaluation, classes: int) -> bool:
     """Whether a network was no better than an even guess among `classes`: by its losses and by top-1.
 
     An overfitted network passes the loss of an even guess on its way up: it has a top-1, or a training loss, that no
-    guesser has. Classes are taken to have about equally many pictures; where they have not, the loss of guessing is
+    guesser has. Classes are taken to have about equally many images; where they have not, the loss of guessing is
     lower and a network counts as one that learns.
     """
     if check.val_loss is None:

@@ -24,16 +24,17 @@ from fasttransfer.study.recipe import Recipe, build_from_table, load_recipe, par
 BUILTIN = "builtin"
 VERSION = 2
 """Of the networks that a study has: 1 had no base+."""
+_ON_DISK = {"images": "pictures", "bad_images": "bad_pictures"}  # what fields are called in study.toml and digests
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was asked for. None: decide by the pictures or the machine."""
+    """What was asked for. None: decide by the images or the machine."""
 
     split: str = "natural-manmade"
     """natural-manmade, random:SEED (the paper's halves are random:0 to random:3) or a TOML file with lists A and B."""
     data: str = BUILTIN
-    """Pictures: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
+    """Images: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
     ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
     layers: tuple[int, ...] | None = None
     """How many layers to copy: numbers from 1 to 7; by default all, of the built-in images 1 3 5 7."""
@@ -47,19 +48,19 @@ class Choices:
     classes: int | None = None
     """Use this many classes of each task, chosen in a seeded order; by default all, of the built-in images 6."""
     per_class: int | None = None
-    """Use the first so many training pictures of each class."""
+    """Use the first so many training images of each class."""
     views: int | None = None
-    """Show training pictures in a fixed list of views instead of any crop: 1 (the centre), 2 (with its mirror) or 10
+    """Show training images in a fixed list of views instead of any crop: 1 (the centre), 2 (with its mirror) or 10
     (corners and centre with mirrors). An approximation, whose frozen features are kept for the next study."""
     recipe: str | None = None
-    """caffe (the paper's, to the letter), fast, mini (small pictures) or a TOML file; by default caffe for ILSVRC12 and
+    """caffe (the paper's, to the letter), fast, mini (small images) or a TOML file; by default caffe for ILSVRC12 and
     stores of its size, else mini."""
     epochs: float | None = None
-    """Length of training in passes over the task's pictures, instead of the recipe's."""
+    """Length of training in passes over the task's images, instead of the recipe's."""
     steps: int | None = None
     """Length of training in steps, instead of the recipe's."""
     batch: int | None = None
-    """Pictures a step."""
+    """Images a step."""
     lr: float | None = None
     """Learning rate."""
     dropout: float | None = None
@@ -68,8 +69,8 @@ class Choices:
     """fp32 or bf16; by default bf16 where the hardware has it, but fp32 for small networks on a CPU."""
     device: str | None = None
     """cpu or cuda; by default a GPU where there is one."""
-    bad_pictures: str = "fail"
-    """What to do about pictures that cannot be decoded: fail, or skip them and say so."""
+    bad_images: str = "fail"
+    """What to do about images that cannot be decoded: fail, or skip them and say so."""
 
     def __post_init__(self) -> None:
         def need(good: bool, what: str) -> None:
@@ -130,10 +131,10 @@ class Choices:
 @dataclass(frozen=True)
 class Feeding:
     """What was asked for about this machine. None of it is part of the study, but a source that became JPEGs is not
-    quite the same pictures as one that became pixels."""
+    quite the same images as one that became pixels."""
 
     feed: Literal["memory", "dali"] | None = None
-    """How pictures are fed: memory (raw stores) or dali (jpeg stores); by default as the store is. A source becomes
+    """How images are fed: memory (raw stores) or dali (jpeg stores); by default as the store is. A source becomes
     such a store, by default a raw one where the disk has room."""
     hw_share: float | None = None
     """Share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes from its cores, where it has one; by default
@@ -161,25 +162,25 @@ class Study:
     """Everything that determines the weights and records of a run.
 
     Attributes:
-        data: "builtin" or the absolute path of the source or store; pictures: digest of the prepared pictures.
+        data: "builtin" or the absolute path of the source or store; images: digest of the prepared images.
         split: what was asked for; tasks: digest of the two lists of classes that it came to.
         layers, treatments, targets, seeds: which networks, see `fasttransfer.study.cells.study_cells`.
-        classes, per_class: limits that were set on the pictures.
+        classes, per_class: limits that were set on the images.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
-        threads: CPU threads a network is trained with (sums are rounded in an order that depends on it).
-        views: length of the list of views that training pictures are shown in; None: any crop and its mirror.
+        threads: CPU threads per network is trained with (sums are rounded in an order that depends on it).
+        views: length of the list of views that training images are shown in; None: any crop and its mirror.
         version: see `VERSION`.
     """
 
     data: str
-    pictures: str
+    images: str
     split: str
     tasks: str
     layers: tuple[int, ...]
     treatments: tuple[str, ...]
     targets: tuple[str, ...]
     seeds: tuple[int, ...]
-    bad_pictures: str
+    bad_images: str
     precision: str
     device: str
     threads: int
@@ -198,11 +199,11 @@ class Study:
 
         A study from before there was some value keeps its digest, for it was trained with what is now the default.
         """
-        return xxhash.xxh3_128_hexdigest(json.dumps(_chosen(self), sort_keys=True).encode())
+        return xxhash.xxh3_128_hexdigest(json.dumps(_renamed(_chosen(self), _ON_DISK), sort_keys=True).encode())
 
     def to_dict(self) -> dict[str, Any]:
         """As nested plain values, without what is not set (TOML has no null)."""
-        return _plain(dataclasses.asdict(self))
+        return _renamed(_plain(dataclasses.asdict(self)), _ON_DISK)
 
     def write(self, path: Path) -> None:
         """Writes study.toml."""
@@ -220,9 +221,8 @@ class Study:
         if not isinstance(table.get("recipe"), Mapping):
             raise InputError(f"{path}: not a study: it has no table [recipe]")
         before = {"version": 1}  # which wrote none
-        return build_from_table(
-            Study, {**before, **table, "recipe": parse_recipe(table["recipe"], str(path))}, str(path)
-        )
+        table = _renamed({**before, **table}, {old: name for name, old in _ON_DISK.items()})
+        return build_from_table(Study, {**table, "recipe": parse_recipe(table["recipe"], str(path))}, str(path))
 
     def differences(self, other: Study) -> list[str]:
         """One line a value in which `other` differs: `batch: 64 here, 128 there`."""
@@ -238,6 +238,10 @@ def _chosen(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not at their defaults, nested."""
     found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
     return {name: _chosen(each) if dataclasses.is_dataclass(each) else each for name, each in found.items()}
+
+
+def _renamed(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in table.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What --data names: the built-in pictures, a source that is prepared on first use, or a prepared store."""
+"""What --data names: the built-in images, a source that is prepared on first use, or a prepared store."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BUILTIN_SEEDS = (0, 1)
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Pictures as far as they are known without decoding any.
+    """Images as far as they are known without decoding any.
 
     Attributes:
         name: what a study of them is called.
@@ -44,7 +44,7 @@ class ImageSource:
         classes, words: every class there is, and words people read for some of them.
         per_class: part ("train", "val") -> how many each class has.
         recipe: the name of the one that suits them.
-        listing, store: of a source, of a store; both None for the built-in pictures.
+        listing, store: of a source, of a store; both None for the built-in images.
     """
 
     name: str
@@ -57,7 +57,7 @@ class ImageSource:
     store: Store | None = None
 
     def count(self, part: str, classes: Sequence[str], most: int | None = None) -> int:
-        """The pictures of `classes` in a part, of each at most so many."""
+        """The images of `classes` in a part, of each at most so many."""
         of_class = dict(zip(self.classes, self.per_class[part], strict=True))
         return sum(min(most or sys.maxsize, of_class[name]) for name in classes)
 
@@ -66,7 +66,7 @@ def find_source(data: str) -> ImageSource:
     """What `data` names: "builtin", a source or the folder of a store.
 
     Raises:
-        InputError: no pictures there, or a damaged store.
+        InputError: no images there, or a damaged store.
     """
     if data == BUILTIN:
         classes = tuple(sorted(SIDES))
@@ -99,7 +99,7 @@ def find_source(data: str) -> ImageSource:
 
 
 def builtin_store(side: int, log: Log, kind: Kind = "raw") -> Store:
-    """The built-in pictures at `side` x `side`, prepared."""
+    """The built-in images at `side` x `side`, prepared."""
     return prepare.prepare_builtin(
         size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, log=log
     )
@@ -114,7 +114,7 @@ def study_feed(
     stream: Stream,
     means: Mapping[str, Tensor],
 ) -> Feed:
-    """Pictures as the networks of `study` see them, on `device`; see `fasttransfer.pipelines.choose_feed.open_feed`."""
+    """Images as the networks of `study` see them, on `device`; see `fasttransfer.pipelines.choose_feed.open_feed`."""
     geometry = study.recipe.geometry
     return open_feed(
         train,

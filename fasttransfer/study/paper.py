@@ -31,9 +31,9 @@ SOURCE = (
     "Yosinski, Clune, Bengio, Lipson, How transferable are features in deep neural networks?, NIPS 2014, "
     "arXiv:1411.1792: from the training logs published with it"
 )
-VAL_PICTURES_A_CLASS = 50
-# Pictures a second on a K20 with the first 0 to 7 layers frozen, from the logs.
-PICTURES_PER_SECOND = (145, 172, 216, 254, 308, 373, 386, 393)
+VAL_IMAGES_PER_CLASS = 50
+# Images a second on a K20 with the first 0 to 7 layers frozen, from the logs.
+IMAGES_PER_SECOND = (145, 172, 216, 254, 308, 373, 386, 393)
 
 _AT_CHANCE = 0.01  # nats from the loss of an even guess, as in fasttransfer.training.cohort
 _HARDLY = 0.05  # top-1 below which a network of 1000 classes has hardly learned anything
@@ -49,10 +49,10 @@ class PaperNetwork:
         treatment: "base" or one of `fasttransfer.study.cells.TREATMENTS`.
         source, target: tasks; the source of a base is None, that of a random control "R".
         n: layers copied, 0 for a base.
-        iterations: training steps of 256 pictures.
+        iterations: training steps of 256 images.
         top1, best10: top-1 of the last validation check and mean of the ten best, in [0, 1].
         loss: validation loss of the last check, mean cross-entropy in nats.
-        per_class: training pictures a class, at most, of the reduced studies.
+        per_class: training images per class, at most, of the reduced studies.
     """
 
     net: str
@@ -105,7 +105,7 @@ def load_results(which: Which) -> StudyResults:
       selffers on A only, fine-tuned networks of splits 0 and 1 only: what was published.
     * `natural-manmade`: A = natural, B = man-made; bases and frozen transfers both ways.
     * `full`: the network of all 1000 classes and the random controls, target "ilsvrc12".
-    * `reduced`: bases only, each trained on the first K pictures of each of the 1000 classes; every K is a target,
+    * `reduced`: bases only, each trained on the first K images of each of the 1000 classes; every K is a target,
       `facts["per_class"]` says which.
 
     A result has one check, the last, and the published mean of the ten best. Nothing is left out: networks that failed
@@ -122,9 +122,9 @@ def load_results(which: Which) -> StudyResults:
     facts: dict[str, Any] = {
         "source": SOURCE,
         "class_counts": classes,
-        "val_pictures": {task: count * VAL_PICTURES_A_CLASS for task, count in classes.items()},
+        "val_pictures": {task: count * VAL_IMAGES_PER_CLASS for task, count in classes.items()},
         "synthetic": False,
-        "pictures_per_second": list(PICTURES_PER_SECOND),
+        "images_per_second": list(IMAGES_PER_SECOND),
     }
     if which == "random":
         facts["seeds_are"] = "random splits"

@@ -25,7 +25,7 @@ class Recipe:
 
     Attributes:
         geometry: sizes of the network.
-        batch: pictures a step.
+        batch: images per step.
         steps, epochs: length of training; exactly one of them is set.
         checks: validations, evenly spread over training, the last at its end.
         lr: learning rate of the weights.
@@ -92,12 +92,12 @@ class Recipe:
         need(all(0 < d < 1 for d in self.lr_drops), "lr_drops are shares of the run, between 0 and 1")
         need(0 < self.give_up <= 1, f"give_up is {self.give_up}, a share of the run up to 1 is needed")
 
-    def steps_for(self, pictures: int) -> int:
-        """Training steps on a task of `pictures` training pictures."""
+    def steps_for(self, images: int) -> int:
+        """Training steps on a task of `images` training images."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
-        return max(1, math.ceil(self.epochs * pictures / self.batch))
+        return max(1, math.ceil(self.epochs * images / self.batch))
 
     def outputs_for(self, task: str, classes: Mapping[str, Sequence[str]]) -> int:
         """Width of the last layer of networks on `task`; `classes` are those of each task."""
@@ -124,12 +124,12 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def default_recipe(layout: str) -> str:
-    """The recipe for pictures in this layout (see `fasttransfer.pipelines.layouts`) when nobody names one."""
+    """The recipe for images in this layout (see `fasttransfer.pipelines.layouts`) when nobody names one."""
     return "caffe" if layout == "ilsvrc12" else "mini"
 
 
 def find_recipes(store: int) -> tuple[str, ...]:
-    """The recipes in the package whose networks take pictures of a store of this size."""
+    """The recipes in the package whose networks take images of a store of this size."""
     return tuple(name for name in recipe_names() if load_recipe(name).geometry.store == store)
 
 

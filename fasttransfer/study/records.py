@@ -111,7 +111,7 @@ class Result:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as found on disk. `study` is study.toml; `facts` says what the pictures and tasks are."""
+    """A study as found on disk. `study` is study.toml; `facts` says what the images and tasks are."""
 
     folder: Path
     study: dict[str, Any]
@@ -147,7 +147,7 @@ class Records:
             self._db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?, ?, ?, 'planned', 0, '')", rows)
 
     def describe(self, facts: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        """Stores what the pictures and tasks are and on what the study runs."""
+        """Stores what the images and tasks are and on what the study runs."""
         with self._spoken(), self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()]

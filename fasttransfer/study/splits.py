@@ -27,7 +27,7 @@ NATURAL_MANMADE = "natural-manmade"
 FORMS = f"{NATURAL_MANMADE}, random:SEED (as random:0), or the path of a .toml file with A = [...] and B = [...]"
 
 _FILE_FORM = 'name = "mine", A = ["cat", "dog"], B = ["car", "bus"]'
-_LEAST = 2  # classes a task: with one there is nothing to tell apart
+_LEAST = 2  # classes per task: with one there is nothing to tell apart
 _TASKS = ("A", "B")
 
 # MD5 of each half's validation list, as published with the study.
@@ -120,18 +120,20 @@ def limit_classes(split: Split, k: int, seed: int) -> Split:
         InputError: a task has fewer than `k` classes, or `k` is less than two.
     """
     if k < _LEAST:
-        raise InputError(f"{k} classes a task: too few to tell apart: say at least {_LEAST}")
+        raise InputError(f"{k} classes per task: too few to tell apart: say at least {_LEAST}")
     chosen = []
     for task, names in zip(_TASKS, (split.a, split.b), strict=True):
         if k > len(names):
-            raise InputError(f"{k} classes a task: task {task} of {split.name} has {len(names)}: say at most that many")
+            raise InputError(
+                f"{k} classes per task: task {task} of {split.name} has {len(names)}: say at most that many"
+            )
         order = permutation(key(seed, "classes", task), len(names)).tolist()
         chosen.append(tuple(names[index] for index in sorted(order[:k])))
     return replace(split, a=chosen[0], b=chosen[1])
 
 
 def list_splits() -> list[KnownSplit]:
-    """The splits that need no file, with their sizes on ILSVRC12 and on the built-in pictures."""
+    """The splits that need no file, with their sizes on ILSVRC12 and on the built-in images."""
     wnids = [synset.wnid for synset in ilsvrc12()]
     paper = make_split(NATURAL_MANMADE, wnids)
     drawn = make_split(NATURAL_MANMADE, list(_builtin_sides()))
@@ -143,7 +145,7 @@ def list_splits() -> list[KnownSplit]:
             len(paper.a),
             len(paper.b),
         ),
-        KnownSplit(NATURAL_MANMADE, "the built-in pictures: the same question", len(drawn.a), len(drawn.b)),
+        KnownSplit(NATURAL_MANMADE, "the built-in images: the same question", len(drawn.a), len(drawn.b)),
         KnownSplit("random:SEED", "random halves; random:0 to random:3 are the paper's", len(halves.a), len(halves.b)),
     ]
 
@@ -176,7 +178,7 @@ def export(split: Split, words: Mapping[str, str] | None = None) -> str:
 
 
 def validation_list(half: Sequence[str]) -> str:
-    """The paper's list of a half: "<file> <new label>" for each ILSVRC12 validation picture of its classes.
+    """The paper's list of a half: "<file> <new label>" for each ILSVRC12 validation image of its classes.
 
     Args:
         half: wnids in label order, e.g. `split.a`.
@@ -267,8 +269,7 @@ def _from_file(path: Path, classes: Sequence[str]) -> Split:
         raise InputError(f"{path}: {_few(both)} in both tasks: a class belongs to one")
     if unknown := sorted((a | b) - set(classes)):
         raise InputError(
-            f"{path}: names {_few(unknown)}, which the pictures do not have "
-            f"(they have {_few(list(classes))}): correct it"
+            f"{path}: names {_few(unknown)}, which the images do not have (they have {_few(list(classes))}): correct it"
         )
     return Split(
         name.strip(),

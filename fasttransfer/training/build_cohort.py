@@ -1,4 +1,4 @@
-"""A job's cells become a cohort: pictures, means and sources are read from the store and the study's folder."""
+"""A job's cells become a cohort: images, means and sources are read from the store and the study's folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build_cohort(
     *,
     processes: OneProcess | None = None,
 ) -> Cohort:
-    """The cohort of `cells`, with its pictures, means and sources read from the store and the study's folder.
+    """The cohort of `cells`, with its images, means and sources read from the store and the study's folder.
 
     In a study with views the features of its frozen cells are computed here, unless they are kept or `stop` says so;
     `emit` hears of it. `processes` are those that train it together.
@@ -71,15 +71,15 @@ def build_cohort(
     my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
     sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
-    open_pictures = partial(study_feed, study, device, setting.hw_share)
+    open_images = partial(study_feed, study, device, setting.hw_share)
     prefixes = frozen_prefixes(cells, sources) if study.views is not None else []
     if setting.features == "live" or not prefixes:
-        feed = open_pictures(train, my_val, stream, means)
+        feed = open_images(train, my_val, stream, means)
     else:
-        pictures: Mapping[Part, TaskImages] = {"train": train, "val": my_val}
+        images: Mapping[Part, TaskImages] = {"train": train, "val": my_val}
         facts = CohortFeatures(
-            study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, pictures, stream,
-            means, open_pictures, device,
+            study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, images, stream,
+            means, open_images, device,
         )  # fmt: skip
         feed = open_cached_feed(
             facts,

@@ -1,7 +1,7 @@
 """Cells of one target and seed, trained on one stream of batches.
 
 Each batch is made once. Each source's frozen prefix runs once and hands every cut to the cells that start there;
-fine-tuned cells and bases start from the pictures. What a cell computes never depends on what else is in its cohort:
+fine-tuned cells and bases start from the images. What a cell computes never depends on what else is in its cohort:
 its draws are functions of study, target and step, and no operation mixes cells.
 """
 
@@ -42,7 +42,7 @@ Compute = Callable[[Mapping[str, Tensor]], None]  # one step of some cells, as a
 
 @dataclass(frozen=True)
 class CohortTask:
-    """What a cohort is trained on: a task, its numbers of classes and pictures, its networks' outputs, its feed.
+    """What a cohort is trained on: a task, its numbers of classes and images, its networks' outputs, its feed.
 
     `share` is the part of every batch that the feed makes.
     """
@@ -50,8 +50,8 @@ class CohortTask:
     task: str
     classes: int
     outputs: int
-    train_pictures: int
-    val_pictures: int
+    train_images: int
+    val_images: int
     feed: Feed
     share: Share = WHOLE
 
@@ -140,7 +140,7 @@ class Cohort:
         self._processes = processes or OneProcess()
         self._study, self._target, self._folder, self._device = study, target, folder, device
         self._recipe = study.recipe
-        self._steps = self._recipe.steps_for(target.train_pictures)
+        self._steps = self._recipe.steps_for(target.train_images)
         self._checks = frozenset(self._recipe.check_steps(self._steps))
         first = cells[0]
         self._drop_keys = dropout_keys(first)
@@ -222,7 +222,7 @@ class Cohort:
             cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
             macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
             if step in self._checks:
-                macs += self._target.val_pictures * cost.validation_macs(*sizes, cells)
+                macs += self._target.val_images * cost.validation_macs(*sizes, cells)
                 lost = self._check(step, active, emit)
                 members = self._members = [m for m in members if m not in lost]
             now = time.monotonic()
@@ -240,7 +240,7 @@ class Cohort:
         batch = self._target.feed.train(step)
         self._at.fill_(step)
         self._lr.fill_(self._recipe.lr_at(step, self._steps))
-        given = {"labels": batch.labels, **batch.pictures, **batch.cuts}
+        given = {"labels": batch.labels, **batch.images, **batch.cuts}
         self._compute(active, tuple(given))(given)
         for m in active:
             m.since += 1
@@ -289,11 +289,11 @@ class Cohort:
         return cuts
 
     @staticmethod
-    def _entrance(m: TrainingCell, pictures: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    def _entrance(m: TrainingCell, images: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
         if m.trainee.start:
             assert m.cell.source is not None
             return cuts[m.cell.source, m.trainee.start]
-        return pictures[m.cell.mean_of]
+        return images[m.cell.mean_of]
 
     # -- validation ---------------------------------------------------------------------------------------------
 
@@ -321,14 +321,14 @@ class Cohort:
     @torch.no_grad()
     def _validate(self, active: Sequence[TrainingCell]) -> list[tuple[float, Tensor]]:
         """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
-        total = self._target.val_pictures
+        total = self._target.val_images
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
         correct = torch.zeros(len(active), total, dtype=torch.uint8, device=self._device)
         start, _ = self._target.share.of(total)
         for batch in self._target.feed.val():
-            cuts = self._cuts({**batch.pictures, **batch.cuts}, active, None)
+            cuts = self._cuts({**batch.images, **batch.cuts}, active, None)
             for i, m in enumerate(active):
-                logits = m.trainee.net(self._entrance(m, batch.pictures, cuts), start=m.trainee.start).float()
+                logits = m.trainee.net(self._entrance(m, batch.images, cuts), start=m.trainee.start).float()
                 losses[i] += F.cross_entropy(logits, batch.labels, reduction="sum")
                 correct[i, start : start + len(batch.labels)] = logits.argmax(dim=1) == batch.labels
             start += len(batch.labels)

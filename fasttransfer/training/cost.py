@@ -15,25 +15,25 @@ from fasttransfer.study.cells import Cell, deepest_cuts
 
 
 def trained_macs(geometry: Geometry, outputs: int, cell: Cell) -> int:
-    """Multiply-adds of one training step and picture in the layers that `cell` trains."""
+    """Multiply-adds of one training step and image in the layers that `cell` trains."""
     start = cell.first_trained
     macs = geometry.macs(outputs)[start:]
     return 3 * sum(macs) - macs[0]
 
 
 def prefix_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
-    """Multiply-adds a picture of the frozen prefixes that `cells` share: each source up to its deepest cut."""
+    """Multiply-adds an image of the frozen prefixes that `cells` share: each source up to its deepest cut."""
     return sum(sum(geometry.macs(outputs)[:n]) for n in deepest_cuts(cells).values())
 
 
 def cohort_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
-    """Multiply-adds of one training step and picture of all `cells` on one stream."""
+    """Multiply-adds of one training step and image of all `cells` on one stream."""
     cells = tuple(cells)
     return prefix_macs(geometry, outputs, cells) + sum(trained_macs(geometry, outputs, c) for c in cells)
 
 
 def validation_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> int:
-    """Multiply-adds of one validation picture for all `cells`: forward only, prefixes shared as in training."""
+    """Multiply-adds of one validation image for all `cells`: forward only, prefixes shared as in training."""
     cells = tuple(cells)
     live = sum(sum(geometry.macs(outputs)[cell.first_trained :]) for cell in cells)
     return prefix_macs(geometry, outputs, cells) + live

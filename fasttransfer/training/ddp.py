@@ -2,7 +2,7 @@
 
 Every process holds the whole network and makes its own part of every batch; PyTorch's DistributedDataParallel averages
 the gradients while they are computed. Order, views and dropout masks are those of the whole batch, so the result is
-that of one process but for rounding. The first process alone prepares pictures and writes files.
+that of one process but for rounding. The first process alone prepares images and writes files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from fasttransfer.training.step import StageTrainer
 
 _ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
 _AGREE = 16  # steps between two questions whether to stop
-# The others wait while the first prepares pictures. A process that dies is noticed at once, by its connections and by
+# The others wait while the first prepares images. A process that dies is noticed at once, by its connections and by
 # torchrun.
 _PATIENCE = timedelta(days=7)
 _INTERRUPTED = 130
@@ -63,7 +63,7 @@ def train_bases(
     started no others, it is that function that trains them.
 
     Raises:
-        InputError: as `grid.run`; fewer GPUs, pictures or pictures a batch than processes; another process failed.
+        InputError: as `grid.run`; fewer GPUs, images or images per batch than processes; another process failed.
     """
 
     def wanted(cell: Cell) -> bool:

@@ -38,7 +38,7 @@ def image_stream(study: Study, cell: Cell, images: int) -> Stream:
     return Stream(
         order_key=randomness.key(cell.seed, f"{purpose}-order", cell.target),
         view_key=randomness.key(cell.seed, f"{purpose}-views", cell.target),
-        pictures=images,
+        images=images,
         batch=study.recipe.batch,
         margin=margin,
         choices=list_views(study.views, margin) if study.views else (),

@@ -101,8 +101,8 @@ def run(
             for name in (".", *paths.WORKING_FOLDERS):
                 remove_temporary_files(out / name)
             there = _study_in(out)
-            if there:  # before pictures are prepared for nothing
-                _must_be_same(there, _study(plan, there.pictures, there), out)
+            if there:  # before images are prepared for nothing
+                _must_be_same(there, _study(plan, there.images, there), out)
                 plan = _as_begun(plan, feeding, out)
             store = _store(plan, console)
             store.require_both_parts([name for task in TASKS for name in plan.classes[task]])
@@ -129,7 +129,7 @@ def run(
 
 
 def create_study(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
-    """A new study in folder `out`: what `plan` comes to on the pictures in `store`. Nothing is trained yet."""
+    """A new study in folder `out`: what `plan` comes to on the images in `store`. Nothing is trained yet."""
     study = _study(plan, store.digest, None)
     for name in paths.WORKING_FOLDERS:
         make_folder(out / name)
@@ -145,7 +145,7 @@ def resume_plan(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
     """
     if not out.is_dir() or not (there := _study_in(out)):
         return plan
-    study = _study(plan, there.pictures, there)
+    study = _study(plan, there.images, there)
     _must_be_same(there, study, out)
     plan = _as_begun(plan, feeding, out)
     return replace(plan, device=study.device, precision=study.precision, threads=study.threads)
@@ -153,7 +153,7 @@ def resume_plan(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
 
 def _as_begun(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
     """`plan` with the kind of store that the study in `out` was begun with: a source may have become either."""
-    if plan.pictures.store is not None or not paths.records_file(out).is_file():
+    if plan.images.store is not None or not paths.records_file(out).is_file():
         return plan
     kind: Kind = records.read_results(out).facts.get("store", {"kind": "raw"})["kind"]
     if feeding.feed is not None and choose_feed.KIND_OF[feeding.feed] != kind:
@@ -169,24 +169,24 @@ def _unheard(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
 
 
 def _store(plan: StudyPlan, console: Console) -> Store:
-    """The store of the study's pictures, prepared unless that is done."""
+    """The store of the study's images, prepared unless that is done."""
 
     def log(text: str) -> None:
         console.print(Text(text), soft_wrap=True)
 
-    if plan.pictures.store is not None:
-        return plan.pictures.store
+    if plan.images.store is not None:
+        return plan.images.store
     if plan.kind == "jpeg":
-        require_dali()  # before pictures are prepared for nothing
+        require_dali()  # before images are prepared for nothing
     side = plan.recipe.geometry.store
-    if plan.pictures.listing is None:
+    if plan.images.listing is None:
         return builtin_store(side, log, plan.kind)
     return prepare.prepare(
-        plan.pictures.listing,
+        plan.images.listing,
         size=side,
         cache=cache_folder(),
         kind=plan.kind,
-        bad_pictures=plan.choices.bad_pictures,
+        bad_images=plan.choices.bad_images,
         device=plan.device,
         log=log,
     )
@@ -215,23 +215,23 @@ def _must_be_same(there: Study, study: Study, out: Path) -> None:
         )
 
 
-def _study(plan: StudyPlan, pictures: str, there: Study | None) -> Study:
-    """The study that `plan` comes to on pictures of this digest.
+def _study(plan: StudyPlan, images: str, there: Study | None) -> Study:
+    """The study that `plan` comes to on images of this digest.
 
     What the machine decided because nobody asked (device, precision, threads) is taken from the study that is
     `there`, so that it can be resumed on another.
     """
     choices = plan.choices
     return Study(
-        data=plan.pictures.where,
-        pictures=pictures,
+        data=plan.images.where,
+        images=images,
         split=choices.split,
         tasks=xxhash.xxh3_128_hexdigest(json.dumps(plan.classes).encode()),
         layers=plan.layers,
         treatments=choices.treatments,
         targets=choices.targets,
         seeds=plan.seeds,
-        bad_pictures=store.manifest["bad_pictures"] if (store := plan.pictures.store) else choices.bad_pictures,
+        bad_images=store.manifest["bad_pictures"] if (store := plan.images.store) else choices.bad_images,
         precision=there.precision if there and not choices.precision else plan.precision,
         device=devices.choose_device(there.device) if there and not choices.device else plan.device,
         threads=there.threads if there else plan.threads,
@@ -348,7 +348,7 @@ def _macs(setting: StudyContext, cells: Sequence[Cell]) -> float:
 def _left(setting: StudyContext, train: Mapping[str, int], end: Ended) -> float:
     """Multiply-adds that training a cell on to the end would have taken, but for its prefix, which others may share.
 
-    `train` counts the training pictures of each task.
+    `train` counts the training images of each task.
     """
     recipe, task = setting.study.recipe, end.cell.target
     steps = recipe.steps_for(train[task]) - end.steps
@@ -377,7 +377,7 @@ def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> N
 def _describe(
     book: Records, plan: StudyPlan, store: Store, study: Study, out: Path
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Writes what the pictures are into the records; returns how many each task has to train and to validate on."""
+    """Writes what the images are into the records; returns how many each task has to train and to validate on."""
     train, val = {}, {}
     for task, classes in plan.classes.items():
         train[task] = len(select_task_images(store, store.train, classes, study.per_class))
@@ -404,7 +404,7 @@ def _command(choices: Choices, out: Path) -> str:
 
 
 def write_mean_images(setting: StudyContext, store: Store) -> None:
-    """The mean picture of each task's training pictures, in the study's folder: networks are useless without."""
+    """The mean image of each task's training images, in the study's folder: networks are useless without."""
     for task, classes in setting.classes.items():
         path = mean_file(setting.folder, task)
         if not path.exists():
@@ -424,7 +424,7 @@ def _alone(out: Path) -> AbstractContextManager[None]:
 
 def _opening(study: Study, plan: StudyPlan, cells: Sequence[Cell], left: Sequence[Cell], out: Path) -> str:
     networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"
-    tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} pictures" for t in TASKS)
+    tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} images" for t in TASKS)
     recipe = study.recipe
     return (
         f"{networks} ({tasks}), recipe {recipe.name} ({recipe.geometry.name}, {study.precision} on {study.device}), "

@@ -48,11 +48,11 @@ def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, c
         building += 4 * sum(parameters[read : max(c.n for c in group)])
         building += (4 - 2 * copy) * sum(parameters[:read])
     cuts = batch * value * sum(math.prod(geometry.cut_shape(n)) for _, n in frozen)
-    pictures = batch * value * math.prod(geometry.cut_shape(0)) * len({c.mean_of for c in cells})
+    images = batch * value * math.prod(geometry.cut_shape(0)) * len({c.mean_of for c in cells})
     one = max(
         step_bytes(geometry, outputs, batch, precision, start) for start in {cell.first_trained for cell in cells}
     )
-    return int(_GAPS * (stays + max(building, pictures + cuts + one)))
+    return int(_GAPS * (stays + max(building, images + cuts + one)))
 
 
 def step_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, start: int) -> int:
@@ -78,7 +78,7 @@ def free_memory(device: str, workers: int, resident: int = 0) -> int | None:
     """Bytes that `workers` processes may have together: of the machine, or of the GPUs, where each has its own.
 
     Args:
-        resident: bytes of pictures that are held in each GPU's memory.
+        resident: bytes of images that are held in each GPU's memory.
     """
     if device == "cpu":
         return machine.free_memory()

@@ -19,8 +19,8 @@ class TargetSizes:
 
     Attributes:
         geometry, outputs: sizes of their networks.
-        batch: pictures a step; steps: of a whole training.
-        validated: pictures of all validation checks together.
+        batch: images per step; steps: of a whole training.
+        validated: images of all validation checks together.
         precision: "fp32" or "bf16".
     """
 
@@ -100,7 +100,7 @@ def plan_jobs(
     cut changes no result.
 
     Args:
-        classes: those of each task; train, val: how many pictures each task has.
+        classes: those of each task; train, val: how many images each task has.
         free: bytes that all workers may have, see `memory_use.free_memory`; None where nobody knows.
 
     Raises:

@@ -39,10 +39,10 @@ from fasttransfer.training.step import StageTrainer
 SECONDS = 4.0
 """How long steps are timed, building and warming up not counted."""
 
-_SAMPLE = 0.4  # seconds: where a step takes longer, fewer pictures are timed
-_FEW = 8  # pictures of a first, short step
+_SAMPLE = 0.4  # seconds: where a step takes longer, fewer images are timed
+_FEW = 8  # images of a first, short step
 _TOGETHER = 64 << 20  # bytes of weights up to which all networks are built at once
-_PICTURES = 4096  # of the store, that are fed
+_IMAGES = 4096  # of the store, that are fed
 _DRAWS = 1 << 18
 
 
@@ -53,7 +53,7 @@ class TimingRequest:
     Attributes:
         outputs: of the networks; starts: the cuts that cells are trained from, 0 for whole networks.
         tasks: whose means are subtracted, as many as a batch has forms.
-        store: pictures like those that will be trained on.
+        store: images like those that will be trained on.
     """
 
     recipe: Recipe
@@ -207,7 +207,7 @@ def _rounds(
 
 
 class _Step:
-    """A training step from a cut, timed; one that is long, with fewer pictures than the recipe's."""
+    """A training step from a cut, timed; one that is long, with fewer images than the recipe's."""
 
     def __init__(self, sizes: TimingRequest, start: int, begin: Mapping[str, Tensor], device: torch.device) -> None:
         self._name, self._start, self._sizes, self._device = f"step {start}", start, sizes, device
@@ -219,7 +219,7 @@ class _Step:
         self._drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, self._at, recipe.dropout)
         self._lr = torch.zeros((), device=device)
         few = min(_FEW, self._whole)
-        # A GPU is fast, and few pictures say little about it.
+        # A GPU is fast, and few images say little about it.
         first = 0.0 if device.type == "cuda" else self._seconds(self._run_of(few), 2)
         self._batch = min(self._whole, max(few, int(few * _SAMPLE / first))) if first else self._whole
         self._runs = [self._run_of(self._batch)]
@@ -230,14 +230,14 @@ class _Step:
 
     def __call__(self) -> dict[str, float]:
         taken = self._seconds(self._runs[0])
-        if self._batch < self._whole:  # what one picture more takes, as often as there are more
+        if self._batch < self._whole:  # what one image more takes, as often as there are more
             half = self._batch // 2
             each = max(0.0, taken - self._seconds(self._runs[1])) / (self._batch - half)
             taken += (self._whole - self._batch) * each
         return {self._name: taken}
 
     def _run_of(self, count: int) -> Callable[[], None]:
-        """A step on `count` random pictures."""
+        """A step on `count` random images."""
         x = _cut(self._sizes, self._start, count, self._device)
         given = {"x": x, "labels": torch.randint(self._sizes.outputs, (count,), device=self._device)}
 
@@ -263,7 +263,7 @@ class _Forward:
         self._net = CaffeNet(recipe.geometry, sizes.outputs, inputs.dtype_of(sizes.precision))
         self._net.load(begin)
         self._net.to(device)
-        # Forward passes are in proportion to their pictures from few on.
+        # Forward passes are in proportion to their images from few on.
         count = min(recipe.batch, 32) if device.type == "cpu" else recipe.batch
         self._x, self._share, self._device = _cut(sizes, 0, count, device), recipe.batch / count, device
         self._labels = torch.zeros(count, dtype=torch.int64, device=device)
@@ -303,7 +303,7 @@ class _Fed:
 
 
 def _feed(sizes: TimingRequest, device: torch.device) -> Feed:
-    """A feed of some of the store's pictures, spread over all of it."""
+    """A feed of some of the store's images, spread over all of it."""
     recipe, store = sizes.recipe, Store.open(sizes.store)
     geometry = recipe.geometry
     train, val = (_some(part, recipe.batch, sizes.outputs) for part in (store.train, store.val))
@@ -322,7 +322,7 @@ def _feed(sizes: TimingRequest, device: torch.device) -> Feed:
 
 def _some(part: StorePart, batch: int, outputs: int) -> TaskImages:
     """Rows of a part, a whole batch at least: of a small sample each comes more than once."""
-    rows = np.arange(len(part))[:: max(1, len(part) // _PICTURES)]
+    rows = np.arange(len(part))[:: max(1, len(part) // _IMAGES)]
     rows = np.tile(rows, -(-batch // len(rows)))
     return TaskImages(part, rows, rows % outputs)
 

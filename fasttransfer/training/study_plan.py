@@ -31,9 +31,9 @@ _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of th
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study as far as it can be known without decoding pictures.
+    """A study as far as it can be known without decoding images.
 
-    `classes` are those of each task in label order; `train`, `val` count pictures a task. `kind` is that of the store,
+    `classes` are those of each task in label order; `train`, `val` count images per task. `kind` is that of the store,
     which a source has yet to become, `why` what it was chosen for.
     """
 
@@ -55,7 +55,7 @@ class StudyPlan:
     def out(self) -> Path:
         """Where the study goes when nobody says."""
         split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
-        return Path("runs") / f"{self.pictures.name}-{split.replace(':', '-')}"
+        return Path("runs") / f"{self.images.name}-{split.replace(':', '-')}"
 
     def cells(self) -> tuple[Cell, ...]:
         """Every network of the study."""
@@ -64,10 +64,10 @@ class StudyPlan:
 
 
 def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
-    """Checks what was asked for and decides what was left open; reads the list of pictures, decodes none.
+    """Checks what was asked for and decides what was left open; reads the list of images, decodes none.
 
     Raises:
-        InputError: bad pictures, split, recipe, device, feed, or a task without enough classes.
+        InputError: bad images, split, recipe, device, feed, or a task without enough classes.
     """
     device = devices.choose_device(choices.device)
     found = images.find_source(choices.data)
@@ -91,7 +91,7 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
     val = {task: found.count("val", members) for task, members in classes.items()}
     for task in classes:
         if not val[task]:
-            raise InputError(f"{choices.data}: task {task} has no validation pictures: add some under val/")
+            raise InputError(f"{choices.data}: task {task} has no validation images: add some under val/")
     precision = inputs.choose_precision(choices.precision, device, recipe.geometry)
     return StudyPlan(
         choices,
@@ -136,7 +136,7 @@ def _kind(found: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding
             other = f" or choose --recipe {' or '.join(fitting)}" if fitting else ""
             held = found.store.size
             raise InputError(
-                f"{choices.data} holds {held} x {held} pictures, recipe {recipe.name} needs {side}: "
+                f"{choices.data} holds {held} x {held} images, recipe {recipe.name} needs {side}: "
                 f"prepare it again with --size {side}{other}"
             )
         choose_feed.check_feed(found.store, feeding.feed)
@@ -145,7 +145,7 @@ def _kind(found: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding
         return choose_feed.KIND_OF[feeding.feed], f"for --feed {feeding.feed}"
     if found.listing is None:
         return "raw", "they are few"
-    have = prepare.find_started(found.listing, size=side, cache=cache_folder(), bad_pictures=choices.bad_pictures)
+    have = prepare.find_started(found.listing, size=side, cache=cache_folder(), bad_images=choices.bad_images)
     count = len(found.listing.train) + len(found.listing.val)
     return choose_feed.choose_kind(count, side, choose_feed.free_disk(cache_folder()), have, dali=has_dali())
 
@@ -162,9 +162,9 @@ def command_words(choices: Choices) -> list[str]:
 
 
 def describe_feed(plan: StudyPlan, where: str, device: str) -> str:
-    """Which feed reads which pictures, and where they lie: as each worker decides for itself when it starts."""
+    """Which feed reads which images, and where they lie: as each worker decides for itself when it starts."""
     chosen = planned_feed(replace(plan, device=device))
-    return f"pictures: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
+    return f"images: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
 
 
 def planned_feed(plan: StudyPlan) -> choose_feed.FeedChoice:
@@ -175,6 +175,6 @@ def planned_feed(plan: StudyPlan) -> choose_feed.FeedChoice:
 
 
 def _stored(plan: StudyPlan) -> int:
-    """Bytes of the larger task's pictures as they are stored."""
+    """Bytes of the larger task's images as they are stored."""
     side = plan.recipe.geometry.store
     return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)

@@ -40,7 +40,7 @@ from fasttransfer.training.study_plan import StudyPlan, describe_feed, make_plan
 # figures, and each network in it. From one report of 72 networks, 5.4 s.
 _REPORT, _REPORTED = 1.2, 0.004
 _CHECKPOINT_SECONDS = 30.0  # from the start of a job to its first checkpoint, as `grid.run` has it
-_SAMPLE = 192  # pictures that are prepared to see how long one takes
+_SAMPLE = 192  # images that are prepared to see how long one takes
 _SMALL = 16  # the same for the least there is to do
 
 
@@ -85,11 +85,11 @@ def dry_run(
 ) -> None:
     """Prints the networks, what depends on what, and the time, memory and disk that what is left of them will take.
 
-    Writes nothing but temporary files, of a few pictures and one network. Takes about as long as it takes to start the
+    Writes nothing but temporary files, of a few images and one network. Takes about as long as it takes to start the
     workers twice, and a few seconds.
 
     Raises:
-        InputError: as `run`, as far as it can be known without decoding pictures.
+        InputError: as `run`, as far as it can be known without decoding images.
     """
     console = console or Console()
     plan = make_plan(choices, feeding)
@@ -102,18 +102,18 @@ def dry_run(
         console.print(
             Text(
                 f"task {task}: {len(plan.classes[task])} classes, {plan.train[task]:,} training and {plan.val[task]:,} "
-                "validation pictures"
+                "validation images"
             )
         )
     for line in _told(plan, out, done, forecast(plan, done, division)):
         console.print(Text(line), soft_wrap=True)
-    console.print(Text(describe_feed(plan, plan.pictures.where, plan.device)), soft_wrap=True)
+    console.print(Text(describe_feed(plan, plan.images.where, plan.device)), soft_wrap=True)
     if choices.views is not None:
         print_features(plan, plan.cells(), (feeding or Feeding()).features, console)
 
 
 def print_features(plan: StudyPlan, cells: Sequence[Cell], asked: str, console: Console) -> None:
-    """What of the frozen cells' features is kept, each source's over each target's pictures."""
+    """What of the frozen cells' features is kept, each source's over each target's images."""
     views, cuts = plan.choices.views, worth_keeping.cuts_read(cell.n for cell in cells if cell.frozen)
     if asked == "live" or not views or not cuts:
         console.print(Text(f"views: {views}; frozen features run live"))
@@ -127,7 +127,7 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], asked: str, console: 
     except InputError as error:
         console.print(Text(f"views: {views}; frozen features run live: {error}"), soft_wrap=True)
         return
-    console.print(Text(f"views: {views}; features of each of {len(sources)} frozen sources, times a picture and view:"))
+    console.print(Text(f"views: {views}; features of each of {len(sources)} frozen sources, times an image and view:"))
     console.print(rows)
     if asked == "cache":
         console.print(Text("--features cache: all are kept, whatever reading takes"))
@@ -201,7 +201,7 @@ def forecast(plan: StudyPlan, begun: StudyProgress, division: JobPlan, seconds: 
         {
             "weights": len(left) * 4 * parameters,
             "checkpoints while training": sum(kept[-division.workers :]),
-            "prepared pictures": prepared.bytes,
+            "prepared images": prepared.bytes,
         },
     )
 
@@ -221,7 +221,7 @@ def _seconds(
     rest = sum(of[name][what] for name in of for what in ("building", "saving"))
     return {
         "starting": 2 * rates.starting,  # this process and, beside each other, the workers
-        "pictures": preparing,
+        "images": preparing,
         "bases": of["b"]["training"],
         "copies": of["c"]["training"],
         "validation": of["b"]["validation"] + of["c"]["validation"],
@@ -267,15 +267,15 @@ def read_progress(plan: StudyPlan, out: Path) -> StudyProgress:
     return StudyProgress(frozenset(ended), steps)
 
 
-# -- pictures -------------------------------------------------------------------------------------------------------
+# -- images -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Pictures to time a feed with, and what is left to do until the study's are all there.
+    """Images to time a feed with, and what is left to do until the study's are all there.
 
     Attributes:
-        store: of all pictures, or of a few.
+        store: of all images, or of a few.
         seconds: until all are prepared and their means known.
         bytes: that will be written.
     """
@@ -286,17 +286,17 @@ class PreparedImages:
 
 
 def _there(plan: StudyPlan) -> Store | None:
-    """The store of all the study's pictures, where there is one."""
-    side, cache, listing = plan.recipe.geometry.store, cache_folder(), plan.pictures.listing
-    bad = plan.choices.bad_pictures
-    if plan.pictures.store is not None:
-        return plan.pictures.store
+    """The store of all the study's images, where there is one."""
+    side, cache, listing = plan.recipe.geometry.store, cache_folder(), plan.images.listing
+    bad = plan.choices.bad_images
+    if plan.images.store is not None:
+        return plan.images.store
     if listing is None:
         folder = prepare.builtin_folder(size=side, cache=cache, train=BUILTIN_TRAIN, val=BUILTIN_VAL)
         if not folder.exists():
             return None
         listing, bad = list_images(folder), "fail"
-    done = prepare.find_finished(listing, size=side, cache=cache, kind=plan.kind, bad_pictures=bad)
+    done = prepare.find_finished(listing, size=side, cache=cache, kind=plan.kind, bad_images=bad)
     with suppress(InputError):  # a damaged one is made again
         return Store.open(done) if done else None
     return None
@@ -304,7 +304,7 @@ def _there(plan: StudyPlan) -> Store | None:
 
 @contextmanager
 def _prepared(plan: StudyPlan) -> Iterator[PreparedImages]:
-    """The study's pictures as far as they are there: where they are not, a few are prepared and removed again."""
+    """The study's images as far as they are there: where they are not, a few are prepared and removed again."""
     store = _there(plan)
     unknown = list(TASKS)
     if store is not None:
@@ -322,29 +322,29 @@ def _prepared(plan: StudyPlan) -> Iterator[PreparedImages]:
 
 
 def _sample(plan: StudyPlan, scratch: Path) -> PreparedImages:
-    """A store of some of the source's pictures, and what all of them will take."""
+    """A store of some of the source's images, and what all of them will take."""
     side, seconds = plan.recipe.geometry.store, 0.0
     # All of a source is prepared, whatever the study uses of it.
-    total = sum(map(sum, plan.pictures.per_class.values()))
+    total = sum(map(sum, plan.images.per_class.values()))
     written = expected_bytes(plan.kind, total, side)
-    listing = plan.pictures.listing
+    listing = plan.images.listing
     if listing is None:
         from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
 
         begun = time.perf_counter()
-        synthetic.render(scratch / "pictures", train=1, val=1, size=side)
-        listing = list_images(scratch / "pictures")
+        synthetic.render(scratch / "images", train=1, val=1, size=side)
+        listing = list_images(scratch / "images")
         share = total / (len(listing.train) + len(listing.val))
         if not prepare.builtin_folder(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
             seconds += (time.perf_counter() - begun) * share / machine.cores()
-            files = (scratch / "pictures").glob("*/*/*")
+            files = (scratch / "images").glob("*/*/*")
             written += int(share * sum(file.stat().st_size for file in files))
     took = {}
     for count in (_SMALL, _SAMPLE):
         some = _spread(listing, count)
         begun = time.perf_counter()
         store = prepare.prepare_into(
-            some, scratch / str(count), size=side, kind=plan.kind, bad_pictures="skip", log=lambda text: None
+            some, scratch / str(count), size=side, kind=plan.kind, bad_images="skip", log=lambda text: None
         )
         took[len(some.train) + len(some.val)] = time.perf_counter() - begun
     (fewer, least), (more, most) = min(took.items()), max(took.items())
@@ -353,10 +353,10 @@ def _sample(plan: StudyPlan, scratch: Path) -> PreparedImages:
 
 
 def _spread(listing: Listing, count: int) -> Listing:
-    """About `count` pictures from all over a listing, one of each part at least."""
+    """About `count` images from all over a listing, one of each part at least."""
 
-    def some(pictures: tuple[ImageFile, ...]) -> tuple[ImageFile, ...]:
-        return pictures[:: max(1, -(-2 * len(pictures) // count))]
+    def some(images: tuple[ImageFile, ...]) -> tuple[ImageFile, ...]:
+        return images[:: max(1, -(-2 * len(images) // count))]
 
     return replace(listing, train=some(listing.train), val=some(listing.val))
 

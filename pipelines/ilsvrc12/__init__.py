@@ -1,4 +1,4 @@
-"""Facts the package carries: the ILSVRC12 classes with their sides, the labels of its validation pictures.
+"""Facts the package carries: the ILSVRC12 classes with their sides, the labels of its validation images.
 
 `ilsvrc12.tsv` has a class a line in label order (wnid, side in the paper's natural / man-made split, words);
 `ilsvrc12_val_labels.txt.gz` has the label of `ILSVRC2012_val_00000001.JPEG` to `_00050000.JPEG`, one a line.
@@ -29,6 +29,6 @@ def ilsvrc12() -> tuple[Synset, ...]:
 
 @cache
 def ilsvrc12_val_labels() -> tuple[int, ...]:
-    """Labels of the 50,000 validation pictures; the picture numbered 1 comes first."""
+    """Labels of the 50,000 validation images; the image numbered 1 comes first."""
     packed = files(__name__).joinpath("ilsvrc12_val_labels.txt.gz").read_bytes()
     return tuple(map(int, gzip.decompress(packed).split()))

@@ -1,7 +1,7 @@
-"""The built-in pictures: rendered, not photographed, so that all can be tried before any data is at hand.
+"""The built-in images: rendered, not photographed, so that all can be tried before any data is at hand.
 
-Sixteen natural and sixteen man-made classes. Each picture is a function of its class, its part ("train" or
-"val"), its number and its size: picture 7 of a class is the same however many are asked for, and the two
+Sixteen natural and sixteen man-made classes. Each image is a function of its class, its part ("train" or
+"val"), its number and its size: image 7 of a class is the same however many are asked for, and the two
 parts share none. Within a class nearly everything varies; `sketch.DIFFICULTY` says by how much.
 
 The same machine and the same library versions give the same bytes. Elsewhere they may differ: NumPy promises
@@ -38,17 +38,17 @@ SIDES: dict[str, str] = {
     **dict.fromkeys(manmade.CLASSES, "man-made"),
 }
 
-# Below this many pictures a second process costs more than it brings.
+# Below this many images per second process costs more than it brings.
 _WORTH_A_PROCESS = 300
 
 
-def picture(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]:
-    """Picture `index` of one class, (size, size, 3) uint8 RGB, before any encoding.
+def image(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]:
+    """Image `index` of one class, (size, size, 3) uint8 RGB, before any encoding.
 
     Raises:
         KeyError: no class has this name.
     """
-    digest = hashlib.blake2b(f"fasttransfer picture/{name}/{part}/{index}".encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(f"fasttransfer image/{name}/{part}/{index}".encode(), digest_size=16).digest()
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
     paint, usual = _PAINTERS[name]
     sketch = Sketch(rng, size, SIDES[name], usual)
@@ -56,7 +56,7 @@ def picture(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]
 
 
 def fingerprint() -> str:
-    """A digest of what the bytes of the pictures depend on: these sources and the two libraries' versions."""
+    """A digest of what the bytes of the images depend on: these sources and the two libraries' versions."""
     digest = hashlib.blake2b(f"numpy {np.__version__} pillow {PIL.__version__}".encode(), digest_size=8)
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
@@ -70,20 +70,18 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
     folder renders into a temporary one and renames it.
 
     Args:
-        train, val: pictures of each class.
-        size: side of a picture in pixels, at least 32; what is drawn scales with it.
+        train, val: images of each class.
+        size: side of an image in pixels, at least 32; what is drawn scales with it.
         say: told about progress, a line now and then.
 
     Raises:
-        InputError: a count below zero, no picture at all, a size below 32, or a disk that takes no more.
+        InputError: a count below zero, no image at all, a size below 32, or a disk that takes no more.
     """
     if size < SMALLEST:
-        raise InputError(
-            f"built-in pictures of {size} pixels are too small to show anything: ask for {SMALLEST} or more"
-        )
+        raise InputError(f"built-in images of {size} pixels are too small to show anything: ask for {SMALLEST} or more")
     if train < 0 or val < 0 or train + val == 0:
         raise InputError(
-            f"{train} training and {val} validation pictures a class cannot be rendered: ask for at least one"
+            f"{train} training and {val} validation images per class cannot be rendered: ask for at least one"
         )
     for part, count in (("train", train), ("val", val)):
         for name in SIDES if count else ():
@@ -92,7 +90,7 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
     total = (train + val) * len(SIDES)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, max(total * size * size // (_WORTH_A_PROCESS * 64 * 64), 1))
-    log(f"rendering {total} synthetic pictures of {len(SIDES)} classes at {size} x {size}")
+    log(f"rendering {total} synthetic images of {len(SIDES)} classes at {size} x {size}")
     if workers == 1:
         for name in SIDES:
             render_share(folder, name, train=train, val=val, size=size)
@@ -111,7 +109,7 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
             if process.returncode == 2:
                 raise InputError(errors.strip())
             if process.returncode:
-                raise RuntimeError(f"a process that renders pictures failed:\n{errors}")
+                raise RuntimeError(f"a process that renders images failed:\n{errors}")
     finally:
         for process in running:
             process.kill()
@@ -121,11 +119,11 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
 def render_share(
     folder: Path, name: str, *, train: int, val: int, size: int, worker: int = 0, workers: int = 1
 ) -> None:
-    """The pictures of one class whose number leaves `worker` when divided by `workers`."""
+    """The images of one class whose number leaves `worker` when divided by `workers`."""
     for part, count in (("train", train), ("val", val)):
         for index in range(worker, count, workers):
             target = folder / part / name / f"{index:04d}.jpeg"
-            encoded = _encode(picture(name, part, index, size=size))
+            encoded = _encode(image(name, part, index, size=size))
             with disk_errors(target):
                 target.write_bytes(encoded)
 

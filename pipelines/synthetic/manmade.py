@@ -1,6 +1,6 @@
 """The man-made side: walls, wheels, signs, bridges, cloth, boards.
 
-A function each: a sketch in, a picture (3, n, n) out; `sketch` has the legend.
+A function each: a sketch in, an image (3, n, n) out; `sketch` has the legend.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def brick_wall(s: Sketch) -> Array:
     tint = 0.5 + s.between(0.2, 0.9) * (cell_value(s.table(), column, row) - 0.5)
     body = s.ramp(np.clip(tint, 0, 1), s.palette[1:4])
     s.shade(body, s.field(24, 2), s.between(0.1, 0.35))
-    picture = s.flat(s.tone(4 if s.chance(0.6) else 0))
-    s.paint(picture, mask, body)
-    return picture
+    image = s.flat(s.tone(4 if s.chance(0.6) else 0))
+    s.paint(image, mask, body)
+    return image
 
 
 def floor_tiles(s: Sketch) -> Array:
@@ -77,10 +77,10 @@ def floor_tiles(s: Sketch) -> Array:
         inlay = norm(u, v) - s.between(0.2, 0.42)
         tint = np.where(inlay < 0, 1 - tint, tint)
     first = s.whole(0, 2)
-    picture = s.ramp(np.clip(tint, 0, 1).astype(np.float32), np.stack([s.tone(first), s.tone(s.whole(first + 2, 4))]))
-    s.shade(picture, s.field(8, 3), s.between(0.05, 0.3))
-    s.paint(picture, edge(gap - s.between(0.01, 0.06), 0.05), s.tone(s.whole(0, 1) * 4))
-    return picture
+    image = s.ramp(np.clip(tint, 0, 1).astype(np.float32), np.stack([s.tone(first), s.tone(s.whole(first + 2, 4))]))
+    s.shade(image, s.field(8, 3), s.between(0.05, 0.3))
+    s.paint(image, edge(gap - s.between(0.01, 0.06), 0.05), s.tone(s.whole(0, 1) * 4))
+    return image
 
 
 def window_facade(s: Sketch) -> Array:
@@ -91,22 +91,22 @@ def window_facade(s: Sketch) -> Array:
     u, v = u * wide, v * tall
     half_u, half_v = wide * s.between(0.25, 0.42), tall * s.between(0.25, 0.4)
     box = _box(u, v, half_u, half_v)
-    picture = s.flat(s.tone(s.whole(1, 4)))
-    s.shade(picture, s.field(20, 2), s.between(0, 0.2))
+    image = s.flat(s.tone(s.whole(1, 4)))
+    s.shade(image, s.field(20, 2), s.between(0, 0.2))
     lit = cell_value(s.table(), column, row)
     glass = 0.15 + 0.8 * (lit > s.between(0.4, 1.0)).astype(np.float32) + 0.25 * (v / tall) + 0.15 * lit
-    s.paint(picture, edge(box - s.between(0.03, 0.1), 0.04), s.tone(4 if s.chance(0.7) else 0))
-    s.paint(picture, edge(box, 0.04), s.ramp(np.clip(glass, 0, 1), s.other[[0, 1, 2, 4]]))
+    s.paint(image, edge(box - s.between(0.03, 0.1), 0.04), s.tone(4 if s.chance(0.7) else 0))
+    s.paint(image, edge(box, 0.04), s.ramp(np.clip(glass, 0, 1), s.other[[0, 1, 2, 4]]))
     bars = np.abs(u) if s.chance(0.5) else np.abs(np.abs(u) - half_u / 3)
     if s.chance(0.5):
         bars = np.minimum(bars, np.abs(v + half_v * s.between(0, 0.5)))
-    s.paint(picture, edge(bars - 0.03, 0.05) * edge(box, 0.04), s.tone(4))
+    s.paint(image, edge(bars - 0.03, 0.05) * edge(box, 0.04), s.tone(4))
     if s.chance(0.4):
-        s.paint(picture, edge(np.abs(v - half_v - 0.08) - 0.05, 0.04), s.tone(0), 0.6)
+        s.paint(image, edge(np.abs(v - half_v - 0.08) - 0.05, 0.04), s.tone(0), 0.6)
     if s.chance(0.35):  # the edge of the house, sky beyond
         corner = s.x + s.between(-0.2, 0.2) * s.y + s.between(0.3, 0.9)
-        s.paint(picture, edge(corner if s.chance(0.5) else s.between(1.2, 1.8) - corner, 0.05), s.backdrop())
-    return picture
+        s.paint(image, edge(corner if s.chance(0.5) else s.between(1.2, 1.8) - corner, 0.05), s.backdrop())
+    return image
 
 
 def keyboard(s: Sketch) -> Array:
@@ -121,20 +121,20 @@ def keyboard(s: Sketch) -> Array:
     corner = s.between(0.05, 0.2)
     box = _box(np.maximum(np.abs(u) - (half - 0.5), 0), v, 0.5 - rim, 0.5 - rim, corner)
     dark = s.chance(0.5)
-    picture = s.flat(s.tone(0 if dark or s.chance(0.5) else 3))
+    image = s.flat(s.tone(0 if dark or s.chance(0.5) else 3))
     body = s.ramp(np.clip(0.5 - 0.8 * v, 0, 1), s.palette[[1, 2]] if dark else s.palette[[3, 4]])
     special = cell_value(s.table(), column, row) > s.between(0.8, 1.0)
     s.paint(body, special.astype(np.float32), s.other[2])
-    s.paint(picture, edge(box, 0.05), body)
-    s.paint(picture, edge(np.abs(box + 0.1) - 0.02, 0.05), s.tone(0), 0.35)
+    s.paint(image, edge(box, 0.05), body)
+    s.paint(image, edge(np.abs(box + 0.1) - 0.02, 0.05), s.tone(0), 0.35)
     letters = s.field(s.size / 5, 1) > 0.52
     spot = edge(np.maximum(np.abs(u + 0.1) - 0.13, np.abs(v + 0.08) - 0.15), 0.03) * ~bar
-    s.paint(picture, spot * letters, s.tone(4 if dark else 0))
-    return picture
+    s.paint(image, spot * letters, s.tone(4 if dark else 0))
+    return image
 
 
 def gear(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     for _ in range(s.whole(1, 2)):
         p = s.look((1.0, 1.7), turn=math.pi, shift=0.4)
         far, angle = norm(p.u, p.v), np.arctan2(p.v, p.u)
@@ -158,17 +158,17 @@ def gear(s: Sketch) -> Array:
         sheen = 0.5 + 0.3 * np.cos(angle * 2 + s.between(0, 6)) + 0.2 * np.cos(far * s.between(6, 25))
         body = s.ramp(np.clip(sheen, 0, 1), s.palette[1:4])
         s.paint(body, edge(np.abs(outline + 0.03) - 0.02, 0.04), s.tone(4), 0.6)
-        s.paint(picture, mask, body)
-    return picture
+        s.paint(image, mask, body)
+    return image
 
 
 def spoked_wheel(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     p = s.look((1.0, 1.7), turn=math.pi, shift=0.35)
     far, angle = norm(p.u, p.v), np.arctan2(p.v, p.u)
     tyre = s.between(0.09, 0.18)
     if s.chance(0.3):
-        s.paint(picture, edge(far - 1, 0.04), s.tone(s.whole(1, 3)), s.between(0.5, 1))
+        s.paint(image, edge(far - 1, 0.04), s.tone(s.whole(1, 3)), s.between(0.5, 1))
     spokes = s.whole(6, 18)
     cross = s.between(0, 1.2) if s.chance(0.4) else 0.0  # laced spokes miss the hub's centre
     thin = s.between(0.04, 0.07) if spokes > 9 else s.between(0.06, 0.12)
@@ -176,29 +176,29 @@ def spoked_wheel(s: Sketch) -> Array:
     for way in (-1, 1) if cross else (1,):
         place = comb(angle * spokes / (2 * math.pi) + way * cross * (1 - far))
         ink = np.maximum(ink, edge(place * (2 * math.pi / spokes) * far - thin / 2, 0.04))
-    s.paint(picture, ink * edge(far - 0.95, 0.03), s.tone(s.whole(3, 4) if s.chance(0.6) else 1))
-    s.paint(picture, edge(np.abs(far - 1 + 1.4 * tyre) - tyre * 0.5, 0.04), s.tone(s.whole(2, 4)))
-    s.paint(picture, edge(np.abs(far - 1 + tyre / 2) - tyre / 2, 0.04), s.tone(0 if s.chance(0.7) else 2))
-    s.paint(picture, edge(far - s.between(0.08, 0.25), 0.04), s.tone(s.whole(0, 4)))
-    return picture
+    s.paint(image, ink * edge(far - 0.95, 0.03), s.tone(s.whole(3, 4) if s.chance(0.6) else 1))
+    s.paint(image, edge(np.abs(far - 1 + 1.4 * tyre) - tyre * 0.5, 0.04), s.tone(s.whole(2, 4)))
+    s.paint(image, edge(np.abs(far - 1 + tyre / 2) - tyre / 2, 0.04), s.tone(0 if s.chance(0.7) else 2))
+    s.paint(image, edge(far - s.between(0.08, 0.25), 0.04), s.tone(s.whole(0, 4)))
+    return image
 
 
 def clock(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     p = s.look((1.0, 1.7), turn=0.6, shift=0.35)
     square = s.chance(0.2)
     far, angle = norm(p.u, p.v), np.arctan2(p.v, p.u)
     outline = _box(p.u, p.v, 1, 1, 0.2) + 1 if square else far
     rim = s.between(0.05, 0.18)
     dark = s.chance(0.3)
-    s.paint(picture, edge(outline - 1, 0.04), s.tone(s.whole(0, 3)))
-    s.paint(picture, edge(outline - (1 - rim), 0.03), s.tone(0 if dark else 4))
+    s.paint(image, edge(outline - 1, 0.04), s.tone(s.whole(0, 3)))
+    s.paint(image, edge(outline - (1 - rim), 0.03), s.tone(0 if dark else 4))
     ink = s.tone(4 if dark else 0)
     marks = 12 if s.chance(0.75) else 60
     place = comb(angle * marks / (2 * math.pi)) * (2 * math.pi / marks) * far
     length = s.between(0.08, 0.2)
     tick = np.maximum(place - s.between(0.02, 0.05), np.abs(outline - (0.92 - rim - length / 2)) - length / 2)
-    s.paint(picture, edge(tick, 0.03), ink)
+    s.paint(image, edge(tick, 0.03), ink)
     for reach, thick in ((s.between(0.4, 0.55), 0.06), (s.between(0.62, 0.8), 0.04), (0.8, 0.015))[: s.whole(2, 3)]:
         turn = s.between(0, 2 * math.pi)
         along, across = (
@@ -206,16 +206,16 @@ def clock(s: Sketch) -> Array:
             math.cos(turn) * p.v - math.sin(turn) * p.u,
         )
         hand = np.maximum(np.abs(across) - thick, np.abs(along - reach / 2 + 0.08) - reach / 2 - 0.08)
-        s.paint(picture, edge(hand, 0.03), ink if thick > 0.02 or s.chance(0.5) else s.tone(2))
-    s.paint(picture, edge(far - 0.07, 0.03), ink)
-    return picture
+        s.paint(image, edge(hand, 0.03), ink if thick > 0.02 or s.chance(0.5) else s.tone(2))
+    s.paint(image, edge(far - 0.07, 0.03), ink)
+    return image
 
 
 def road_sign(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     p = s.look((1.05, 1.8), turn=0.4, shift=0.35)
     u, v = p.u, p.v
-    s.paint(picture, edge(np.maximum(np.abs(u) - s.between(0.05, 0.1), -v), 0.03), s.tone(1))
+    s.paint(image, edge(np.maximum(np.abs(u) - s.between(0.05, 0.1), -v), 0.03), s.tone(1))
     kind = s.whole(0, 4)
     if kind == 0:
         outline = norm(u, v) - 1
@@ -232,8 +232,8 @@ def road_sign(s: Sketch) -> Array:
     bold, pale = s.tone(s.whole(1, 2)), s.tone(4)
     if s.chance(0.4):
         bold, pale = pale, bold
-    s.paint(picture, edge(outline, 0.03), bold)
-    s.paint(picture, edge(outline + rim, 0.03), pale if s.chance(0.7) else s.tone(3))
+    s.paint(image, edge(outline, 0.03), bold)
+    s.paint(image, edge(outline + rim, 0.03), pale if s.chance(0.7) else s.tone(3))
     ink = s.tone(0) if s.chance(0.6) else bold
     symbol = s.whole(0, 4)
     half = s.between(0.07, 0.14)
@@ -252,20 +252,20 @@ def road_sign(s: Sketch) -> Array:
         )
     else:  # forbidden
         figure = np.maximum(np.abs(u * 0.707 + v * 0.707) - half, outline)
-    s.paint(picture, edge(figure, 0.03), ink)
-    return picture
+    s.paint(image, edge(figure, 0.03), ink)
+    return image
 
 
 def truss_bridge(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     if s.chance(0.6):
-        s.paint(picture, edge(s.between(-0.1, 0.6) - s.y + 0 * s.x, 0.05), s.other[s.whole(0, 3)], 0.8)
+        s.paint(image, edge(s.between(-0.1, 0.6) - s.y + 0 * s.x, 0.05), s.other[s.whole(0, 3)], 0.8)
     p = s.look((1.0, 1.7), turn=0.4, lean=0.2, shift=0.3)
     panels, bay = s.whole(7, 12), s.between(0.45, 0.8)
     tall, arch = s.between(0.6, 1.1), s.between(0, 0.8) * s.whole(0, 1)
     lattice = s.whole(0, 3)
     for depth in range(s.whole(1, 2)):
-        image, pen = s.pen()
+        canvas, pen = s.pen()
         width = max(round(s.n * s.between(0.02, 0.045) * (1 - 0.3 * depth)), 1)
         drop, slide = 0.5 + 0.1 * depth, 0.13 * depth
         place = (np.arange(panels + 1) - panels / 2) * bay + slide
@@ -290,8 +290,8 @@ def truss_bridge(s: Sketch) -> Array:
             deck = [(-9.0, drop), (9.0, drop), (9.0, drop + 0.15), (-9.0, drop + 0.15)]
             deck = [(max(min(a, place[-1]), place[0]), b) for a, b in deck]
             pen.polygon(p.project(deck), fill=255)
-        s.paint(picture, inked(image), s.tone(s.whole(0, 1) if depth == 0 else 2))
-    return picture
+        s.paint(image, inked(canvas), s.tone(s.whole(0, 1) if depth == 0 else 2))
+    return image
 
 
 def staircase(s: Sketch) -> Array:
@@ -301,33 +301,33 @@ def staircase(s: Sketch) -> Array:
         _, v = _cell(p.v * (1 + 0.08 * p.v * narrow))
         tread = s.between(-0.2, 0.25)
         first, second, nose = s.tone(s.whole(3, 4)), s.tone(s.whole(1, 2)), s.tone(s.whole(0, 1) * 4)
-        picture = s.flat(first)
-        s.paint(picture, edge(v - tread, 0.08), second)
-        s.shade(picture, 0.5 + v, s.between(0, 0.4))
-        s.paint(picture, edge(np.abs(v - tread) - s.between(0.02, 0.07), 0.06), nose, 0.8)
+        image = s.flat(first)
+        s.paint(image, edge(v - tread, 0.08), second)
+        s.shade(image, 0.5 + v, s.between(0, 0.4))
+        s.paint(image, edge(np.abs(v - tread) - s.between(0.02, 0.07), 0.06), nose, 0.8)
         half = s.between(1.5, 3.5)
         wall = half - np.abs(p.u + s.between(-0.8, 0.8)) + narrow * p.v
-        s.paint(picture, edge(wall, 0.1), s.backdrop())
-        s.paint(picture, edge(np.abs(wall) - s.between(0.03, 0.1), 0.06), s.tone(0), 0.7)
+        s.paint(image, edge(wall, 0.1), s.backdrop())
+        s.paint(image, edge(np.abs(wall) - s.between(0.03, 0.1), 0.06), s.tone(0), 0.7)
     else:  # from the side: a zigzag over a dark flank
         p = s.look((2.0, 4.5), turn=0.4, lean=0.18)
         u = p.u if s.chance(0.5) else -p.u
         rise = s.between(0.55, 0.95)
         number, inside = _cell(u)
         step = p.v - number * rise
-        picture = s.backdrop()
+        image = s.backdrop()
         body = s.ramp(np.clip(0.4 + 0.2 * (p.v - u * rise), 0, 1), s.palette[1:4])
         s.shade(body, inside + 0.5, s.between(0, 0.3))
-        s.paint(picture, edge(-step, 0.06), body)
-        s.paint(picture, edge(np.abs(step - 0.08) - 0.09, 0.05), s.tone(4 if s.chance(0.6) else 0))
+        s.paint(image, edge(-step, 0.06), body)
+        s.paint(image, edge(np.abs(step - 0.08) - 0.09, 0.05), s.tone(4 if s.chance(0.6) else 0))
         under = p.v - u * rise - s.between(1.6, 3.0)
         if s.chance(0.6):
-            s.paint(picture, edge(-under, 0.06), s.backdrop())
+            s.paint(image, edge(-under, 0.06), s.backdrop())
         if s.chance(0.6):  # a handrail on posts
             rail = p.v - u * rise + s.between(1.2, 1.9)
             posts = np.maximum(np.abs(inside) - 0.05, np.maximum(-rail, step))
-            s.paint(picture, edge(np.minimum(np.abs(rail) - 0.08, posts), 0.05), s.tone(s.whole(0, 1)))
-    return picture
+            s.paint(image, edge(np.minimum(np.abs(rail) - 0.08, posts), 0.05), s.tone(s.whole(0, 1)))
+    return image
 
 
 def woven_cloth(s: Sketch) -> Array:
@@ -347,15 +347,15 @@ def woven_cloth(s: Sketch) -> Array:
     else:
         warp_tint, weft_tint = np.full_like(u, warp[0]), np.full_like(u, weft[1])
     tint = np.where(over, warp_tint, weft_tint)
-    picture = s.ramp(tint, s.palette[s.rng.permutation(5)[:3]])
+    image = s.ramp(tint, s.palette[s.rng.permutation(5)[:3]])
     round_ = np.where(over, 0.25 - u * u, 0.25 - v * v) * 4
-    s.shade(picture, np.clip(round_, 0, 1), s.between(0.4, 0.75))
-    s.shade(picture, s.field(30, 1), 0.15)
-    return picture
+    s.shade(image, np.clip(round_, 0, 1), s.between(0.4, 0.75))
+    s.shade(image, s.field(30, 1), 0.15)
+    return image
 
 
 def chain(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     thick = s.between(0.13, 0.2)
     for _ in range(s.whole(1, 3)):
         p = s.look((1.9, 3.2), turn=1.2, shift=0.4)
@@ -368,8 +368,8 @@ def chain(s: Sketch) -> Array:
         on_edge = _box(between * 2.3, v, 0.8, thick, thick)
         for link in (ring, on_edge) if s.chance(0.5) else (on_edge, ring):
             body = s.ramp(np.clip(-link / thick, 0, 1), s.palette[[0, 1, 3, 4]])
-            s.paint(picture, edge(link, 0.1), body)
-    return picture
+            s.paint(image, edge(link, 0.1), body)
+    return image
 
 
 def text_page(s: Sketch) -> Array:
@@ -392,7 +392,7 @@ def text_page(s: Sketch) -> Array:
     inside = np.maximum(np.abs(u), np.abs(v)) < 1
     ink = flat[row, column] * inside
     dark = s.chance(0.25)
-    picture = s.backdrop()
+    image = s.backdrop()
     sheet = s.flat(s.tone(0 if dark else 4))
     s.shade(sheet, s.field(3, 2), s.between(0, 0.2))
     if s.chance(0.3):
@@ -405,19 +405,19 @@ def text_page(s: Sketch) -> Array:
             s.tone(2),
         )
     s.paint(sheet, ink, s.tone(4 if dark else s.whole(0, 1)), s.between(0.7, 1))
-    s.paint(picture, edge(np.maximum(np.abs(u), np.abs(v)) - 1.06, 0.02), sheet)
-    return picture
+    s.paint(image, edge(np.maximum(np.abs(u), np.abs(v)) - 1.06, 0.02), sheet)
+    return image
 
 
-def _chip(s: Sketch, p: Plane, picture: Array) -> None:
-    image, pen = s.pen()
+def _chip(s: Sketch, p: Plane, image: Array) -> None:
+    canvas, pen = s.pen()
     u, v, half_u, half_v = s.between(-1, 1), s.between(-1, 1), s.between(0.15, 0.45), s.between(0.12, 0.3)
     pins = s.whole(3, 8)
     for k in range(pins):
         at = u + half_u * (2 * (k + 0.5) / pins - 1)
         pen.line(p.project([(at, v - half_v - 0.1), (at, v + half_v + 0.1)]), fill=255, width=max(s.n // 48, 1))
-    s.paint(picture, inked(image), s.tone(4))
-    image, pen = s.pen()
+    s.paint(image, inked(canvas), s.tone(4))
+    canvas, pen = s.pen()
     corners = [
         (u - half_u, v - half_v),
         (u + half_u, v - half_v),
@@ -425,15 +425,15 @@ def _chip(s: Sketch, p: Plane, picture: Array) -> None:
         (u - half_u, v + half_v),
     ]
     pen.polygon(p.project(corners), fill=255)
-    s.paint(picture, inked(image), s.other[s.whole(0, 1)])
+    s.paint(image, inked(canvas), s.other[s.whole(0, 1)])
 
 
 def circuit_board(s: Sketch) -> Array:
     p = s.look((0.9, 1.7), turn=0.8)
     dark = s.chance(0.7)
-    picture = s.flat(s.tone(s.whole(1, 2) if dark else 3))
-    s.shade(picture, s.field(5, 2), 0.2)
-    image, pen = s.pen()
+    image = s.flat(s.tone(s.whole(1, 2) if dark else 3))
+    s.shade(image, s.field(5, 2), 0.2)
+    canvas, pen = s.pen()
     pads, dot = s.pen()
     width = max(round(s.n * s.between(0.012, 0.028)), 1)
     steps = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
@@ -452,15 +452,15 @@ def circuit_board(s: Sketch) -> Array:
             pen.line(points, fill=255, width=width)
             for a, b in (points[0], points[-1]):
                 dot.ellipse((a - 1.6 * width, b - 1.6 * width, a + 1.6 * width, b + 1.6 * width), fill=255)
-    s.paint(picture, inked(image), s.tone(3 if dark else 1), s.between(0.6, 1))
-    s.paint(picture, inked(pads), s.tone(4 if dark else 0))
+    s.paint(image, inked(canvas), s.tone(3 if dark else 1), s.between(0.6, 1))
+    s.paint(image, inked(pads), s.tone(4 if dark else 0))
     for _ in range(s.whole(0, 3)):
-        _chip(s, p, picture)
-    return picture
+        _chip(s, p, image)
+    return image
 
 
 def flag(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     p = s.look((0.85, 1.6), turn=0.5, shift=0.3)
     swell, waves, start = s.between(0.03, 0.14), s.between(0.6, 1.6), s.between(0, 1)
     phase = p.u * waves * 0.5 + start + 0.15 * p.v
@@ -494,10 +494,10 @@ def flag(s: Sketch) -> Array:
             dots = norm(comb(u * 5), comb(v * 5 + 0.5)) - 0.25
             s.paint(cloth, edge(dots, 0.1) * edge(np.maximum(u + 0.35, v + 0.1), 0.02), colours[4])
     s.shade(cloth, stripes(phase + 0.2), s.between(0.1, 0.4))
-    s.paint(picture, edge(np.maximum(np.abs(u) - 1, np.abs(v) - tall), 0.02), cloth)
+    s.paint(image, edge(np.maximum(np.abs(u) - 1, np.abs(v) - tall), 0.02), cloth)
     pole = np.maximum(np.abs(p.u + 1.05) - s.between(0.03, 0.06), -tall - 0.2 - p.v)
-    s.paint(picture, edge(pole, 0.02), s.tone(s.whole(0, 4)))
-    return picture
+    s.paint(image, edge(pole, 0.02), s.tone(s.whole(0, 4)))
+    return image
 
 
 def bookshelf(s: Sketch) -> Array:
@@ -525,10 +525,10 @@ def bookshelf(s: Sketch) -> Array:
     band = np.abs(height - 0.15 - 0.5 * s.table()[key]) - 0.03 - 0.1 * s.table()[key]
     s.paint(body, edge(band, 0.04) * (s.table()[key] > 0.35), colours[s.whole(0, 1) * 4])
     s.paint(body, edge((0.5 - np.abs(across)) * wide / 40 - 0.025, 0.04), colours[0], 0.8)
-    picture = s.flat(s.tone(0))
-    s.paint(picture, inside, body)
-    s.paint(picture, edge(np.minimum(v, tall - v) - s.between(0.06, 0.12), 0.04), s.tone(s.whole(1, 3)))
-    return picture
+    image = s.flat(s.tone(0))
+    s.paint(image, inside, body)
+    s.paint(image, edge(np.minimum(v, tall - v) - s.between(0.06, 0.12), 0.04), s.tone(s.whole(1, 3)))
+    return image
 
 
 # Class -> how it is drawn, and the palettes it mostly has in life.

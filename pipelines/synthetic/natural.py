@@ -1,6 +1,6 @@
 """The natural side: animals' coats, plants, shells, stone, water, sky.
 
-A function each: a sketch in, a picture (3, n, n) out; `sketch` has the legend.
+A function each: a sketch in, an image (3, n, n) out; `sketch` has the legend.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def _coat_phase(s: Sketch, u: Array, v: Array) -> Array:
     return phase.astype(np.float32)
 
 
-def _fur(s: Sketch, picture: Array, strength: float = 0.12) -> Array:
-    s.shade(picture, s.field(s.between(14, 30), 2, stretch=s.between(1, 4)), strength)
-    return picture
+def _fur(s: Sketch, image: Array, strength: float = 0.12) -> Array:
+    s.shade(image, s.field(s.between(14, 30), 2, stretch=s.between(1, 4)), strength)
+    return image
 
 
 def zebra_coat(s: Sketch) -> Array:
@@ -42,9 +42,9 @@ def zebra_coat(s: Sketch) -> Array:
     phase = _coat_phase(s, p.u, p.v)
     wide = s.between(-0.12, 0.12) + 0.35 * (s.field(2, 2) - 0.5)
     mask = edge(0.5 + wide - stripes(phase), s.between(0.15, 0.4))
-    picture = s.flat(s.tone(s.whole(3, 4)))
-    s.paint(picture, mask, s.tone(s.whole(0, 1)), s.between(0.75, 1))
-    return _fur(s, picture)
+    image = s.flat(s.tone(s.whole(3, 4)))
+    s.paint(image, mask, s.tone(s.whole(0, 1)), s.between(0.75, 1))
+    return _fur(s, image)
 
 
 def tiger_coat(s: Sketch) -> Array:
@@ -54,9 +54,9 @@ def tiger_coat(s: Sketch) -> Array:
     patchy = s.wrap(s.field(s.between(3, 5), 2), p.u * s.between(0.4, 0.8), p.v, 3)
     mask = edge(0.62 + 0.9 * (0.5 - patchy) - stripes(phase), s.between(0.15, 0.35))
     ground = np.clip(s.field(1.5, 2) * 0.7 + 0.3, 0, 1)
-    picture = s.ramp(ground, np.stack([s.tone(2), s.tone(2), s.tone(3), s.tone(4)]))
-    s.paint(picture, mask, s.tone(s.whole(0, 1)), s.between(0.75, 1))
-    return _fur(s, picture)
+    image = s.ramp(ground, np.stack([s.tone(2), s.tone(2), s.tone(3), s.tone(4)]))
+    s.paint(image, mask, s.tone(s.whole(0, 1)), s.between(0.75, 1))
+    return _fur(s, image)
 
 
 def leopard_coat(s: Sketch) -> Array:
@@ -66,10 +66,10 @@ def leopard_coat(s: Sketch) -> Array:
     gaps = s.wrap(s.field(9, 2), p.u, p.v, 2.5)
     radius, band = s.between(0.25, 0.34), s.between(0.05, 0.1)
     ring = edge(np.abs(near - radius) - band * (0.2 + 1.8 * gaps), 0.08)
-    picture = s.ramp(s.field(2, 2), np.stack([s.tone(2), s.tone(3), s.tone(4)]))
-    s.paint(picture, edge(near - radius, 0.1), s.tone(2), s.between(0.2, 0.7))
-    s.paint(picture, ring, s.tone(0), s.between(0.75, 1))
-    return _fur(s, picture)
+    image = s.ramp(s.field(2, 2), np.stack([s.tone(2), s.tone(3), s.tone(4)]))
+    s.paint(image, edge(near - radius, 0.1), s.tone(2), s.between(0.2, 0.7))
+    s.paint(image, ring, s.tone(0), s.between(0.75, 1))
+    return _fur(s, image)
 
 
 def giraffe_coat(s: Sketch) -> Array:
@@ -78,10 +78,10 @@ def giraffe_coat(s: Sketch) -> Array:
     near, next_, number = s.cells(p.u + bend, p.v - bend, s.between(0.6, 0.95))
     gap = s.between(0.1, 0.26)
     patch = edge(gap - (next_ - near), s.between(0.06, 0.16))
-    picture = s.flat(s.tone(s.whole(3, 4)))
+    image = s.flat(s.tone(s.whole(3, 4)))
     dark = s.ramp(0.75 * s.table(1024)[number] + 0.25 * near, np.stack([s.tone(1), s.tone(2)]))
-    s.paint(picture, patch, dark, s.between(0.75, 1))
-    return _fur(s, picture)
+    s.paint(image, patch, dark, s.between(0.75, 1))
+    return _fur(s, image)
 
 
 def fish_scales(s: Sketch) -> Array:
@@ -105,10 +105,10 @@ def fish_scales(s: Sketch) -> Array:
         tint = np.where(mine, cell_value(table, column, row), tint)
         taken |= mine
     low, high = (0.15, 0.7) if s.chance(0.6) else (0.75, 0.2)
-    picture = s.ramp(np.clip(low + (high - low) * rim * rim + s.between(0.1, 0.4) * (tint - 0.5), 0, 1), s.palette)
-    s.paint(picture, edge(0.9 - rim, 0.12), s.tone(s.whole(0, 1)), s.between(0.4, 0.9))
-    s.shade(picture, s.field(2, 2), 0.25)
-    return picture
+    image = s.ramp(np.clip(low + (high - low) * rim * rim + s.between(0.1, 0.4) * (tint - 0.5), 0, 1), s.palette)
+    s.paint(image, edge(0.9 - rim, 0.12), s.tone(s.whole(0, 1)), s.between(0.4, 0.9))
+    s.shade(image, s.field(2, 2), 0.25)
+    return image
 
 
 def feather(s: Sketch) -> Array:
@@ -123,14 +123,14 @@ def feather(s: Sketch) -> Array:
     mask = edge(side - wide - ragged * wide * 3, 0.03) * edge(np.abs(p.v) - 1, 0.03)
     banded = stripes((p.v + slant * side * 0.6) * s.between(0.8, 3) + s.between(0, 1))
     tint = np.clip(0.25 + 0.35 * stripes(barb) + s.between(0.1, 0.5) * (banded - 0.3), 0, 1)
-    picture = s.backdrop()
-    s.paint(picture, mask, s.ramp(tint, s.palette if s.chance(0.5) else s.palette[1:]))
+    image = s.backdrop()
+    s.paint(image, mask, s.ramp(tint, s.palette if s.chance(0.5) else s.palette[1:]))
     s.paint(
-        picture,
+        image,
         edge(np.abs(u) - 0.022 * (0.4 + t), 0.02) * edge(np.abs(p.v) - 1.15, 0.03),
         s.tone(s.whole(0, 1) * 4),
     )
-    return picture
+    return image
 
 
 def leaf(s: Sketch) -> Array:
@@ -144,18 +144,18 @@ def leaf(s: Sketch) -> Array:
     vein = (p.v + slant * side) * count
     teeth = s.between(0, 0.14) * (modulo(vein * s.whole(1, 2), 1) - 0.5)
     mask = edge(side - wide * (1 + teeth), 0.03)
-    picture = s.backdrop()
+    image = s.backdrop()
     body = s.ramp(np.clip(s.field(3, 3) * 0.6 + 0.25 * modulo(vein, 1) + 0.1, 0, 1), s.palette[1:4])
     ink = s.tone(4) if s.chance(0.6) else s.tone(0)
     s.paint(body, edge(comb(vein) / count - s.between(0.012, 0.025), 0.025), ink, s.between(0.5, 0.95))
     s.paint(body, edge(side - s.between(0.015, 0.04), 0.025), ink)
-    s.paint(picture, mask, body)
-    s.paint(picture, edge(side - 0.02, 0.02) * edge(np.abs(p.v - 1.15) - 0.2, 0.03), ink)
-    return picture
+    s.paint(image, mask, body)
+    s.paint(image, edge(side - 0.02, 0.02) * edge(np.abs(p.v - 1.15) - 0.2, 0.03), ink)
+    return image
 
 
 def flower(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     for _ in range(s.whole(1, 2)):
         p = s.look((0.8, 2.1), turn=math.pi, shift=0.45)
         far, angle = norm(p.u, p.v), np.arctan2(p.v, p.u)
@@ -168,15 +168,15 @@ def flower(s: Sketch) -> Array:
             streaks = 0.12 * np.cos(turned * s.whole(4, 8))
             body = s.ramp(np.clip(far / reach * 0.9 + streaks, 0, 1), colours)
             s.shade(body, np.abs(np.cos(turned)).astype(np.float32), 0.3)
-            s.paint(picture, edge(far - reach, 0.05), body)
+            s.paint(image, edge(far - reach, 0.05), body)
         heart = s.between(0.14, 0.3)
-        s.paint(picture, edge(far - heart, 0.04), s.ramp(s.field(20, 1), s.palette[[0, 1, 3]]))
-    return picture
+        s.paint(image, edge(far - heart, 0.04), s.ramp(s.field(20, 1), s.palette[[0, 1, 3]]))
+    return image
 
 
 def grass(s: Sketch) -> Array:
     p = s.look((1.0, 1.7), turn=0.6, lean=0.15)
-    picture = s.ramp(s.field(4, 3), s.palette[:3] if s.chance(0.6) else s.other[1:4])
+    image = s.ramp(s.field(4, 3), s.palette[:3] if s.chance(0.6) else s.other[1:4])
     wind = s.between(-0.5, 0.5)
     t = np.linspace(0, 1, 7)
     for layer in range(3):
@@ -188,15 +188,15 @@ def grass(s: Sketch) -> Array:
         half = (0.03 + 0.06 * wide) * (1 - t**1.5)
         there, back = np.stack([middle - half, height], 2), np.stack([middle + half, height], 2)
         outlines = p.project(np.concatenate([there, back[:, ::-1]], 1).reshape(-1, 2))
-        image, pen = s.pen()
+        canvas, pen = s.pen()
         for k in range(blades):
             pen.polygon(outlines[14 * k : 14 * k + 14], fill=s.whole(150, 255))
-        s.paint(picture, inked(image), s.tone(layer + (1 if s.chance(0.5) else 2), 0.15))
-    return picture
+        s.paint(image, inked(canvas), s.tone(layer + (1 if s.chance(0.5) else 2), 0.15))
+    return image
 
 
 def snail_shell(s: Sketch) -> Array:
-    picture = s.backdrop()
+    image = s.backdrop()
     p = s.look((0.9, 1.9), turn=math.pi, shift=0.35)
     u = p.u if s.chance(0.5) else -p.u
     far, angle = norm(u, p.v) + 1e-4, np.arctan2(p.v, u)
@@ -211,8 +211,8 @@ def snail_shell(s: Sketch) -> Array:
     bands = s.between(0, 0.35) * stripes(across * s.whole(1, 3) + 0.2)
     body = s.ramp(np.clip(tint - ribs - bands, 0, 1), s.palette if s.chance(0.6) else s.palette[[0, 2, 4]])
     s.paint(body, edge(np.minimum(across, 1 - across) - 0.05, 0.06), s.tone(0), s.between(0.4, 0.9))
-    s.paint(picture, mask, body)
-    return picture
+    s.paint(image, mask, body)
+    return image
 
 
 def clouds(s: Sketch) -> Array:
@@ -241,9 +241,9 @@ def water_ripples(s: Sketch) -> Array:
         wave += s.between(0.5, 1) * np.sin(far * s.between(5, 13) + s.between(0, 6))
     wave += 0.6 * (s.field(6, 2) - 0.5)
     t = 0.5 + 0.5 * wave / max(float(np.abs(wave).max()), 1e-6)
-    picture = s.ramp(t, s.palette[:4] if s.chance(0.5) else s.palette)
-    s.paint(picture, edge(s.between(0.75, 0.88) - t, 0.1), s.tone(4), s.between(0.2, 0.9))
-    return picture
+    image = s.ramp(t, s.palette[:4] if s.chance(0.5) else s.palette)
+    s.paint(image, edge(s.between(0.75, 0.88) - t, 0.1), s.tone(4), s.between(0.2, 0.9))
+    return image
 
 
 def marble(s: Sketch) -> Array:
@@ -254,11 +254,11 @@ def marble(s: Sketch) -> Array:
     fine = 1 - np.abs(2 * modulo(p.u * 0.7 + 3 * rough, 1) - 1)
     t = 0.5 + 0.4 * rough + s.between(0.1, 0.3) * np.power(1 - vein, 2)
     light = s.chance(0.5)
-    picture = s.ramp(np.clip(t, 0, 1), s.palette[2:] if light else s.palette[[2, 1, 0]])
+    image = s.ramp(np.clip(t, 0, 1), s.palette[2:] if light else s.palette[[2, 1, 0]])
     ink = s.tone(s.whole(0, 1) if light else s.whole(3, 4))
-    s.paint(picture, edge(vein - s.between(0.05, 0.2), 0.25), ink, s.between(0.5, 0.95))
-    s.paint(picture, edge(fine - 0.03, 0.15), ink, s.between(0.2, 0.6))
-    return picture
+    s.paint(image, edge(vein - s.between(0.05, 0.2), 0.25), ink, s.between(0.5, 0.95))
+    s.paint(image, edge(fine - 0.03, 0.15), ink, s.between(0.2, 0.6))
+    return image
 
 
 def tree_bark(s: Sketch) -> Array:
@@ -269,18 +269,18 @@ def tree_bark(s: Sketch) -> Array:
     crack = edge(next_ - near - s.between(0.08, 0.25), 0.18)
     grain = s.wrap(s.field(18, 2), p.u * 1.5, p.v * 0.25 + bend)
     tint = 0.25 + 0.35 * grain + 0.25 * s.table(1024)[number] + 0.25 * bend
-    picture = s.ramp(np.clip(tint, 0, 1), s.palette[1:4] if s.chance(0.6) else s.palette[1:])
-    s.paint(picture, crack, s.tone(0), s.between(0.6, 1))
-    return picture
+    image = s.ramp(np.clip(tint, 0, 1), s.palette[1:4] if s.chance(0.6) else s.palette[1:])
+    s.paint(image, crack, s.tone(0), s.between(0.6, 1))
+    return image
 
 
 def spider_web(s: Sketch) -> Array:
-    picture = s.backdrop()
-    s.shade(picture, s.field(5, 3), 0.3)
+    image = s.backdrop()
+    s.shade(image, s.field(5, 3), 0.3)
     p = s.look((0.7, 1.5), turn=math.pi, shift=0.5)
     spokes, rings = s.whole(8, 17), s.whole(6, 13)
     angles = (np.arange(spokes) + 0.3 * s.table(spokes)) * (2 * math.pi / spokes)
-    image, pen = s.pen()
+    canvas, pen = s.pen()
     width = max(round(s.n * s.between(0.008, 0.02)), 1)
     for angle in angles:
         pen.line(
@@ -297,14 +297,14 @@ def spider_web(s: Sketch) -> Array:
         radius = 1.5 * (ring / rings) ** grow * (1 + 0.06 * np.repeat(s.table(spokes), 2)) * pull
         points = np.stack([radius * np.cos(all_angles), radius * np.sin(all_angles)], 1)
         pen.line(p.project(np.concatenate([points, points[:1]])), fill=s.whole(140, 255), width=width)
-    s.paint(picture, inked(image), s.tone(4) if s.chance(0.75) else s.tone(0), s.between(0.7, 1))
-    return picture
+    s.paint(image, inked(canvas), s.tone(4) if s.chance(0.75) else s.tone(0), s.between(0.7, 1))
+    return image
 
 
 def mountains(s: Sketch) -> Array:
     p = s.look((0.9, 1.4), turn=0.25, lean=0.15)
     misty = s.chance(0.6)
-    picture = s.ramp(np.clip((p.v + 1) / 1.6, 0, 1), s.other[[2, 3, 4]] if s.chance(0.6) else s.other[[0, 1, 3]])
+    image = s.ramp(np.clip((p.v + 1) / 1.6, 0, 1), s.other[[2, 3, 4]] if s.chance(0.6) else s.other[[0, 1, 3]])
     layers = s.whole(2, 4)
     rock = s.field(s.between(5, 9), 4, gain=0.6)
     for layer in range(layers):
@@ -324,8 +324,8 @@ def mountains(s: Sketch) -> Array:
         s.shade(body, rock, 0.5)
         if s.chance(0.5):
             s.paint(body, edge(below - 0.3 * rock - s.between(0, 0.1), 0.05), s.tone(4), 0.9)
-        s.paint(picture, edge(-below, 0.03), body)
-    return picture
+        s.paint(image, edge(-below, 0.03), body)
+    return image
 
 
 # Class -> how it is drawn, and the palettes it mostly has in life.

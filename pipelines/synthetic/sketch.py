@@ -1,11 +1,11 @@
-"""What every built-in picture is drawn with: a canvas, a camera, noise, palettes and a lens.
+"""What every built-in image is drawn with: a canvas, a camera, noise, palettes and a lens.
 
 A class draws on a `Sketch` of twice the wanted size, in colours from 0 to 1, planes first. `Sketch.finish`
 then does what a careless photographer would: uneven light, something in the way, blur, poor exposure, grain.
 
-Legend: n = side of the canvas in pixels (twice the picture's). `x`, `y` = screen coordinates, -1 to 1, y
+Legend: n = side of the canvas in pixels (twice the image's). `x`, `y` = screen coordinates, -1 to 1, y
 down. `u`, `v` = coordinates of the drawing, as a turned, sheared and tilted camera sees it. A mask is (n, n),
-0 to 1; a picture (3, n, n). All arrays are float32: float64 would double the time.
+0 to 1; an image (3, n, n). All arrays are float32: float64 would double the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Array = NDArray[Any]  # float32, which NumPy's type stubs lose track of next to a Python number
 
-# How hard the pictures are. 0 = upright, clean, evenly lit; 1 = too much for a small network in ten epochs.
+# How hard the images are. 0 = upright, clean, evenly lit; 1 = too much for a small network in ten epochs.
 # It scales pose, clutter, things in the way, light, blur, exposure and grain together. How a class varies
 # in itself, flags in their design or signs in their shape, is not touched by it.
 DIFFICULTY = 0.2
@@ -182,15 +182,15 @@ class Sketch:
         high = max(cells / stretch, 1.0)
         grid = self.rng.random((math.ceil(high) + 4, math.ceil(cells) + 4), dtype=np.float32)
         finer, strength = 1, gain
-        # The octaves are summed on a grid that doubles from one to the next, and only the last is made a picture.
+        # The octaves are summed on a grid that doubles from one to the next, and only the last is made an image.
         while octaves > 1 and 2 * finer * cells <= self.n / 2:
             grid = _subdivide(_subdivide(grid).T).T
             grid += np.float32(strength) * self.rng.random(grid.shape, dtype=np.float32)
             finer, strength, octaves = finer * 2, strength * gain, octaves - 1
         left, top = 1 + finer * self.between(0, 1), 1 + finer * self.between(0, 1)
         box = (left, top, left + finer * cells, top + finer * high)
-        picture = Image.fromarray(grid).resize((self.n, self.n), Image.Resampling.BICUBIC, box=box)
-        total = np.array(picture)
+        image = Image.fromarray(grid).resize((self.n, self.n), Image.Resampling.BICUBIC, box=box)
+        total = np.array(image)
         total -= total.min()
         total *= 1 / max(float(total.max()), 1e-6)
         return total
@@ -238,15 +238,15 @@ class Sketch:
     # colour
 
     def ramp(self, t: Array, colours: Array) -> Array:
-        """t in [0, 1] -> a picture, through `colours` (k, 3) at even steps."""
+        """t in [0, 1] -> an image, through `colours` (k, 3) at even steps."""
         stops = np.linspace(0, 1, len(colours))
         steps = np.linspace(0, 1, 256)
-        picture = np.empty((3, self.n, self.n), dtype=np.float32)
+        image = np.empty((3, self.n, self.n), dtype=np.float32)
         place = np.clip(t * np.float32(255), 0, 255).astype(np.intp)
         for channel in range(3):
             table = np.interp(steps, stops, colours[:, channel]).astype(np.float32)
-            picture[channel] = table[place]
-        return picture
+            image[channel] = table[place]
+        return image
 
     def flat(self, colour: Array) -> Array:
         return np.broadcast_to(colour.astype(np.float32)[:, None, None], (3, self.n, self.n)).copy()
@@ -258,15 +258,15 @@ class Sketch:
         fine = self.n
         self._resolve(self.size)  # soft stuff: half the canvas' resolution does
         if self.chance(0.6):
-            picture = self.ramp(self.field(self.between(1.5, 5), 3), colours)
+            image = self.ramp(self.field(self.between(1.5, 5), 3), colours)
         else:
             angle = self.between(0, 2 * math.pi)
             t = 0.5 + 0.5 * (math.cos(angle) * self.x + math.sin(angle) * self.y) / 1.42
-            picture = self.ramp(t.astype(np.float32), colours)
+            image = self.ramp(t.astype(np.float32), colours)
         for _ in range(self.whole(0, round(3 * DIFFICULTY))):
-            self.paint(picture, self.blob(0.1, 0.5), self.other[self.whole(0, 4)], self.between(0.3, 0.9))
+            self.paint(image, self.blob(0.1, 0.5), self.other[self.whole(0, 4)], self.between(0.3, 0.9))
         self._resolve(fine)
-        return picture.repeat(fine // self.size, axis=1).repeat(fine // self.size, axis=2)
+        return image.repeat(fine // self.size, axis=1).repeat(fine // self.size, axis=2)
 
     def blob(self, low: float, high: float) -> Array:
         """The mask of a disc, a bar or a box somewhere on the canvas."""
@@ -283,17 +283,17 @@ class Sketch:
             far = np.maximum(np.abs(along) - radius, np.abs(across) - radius * self.between(0.4, 1))
         return edge(far.astype(np.float32), 3 / self.n)
 
-    def paint(self, picture: Array, mask: Array, colour: Array, strength: float = 1.0) -> None:
-        """Lays `colour`, (3,) or a picture, over `picture` where `mask` says so, in place."""
+    def paint(self, image: Array, mask: Array, colour: Array, strength: float = 1.0) -> None:
+        """Lays `colour`, (3,) or an image, over `image` where `mask` says so, in place."""
         mask = mask * np.float32(strength)
-        for plane, tint in zip(picture, colour, strict=True):  # a plane at a time stays in the cache
+        for plane, tint in zip(image, colour, strict=True):  # a plane at a time stays in the cache
             change = tint - plane
             change *= mask
             plane += change
 
-    def shade(self, picture: Array, light: Array, strength: float) -> None:
+    def shade(self, image: Array, light: Array, strength: float) -> None:
         """Darkens and lightens in place: `light` 0 to 1, where a half changes nothing."""
-        picture *= 1 + np.float32(2 * strength) * (light - np.float32(0.5))
+        image *= 1 + np.float32(2 * strength) * (light - np.float32(0.5))
 
     def pen(self) -> tuple[Image.Image, ImageDraw.ImageDraw]:
         """An empty mask for PIL to draw on with fill 255; `inked` turns it into a mask."""
@@ -302,10 +302,10 @@ class Sketch:
 
     # the lens
 
-    def finish(self, picture: Array) -> NDArray[np.uint8]:
+    def finish(self, image: Array) -> NDArray[np.uint8]:
         """(3, n, n) as drawn -> (size, size, 3) uint8 as photographed."""
         hard, rng = DIFFICULTY, self.rng
-        half = picture[:, ::2] + picture[:, 1::2]
+        half = image[:, ::2] + image[:, 1::2]
         small = np.float32(0.25) * (half[..., ::2] + half[..., 1::2])
         self._resolve(self.size)
         angle = self.between(0, 2 * math.pi)

@@ -140,7 +140,7 @@ def test_the_file_holds_what_was_printed(tmp_path: Path, monkeypatch: pytest.Mon
         assert all(0 < t["least"] <= t["median"] <= t["most"] for t in case["seconds"].values())
 
 
-def test_the_pictures_way_in_runs_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_images_way_in_runs_and_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "QUICK", command.Size(2, 2, 12, 0, 0.0))
     monkeypatch.setattr(data, "BATCH", 4)
     source = write(tmp_path / "source", {f"{'ab'[i % 2]}/{i}.jpg": photograph(i) for i in range(6)})
@@ -149,7 +149,7 @@ def test_the_pictures_way_in_runs_and_is_written(tmp_path: Path, monkeypatch: py
     command.run("data", quick=True, only="", device="cpu", out=out, console=console, source=source)
     found = json.loads(out.read_text())
     assert found["command"] == "fasttransfer bench data --data source --quick"
-    assert found["pictures"]["pictures"] == 12 and found["pictures"]["different"] == 6
+    assert found["images"]["images"] == 12 and found["images"]["different"] == 6
     assert str(tmp_path) not in out.read_text()
     expected = {
         "decode": {"Pillow", "torchvision", "DALI"},
@@ -166,7 +166,7 @@ def test_the_pictures_way_in_runs_and_is_written(tmp_path: Path, monkeypatch: py
     }
     for step, names in expected.items():
         for cores, measured in found[step].items():
-            assert set(measured["seconds"]) == set(measured["pictures a second"]) == names
+            assert set(measured["seconds"]) == set(measured["images per second"]) == names
             assert f"{step}, {cores}" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "memory" not in found
     assert not any(path.name.startswith("bench-") for path in cache_folder().iterdir())

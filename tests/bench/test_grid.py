@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from studies import draw_pictures, tiny_choices
+from studies import draw_images, tiny_choices
 
 from fasttransfer import cli
 from fasttransfer.bench import grid
@@ -43,7 +43,7 @@ def job_in(folder: Path, **changes: object) -> plain.PlainJob:
 
 
 def study_of(job: plain.PlainJob) -> plain.PlainStudy:
-    return plain.PlainStudy(job, SETTINGS, plain.mean_pictures(job))
+    return plain.PlainStudy(job, SETTINGS, plain.mean_images(job))
 
 
 @pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
@@ -62,7 +62,7 @@ def test_the_network_is_ours_at_every_cut(geometry: Geometry, batch: int) -> Non
             torch.testing.assert_close(net[: CUTS[n]](x).view_as(expected), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_pictures_means_and_labels_are_ours(tmp_path: Path) -> None:
+def test_images_means_and_labels_are_ours(tmp_path: Path) -> None:
     job, plan = job_in(tmp_path), make_plan(tiny_choices(tmp_path))
     geometry, scale = job.geometry, job.recipe["scale"]
     store = prepare(Path(plan.choices.data), size=geometry.store, cache=cache_folder(), log=lambda _: None)
@@ -80,7 +80,7 @@ def test_pictures_means_and_labels_are_ours(tmp_path: Path) -> None:
         theirs = list(study.loader(network, training=False))
         assert torch.equal(torch.cat([b.labels for b in ours]), torch.cat([labels for _, labels in theirs]))
         torch.testing.assert_close(
-            torch.cat([b.pictures[task] for b in ours]), torch.cat([x for x, _ in theirs]), atol=3 * scale, rtol=0
+            torch.cat([b.images[task] for b in ours]), torch.cat([x for x, _ in theirs]), atol=3 * scale, rtol=0
         )
 
 
@@ -158,15 +158,15 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(grid, "_SAMPLE", 0.001)
     monkeypatch.setattr(grid, "QUICK_LAYERS", (2, 7))
     monkeypatch.setattr(devices, "count_workers", lambda device, threads: 1)
-    pictures, out = (
-        draw_pictures(tmp_path / "pictures", (*NAMES["natural"], *NAMES["man-made"])),
+    images, out = (
+        draw_images(tmp_path / "images", (*NAMES["natural"], *NAMES["man-made"])),
         tmp_path / "grid.json",
     )
     threads = torch.get_num_threads()
     words = [
         "--quick",
         "--data",
-        str(pictures),
+        str(images),
         "--classes",
         "2",
         "--epochs",
@@ -179,18 +179,18 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     assert cli.run(["bench", "grid", *words]) == 0
     torch.set_num_threads(threads)
     found = json.loads(out.read_text())
-    assert found["command"] == "fasttransfer bench grid --data pictures --epochs 2 --classes 2 --quick"
+    assert found["command"] == "fasttransfer bench grid --data images --epochs 2 --classes 2 --quick"
     assert str(tmp_path) not in out.read_text()
     assert found["study"]["networks"] == 24 and found["study"]["classes"] == {"A": 2, "B": 2}
     assert found["study"]["steps"] == {"A": 3, "B": 3}  # 20 images twice, 16 a step
-    assert found["study"]["pictures_trained"] == 24 * 3 * 16
+    assert found["study"]["images_trained"] == 24 * 3 * 16
     names = {cell.name for cell in study_cells("AB", TREATMENTS, (2, 7), (0,))}
     assert set(found["top1"]) == {"cohort", "plain", "other seed"}
     for scores in found["top1"].values():
         assert set(scores) == names and all(0 <= score <= 1 for score in scores.values())
     limit = found["limit"]
     assert limit["multiply_adds"]["cohort"] < limit["multiply_adds"]["plain"]
-    assert found["plain"]["pictures_a_second"] == pytest.approx(24 * 3 * 16 / 5)
+    assert found["plain"]["images_per_second"] == pytest.approx(24 * 3 * 16 / 5)
     for name, share in found["plain"]["of_limit"].items():
         assert share == pytest.approx(limit["seconds"]["plain"][name] / 5, abs=3e-3)
     assert found["plain"]["settings"] == {"threads": 1, "workers": 0, "channels_last": True}
@@ -232,11 +232,11 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         cli.run(["bench", "step", "--classes", "3"])
     assert cli.run(["bench", "grid", "--data", str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'none'}: does not exist: name a folder of pictures or an uncompressed tar" in error
+    assert f"{tmp_path / 'none'}: does not exist: name a folder of images or an uncompressed tar" in error
     (tmp_path / "odd.tar").write_bytes(b"no tar at all")
     assert cli.run(["bench", "grid", "--data", str(tmp_path / "odd.tar")]) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'odd.tar'}: is not a tar archive (" in error and "name a folder of pictures" in error
+    assert f"{tmp_path / 'odd.tar'}: is not a tar archive (" in error and "name a folder of images" in error
 
 
 def test_cells_are_told_as_the_plain_study_needs_them(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from fasttransfer.bench import (
 )
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import CAFFENET_MINI
-from fasttransfer.study.paper import PICTURES_PER_SECOND
+from fasttransfer.study.paper import IMAGES_PER_SECOND
 
 CPU = torch.device("cpu")
 
@@ -141,7 +141,7 @@ def test_the_papers_networks_are_all_there() -> None:
 
 def test_the_papers_rates_give_the_papers_days() -> None:
     # At the K20's own rates, its networks alone take what they took: 1548 days were counted as 9.5 each.
-    train = tuple(1 / rate for rate in PICTURES_PER_SECOND)
+    train = tuple(1 / rate for rate in IMAGES_PER_SECOND)
     rates = projection.CellTimes(train, (0.0,) * 9, 0.0)
     days = projection.project(projection.papers_networks(), rates).alone / 86400
     assert 900 < days < projection.K20_DAYS
@@ -149,7 +149,7 @@ def test_the_papers_rates_give_the_papers_days() -> None:
 
 def test_a_cohort_is_its_prefix_once_and_every_cell() -> None:
     cohort = next(c for c in projection.papers_networks() if len(c.cells) == 7)
-    one = roofline.CohortWork(cohort.cells, 1000, steps=10, checks=2, val_pictures=100)
+    one = roofline.CohortWork(cohort.cells, 1000, steps=10, checks=2, val_images=100)
     rates = projection.CellTimes(tuple(1.0 + n for n in range(8)), tuple(0.1 * n for n in range(9)), 0.01)
     found = projection.project([one], rates)
     training = 10 * 256 * (0.01 + 0.7 + sum(1.0 + n for n in range(1, 8)))
@@ -288,7 +288,7 @@ def test_a_run_of_everything_survives_a_part_that_fails(tmp_path: Path, monkeypa
     assert "out of luck" in out.with_suffix(".html").read_text()
 
 
-def test_pictures_without_a_validation_part_are_decoded_and_the_study_has_its_own(
+def test_images_without_a_validation_part_are_decoded_and_the_study_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measures(asked: grid.GridBenchmark, *limits: object) -> dict[str, command.Measure]:
@@ -306,13 +306,13 @@ def test_bad_input_of_a_part_is_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: object) -> Iterator[dict[str, Any]]:
-        raise InputError("no pictures there")
+        raise InputError("no images there")
         yield
 
     monkeypatch.setattr(command, "measures", lambda *_: {"data": refused})
     console = Console(file=io.StringIO())
     assert not suite.run(quick=True, device="cpu", out=tmp_path / "all.json", console=console)
-    assert "no pictures there" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "no images there" in console.file.getvalue()  # type: ignore[attr-defined]
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -321,12 +321,12 @@ def test_cells_features_and_ideas_are_measured_and_shown(tmp_path: Path, monkeyp
     monkeypatch.setattr(parts, "CAFFENET", CAFFENET_MINI)
     monkeypatch.setattr(features, "RECORDS", 2 * features.BLOCK)
     console = Console(file=io.StringIO(), width=200)
-    pictures = sources.write(tmp_path, {f"{name}/0.jpg": encoded(noise(0, width=80, height=90)) for name in "ab"})
+    images = sources.write(tmp_path, {f"{name}/0.jpg": encoded(noise(0, width=80, height=90)) for name in "ab"})
     size, result = command.Size(1, 4, 8, 0, 0.0), measured.result()
     for name, measure in (
         ("cells", parts.cells_of),
         ("features", parts.features_of),
-        ("ablation", functools.partial(parts.ablation_of, source=pictures)),
+        ("ablation", functools.partial(parts.ablation_of, source=images)),
     ):
         found: dict[str, Any] = {"command": f"fasttransfer bench {name}"}
         for piece in measure(size, "", CPU, console):
@@ -375,7 +375,7 @@ def test_without_an_idea_it_is_the_same_network() -> None:
     """Logits and updated weights, as far as bfloat16 agrees with itself in another order."""
     from fasttransfer.bench import training
 
-    x = training.random_pictures(CAFFENET_MINI, 4, "bf16", CPU)
+    x = training.random_images(CAFFENET_MINI, 4, "bf16", CPU)
     with torch.no_grad():
         whole = training.trainee_of(CAFFENET_MINI, "bf16", CPU).net(x)
         for kind in (ablation._Composite, ablation._Planes, ablation._Grouped):

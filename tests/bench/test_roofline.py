@@ -31,10 +31,10 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caffenet.Stage, "_convolution", convolution)
 
 
-def counted(geometry: Geometry, outputs: int, cells: list[Cell], pictures: int) -> int:
+def counted(geometry: Geometry, outputs: int, cells: list[Cell], images: int) -> int:
     """FLOPs of a training step as PyTorch counts them: the prefix once, then every cell."""
     network = caffenet.CaffeNet(geometry, outputs)
-    x, cuts = torch.randn(pictures, *geometry.cut_shape(0)), {}
+    x, cuts = torch.randn(images, *geometry.cut_shape(0)), {}
     with FlopCounterMode(display=False) as counter:
         deepest = max((cell.n for cell in cells if cell.frozen), default=0)
         cuts[0] = x
@@ -74,7 +74,7 @@ def test_operations_are_those_that_pytorch_counts() -> None:
 
 
 def test_bytes_by_hand() -> None:
-    # Stage 1, 64 pictures in bfloat16: 227 x 227 x 3 read, 27 x 27 x 96 written, 96 x (363 + 1) weights read.
+    # Stage 1, 64 images in bfloat16: 227 x 227 x 3 read, 27 x 27 x 96 written, 96 x (363 + 1) weights read.
     stage = roofline.forward(CAFFENET, 500, 64, 2, stop=1)
     assert stage.bytes == 2 * (64 * 3 * 227**2 + 64 * 96 * 27**2 + 96 * 364)
     # Stage 8 frozen up to cut 7: float32 weights and logits, bfloat16 features. Forward reads features and weights and
@@ -82,11 +82,11 @@ def test_bytes_by_hand() -> None:
     count, features, logits = 500 * 4097, 2 * 64 * 4096, 4 * 64 * 500
     expected = features + 4 * count + logits + logits + features + 4 * count + 20 * count
     assert roofline.trained(CAFFENET, 500, FROZEN[-1], 64, 2).bytes == expected
-    # Pictures: a byte read and two written, for each mean that is subtracted.
+    # Images: a byte read and two written, for each mean that is subtracted.
     assert roofline.entrance(CAFFENET, 64, 2, means=2).bytes == 2 * 64 * 3 * 227**2 * 3
 
 
-def test_a_prefix_is_shared_and_pictures_come_once_a_mean() -> None:
+def test_a_prefix_is_shared_and_images_come_once_a_mean() -> None:
     alone = [roofline.cohort(CAFFENET, 500, [cell], 8, 2) for cell in FROZEN]
     together = roofline.cohort(CAFFENET, 500, FROZEN, 8, 2)
     prefixes = [roofline.forward(CAFFENET, 500, 8, 2, stop=cell.n) for cell in FROZEN[:-1]]

@@ -12,7 +12,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 from PIL import Image
-from studies import MANMADE, NATURAL, draw_pictures, tiny_choices, tiny_recipe
+from studies import MANMADE, NATURAL, draw_images, tiny_choices, tiny_recipe
 
 from fasttransfer import cli
 from fasttransfer.training import grid, study_plan
@@ -78,8 +78,8 @@ def test_the_program_starts_as_a_module_and_says_what_it_offers() -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
+def images(tmp_path: Path) -> Path:
+    return draw_images(tmp_path / "images", NATURAL + MANMADE)
 
 
 def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
@@ -93,7 +93,7 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
-        (("--data", "/nowhere"), "/nowhere: does not exist", "name a folder of pictures or an uncompressed tar"),
+        (("--data", "/nowhere"), "/nowhere: does not exist", "name a folder of images or an uncompressed tar"),
         (("--layers", "0"), "--layers 0:", "choose among 1 to 7"),
         (("--layers", "8"), "--layers 8:", "choose among 1 to 7"),
         (("--split", "thirds"), "split 'thirds': not known", "natural-manmade, random:SEED (as random:0), or the path"),
@@ -107,7 +107,7 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
         (("--batch", "0"), "batch is 0", "at least 1 is needed"),
         (("--steps", "0"), "steps is 0", "at least 1 is needed"),
         (("--epochs", "1", "--steps", "2"), "--epochs and --steps:", "give one of them"),
-        (("--classes", "1000"), "1000 classes a task: task A of natural-manmade has 16", "say at most that many"),
+        (("--classes", "1000"), "1000 classes per task: task A of natural-manmade has 16", "say at most that many"),
     ],
 )
 def test_bad_options_of_grid_are_one_sentence_of_what_is_wrong_and_what_to_do(
@@ -129,37 +129,37 @@ def test_a_gpu_that_is_not_there_is_told(
     assert "--device cuda: PyTorch sees no CUDA device" in error and "choose --device cpu" in error
 
 
-def test_bad_pictures_are_one_sentence_and_leave_nothing(
-    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_images_are_one_sentence_and_leave_nothing(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    options = ("--data", pictures, "--recipe", tiny_recipe(tmp_path), "--out", out)
-    extra = pictures / "train" / NATURAL[0] / "text.jpg"
-    extra.write_text("not a picture")
+    options = ("--data", images, "--recipe", tiny_recipe(tmp_path), "--out", out)
+    extra = images / "train" / NATURAL[0] / "text.jpg"
+    extra.write_text("not an image")
     assert run("grid", *options) == 2
     error = one_sentence(capsys)
-    assert f"train/{NATURAL[0]}/text.jpg (not a picture of a known format)" in error
-    assert "repair or remove, or leave out with --bad-pictures skip" in error
+    assert f"train/{NATURAL[0]}/text.jpg (not an image of a known format)" in error
+    assert "repair or remove, or leave out with --bad-images skip" in error
     extra.unlink()
 
-    (pictures / "train" / "n01491361").mkdir()
+    (images / "train" / "n01491361").mkdir()
     assert run("grid", *options) == 2
     error = one_sentence(capsys)
-    assert "train/ no picture (" in error and "in class n01491361: add some or remove the folder" in error
-    (pictures / "train" / "n01491361").rmdir()
+    assert "train/ no image (" in error and "in class n01491361: add some or remove the folder" in error
+    (images / "train" / "n01491361").rmdir()
 
     assert run("grid", *options, "--split", "natural-manmade", "--classes", "9") == 2
-    assert "9 classes a task: task A of natural-manmade has 3: say at most that many" in one_sentence(capsys)
+    assert "9 classes per task: task A of natural-manmade has 3: say at most that many" in one_sentence(capsys)
     assert not out.exists()
 
 
 def test_classes_the_table_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    strangers = draw_pictures(tmp_path / "strangers", ("gizmo", "widget", "doodad", "gadget"), train=2, val=1)
+    strangers = draw_images(tmp_path / "strangers", ("gizmo", "widget", "doodad", "gadget"), train=2, val=1)
     assert run("grid", "--data", strangers, "--out", tmp_path / "run") == 2
     error = one_sentence(capsys)
     assert "none of the 4 classes (doodad, gadget, gizmo and 1 more)" in error
     assert all(remedy in error for remedy in ("write a split file", "--split FILE.toml", "--split random:0"))
-    some = draw_pictures(tmp_path / "some", (*NATURAL, *MANMADE, "gizmo"), train=2, val=1)
+    some = draw_images(tmp_path / "some", (*NATURAL, *MANMADE, "gizmo"), train=2, val=1)
     assert run("grid", "--data", some, "--out", tmp_path / "run") == 2
     error = one_sentence(capsys)
     assert "natural-manmade: does not know gizmo:" in error
@@ -178,10 +178,10 @@ def test_one_class_alone_is_refused_with_how_many_it_takes(tmp_path: Path, capsy
 
 
 def test_a_grid_and_its_report_from_the_command_line(
-    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = ("grid", "--data", pictures, "--recipe", tiny_recipe(tmp_path), "--out", out, "--layers", 3, 5)
+    command = ("grid", "--data", images, "--recipe", tiny_recipe(tmp_path), "--out", out, "--layers", 3, 5)
     assert run(*command, "--dry-run") == 0
     assert "A3B+" in capsys.readouterr().out
     assert not out.exists()
@@ -197,14 +197,14 @@ def test_a_grid_and_its_report_from_the_command_line(
     assert f"{tmp_path}: no study here" in error and "name a --out folder of grid" in error
 
 
-def test_splits_commands(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_commands(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("splits", "verify") == 0
     assert capsys.readouterr().out.count("same") == 10
     assert run("splits", "list") == 0
     assert "551" in capsys.readouterr().out
-    assert run("splits", "show", "natural-manmade", "--data", pictures) == 0
+    assert run("splits", "show", "natural-manmade", "--data", images) == 0
     assert "tench" in capsys.readouterr().out
-    assert run("splits", "export", "random:5", "--data", pictures) == 0
+    assert run("splits", "export", "random:5", "--data", images) == 0
     file = tmp_path / "mine.toml"
     file.write_text(capsys.readouterr().out)
     ours = study_plan.make_plan(tiny_choices(tmp_path, split=str(file))).classes
@@ -215,12 +215,12 @@ def test_splits_commands(tmp_path: Path, pictures: Path, capsys: pytest.CaptureF
     assert len(lines) == 25_000
 
 
-def test_data_inspect_and_info(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("data", "inspect", pictures) == 0
+def test_data_inspect_and_info(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "inspect", images) == 0
     text = capsys.readouterr().out
-    assert "60 pictures, 10 to 10 a class" in text
+    assert "60 images, 10 to 10 a class" in text
     assert "JPEG" in text
-    assert run("data", "inspect", pictures, "--sheet", tmp_path / "sheet.png") == 0
+    assert run("data", "inspect", images, "--sheet", tmp_path / "sheet.png") == 0
     assert (tmp_path / "sheet.png").stat().st_size > 1000 and "contact sheet" in capsys.readouterr().out
     assert run("data", "inspect", tmp_path / "nowhere", "--sheet", tmp_path / "sheet.txt") == 2
     assert "a contact sheet is a .png or a .jpg" in one_sentence(capsys)
@@ -230,18 +230,18 @@ def test_data_inspect_and_info(pictures: Path, tmp_path: Path, capsys: pytest.Ca
     assert torch.__version__.split("+")[0] in found["torch"] and "fasttransfer" in found
 
 
-def test_data_inspect_knows_the_built_in_pictures(
+def test_data_inspect_knows_the_built_in_images(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(grid, "BUILTIN_TRAIN", 3)
     monkeypatch.setattr(grid, "BUILTIN_VAL", 2)
     assert run("data", "inspect", "builtin") == 0
-    assert "96 pictures, 3 to 3 a class" in capsys.readouterr().out
+    assert "96 images, 3 to 3 a class" in capsys.readouterr().out
 
 
-def test_data_prepare_and_verify(tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_prepare_and_verify(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "store"
-    command = ("data", "prepare", pictures, store, "--device", "cpu")
+    command = ("data", "prepare", images, store, "--device", "cpu")
     assert run(*command, "--recipe", tiny_recipe(tmp_path), "--kind", "jpeg") == 0
     said = capsys.readouterr().out
     assert "32 x 32 pixels, for recipe tiny" in said and f"store: {store}" in said
@@ -251,26 +251,26 @@ def test_data_prepare_and_verify(tmp_path: Path, pictures: Path, capsys: pytest.
     assert "another store is here (jpeg, 32 x 32, of" in one_sentence(capsys)
     assert run(*command, "--size", 32, "--recipe", "mini") == 2
     assert "--size 32 and --recipe mini" in one_sentence(capsys)
-    assert run("data", "prepare", pictures, pictures / "store", "--size", 8) == 2
-    assert "lies inside the pictures" in one_sentence(capsys)
+    assert run("data", "prepare", images, images / "store", "--size", 8) == 2
+    assert "lies inside the images" in one_sentence(capsys)
     assert run("data", "verify", store) == 0
-    assert "pictures are as they were written" in capsys.readouterr().out
+    assert "images are as they were written" in capsys.readouterr().out
     shard = store / "train-0000.tar"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert run("data", "verify", store) == 2
-    assert "train-0000.tar with train pictures 0 to" in one_sentence(capsys)
+    assert "train-0000.tar with train images 0 to" in one_sentence(capsys)
     assert run("data", "verify", tmp_path) == 2
     assert "is not a prepared store" in one_sentence(capsys)
 
 
 def test_data_prepare_takes_the_recipe_that_grid_takes(
-    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("data", "prepare", pictures, tmp_path / "paper's", "--device", "cpu") == 0
+    assert run("data", "prepare", images, tmp_path / "paper's", "--device", "cpu") == 0
     assert "256 x 256 pixels, for recipe caffe" in capsys.readouterr().out  # the folders have ILSVRC12's names
-    (pictures / "train" / NATURAL[0]).rename(pictures / "train" / "tench")
-    (pictures / "val" / NATURAL[0]).rename(pictures / "val" / "tench")
-    assert run("data", "prepare", pictures, tmp_path / "small", "--device", "cpu") == 0
+    (images / "train" / NATURAL[0]).rename(images / "train" / "tench")
+    (images / "val" / NATURAL[0]).rename(images / "val" / "tench")
+    assert run("data", "prepare", images, tmp_path / "small", "--device", "cpu") == 0
     assert "64 x 64 pixels, for recipe mini" in capsys.readouterr().out
 
 

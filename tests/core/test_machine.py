@@ -1,4 +1,4 @@
-"""What is decided by the machine: precision, the form of pictures, and what becomes of freed memory."""
+"""What is decided by the machine: precision, the form of images, and what becomes of freed memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_precision_is_what_the_processor_multiplies(
     assert inputs.choose_precision(None, "cpu", CAFFENET_MINI) == "fp32"
 
 
-def test_pictures_come_in_blocks_to_a_gpu_and_as_they_are_to_a_cpu() -> None:
+def test_images_come_in_blocks_to_a_gpu_and_as_they_are_to_a_cpu() -> None:
     assert inputs.choose_input_form(CAFFENET, "cpu", "bf16") == {"block": 1, "side": 227, "dtype": torch.bfloat16}
     assert inputs.choose_input_form(CAFFENET, "cuda", "fp32") == {"block": 4, "side": 57, "dtype": torch.float32}
     assert inputs.choose_input_form(CAFFENET_MINI, "cuda", "bf16") == {"block": 3, "side": 20, "dtype": torch.bfloat16}

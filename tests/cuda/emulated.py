@@ -101,15 +101,15 @@ def test_dropout_refuses() -> None:
 
 
 def augmented(
-    pictures: Tensor, rows: Tensor, mean: Tensor, top: Tensor, left: Tensor, mirror: Tensor, crop: int, block: int,
+    images: Tensor, rows: Tensor, mean: Tensor, top: Tensor, left: Tensor, mirror: Tensor, crop: int, block: int,
     side: int, scale: float, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """Picture by picture, as the docstring of `ops.augment` says."""
+    """Image by image, as the docstring of `ops.augment` says."""
     x = torch.zeros(len(rows), side * block, side * block, 3)
     kept = min(crop, side * block)
     for i, row in enumerate(rows):
         cut = (slice(top[i], top[i] + crop), slice(left[i], left[i] + crop))
-        view = (pictures[row][cut].float() - mean[cut]) * scale
+        view = (images[row][cut].float() - mean[cut]) * scale
         x[i, :kept, :kept] = (view.flip(1) if mirror[i] else view)[:kept, :kept]
     x = x.view(len(rows), side, block, side, block, 3).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(len(rows), side, side, 3 * block * block).to(dtype).permute(0, 3, 1, 2)
@@ -123,37 +123,37 @@ def augmented(
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_augment_is_the_formula(store: int, crop: int, block: int, side: int, dtype: torch.dtype, count: int) -> None:
-    pictures = torch.randint(0, 256, (5, store, store, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (5, store, store, 3), dtype=torch.uint8)
     mean = torch.rand(store, store, 3) * 255
     rows = torch.randint(0, 5, (count,))
     top, left = torch.randint(0, store - crop + 1, (2, count))
     mirror = torch.rand(count) < 0.5
     (ours,) = in_every_order(
-        lambda: [emulated.augment([pictures], rows, mean, top, left, mirror, crop, block, side, 0.017, dtype)]
+        lambda: [emulated.augment([images], rows, mean, top, left, mirror, crop, block, side, 0.017, dtype)]
     )
     assert ours.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(ours, augmented(pictures, rows, mean, top, left, mirror, crop, block, side, 0.017, dtype))
+    assert torch.equal(ours, augmented(images, rows, mean, top, left, mirror, crop, block, side, 0.017, dtype))
 
 
 def test_augment_stays_inside_the_store() -> None:
     """What cannot be checked without waiting for the GPU is moved to the edge."""
-    pictures, mean = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8), torch.zeros(8, 8, 3)
+    images, mean = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8), torch.zeros(8, 8, 3)
     mirror = torch.zeros(4, dtype=torch.bool)
     wild = torch.tensor([-1, 2**40, -(2**40), 99])
     edge = torch.tensor([0, 2, 0, 2])
-    ours = emulated.augment([pictures], wild, mean, wild, wild, mirror, 6, 1, 6, 1.0, torch.float32)
-    assert torch.equal(ours, augmented(pictures, edge, mean, edge, edge, mirror, 6, 1, 6, 1.0, torch.float32))
+    ours = emulated.augment([images], wild, mean, wild, wild, mirror, 6, 1, 6, 1.0, torch.float32)
+    assert torch.equal(ours, augmented(images, edge, mean, edge, edge, mirror, 6, 1, 6, 1.0, torch.float32))
 
 
 def test_augment_refuses() -> None:
-    pictures, mean = torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, 3)
+    images, mean = torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.zeros(8, 8, 3)
     where, mirror = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.bool)
-    good = ([pictures], where, mean, where, where, mirror, 6, 1, 6, 1.0, torch.float32)
+    good = ([images], where, mean, where, where, mirror, 6, 1, 6, 1.0, torch.float32)
     emulated.augment(*good)
     for i, bad, says in [
-        (0, [pictures, pictures], "must be one shard, not 2"),
-        (0, [pictures.float()], "uint8, contiguous"),
-        (0, [pictures[:0]], "the shard is empty"),
+        (0, [images, images], "must be one shard, not 2"),
+        (0, [images.float()], "uint8, contiguous"),
+        (0, [images[:0]], "the shard is empty"),
         (1, where.int(), "rows must be 2 int64"),
         (2, mean.double(), "mean must be"),
         (3, where[:1], "top must be 2 int64"),
@@ -170,26 +170,26 @@ def test_augment_refuses() -> None:
 # pack_features and unpack_features
 
 
-def sparse(pictures: int, elements: int, share: float, offset: int = 0) -> Tensor:
+def sparse(images: int, elements: int, share: float, offset: int = 0) -> Tensor:
     """Random features, `share` of them not zero, that begin `offset` elements after an address of 16 bytes."""
-    generator = torch.Generator().manual_seed(pictures + elements)
-    x = torch.randn(pictures * elements + offset, generator=generator)
+    generator = torch.Generator().manual_seed(images + elements)
+    x = torch.randn(images * elements + offset, generator=generator)
     x[torch.rand(x.shape, generator=generator) >= share] = 0.0
-    return x.bfloat16()[offset:].view(pictures, elements)
+    return x.bfloat16()[offset:].view(images, elements)
 
 
 @pytest.mark.parametrize(
-    ("pictures", "elements", "share", "offset"),
+    ("images", "elements", "share", "offset"),
     [(0, 64, 0.3, 0), (3, 0, 0.3, 0), (3, 1, 0.3, 0), (3, 8, 0.3, 0), (3, 63, 0.3, 0), (3, 64, 0.3, 0),
      (3, 100, 0.3, 0), (2, 2047, 0.3, 0), (2, 2048, 0.3, 0), (2, 2048, 0.3, 1), (2, 2049, 0.3, 0), (2, 6400, 0.3, 0),
      (1, 4096, 0.0, 0), (1, 4096, 1.0, 0), (3, 104, 1.0, 1)],
 )  # fmt: skip
-def test_features_are_packed_and_unpacked(pictures: int, elements: int, share: float, offset: int) -> None:
-    x = sparse(pictures, elements, share, offset)
+def test_features_are_packed_and_unpacked(images: int, elements: int, share: float, offset: int) -> None:
+    x = sparse(images, elements, share, offset)
     packed = in_every_order(lambda: emulated.pack_features(x))
     for ours, expected in zip(packed, pack_reference(x), strict=True):
         assert torch.equal(bits(ours), bits(expected))
-    for rows in (torch.arange(pictures), torch.arange(pictures).flip(0).repeat(2)):
+    for rows in (torch.arange(images), torch.arange(images).flip(0).repeat(2)):
         (y,) = in_every_order(lambda rows=rows: [emulated.unpack_features(*packed, rows, elements)])
         assert torch.equal(bits(y), bits(x[rows]))
 
@@ -446,7 +446,7 @@ def test_the_largest_numbers_are_normalised(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-def test_a_picture_does_not_depend_on_the_others(normalise: bool) -> None:
+def test_an_image_does_not_depend_on_the_others(normalise: bool) -> None:
     x, bias, gradient = inputs((5, 16, 17, 12), torch.bfloat16)
     together = run_both(x, bias, gradient, normalise)
     for i in range(len(x)):

@@ -94,7 +94,7 @@ def test_the_kernel_is_the_formula(program: Path, case: Case) -> None:
     sizes = [*case[:5], case.kernel, case.kernel, *case[6:], *convolved, *exact.shape[2:]]
     given = array("q", sizes).tobytes() + in_memory(x) + in_memory(weight) + in_memory(bias)
     results = set()
-    # Ascending, descending and random; a strip a pooled row, a picture, and two or three rows.
+    # Ascending, descending and random; a strip a pooled row, an image, and two or three rows.
     for order, blocks in ((0, 1000), (1, 1), (2, 2 * case.n)):
         environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0"}
         done = subprocess.run([program, str(order), str(blocks)], input=given, capture_output=True, env=environment)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from entries import ABOUT, KEY, features, found, key, make, pictures, same
+from entries import ABOUT, KEY, features, found, images, key, make, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -127,7 +127,7 @@ def of_another_entry(folder: Path) -> None:
 def of_another_making(folder: Path) -> None:
     """As a network computes them whose sums differ from run to run: the same entry by name, of the same size."""
     root = folder.parent / "another"
-    with cache.make_entries(root, [(KEY, ABOUT)], pictures(10)) as writers:
+    with cache.make_entries(root, [(KEY, ABOUT)], images(10)) as writers:
         for part in (-features(20, writers[0].shape, seed=5)).split(7):
             writers[0].append(part)
     shutil.copy(root / KEY.digest() / "00000.shard", folder)
@@ -155,10 +155,10 @@ def edited(folder: Path) -> None:
     path.write_text(path.read_text().replace("baseA", "baseB"))
 
 
-def fewer_pictures(folder: Path) -> None:
+def fewer_images(folder: Path) -> None:
     said = json.loads((folder / "entry.json").read_text())
     del said["checksum"]
-    said["pictures"] = 9
+    said["images"] = 9
     (folder / "entry.json").write_bytes(on_disk.encode_manifest(said))
 
 
@@ -176,13 +176,13 @@ def not_a_folder(folder: Path) -> None:
         (of_other_weights, "which was moved to this place"),
         (of_other_weights_that_says_otherwise, "belongs to entry"),
         (edited, "its checksum does not match its contents"),
-        (fewer_pictures, "do not hold 9 pictures in 2 views"),
+        (fewer_images, "do not hold 9 images in 2 views"),
         (lambda folder: (folder / "00001.shard").unlink(), r"00001\.shard: is missing"),
         (lambda folder: (folder / "entry.json").unlink(), r"its entry\.json is missing"),
         (lambda folder: (folder / "entry.json").write_text("[" * 100_000), "cannot be read"),
         (lambda folder: (folder / "entry.json").write_text("[1]"), "cannot be read"),
-        (lambda folder: (folder / "pictures.npy").unlink(), r"pictures\.npy: is missing"),
-        (lambda folder: (folder / "pictures.npy").write_bytes(b""), r"pictures\.npy: its checksum does not match"),
+        (lambda folder: (folder / "images.npy").unlink(), r"images\.npy: is missing"),
+        (lambda folder: (folder / "images.npy").write_bytes(b""), r"images\.npy: its checksum does not match"),
         (not_a_folder, r"its entry\.json is missing"),
     ],
 )
@@ -210,7 +210,7 @@ def test_a_newer_version_is_refused_and_stays(whole: tuple[Path, Tensor]) -> Non
         path.write_bytes(on_disk.encode_manifest({**said, "format": version, "unheard of": True}))
         with pytest.raises(OtherVersionError, match=says):
             cache.find_entry(root, KEY)
-        with pytest.raises(OtherVersionError, match=says), cache.make_entries(root, [(KEY, ABOUT)], pictures(10)):
+        with pytest.raises(OtherVersionError, match=says), cache.make_entries(root, [(KEY, ABOUT)], images(10)):
             pass
         sentences: list[str] = []
         assert cache.list_entries(root, sentences.append) == [] and re.search(says, sentences[0])
@@ -272,7 +272,7 @@ def killed_at(point: str, root: Path) -> None:
 
     Path.rename = rename_or_die  # type: ignore[method-assign,assignment]
     wanted = [(key(cut=cut), ABOUT) for cut in (5, 6)]
-    with cache.make_entries(root, wanted, pictures(10)) as writers:
+    with cache.make_entries(root, wanted, images(10)) as writers:
         if point == "before a record":
             kill()
         for writer in writers:
@@ -333,7 +333,7 @@ def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
     begun, go = os.pipe(), os.pipe()
 
     def first() -> None:
-        with cache.make_entries(tmp_path, wanted[:1], pictures(10)) as writers:
+        with cache.make_entries(tmp_path, wanted[:1], images(10)) as writers:
             writers[0].append(made[:3])
             os.write(begun[1], b"1")
             os.read(go[0], 1)
@@ -351,7 +351,7 @@ def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
         assert not list(tmp_path.glob("[0-9a-f]*"))
         os.write(go[1], b"1")
 
-    with cache.make_entries(tmp_path, wanted, pictures(10), release) as writers:
+    with cache.make_entries(tmp_path, wanted, images(10), release) as writers:
         assert [writer.key.cut for writer in writers] == [6]
         with found(tmp_path).open() as reader:
             assert same(reader.read(range(20)), made)
@@ -365,7 +365,7 @@ def test_makers_who_want_the_same_in_another_order_do_not_wait_for_each_other_fo
     made: list[int] = []
 
     def work(order: list[tuple[cache.CacheKey, cache.EntryInfo]]) -> None:
-        with cache.make_entries(tmp_path, order, pictures(2), lambda sentence: None) as writers:
+        with cache.make_entries(tmp_path, order, images(2), lambda sentence: None) as writers:
             for writer in writers:
                 writer.append(features(4, writer.shape))
                 made.append(writer.key.cut)
@@ -449,7 +449,7 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
     assert entry.use.hits == 0
     with entry.open() as reader:
         assert same(reader.read(range(20)), x)
-    with cache.make_entries(small_disk, [(KEY, ABOUT)], pictures(10)) as writers:
+    with cache.make_entries(small_disk, [(KEY, ABOUT)], images(10)) as writers:
         assert writers == []
     said: list[str] = []
     assert cache.find_entry(small_disk, key(cut=6), said.append) is None

@@ -82,9 +82,9 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert [p.name for p in out.iterdir() if p.name != ".lock"] == ["chapter1.tex"]
 
 
-def test_bad_pictures_leave_no_folder_behind(tmp_path: Path) -> None:
+def test_bad_images_leave_no_folder_behind(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
-    (Path(choices.data) / "train" / "n01440764" / "broken.jpg").write_text("this is no picture")
+    (Path(choices.data) / "train" / "n01440764" / "broken.jpg").write_text("this is no image")
     with pytest.raises(InputError, match=r"broken\.jpg"):
         grid.run(choices, tmp_path / "run", console=quiet())
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from entries import ABOUT, KEY, features, found, key, make, pictures, same
+from entries import ABOUT, KEY, features, found, images, key, make, same
 
 from fasttransfer.features import cache
 from fasttransfer.features.cache import RemovedError
@@ -20,10 +20,10 @@ def test_what_is_made_is_found(tmp_path: Path) -> None:
     assert cache.find_entry(tmp_path / "none", KEY) is None
     x = make(tmp_path)
     entry = found(tmp_path)
-    assert (entry.key, entry.about, entry.pictures, entry.views) == (KEY, ABOUT, 10, 2)
+    assert (entry.key, entry.about, entry.images, entry.views) == (KEY, ABOUT, 10, 2)
     assert entry.packed and entry.shape == KEY.geometry.cut_shape(5) and entry.dense == x.nbytes
     files = {file.name: file.stat().st_size for file in entry.folder.iterdir()}
-    assert files.keys() == {"00000.shard", "entry.json", "pictures.npy", "uses"} and files["00000.shard"] == entry.bytes
+    assert files.keys() == {"00000.shard", "entry.json", "images.npy", "uses"} and files["00000.shard"] == entry.bytes
     with entry.open() as reader:
         assert same(reader.read(range(20)), x)
     rows, labels = entry.listing()
@@ -51,7 +51,7 @@ def test_features_without_zeros_are_kept_dense(tmp_path: Path) -> None:
         assert same(reader.read(range(20)), x)
 
 
-def test_no_pictures(tmp_path: Path) -> None:
+def test_no_images(tmp_path: Path) -> None:
     make(tmp_path, n=0)
     with found(tmp_path).open() as reader:
         assert len(reader) == 0
@@ -61,7 +61,7 @@ def test_several_entries_in_one_pass(tmp_path: Path) -> None:
     """Only those that are not there are made, each once."""
     make(tmp_path, key(cut=2))
     cuts = [6, 2, 1, 6]
-    with cache.make_entries(tmp_path, [(key(cut=cut), ABOUT) for cut in cuts], pictures(3)) as writers:
+    with cache.make_entries(tmp_path, [(key(cut=cut), ABOUT) for cut in cuts], images(3)) as writers:
         assert [writer.key.cut for writer in writers] == [6, 1]
         for writer in writers:
             writer.append(features(6, writer.shape))
@@ -71,7 +71,7 @@ def test_several_entries_in_one_pass(tmp_path: Path) -> None:
 
 def test_what_ends_badly_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with cache.make_entries(tmp_path, [(key(cut=c), ABOUT) for c in (1, 6)], pictures(10)) as writers:
+        with cache.make_entries(tmp_path, [(key(cut=c), ABOUT) for c in (1, 6)], images(10)) as writers:
             writers[0].append(features(4, writers[0].shape))
             raise KeyboardInterrupt
 
@@ -80,7 +80,7 @@ def test_what_ends_badly_leaves_nothing(tmp_path: Path) -> None:
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path))
     with (
         pytest.raises(RuntimeError, match="4 records were appended, the entry has 20"),
-        cache.make_entries(tmp_path, [(KEY, ABOUT)], pictures(10)) as writers,
+        cache.make_entries(tmp_path, [(KEY, ABOUT)], images(10)) as writers,
     ):
         writers[0].append(features(4, writers[0].shape))
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path))
@@ -92,9 +92,9 @@ def test_an_error_of_the_caller_stays_that(tmp_path: Path) -> None:
     """Its disk may be the trouble, not that of the cache."""
 
     def unreadable() -> None:
-        with cache.make_entries(tmp_path, [(KEY, ABOUT)], pictures(10)) as writers:
+        with cache.make_entries(tmp_path, [(KEY, ABOUT)], images(10)) as writers:
             writers[0].append(features(4, writers[0].shape))
-            raise PermissionError(13, "Permission denied", "pictures")
+            raise PermissionError(13, "Permission denied", "images")
 
     with pytest.raises(PermissionError):
         unreadable()
@@ -177,7 +177,7 @@ def test_an_entry_is_readable_to_its_reader_when_it_is_gone(tmp_path: Path) -> N
 
 
 def test_what_is_being_made_stays(tmp_path: Path) -> None:
-    with cache.make_entries(tmp_path, [(KEY, ABOUT)], pictures(1)) as writers:
+    with cache.make_entries(tmp_path, [(KEY, ABOUT)], images(1)) as writers:
         assert cache.prune(tmp_path, 0) == []
         assert not cache.remove_folder(tmp_path / KEY.digest())
         writers[0].append(features(2, writers[0].shape))

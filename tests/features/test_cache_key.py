@@ -27,7 +27,7 @@ OTHER = {
     "scale": 1.0,
     "geometry": replace(TINY, hidden=(16, 17)),
     "cut": 4,
-    "pictures": "9" * 32,
+    "images": "9" * 32,
     "views": ((1, 1, False),),
     "precision": "bf16",
     "device": "cuda",
@@ -100,7 +100,7 @@ def test_weights_count_by_value_not_by_memory() -> None:
         weights_digest({name: w.bfloat16() for name, w in weights.items()}, 1)
 
 
-def test_means_and_pictures() -> None:
+def test_means_and_images() -> None:
     mean = torch.rand(4, 4, 3)
     assert mean_digest(mean) == mean_digest(mean.clone())
     assert mean_digest(mean) != mean_digest(mean + 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import MANMADE, NATURAL, draw_pictures, trained_study
+from studies import MANMADE, NATURAL, draw_images, trained_study
 from torch import Tensor
 
 from fasttransfer import features
@@ -36,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _cache(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are prepared once, features are kept for one test alone."""
+    """Images are prepared once, features are kept for one test alone."""
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(study.parent / "stores"))
     monkeypatch.setattr(cache, "cache_root", lambda: tmp_path / "features")
 
@@ -50,11 +50,11 @@ def cohort_of(study: Path, cell: Cell) -> Cohort:
 
 
 def seen(study: Path, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids, labels, cut) of the validation pictures as a frozen cell is validated on them."""
+    """(ids, labels, cut) of the validation images as a frozen cell is validated on them."""
     cohort = cohort_of(study, cell)
     batches = list(cohort._target.feed.val())
     with torch.no_grad():
-        cuts = [cohort._cuts(batch.pictures, cohort._members, None)[str(cell.source), cell.n] for batch in batches]
+        cuts = [cohort._cuts(batch.images, cohort._members, None)[str(cell.source), cell.n] for batch in batches]
     return torch.cat([b.ids for b in batches]), torch.cat([b.labels for b in batches]), torch.cat(cuts)
 
 
@@ -110,7 +110,7 @@ def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: p
     assert cache.list_entries(cache.cache_root()) == []
     kept = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
     (entry,) = cache.list_entries(cache.cache_root())
-    assert (entry.key.cut, entry.pictures, entry.views) == (min(cut, 6), 15, 10)
+    assert (entry.key.cut, entry.images, entry.views) == (min(cut, 6), 15, 10)
     assert (entry.about.network, entry.about.part, entry.about.task) == ("baseA.s0", "val", "B")
     assert torch.equal(kept.values, computed.values[[2, 9]])
 
@@ -162,14 +162,14 @@ def test_a_cache_that_cannot_be_written_costs_a_sentence(
     assert "features of baseA.s0 are not kept" in capsys.readouterr().err
 
 
-def test_other_pictures(study: Path, tmp_path: Path) -> None:
+def test_other_images(study: Path, tmp_path: Path) -> None:
     own = features.of(study, "baseA", 3, task="A", part="train")
-    other = draw_pictures(tmp_path / "others", (*NATURAL, *MANMADE), train=4, val=2)
+    other = draw_images(tmp_path / "others", (*NATURAL, *MANMADE), train=4, val=2)
     found = features.of(study, "baseA", 3, data=other, part="train")
     assert found.classes == tuple(sorted((*NATURAL, *MANMADE)))
     assert found.labels.bincount().tolist() == [4] * 6
     assert found.values.shape == (24, 1, *own.values.shape[2:])
-    small = features.of(study, "baseA", 3, data=draw_pictures(tmp_path / "larger", NATURAL, side=80))
+    small = features.of(study, "baseA", 3, data=draw_images(tmp_path / "larger", NATURAL, side=80))
     assert small.values.shape[2:] == own.values.shape[2:]  # prepared at the network's size
 
 
@@ -185,8 +185,8 @@ def test_what_cannot_be_answered_is_said(study: Path, tmp_path: Path, monkeypatc
     refused("task C: choose A or B", task="C")
     refused("views 3: choose 1", views=3)
     refused("part 'test': choose train or val", part="test")
-    refused("rows 3 to 15: the val list of A has 15 pictures, 0 to 14", rows=[3, 15])
-    refused("name at least one picture", rows=[])
+    refused("rows 3 to 15: the val list of A has 15 images, 0 to 14", rows=[3, 15])
+    refused("name at least one image", rows=[])
     refused("task A is one of the study's", task="A", data="builtin")
     refused("does not exist", data=tmp_path / "nowhere")
     with pytest.raises(InputError, match="no study here"):
@@ -195,13 +195,13 @@ def test_what_cannot_be_answered_is_said(study: Path, tmp_path: Path, monkeypatc
     refused("at cut 1 take .* of memory are free: ask for some rows, or take them batch by batch", cut=1, views=10)
 
 
-def test_pictures_that_changed_are_not_taken_for_the_studys(study: Path, tmp_path: Path) -> None:
-    """The store that study.toml names has other pictures by now."""
+def test_images_that_changed_are_not_taken_for_the_studys(study: Path, tmp_path: Path) -> None:
+    """The store that study.toml names has other images by now."""
     other = trained_study(tmp_path, [base("A", 0)])
-    draw_pictures(tmp_path / "new", (*NATURAL, *MANMADE), train=3, val=2)
-    (tmp_path / "pictures").rename(tmp_path / "old")
-    (tmp_path / "new").rename(tmp_path / "pictures")
-    with pytest.raises(InputError, match="does not hold the pictures that the study was trained on any more"):
+    draw_images(tmp_path / "new", (*NATURAL, *MANMADE), train=3, val=2)
+    (tmp_path / "images").rename(tmp_path / "old")
+    (tmp_path / "new").rename(tmp_path / "images")
+    with pytest.raises(InputError, match="does not hold the images that the study was trained on any more"):
         features.of(other)
 
 

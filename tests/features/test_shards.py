@@ -330,7 +330,7 @@ def test_shards_in_each_others_place_are_found(tmp_path: Path) -> None:
     theirs = write(tmp_path / "d", x[:20], entry="another")
     with pytest.raises(CorruptFileError, match=f"belongs to entry another, not to {ENTRY}"):
         open_(theirs)
-    with pytest.raises(CorruptFileError, match="pictures of 105 elements, not 100"):
+    with pytest.raises(CorruptFileError, match="images of 105 elements, not 100"):
         open_(a, shape=(100,))
 
 

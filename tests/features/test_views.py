@@ -172,13 +172,13 @@ def test_a_batch_from_the_cache_is_what_a_live_run_computes(tmp_path: Path, prec
     pairs += zip(kept._target.feed.val(), live._target.feed.val(), strict=True)
     assert len(pairs[-1][0].labels) == 7  # a batch that is not full
     for cached, shown in pairs:
-        assert not cached.pictures and not shown.cuts
+        assert not cached.images and not shown.cuts
         assert torch.equal(cached.labels, shown.labels) and torch.equal(cached.views, shown.views)
         for source in ("A", "B"):
-            expected = rounded_cuts(live._sources[source].net, shown.pictures[source], range(1, 7), 8)
+            expected = rounded_cuts(live._sources[source].net, shown.images[source], range(1, 7), 8)
             for cut, features in expected.items():
                 assert torch.equal(cached.cuts[cut_name(source, cut)], features), (source, cut)
-                assert not torch.equal(features[0], features[1]), "features that all pictures share show nothing"
+                assert not torch.equal(features[0], features[1]), "features that all images share show nothing"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_bases_and_fine_tuned_cells_see_the_views_too(tmp_path: Path) -> None:
     """The base of a study of one view is trained on centre crops, and so is no other."""
     one, two = (make_setting(tmp_path / str(views), views=views) for views in (1, 2))
     feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
-    (shown,) = {batch.pictures["B"].shape for batch in (feed.train(0), feed.train(1))}
+    (shown,) = {batch.images["B"].shape for batch in (feed.train(0), feed.train(1))}
     assert shown == (8, 3, 29, 29) and not feed.train(3).views.any()
     stored = [tensor_files.load(weights_file(setting.folder, base("A", 0)))[0] for setting in (one, two)]
     assert not torch.equal(stored[0]["fc8.weight"], stored[1]["fc8.weight"])
@@ -249,15 +249,15 @@ def test_what_a_seventh_layer_reads_is_cut_6_and_its_dropout_runs_live(tmp_path:
     assert dropped.shape == whole.shape == (8, 16) and not torch.equal(dropped, whole)
 
 
-# -- no pictures, no cache, damage ------------------------------------------------------------------------------------
+# -- no images, no cache, damage ------------------------------------------------------------------------------------
 
 
-def test_a_cohort_of_kept_cuts_makes_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cohort_of_kept_cuts_makes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting, cells = make_setting(tmp_path), some_cells()
     expected, _ = train(setting, cells, "cache")
 
     def refuse(*args: object, **more: object) -> None:
-        raise AssertionError("pictures were asked for")
+        raise AssertionError("images were asked for")
 
     monkeypatch.setattr(build_cohort, "open_feed", refuse)
     read, _ = train(setting, cells, "cache")

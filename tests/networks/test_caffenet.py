@@ -98,7 +98,7 @@ def test_dropout_sits_at_the_entrance_of_stages_7_and_8() -> None:
     net = CaffeNet(CAFFENET_MINI, 5)
     net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
     x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5)
-    assert torch.equal(net(x, stop=6), net(x, stop=6, drop=drop))  # cuts 1 to 6: functions of the picture
+    assert torch.equal(net(x, stop=6), net(x, stop=6, drop=drop))  # cuts 1 to 6: functions of the image
     assert not torch.equal(net(x, stop=7), net(x, stop=7, drop=drop))
     at_7 = net(x, stop=7)
     assert not torch.equal(net(at_7, start=7), net(at_7, start=7, drop=drop))

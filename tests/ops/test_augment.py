@@ -1,4 +1,4 @@
-"""The operator against pictures cut by hand, its reference, and PyTorch's own checks of an operator."""
+"""The operator against images cut by hand, its reference, and PyTorch's own checks of an operator."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from fasttransfer.ops._augment import augment, augment_reference
 TYPES = [torch.float32, torch.bfloat16]
 
 
-def draw(store: int, crop: int, pictures: int, *, shards: tuple[int, ...] = (7,), device: str = "cpu") -> list[Any]:
+def draw(store: int, crop: int, images: int, *, shards: tuple[int, ...] = (7,), device: str = "cpu") -> list[Any]:
     """Random arguments up to and including `mirror`."""
     torch.manual_seed(0)
     pixels = [torch.randint(0, 256, (rows, store, store, 3), dtype=torch.uint8) for rows in shards]
-    rows = torch.randint(sum(shards), (pictures,))
+    rows = torch.randint(sum(shards), (images,))
     mean = torch.rand(store, store, 3) * 255
-    top, left = torch.randint(store - crop + 1, (2, pictures))
-    mirror = torch.rand(pictures) < 0.5
+    top, left = torch.randint(store - crop + 1, (2, images))
+    mirror = torch.rand(images) < 0.5
     return [[p.to(device) for p in pixels], *(t.to(device) for t in (rows, mean, top, left, mirror))]
 
 
 def by_hand(arguments: list[Any], crop: int, block: int, side: int, scale: float) -> Tensor:
-    """One picture after another; (N, 3 * block^2, side, side) float32."""
+    """One image after another; (N, 3 * block^2, side, side) float32."""
     shards, rows, mean, top, left, mirror = arguments
     store = torch.cat(shards)
     results = []
     for row, y, x, mirrored in zip(*(t.tolist() for t in (rows, top, left, mirror)), strict=True):
-        picture = (store[row].float() - mean)[y : y + crop, x : x + crop] * scale
+        image = (store[row].float() - mean)[y : y + crop, x : x + crop] * scale
         if mirrored:
-            picture = picture.flip(1)
-        whole = torch.zeros(max(crop, side * block), max(crop, side * block), 3, device=picture.device)
-        whole[:crop, :crop] = picture
-        blocks = torch.empty(block, block, 3, side, side, device=picture.device)
+            image = image.flip(1)
+        whole = torch.zeros(max(crop, side * block), max(crop, side * block), 3, device=image.device)
+        whole[:crop, :crop] = image
+        blocks = torch.empty(block, block, 3, side, side, device=image.device)
         for dy in range(block):
             for dx in range(block):
                 blocks[dy, dx] = whole[dy::block, dx::block][:side, :side].permute(2, 0, 1)
@@ -86,13 +86,13 @@ def test_is_what_is_cut_by_hand(
     block=st.integers(1, 5),
     side=st.none() | st.integers(1, 8),
     shards=st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any),
-    pictures=st.integers(0, 5),
+    images=st.integers(0, 5),
     dtype=st.sampled_from(TYPES),
 )
 def test_equals_the_reference(
-    crop: int, margin: int, block: int, side: int | None, shards: list[int], pictures: int, dtype: torch.dtype
+    crop: int, margin: int, block: int, side: int | None, shards: list[int], images: int, dtype: torch.dtype
 ) -> None:
-    arguments = draw(crop + margin, crop, pictures, shards=tuple(shards))
+    arguments = draw(crop + margin, crop, images, shards=tuple(shards))
     got = augment(*arguments, crop=crop, block=block, side=side, scale=0.7, dtype=dtype)
     whole = -(-crop // block)
     reference = augment_reference(*arguments, crop, block, whole if side is None else side, 0.7, dtype)
@@ -160,7 +160,7 @@ def test_indices_need_not_stand_one_after_another() -> None:
 @pytest.mark.parametrize(
     ("position", "value", "says"),
     [
-        (1, 7, "row 7 is asked for, the shards hold 7 pictures"),
+        (1, 7, "row 7 is asked for, the shards hold 7 images"),
         (1, -1, "row -1 is asked for"),
         (3, 6, "top must lie in 0 to 5, not 6"),
         (3, -1, "top must lie in 0 to 5, not -1"),
@@ -181,7 +181,7 @@ def test_nothing_outside_of_the_store_is_read(position: int, value: int, says: s
         (0, [torch.zeros(7, 12, 12, 3)], "shard 0 must be"),
         (0, [torch.zeros(7, 12, 12, 3, dtype=torch.uint8), torch.zeros(1, 11, 12, 3, dtype=torch.uint8)], "shard 1"),
         (0, [torch.zeros(7, 12, 24, 3, dtype=torch.uint8)[:, :, ::2]], "contiguous"),
-        (0, [], "the shards hold 0 pictures"),
+        (0, [], "the shards hold 0 images"),
         (1, torch.zeros(6, dtype=torch.int32), "rows must be 6 int64"),
         (1, torch.zeros(6, 1, dtype=torch.int64), "rows must be 6 int64"),
         (2, torch.zeros(12, 12, 3, dtype=torch.float64), "mean must be"),

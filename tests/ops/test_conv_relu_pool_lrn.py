@@ -31,7 +31,7 @@ ODD = [
     Case(1, 1, 3, 3, 1, 1),
     Case(1, 5, 6, 5, 7, 3),  # an odd window, fewer channels than lanes
     Case(2, 6, 9, 14, 21, 2, groups=3),  # pooling over two edges, groups of 7
-    Case(3, 4, 4, 8, 68, 2, stride=1, padding=3, groups=2),  # rows of the kernel above and below the picture
+    Case(3, 4, 4, 8, 68, 2, stride=1, padding=3, groups=2),  # rows of the kernel above and below the image
     Case(1, 2, 33, 6, 33, 3, stride=2, padding=1),
     Case(1, 3, 11, 10, 10, 1, stride=3, padding=2),  # a stride longer than the kernel
     Case(2, 7, 5, 31, 130, 3, padding=1),  # 9 vectors of channels
@@ -98,7 +98,7 @@ def test_bfloat16_is_rounded_once(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("case", [MINI_1, MINI_2, ODD[2]], ids=lambda case: "-".join(map(str, case)))
-def test_neither_threads_nor_other_pictures_change_a_bit(case: Case, dtype: torch.dtype) -> None:
+def test_neither_threads_nor_other_images_change_a_bit(case: Case, dtype: torch.dtype) -> None:
     x, weight, bias = case._replace(n=5).tensors(dtype)
     before = torch.get_num_threads()
     try:
@@ -131,7 +131,7 @@ def test_a_nan_reaches_what_sees_it_and_nothing_else(dtype: torch.dtype, bad: fl
     assert run(case, x, weight, bias)[:, 3:8].isnan().all()  # normalisation spreads it by two channels
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     x, weight, bias = MINI_2.tensors(torch.float32)
     assert run(MINI_2, x[:0], weight, bias).shape == (0, 64, 4, 4)
 

@@ -1,4 +1,4 @@
-"""Packed features are the features: bit for bit, for every pattern, from any picture, natively and in the reference."""
+"""Packed features are the features: bit for bit, for every pattern, from any image, natively and in the reference."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_every_pattern_of_16_bits_survives(device: str) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 6), st.integers(0, 300), st.floats(0, 1), st.integers(0, 2**30))
-def test_any_size_and_share(pictures: int, elements: int, share: float, seed: int) -> None:
-    x = sparse(pictures, elements, share=share, seed=seed)
+def test_any_size_and_share(images: int, elements: int, share: float, seed: int) -> None:
+    x = sparse(images, elements, share=share, seed=seed)
     packed = pack_features(x)
     assert all(same(a, b) for a, b in zip(packed, reference(x), strict=True))
     assert same(unpack_features(packed, (elements,)), x)
@@ -103,7 +103,7 @@ def test_channels_last_features_keep_shape_and_memory_order() -> None:
 
 
 def test_neither_alignment_nor_threads_matter() -> None:
-    """Many pictures: each thread writes whole registers up to where the next one's values begin."""
+    """Many images: each thread writes whole registers up to where the next one's values begin."""
     x = sparse(500, 1037)
     expected = reference(x)
     shifted = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
@@ -202,7 +202,7 @@ def test_features_in_another_memory_order() -> None:
     "unpack", [torch.ops.fasttransfer.unpack_features, unpack_reference], ids=["native", "reference"]
 )
 def test_what_does_not_belong_together(unpack: Unpack) -> None:
-    """Nothing is read that is not there: neither a picture, nor a value, nor bits beyond the last element."""
+    """Nothing is read that is not there: neither an image, nor a value, nor bits beyond the last element."""
     x, packed, rows = _fits()
     assert same(unpack(*packed, rows, 100), x)
     mask, values, offsets = packed

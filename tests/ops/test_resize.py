@@ -25,18 +25,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def noise(height: int, width: int) -> Tensor:
-    """A picture in which half of the values are the least and the most: sums come close to every bound."""
+    """An image in which half of the values are the least and the most: sums come close to every bound."""
     random = torch.Generator().manual_seed(height * 70000 + width)
     values = torch.randint(-128, 384, (height, width, 3), generator=random)
     return values.clamp(0, 255).to(torch.uint8)
 
 
-def assert_same(picture: Tensor, size: int, box: Box | None = None) -> None:
-    given = picture.clone()
-    ours = resize(picture, size, box)
+def assert_same(image: Tensor, size: int, box: Box | None = None) -> None:
+    given = image.clone()
+    ours = resize(image, size, box)
     assert ours.shape == (size, size, 3) and ours.dtype == torch.uint8 and ours.is_contiguous()
-    assert torch.equal(ours, resize_reference(picture, size, *(box or (0, 0, *picture.shape[:2]))))
-    assert torch.equal(picture, given)
+    assert torch.equal(ours, resize_reference(image, size, *(box or (0, 0, *image.shape[:2]))))
+    assert torch.equal(image, given)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 227, 256])
@@ -83,12 +83,12 @@ def test_bits_of_pytorch_for_every_part_of_every_shape(data: Any) -> None:
 
 
 def test_what_lies_outside_of_the_box_has_no_influence() -> None:
-    picture = noise(60, 80)
-    other = 255 - picture
-    other[10:50, 20:70] = picture[10:50, 20:70]
+    image = noise(60, 80)
+    other = 255 - image
+    other[10:50, 20:70] = image[10:50, 20:70]
     box = (10, 20, 40, 50)
-    assert torch.equal(resize(picture, 16, box), resize(other, 16, box))
-    assert torch.equal(resize(picture, 16, box), resize(picture[10:50, 20:70].contiguous(), 16))
+    assert torch.equal(resize(image, 16, box), resize(other, 16, box))
+    assert torch.equal(resize(image, 16, box), resize(image[10:50, 20:70].contiguous(), 16))
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
@@ -97,12 +97,12 @@ def test_one_colour_stays_that_colour(value: int) -> None:
         assert (resize(torch.full((height, width, 3), value, dtype=torch.uint8), size) == value).all()
 
 
-def test_nearly_pillow_s_on_real_pictures(shared: Path) -> None:
+def test_nearly_pillow_s_on_real_images(shared: Path) -> None:
     with tarfile.open(shared / "data" / "ilsvrc12-samples.tar") as archive:
         files = [member for member in archive if member.name.endswith(".JPEG")][:40]
-        pictures = [Image.open(io.BytesIO(archive.extractfile(file).read())).convert("RGB") for file in files]  # type: ignore[union-attr]
-    assert len(pictures) == 40
-    for image in pictures:
+        images = [Image.open(io.BytesIO(archive.extractfile(file).read())).convert("RGB") for file in files]  # type: ignore[union-attr]
+    assert len(images) == 40
+    for image in images:
         side = min(image.size)
         top, left = (image.height - side) // 2, (image.width - side) // 2
         square = image.crop((left, top, left + side, top + side))
@@ -113,14 +113,14 @@ def test_nearly_pillow_s_on_real_pictures(shared: Path) -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    pictures = [noise(50 + i, 90 - i) for i in range(40)]
+    images = [noise(50 + i, 90 - i) for i in range(40)]
     with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda picture: resize(picture, 31), pictures))
-    assert all(torch.equal(a, resize(b, 31)) for a, b in zip(together, pictures, strict=True))
+        together = list(pool.map(lambda image: resize(image, 31), images))
+    assert all(torch.equal(a, resize(b, 31)) for a, b in zip(together, images, strict=True))
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         torch.zeros(8, 8, 3),
         torch.zeros(8, 8, 4, dtype=torch.uint8),
@@ -129,17 +129,17 @@ def test_threads_do_not_disturb_each_other() -> None:
         torch.zeros(8, 16, 3, dtype=torch.uint8)[:, ::2],
     ],
 )
-def test_bad_pictures(picture: Tensor) -> None:
-    with pytest.raises(RuntimeError, match=r"resize: picture must be \(height, width, 3\) uint8 on cpu, contiguous"):
-        resize(picture, 4, (0, 0, 8, 8))
+def test_bad_images(image: Tensor) -> None:
+    with pytest.raises(RuntimeError, match=r"resize: image must be \(height, width, 3\) uint8 on cpu, contiguous"):
+        resize(image, 4, (0, 0, 8, 8))
 
 
 @pytest.mark.parametrize(
     "box",
     [(-1, 0, 4, 4), (0, -1, 4, 4), (0, 0, 0, 4), (0, 0, 4, 0), (7, 0, 4, 4), (0, 5, 4, 4), (2**62, 0, 2**62, 4)],
 )
-def test_boxes_outside_of_the_picture(box: Box) -> None:
-    with pytest.raises(RuntimeError, match=r"resize: a box of .* does not lie inside a picture of 10 x 8"):
+def test_boxes_outside_of_the_image(box: Box) -> None:
+    with pytest.raises(RuntimeError, match=r"resize: a box of .* does not lie inside an image of 10 x 8"):
         resize(noise(10, 8), 4, box)
 
 
@@ -147,7 +147,7 @@ def test_bad_sizes() -> None:
     for size in (0, -1, 2**40):
         with pytest.raises(RuntimeError, match=f"resize: size must lie in 1 to 32768, not {size}"):
             resize(noise(10, 8), size)
-    with pytest.raises(RuntimeError, match="does not lie inside a picture of 0 x 8"):
+    with pytest.raises(RuntimeError, match="does not lie inside an image of 0 x 8"):
         resize(torch.zeros(0, 8, 3, dtype=torch.uint8), 4)
     with pytest.raises(RuntimeError, match="resize: a side must be at most 4194304 pixels, not 4194305"):
         resize(torch.zeros(1, 2**22 + 1, 3, dtype=torch.uint8), 4)

@@ -21,10 +21,10 @@ from fasttransfer.ops import _sparse_conv_backward as module
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = [torch.float32, torch.bfloat16]
 
-STAGE_1 = Case(2, 3, 227, 227, 96, 11, stride=4)  # a picture is cut into strips
+STAGE_1 = Case(2, 3, 227, 227, 96, 11, stride=4)  # an image is cut into strips
 STAGE_2 = Case(2, 96, 27, 27, 256, 5, padding=2, groups=2)
 STAGE_5 = Case(3, 384, 13, 13, 256, 3, padding=1, groups=2)
-MINI_1 = Case(5, 3, 58, 58, 32, 7, stride=3)  # pictures are taken together, the last ones fewer
+MINI_1 = Case(5, 3, 58, 58, 32, 7, stride=3)  # images are taken together, the last ones fewer
 MINI_2 = Case(40, 32, 9, 9, 64, 5, padding=2, groups=2)
 ODD = [
     Case(1, 1, 1, 1, 1, 1),
@@ -111,7 +111,7 @@ def test_any_shape(case: Case, dtype: torch.dtype, density: float) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("case", [MINI_1, MINI_2, ODD[2]], ids=lambda case: "-".join(map(str, case)))
 def test_bits(case: Case, dtype: torch.dtype) -> None:
-    """The same again; those of a picture also whatever the threads are and what stands beside it."""
+    """The same again; those of an image also whatever the threads are and what stands beside it."""
     gradient, x, weight = drawn(case._replace(n=5), dtype)
     before = torch.get_num_threads()
     try:
@@ -141,7 +141,7 @@ def test_a_nan_reaches_what_sees_it_and_nothing_else(channels: int, dtype: torch
     assert torch.equal(dweight[torch.arange(40) != 7], clean_dweight[torch.arange(40) != 7])
 
 
-def test_no_pictures() -> None:
+def test_no_images() -> None:
     gradient, x, weight = drawn(MINI_2, torch.float32)
     dx, dweight = sparse(MINI_2, gradient[:0], x[:0], weight)
     assert dx.shape == x[:0].shape and not dweight.any()

@@ -1,4 +1,4 @@
-"""Where pictures lie, which feed reads them, what a source becomes: decided by sizes alone, and tested by them."""
+"""Where images lie, which feed reads them, what a source becomes: decided by sizes alone, and tested by them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import MANMADE, NATURAL, draw_pictures
+from studies import MANMADE, NATURAL, draw_images
 
 from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
@@ -25,13 +25,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def stores(tmp_path: Path) -> dict[Kind, Store]:
-    source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
+    source = draw_images(tmp_path / "images", NATURAL + MANMADE)
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
     return {kind: prepare(source, size=32, cache=cache_folder(), kind=kind, log=lambda text: None) for kind in kinds}
 
 
 @pytest.mark.parametrize(
-    ("pictures", "free", "resident", "ahead"),
+    ("images", "free", "resident", "ahead"),
     [
         (1, 100, True, False),
         (75, 100, True, False),
@@ -40,20 +40,20 @@ def stores(tmp_path: Path) -> dict[Kind, Store]:
         (1, None, False, True),
     ],
 )
-def test_a_gpu_holds_what_leaves_room_to_train(pictures: int, free: int | None, resident: bool, ahead: bool) -> None:
-    chosen = choose_feed.choose_feed("raw", pictures * GB, "cuda", None if free is None else free * GB)
+def test_a_gpu_holds_what_leaves_room_to_train(images: int, free: int | None, resident: bool, ahead: bool) -> None:
+    chosen = choose_feed.choose_feed("raw", images * GB, "cuda", None if free is None else free * GB)
     assert (chosen.feed, chosen.resident, chosen.ahead) == ("memory", resident, ahead)
     assert ("GPU's memory" in chosen.about) is resident and ("pinned" in chosen.about) is not resident
 
 
 @pytest.mark.parametrize(
-    ("pictures", "free", "ahead"), [(1, 24, False), (12, 24, False), (13, 24, True), (9, None, False)]
+    ("images", "free", "ahead"), [(1, 24, False), (12, 24, False), (13, 24, True), (9, None, False)]
 )
 @pytest.mark.parametrize(("kind", "feed"), [("raw", "memory"), ("jpeg", "dali")])
 def test_a_thread_reads_ahead_where_the_disk_is_waited_for(
-    kind: Kind, feed: str, pictures: int, free: int | None, ahead: bool
+    kind: Kind, feed: str, images: int, free: int | None, ahead: bool
 ) -> None:
-    chosen = choose_feed.choose_feed(kind, pictures * GB, "cpu", None if free is None else free * GB)
+    chosen = choose_feed.choose_feed(kind, images * GB, "cpu", None if free is None else free * GB)
     assert (chosen.feed, chosen.resident, chosen.ahead) == (feed, False, ahead)
     assert ("from disk" in chosen.about) is ahead
 
@@ -97,11 +97,11 @@ def test_each_store_gets_the_feed_that_reads_it(stores: dict[Kind, Store], monke
         opened = choose_feed.open_feed(train, val, stream, mean, device=CPU, threads=1, crop=29, scale=1.0)
         assert isinstance(opened, PrefetchedFeed) is ahead
         assert isinstance(opened._feed if isinstance(opened, PrefetchedFeed) else opened, feed)
-        assert opened.train(0).pictures["A"].shape == (8, 3, 29, 29)
+        assert opened.train(0).images["A"].shape == (8, 3, 29, 29)
         opened.close()
 
 
-def test_what_pictures_take_as_they_are_stored(stores: dict[Kind, Store]) -> None:
+def test_what_images_take_as_they_are_stored(stores: dict[Kind, Store]) -> None:
     raw, jpeg = (select_task_images(stores[kind], stores[kind].train, NATURAL) for kind in ("raw", "jpeg"))
     assert choose_feed.stored_bytes(raw) == 30 * 32 * 32 * 3
     files = [stores["jpeg"].train.read(row) for row in jpeg.rows]

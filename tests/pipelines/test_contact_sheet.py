@@ -52,7 +52,7 @@ def test_a_row_a_class_training_left_validation_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("train", "val", "left", "right"), [(2, 9, 2, 6), (9, 1, 7, 1), (1, 1, 1, 1), (20, 20, 6, 2)])
-def test_eight_pictures_at_most(tmp_path: Path, train: int, val: int, left: int, right: int) -> None:
+def test_eight_images_at_most(tmp_path: Path, train: int, val: int, left: int, right: int) -> None:
     path = tmp_path / "sheet.png"
     write_sheet(list_images(coloured(tmp_path / "source", train, val)), path)
     r, g, b = COLOURS["red"]
@@ -87,7 +87,7 @@ def test_the_same_sheet_each_time(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "c.JPG").format == "JPEG"
 
 
-def test_odd_names_and_bad_pictures_are_drawn(tmp_path: Path) -> None:
+def test_odd_names_and_bad_images_are_drawn(tmp_path: Path) -> None:
     names = ("Ähre", "a\nb", "\udce9t\udce9", "x" * 200)
     files: dict[str, bytes | str] = {f"{name}/{i}.png": plain((1, 2, 3)) for name in names for i in range(4)}
     write_sheet(list_images(write(tmp_path / "source", files | {"Ähre/0.png": b"<html>"})), tmp_path / "sheet.png")

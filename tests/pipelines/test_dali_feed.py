@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from studies import MANMADE, NATURAL, draw_pictures
+from studies import MANMADE, NATURAL, draw_images
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
@@ -32,8 +32,8 @@ LOOK: dict[str, Any] = {"crop": CROP, "scale": 0.5, "device": torch.device("cpu"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """60 training and 30 validation pictures."""
-    source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE, side=40)
+    """60 training and 30 validation images."""
+    source = draw_images(tmp_path / "images", NATURAL + MANMADE, side=40)
     return prepare(source, size=SIDE, cache=cache_folder(), kind="jpeg", log=lambda text: None)
 
 
@@ -43,7 +43,7 @@ def feeds_of(store: Store, classes: Sequence[str] = NATURAL, batch: int = BATCH,
     stream = Stream(1, 2, len(train), batch, SIDE - CROP)
     random = np.random.default_rng(0)
     means = {task: torch.from_numpy(random.random((SIDE, SIDE, 3), dtype=np.float32) * 255) for task in "AB"}
-    plain = [replace(pictures, part=_decoded(pictures.part)) for pictures in (train, val)]
+    plain = [replace(images, part=_decoded(images.part)) for images in (train, val)]
     look = LOOK | look
     return DaliFeed(train, val, stream, means, **look), MemoryFeed(*plain, stream, means, **look)
 
@@ -54,8 +54,8 @@ def _decoded(part: StorePart) -> RawStorePart:
 
 def same(one: Batch, other: Batch) -> bool:
     return (
-        one.pictures.keys() == other.pictures.keys()
-        and all(torch.equal(one.pictures[task], other.pictures[task]) for task in one.pictures)
+        one.images.keys() == other.images.keys()
+        and all(torch.equal(one.images[task], other.images[task]) for task in one.images)
         and torch.equal(one.labels, other.labels)
         and torch.equal(one.ids, other.ids)
     )
@@ -63,7 +63,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def test_any_step_at_any_time_bit_for_bit(store: Store) -> None:
     found, expected = feeds_of(store)
-    for step in (0, 1, 2, 3, 7, 8, 5, 5, 0, 100, 101, 1):  # 30 pictures: nearly two steps an epoch
+    for step in (0, 1, 2, 3, 7, 8, 5, 5, 0, 100, 101, 1):  # 30 images: nearly two steps an epoch
         assert same(found.train(step), expected.train(step)), step
 
 
@@ -99,10 +99,10 @@ def test_a_batch_is_not_overwritten_by_later_ones(store: Store) -> None:
     assert same(first, expected.train(0))
 
 
-def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
+def test_images_come_as_the_first_stage_wants_them(store: Store) -> None:
     found, expected = feeds_of(store, block=4, side=9, dtype=torch.bfloat16)
     batch = found.train(3)
-    assert batch.pictures["A"].shape == (BATCH, 48, 9, 9) and batch.pictures["A"].dtype == torch.bfloat16
+    assert batch.images["A"].shape == (BATCH, 48, 9, 9) and batch.images["A"].dtype == torch.bfloat16
     assert same(batch, expected.train(3))
 
 
@@ -125,7 +125,7 @@ def test_threads_and_batches_made_ahead_change_nothing(store: Store, threads: in
 @pytest.fixture
 def own(tmp_path: Path) -> Store:
     """A store that a test may damage."""
-    source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
+    source = draw_images(tmp_path / "images", NATURAL + MANMADE)
     return prepare_into(source, tmp_path / "store", size=SIDE, kind="jpeg", log=lambda text: None)
 
 
@@ -138,7 +138,7 @@ def damage(part: StorePart, row: int) -> None:
         file.write(b"\0" * size)
 
 
-def test_a_picture_that_rotted_is_named(own: Store) -> None:
+def test_an_image_that_rotted_is_named(own: Store) -> None:
     damage(own.train, 17)
     found, expected = feeds_and_clean(own)
     steps = range(4)
@@ -167,12 +167,12 @@ def test_a_shard_that_was_cut_is_named(own: Store) -> None:
         found.train(0)
 
 
-def test_a_picture_of_another_size_is_named(own: Store, tmp_path: Path) -> None:
-    larger = prepare_into(tmp_path / "pictures", tmp_path / "larger", size=33, kind="jpeg", log=lambda text: None)
+def test_an_image_of_another_size_is_named(own: Store, tmp_path: Path) -> None:
+    larger = prepare_into(tmp_path / "images", tmp_path / "larger", size=33, kind="jpeg", log=lambda text: None)
     assert isinstance(larger.train, JpegStorePart)
     wrong = JpegStorePart(larger.train.labels, larger.train.files, larger.train.starts, larger.train.index, SIDE)
-    pictures = TaskImages(wrong, np.arange(8), np.zeros(8, np.int64))
-    feed = DaliFeed(pictures, pictures, Stream(1, 2, 8, 4, 3), {"A": torch.zeros(SIDE, SIDE, 3)}, **LOOK)
+    images = TaskImages(wrong, np.arange(8), np.zeros(8, np.int64))
+    feed = DaliFeed(images, images, Stream(1, 2, 8, 4, 3), {"A": torch.zeros(SIDE, SIDE, 3)}, **LOOK)
     with pytest.raises(InputError, match=r"in train-0000.tar: .*33 x 33"):
         feed.train(0)
 
@@ -190,11 +190,11 @@ def test_nothing_of_dali_is_loaded_before_it_is_used() -> None:
     assert done.stdout.strip() == "False"
 
 
-# -- real pictures --------------------------------------------------------------------------------------------------
+# -- real images --------------------------------------------------------------------------------------------------
 
 
 def test_the_loss_that_is_stated(shared: Path) -> None:
-    """What a study on a jpeg store sees of full-size pictures, against one on a raw store."""
+    """What a study on a jpeg store sees of full-size images, against one on a raw store."""
     source = shared / "data/ilsvrc12-samples.tar"
     raw, jpeg = (
         prepare(source, size=256, cache=cache_folder(), kind=kind, log=lambda text: None) for kind in ("raw", "jpeg")
@@ -204,13 +204,13 @@ def test_the_loss_that_is_stated(shared: Path) -> None:
     look = LOOK | {"crop": 227, "scale": 1.0}
     feeds: list[Feed] = []
     for kind, part in ((DaliFeed, jpeg.train), (MemoryFeed, raw.train)):
-        pictures = TaskImages(part, rows, part.labels)
-        feeds.append(kind(pictures, pictures, stream, zero, **look))
+        images = TaskImages(part, rows, part.labels)
+        feeds.append(kind(images, images, stream, zero, **look))
     counts = torch.zeros(256, dtype=torch.int64)
     for step in range(len(rows) // 50):
         found, expected = (feed.train(step) for feed in feeds)
         assert torch.equal(found.ids, expected.ids)
-        difference = (found.pictures["A"] - expected.pictures["A"]).abs().to(torch.int64)
+        difference = (found.images["A"] - expected.images["A"]).abs().to(torch.int64)
         counts += torch.bincount(difference.flatten(), minlength=256)
     mean = float((counts * torch.arange(256)).sum() / counts.sum())
     assert 2.0 < mean < 2.2

@@ -75,7 +75,7 @@ def test_pixels_in_one_piece() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
 @pytest.mark.parametrize("name", STRANGE)
-def test_strange_pictures_and_the_same_from_both_decoders(name: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strange_images_and_the_same_from_both_decoders(name: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, good, _ = STRANGE[name]
     if not good:
         told = reason(data, fit)
@@ -88,7 +88,7 @@ def test_strange_pictures_and_the_same_from_both_decoders(name: str, fit: str, m
     assert np.array_equal(pixels, decode(data, 24, fit))
 
 
-def test_ordinary_pictures_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ordinary_images_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: bytes) -> Image.Image:
         raise AssertionError("Pillow was asked")
 
@@ -99,7 +99,7 @@ def test_ordinary_pictures_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_pixels_are_pillow_s_where_it_needs_no_help() -> None:
-    names = ["plain", "progressive", "grey", "4:1:1", "RGB", "CMYK", "YCCK", "PNG", "several pictures", "thumbnail"]
+    names = ["plain", "progressive", "grey", "4:1:1", "RGB", "CMYK", "YCCK", "PNG", "several images", "thumbnail"]
     for name in names:
         data = STRANGE[name].data
         assert np.array_equal(decode(data, 30), resized(Image.open(io.BytesIO(data)), 30)), name
@@ -118,7 +118,7 @@ def test_bombs_are_refused_by_their_headers(monkeypatch: pytest.MonkeyPatch) -> 
         assert reason(STRANGE[name].data) == "more than 89 million pixels"
 
 
-def test_a_cut_picture_says_so() -> None:
+def test_a_cut_image_says_so() -> None:
     assert "truncated" in reason(STRANGE["plain cut at 93 %"].data)
     told = reason(STRANGE["cut where its thumbnail ends"].data)
     assert told == "a JPEG whose header is damaged, cut off or of a rare kind"
@@ -168,7 +168,7 @@ def test_where_torchvision_refuses_pillow_decides(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(decode(jpeg(1), 8), wanted)
 
 
-def test_real_pictures_are_the_same_from_both_decoders(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_images_are_the_same_from_both_decoders(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(shared / "data" / "ilsvrc12-samples.tar") as archive:
         files = [archive.extractfile(file).read() for file in archive if file.name.endswith(".JPEG")][:100]  # type: ignore[union-attr]
     assert len(files) == 100
@@ -179,11 +179,11 @@ def test_real_pictures_are_the_same_from_both_decoders(shared: Path, monkeypatch
         assert np.array_equal(pixels, decode(data, 64))
 
 
-def test_a_decoder_tells_of_each_picture_in_order() -> None:
+def test_a_decoder_tells_of_each_image_in_order() -> None:
     blobs = [jpeg(1), b"", STRANGE["CMYK"].data, STRANGE["plain cut at 93 %"].data, jpeg(2)]
     for fit in ("stretch", "crop"):
         decoder = decoder_for("cpu", 16, fit)
-        assert decoder.pictures >= 1 and decoder.threads >= 1
+        assert decoder.images >= 1 and decoder.threads >= 1
         results = decoder(blobs)
         assert [isinstance(each, ImageError) for each in results] == [False, True, False, True, False]
         for data, each in zip(blobs, results, strict=True):
@@ -201,7 +201,7 @@ def test_what_is_no_decoder() -> None:
         decoder_for("tpu", 8, "crop")
 
 
-def test_pictures_of_a_store() -> None:
+def test_images_of_a_store() -> None:
     files = [encoded(noise(seed, width=32, height=32), quality=95) for seed in range(3)]
     pixels = decode_stored(files, 32)
     assert pixels.shape == (3, 32, 32, 3) and pixels.flags.c_contiguous
@@ -212,7 +212,7 @@ def test_pictures_of_a_store() -> None:
         decode_stored([files[0], files[1][:100]], 32)
 
 
-def test_a_large_picture_waits_for_room_and_is_not_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_image_waits_for_room_and_is_not_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
     room = module._Room(10)
     waiting, order = threading.Event(), []
     wait = room._changed.wait
@@ -238,14 +238,14 @@ def test_a_large_picture_waits_for_room_and_is_not_overtaken(monkeypatch: pytest
     assert room._free == 10
 
 
-def test_a_picture_that_fails_gives_its_room_back() -> None:
+def test_an_image_that_fails_gives_its_room_back() -> None:
     for name in ("plain cut at 93 %", "lossless", "12 bits", "bomb"):
         reason(STRANGE[name].data)
     assert module._room._free == MOST_PIXELS
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
-def test_a_picture_of_the_wanted_size_is_left_as_it_is(kind: str) -> None:
+def test_an_image_of_the_wanted_size_is_left_as_it_is(kind: str) -> None:
     image = noise(3, width=8, height=8)
     pixels = decode(encoded(image, kind), 8)
     assert pixels.dtype == np.uint8 and np.array_equal(pixels, np.asarray(image))
@@ -318,7 +318,7 @@ def test_orientation_is_applied_once(orientation: int, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_make_a_bad_picture() -> None:
+def test_damaged_exif_does_not_make_a_bad_image() -> None:
     data = encoded(noise(1), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xffrubbish")
     assert decode(data, 8).shape == (8, 8, 3)
 
@@ -333,8 +333,8 @@ def test_no_bytes() -> None:
     assert reason(b"") == "the file is empty"
 
 
-def test_text_called_a_picture() -> None:
-    assert reason(b"<html>404 Not Found</html>") == "not a picture of a known format"
+def test_text_called_an_image() -> None:
+    assert reason(b"<html>404 Not Found</html>") == "not an image of a known format"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
@@ -350,7 +350,7 @@ def test_pixels_without_agreed_white() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_flipped_bytes_are_a_bad_picture_or_a_picture_but_never_a_crash() -> None:
+def test_flipped_bytes_are_a_bad_image_or_an_image_but_never_a_crash() -> None:
     random = np.random.default_rng(0)
     outcomes = set()
     for kind in ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"):

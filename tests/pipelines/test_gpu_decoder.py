@@ -36,7 +36,7 @@ def large(seed: int) -> bytes:
 
 
 def assert_close(pixels: Pixels | ImageError, wanted: Pixels | ImageError) -> None:
-    """Of pictures that were made smaller: but for the outermost pixel on each side the same up to rounding."""
+    """Of images that were made smaller: but for the outermost pixel on each side the same up to rounding."""
     assert isinstance(pixels, np.ndarray) and isinstance(wanted, np.ndarray)
     assert pixels.shape == wanted.shape and pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - wanted)[1:-1, 1:-1].max() <= 2
@@ -74,7 +74,7 @@ def test_the_same_are_refused_for_the_same_reasons(fit: str) -> None:
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
 def test_pixels_are_those_of_the_cpu_up_to_rounding(fit: str) -> None:
     decoder = on_cpu(fit)
-    blobs = [large(seed) for seed in range(3 * decoder.pictures // 2)]  # more than DALI gets at once
+    blobs = [large(seed) for seed in range(3 * decoder.images // 2)]  # more than DALI gets at once
     results = decoder(blobs)
     assert len(results) == len(blobs)
     for data, pixels in zip(blobs, results, strict=True):
@@ -82,7 +82,7 @@ def test_pixels_are_those_of_the_cpu_up_to_rounding(fit: str) -> None:
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
-def test_real_pictures(shared: Path, fit: str) -> None:
+def test_real_images(shared: Path, fit: str) -> None:
     with tarfile.open(shared / "data" / "ilsvrc12-samples.tar") as archive:
         files = [archive.extractfile(file).read() for file in archive if file.name.endswith(".JPEG")][:40]  # type: ignore[union-attr]
     assert len(files) == 40
@@ -92,7 +92,7 @@ def test_real_pictures(shared: Path, fit: str) -> None:
         assert np.abs(np.asarray(pixels).astype(int) - wanted).mean() < 0.5
 
 
-def test_one_bad_picture_does_not_spoil_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_image_does_not_spoil_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     built = count_builds(monkeypatch)
     decoder = on_cpu()
     good, bad = [large(seed) for seed in range(4)], STRANGE["bad table"].data

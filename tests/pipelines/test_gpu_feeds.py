@@ -1,4 +1,4 @@
-"""Feeds on a GPU: the same batches wherever pictures lie, and never overwritten while somebody reads them."""
+"""Feeds on a GPU: the same batches wherever images lie, and never overwritten while somebody reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from studies import MANMADE, NATURAL, draw_pictures
+from studies import MANMADE, NATURAL, draw_images
 
 from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines import choose_feed
@@ -29,8 +29,8 @@ STEPS = (0, 1, 2, 3, 9, 4, 5)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return draw_pictures(tmp_path / "pictures", NATURAL + MANMADE, train=20, side=80)
+def images(tmp_path: Path) -> Path:
+    return draw_images(tmp_path / "images", NATURAL + MANMADE, train=20, side=80)
 
 
 def feed_of(source: Path, kind: Kind, device: str, **more: Any) -> Feed:
@@ -43,7 +43,7 @@ def feed_of(source: Path, kind: Kind, device: str, **more: Any) -> Feed:
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return torch.equal(one.pictures["A"].cpu(), other.pictures["A"].cpu()) and torch.equal(
+    return torch.equal(one.images["A"].cpu(), other.images["A"].cpu()) and torch.equal(
         one.labels.cpu(), other.labels.cpu()
     )
 
@@ -57,9 +57,9 @@ def keep_busy() -> None:
 
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("ahead", [True, False])
-def test_the_same_batches_wherever_pictures_lie(pictures: Path, resident: bool, ahead: bool) -> None:
-    plain = feed_of(pictures, "raw", "cpu")
-    feed: Feed = feed_of(pictures, "raw", "cuda", resident=resident)
+def test_the_same_batches_wherever_images_lie(images: Path, resident: bool, ahead: bool) -> None:
+    plain = feed_of(images, "raw", "cpu")
+    feed: Feed = feed_of(images, "raw", "cuda", resident=resident)
     if ahead:
         feed = PrefetchedFeed(feed, lambda: torch.cuda.set_device(0))
     found = []
@@ -73,24 +73,24 @@ def test_the_same_batches_wherever_pictures_lie(pictures: Path, resident: bool, 
 
 @pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 @pytest.mark.parametrize("hw_share", [None, 0.0, 1.0])
-def test_pictures_that_the_gpu_decodes(pictures: Path, hw_share: float | None) -> None:
-    plain = feed_of(pictures, "jpeg", "cpu", dtype=torch.float32)
-    feed = feed_of(pictures, "jpeg", "cuda", dtype=torch.float32, hw_share=hw_share, threads=2)
+def test_images_that_the_gpu_decodes(images: Path, hw_share: float | None) -> None:
+    plain = feed_of(images, "jpeg", "cpu", dtype=torch.float32)
+    feed = feed_of(images, "jpeg", "cuda", dtype=torch.float32, hw_share=hw_share, threads=2)
     found = []
     for step in STEPS:
         keep_busy()
         found.append(feed.train(step))
     for step, batch in zip(STEPS, found, strict=True):
         expected = plain.train(step)
-        difference = (batch.pictures["A"].cpu() - expected.pictures["A"]).abs()
+        difference = (batch.images["A"].cpu() - expected.images["A"]).abs()
         assert difference.mean() < 1 and difference.max() <= 16  # noise: the worst case for interpolated chroma
         assert torch.equal(batch.labels.cpu(), expected.labels)
         assert same(feed.train(step), batch)
     feed.close()
 
 
-def test_a_step_is_recorded_while_a_thread_makes_batches(pictures: Path) -> None:
-    feed = PrefetchedFeed(feed_of(pictures, "raw", "cuda"), lambda: torch.cuda.set_device(0))
+def test_a_step_is_recorded_while_a_thread_makes_batches(images: Path) -> None:
+    feed = PrefetchedFeed(feed_of(images, "raw", "cuda"), lambda: torch.cuda.set_device(0))
     total = torch.zeros((), device="cuda")
 
     def add(batch: Any) -> None:
@@ -100,8 +100,8 @@ def test_a_step_is_recorded_while_a_thread_makes_batches(pictures: Path) -> None
     expected = 0.0
     for step in range(12):
         batch = feed.train(step)
-        expected += float(batch.pictures["A"].float().sum())
-        step_of(batch.pictures)
+        expected += float(batch.images["A"].float().sum())
+        step_of(batch.images)
     assert float(total) == pytest.approx(expected, rel=1e-4)
     feed.close()
 

@@ -23,7 +23,7 @@ def source_of(folder: Path) -> Path:
 def test_a_source(tmp_path: Path) -> None:
     found = inspect(source_of(tmp_path))
     assert (found.kind, found.layout, found.classes) == ("source", "image-folder", ("cat", "dog"))
-    assert found.pictures == {"train": 24, "val": 3}
+    assert found.images == {"train": 24, "val": 3}
     assert found.per_class == {"train": Spread(2, 12.0, 22), "val": Spread(1, 1.5, 2)}
     assert found.held_out and "held out" in found.notes[0]
     assert found.sampled == 27
@@ -47,7 +47,7 @@ def test_nothing_that_opens(tmp_path: Path) -> None:
 
 def test_a_store(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=lambda text: None)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=lambda text: None)
     found = inspect(store.folder)
     assert (found.kind, found.layout, found.sampled) == ("store", "image-folder", 25)
     assert found.widths == found.heights == Spread(8, 8, 8)

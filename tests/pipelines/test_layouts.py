@@ -20,8 +20,8 @@ ANIMALS = ("cat", "dog", "eel")
 WNIDS = tuple(synset.wnid for synset in ilsvrc12()[:3])
 
 
-def paths(pictures: tuple[ImageFile, ...]) -> list[str]:
-    return [picture.path for picture in pictures]
+def paths(images: tuple[ImageFile, ...]) -> list[str]:
+    return [image.path for image in images]
 
 
 def refusal(source: Path) -> str:
@@ -47,7 +47,7 @@ def tiny_imagenet(folder: Path) -> Path:
 
 
 def ilsvrc(folder: Path) -> Path:
-    """Three classes and the first validation pictures of each, flat; and one of another class."""
+    """Three classes and the first validation images of each, flat; and one of another class."""
     files = {f"train/{name}/{name}_{i}.JPEG": jpeg(i) for name in WNIDS for i in range(2)}
     labels = ilsvrc12_val_labels()
     for label in (2, 0, 1, 7):
@@ -60,7 +60,7 @@ def test_image_folder(tmp_path: Path) -> None:
     assert (found.layout, found.classes, found.held_out, found.notes) == ("image-folder", ANIMALS, False, ())
     assert paths(found.train) == [f"train/{name}/{i}.jpg" for name in ANIMALS for i in range(3)]
     assert paths(found.val) == [f"val/{name}/{i}.jpg" for name in ANIMALS for i in range(2)]
-    assert [picture.label for picture in found.val] == [0, 0, 1, 1, 2, 2]
+    assert [image.label for image in found.val] == [0, 0, 1, 1, 2, 2]
     assert found.read(found.train[4]) == (tmp_path / "train/dog/1.jpg").read_bytes()
 
 
@@ -76,7 +76,7 @@ def test_classes_directly_under_the_source_hold_out_a_tenth(tmp_path: Path) -> N
     write(tmp_path, by_class("", ANIMALS, 25) | by_class("", ("fox",), 4))
     found = list_images(tmp_path)
     assert found.held_out and "held out" in found.notes[0]
-    per_class = [sum(picture.label == label for picture in found.val) for label in range(4)]
+    per_class = [sum(image.label == label for image in found.val) for label in range(4)]
     assert per_class == [2, 2, 2, 1]
     assert not set(paths(found.train)) & set(paths(found.val))
     assert len(found.train) + len(found.val) == 79
@@ -97,14 +97,14 @@ def test_held_out_and_trained_are_all_and_disjoint(tmp_path_factory: pytest.Temp
     found = list_images(write(tmp_path_factory.mktemp("source"), files))
     assert sorted(paths(found.train) + paths(found.val)) == sorted(files)
     for label, count in enumerate(counts):
-        held = sum(picture.label == label for picture in found.val)
+        held = sum(image.label == label for image in found.val)
         assert held == (0 if count == 1 else max(1, count // 10))
 
 
-def test_a_class_with_one_picture_is_listed_and_noted(tmp_path: Path) -> None:
+def test_a_class_with_one_image_is_listed_and_noted(tmp_path: Path) -> None:
     found = list_images(write(tmp_path, by_class("", ANIMALS, 1)))
     assert (len(found.train), len(found.val), found.held_out) == (3, 0, True)
-    assert "3 of 3 classes have one picture" in found.notes[0]
+    assert "3 of 3 classes have one image" in found.notes[0]
 
 
 def test_other_files_are_ignored_and_missed_ones_noted(tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_other_files_are_ignored_and_missed_ones_noted(tmp_path: Path) -> None:
     found = list_images(tmp_path)
     assert found.classes == ANIMALS and len(found.train) == 9
     assert found.notes == (
-        "1 picture outside the class folders left out (train/stray.jpg)",
+        "1 image outside the class folders left out (train/stray.jpg)",
         "files of kinds that cannot be read left out: 1 .heic",
     )
 
 
-def test_extensions_in_any_case_and_pictures_at_any_depth(tmp_path: Path) -> None:
+def test_extensions_in_any_case_and_images_at_any_depth(tmp_path: Path) -> None:
     names = ("a.JPG", "b.Jpeg", "c.PNG", "d.bmp", "e.webp", "f.ppm", "g.tif", "h.TIFF", "more/deep/i.jpg")
     write(tmp_path, {f"{name}/{file}": b"x" for name in ANIMALS for file in names})
     found = list_images(tmp_path)
@@ -169,7 +169,7 @@ def test_ilsvrc12_with_flat_validation_in_published_order(tmp_path: Path) -> Non
     assert (found.layout, found.classes) == ("ilsvrc12", WNIDS)
     numbers = [int(path[-13:-5]) for path in paths(found.val)]
     assert [ilsvrc12_val_labels()[number - 1] for number in numbers] == [0, 1, 2]
-    assert found.notes == ("1 validation pictures of classes that train does not have left out",)
+    assert found.notes == ("1 validation images of classes that train does not have left out",)
     assert found.words == {synset.wnid: synset.words for synset in ilsvrc12()[:3]}
 
 
@@ -179,7 +179,7 @@ def test_ilsvrc12_with_validation_in_class_folders(tmp_path: Path) -> None:
     assert (found.layout, len(found.train), len(found.val)) == ("ilsvrc12", 3, 3)
 
 
-@pytest.mark.parametrize("top", ["", "my pictures"])
+@pytest.mark.parametrize("top", ["", "my images"])
 @pytest.mark.parametrize("make", [image_folder, tiny_imagenet, ilsvrc])
 def test_a_tar_is_read_in_place_like_its_folder(tmp_path: Path, make: object, top: str) -> None:
     folder = make(tmp_path / "folder")  # type: ignore[operator]
@@ -287,11 +287,11 @@ def test_a_damaged_archive_of_a_class_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "folder", {f"{i}.JPEG": jpeg() for i in range(2)})
     archive = pack(folder, source / f"train/{WNIDS[2]}.tar")
     archive.write_bytes(archive.read_bytes()[:3500])
-    assert f"train/{WNIDS[2]}.tar: the archive is damaged after 1 pictures" in refusal(source)
+    assert f"train/{WNIDS[2]}.tar: the archive is damaged after 1 images" in refusal(source)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_folder_named_like_a_picture_is_a_folder(tmp_path: Path, packed: bool) -> None:
+def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path, packed: bool) -> None:
     folder = image_folder(tmp_path / "folder")
     write(folder, {"train/cat/more.jpg/9.png": jpeg(9), "train/cat/empty.jpeg/": b""})
     for name in ("fox.jpg", "n01440764.tar", "words.txt"):
@@ -317,7 +317,7 @@ def test_what_is_no_plain_file_is_refused_and_never_opened(
             listening.bind("socket.jpg")
         names.add("socket.jpg")
     found = list_images(pack(folder, tmp_path / "all.tar") if packed else folder)
-    odd = {picture.path.rpartition("/")[2]: picture for picture in found.train}
+    odd = {image.path.rpartition("/")[2]: image for image in found.train}
     assert names < odd.keys() and len(found.train) == 9 + len(names)
     for name in names:
         with pytest.raises(OSError, match=r"not a plain file|a link to /dev/zero, which the archive does not hold"):
@@ -344,7 +344,7 @@ def test_a_tar_made_with_dots_and_links(tmp_path: Path) -> None:
     (folder / "train/cat/soft.jpg").symlink_to("../dog/1.jpg")
     (folder / "train/cat/lost.jpg").symlink_to("nowhere.jpg")
     found = list_images(pack(folder, tmp_path / "dots.tar", top="."))
-    read = {picture.path: picture for picture in found.train}
+    read = {image.path: image for image in found.train}
     assert found.read(read["train/cat/hard.jpg"]) == (folder / "train/cat/0.jpg").read_bytes()
     assert found.read(read["train/cat/soft.jpg"]) == (folder / "train/dog/1.jpg").read_bytes()
     with pytest.raises(OSError, match="link to nowhere"):
@@ -359,7 +359,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     (folder / "train/eel/lost.jpg").symlink_to("nowhere.jpg")
     found = list_images(folder)
     assert found.classes == ("cat", "dog", "eel", "fox")
-    lost = next(picture for picture in found.train if picture.path.endswith("lost.jpg"))
+    lost = next(image for image in found.train if image.path.endswith("lost.jpg"))
     with pytest.raises(OSError, match="no such file"):
         found.read(lost)
 
@@ -380,9 +380,9 @@ def test_the_tiny_imagenet_subset(shared: Path) -> None:
         for line in lines.read().decode().splitlines():
             annotated[line.split("\t")[0]] = line.split("\t")[1]
         some = found.train[::4000] + found.val[::1000]
-        for picture in some:
-            member = archive.extractfile(picture.path)
-            assert member is not None and member.read() == found.read(picture)
+        for image in some:
+            member = archive.extractfile(image.path)
+            assert member is not None and member.read() == found.read(image)
     assert {each.path.rpartition("/")[2]: found.classes[each.label] for each in found.val} == annotated
 
 
@@ -431,18 +431,18 @@ def test_a_truncated_archive_of_ilsvrc12_is_not_taken_for_something_else(tmp_pat
 
 def test_a_store_is_no_source(tmp_path: Path) -> None:
     store = prepare_into(image_folder(tmp_path / "source"), tmp_path / "store", size=8, log=lambda text: None)
-    assert "is a prepared store, not a source of pictures" in refusal(store.folder)
+    assert "is a prepared store, not a source of images" in refusal(store.folder)
 
 
 def test_a_tar_of_tars_says_so(tmp_path: Path) -> None:
     write(tmp_path / "folder", {f"{name}.tar": b"x" for name in ANIMALS})
-    assert "holds no pictures but archives (cat.tar" in refusal(pack(tmp_path / "folder", tmp_path / "all.tar"))
+    assert "holds no images but archives (cat.tar" in refusal(pack(tmp_path / "folder", tmp_path / "all.tar"))
 
 
 def test_no_classes(tmp_path: Path) -> None:
     assert "holds no class folders:" in refusal(tmp_path)
     write(tmp_path, {"a.jpg": jpeg(), "b.jpg": jpeg()})
-    assert "no class folders but 2 pictures outside any" in refusal(tmp_path)
+    assert "no class folders but 2 images outside any" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["", "train/"])
@@ -467,12 +467,12 @@ def test_validation_has_a_class_that_train_has_not(tmp_path: Path) -> None:
 def test_a_class_lacks_in_validation(tmp_path: Path) -> None:
     image_folder(tmp_path)
     write(tmp_path, {"train/gnu/0.jpg": jpeg(), "val/gnu/": b""})
-    assert "val/ has no picture of class gnu" in refusal(tmp_path)
+    assert "val/ has no image of class gnu" in refusal(tmp_path)
 
 
 def test_an_empty_validation_part(tmp_path: Path) -> None:
     write(tmp_path, by_class("train/", ANIMALS, 2) | {"val/": b""})
-    assert "val/ holds no pictures" in refusal(tmp_path)
+    assert "val/ holds no images" in refusal(tmp_path)
 
 
 def test_a_validation_part_alone(tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_a_validation_part_alone(tmp_path: Path) -> None:
 
 def test_flat_validation_without_published_labels(tmp_path: Path) -> None:
     write(tmp_path, by_class("train/", ANIMALS, 2) | {"val/0.jpg": jpeg()})
-    assert "val/ holds 1 picture (val/0.jpg) but has no class folders" in refusal(tmp_path)
+    assert "val/ holds 1 image (val/0.jpg) but has no class folders" in refusal(tmp_path)
 
 
 def test_flat_ilsvrc12_validation_with_a_foreign_file(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_annotations_that_do_not_fit(tmp_path: Path) -> None:
         annotate(tmp_path, good + f"val_0.JPEG\t{WNIDS[0]}\n")
     )
     assert "line 4 of val/val_annotations.txt is not <file> tab <class>" in refusal(annotate(tmp_path, good + "x\n"))
-    assert "does not name 1 picture that val/ has (val/images/val_2.JPEG)" in refusal(
+    assert "does not name 1 image that val/ has (val/images/val_2.JPEG)" in refusal(
         annotate(tmp_path, "".join(good.splitlines(keepends=True)[:2]))
     )
     assert "val/ has class n09999999, which train has not" in refusal(
@@ -523,9 +523,9 @@ def test_an_unreadable_folder(tmp_path: Path) -> None:
         (tmp_path / "train/cat").chmod(0o755)
 
 
-def test_a_picture_is_read_whole_from_the_middle_of_an_archive(tmp_path: Path) -> None:
+def test_an_image_is_read_whole_from_the_middle_of_an_archive(tmp_path: Path) -> None:
     big = encoded(noise(1, width=600, height=500), "BMP")
     write(tmp_path / "folder", {"a/0.bmp": big, "a/1.bmp": jpeg(), "b/0.bmp": jpeg(2), "b/1.bmp": jpeg(3)})
     found: Listing = list_images(pack(tmp_path / "folder", tmp_path / "all.tar"))
-    both = {picture.path: found.read(picture) for picture in found.train + found.val}
+    both = {image.path: found.read(image) for image in found.train + found.val}
     assert both["a/0.bmp"] == big and both["b/0.bmp"] == jpeg(2)

@@ -1,4 +1,4 @@
-"""Mean pictures: exact, computed once, never read when they are not what was written."""
+"""Mean images: exact, computed once, never read when they are not what was written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from studies import MANMADE, NATURAL, draw_pictures
+from studies import MANMADE, NATURAL, draw_images
 
 from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines import mean_images
@@ -18,7 +18,7 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
+    source = draw_images(tmp_path / "images", NATURAL + MANMADE)
     return prepare(source, size=32, cache=cache_folder(), log=lambda _: None)
 
 
@@ -27,11 +27,11 @@ def files(cache: Path) -> list[Path]:
 
 
 def test_the_mean_is_exact_however_it_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = select_task_images(store, store.train, NATURAL)
-    exact = store.train.gather(pictures.rows).astype(np.int64).sum(axis=0) / len(pictures)
+    images = select_task_images(store, store.train, NATURAL)
+    exact = store.train.gather(images.rows).astype(np.int64).sum(axis=0) / len(images)
     for rows in (1, 7, 1000):
         monkeypatch.setattr(mean_images, "_CHUNK", rows * 32 * 32 * 3)
-        found = compute_mean_image(pictures)
+        found = compute_mean_image(images)
         assert found.dtype == np.float32
         assert np.array_equal(found, exact.astype(np.float32))
 
@@ -39,9 +39,9 @@ def test_the_mean_is_exact_however_it_is_cut(store: Store, monkeypatch: pytest.M
 def test_a_mean_is_computed_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
 
-    def counted(pictures: TaskImages) -> mean_images.Mean:
-        computed.append(len(pictures))
-        return compute_mean_image(pictures)
+    def counted(images: TaskImages) -> mean_images.Mean:
+        computed.append(len(images))
+        return compute_mean_image(images)
 
     monkeypatch.setattr(mean_images, "compute_mean_image", counted)
     first = load_mean_image(store, NATURAL, None, tmp_path)

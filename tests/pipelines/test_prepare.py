@@ -66,16 +66,16 @@ def same_files(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_rows_are_the_decoded_pictures_in_the_listing_s_order(tmp_path: Path) -> None:
+def test_rows_are_the_decoded_images_in_the_listing_s_order(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
     store = prepare(source, size=8, cache=tmp_path / "cache", log=quiet)
     listing = list_images(source)
     for part in ("train", "val"):
-        pictures = getattr(listing, part)
-        wanted = np.stack([decode(listing.read(picture), 8) for picture in pictures])
+        images = getattr(listing, part)
+        wanted = np.stack([decode(listing.read(image), 8) for image in images])
         stored = getattr(store, part)
         assert np.array_equal(stored.gather(np.arange(len(stored))), wanted)
-        assert stored.labels.tolist() == [picture.label for picture in pictures]
+        assert stored.labels.tolist() == [image.label for image in images]
     assert store.folder.parent == tmp_path / "cache/stores"
     assert store.manifest["layout"] == "image-folder" and store.manifest["synthetic"] is False
     assert store.manifest["parts"]["train"]["per_class"] == [12, 12]
@@ -95,9 +95,9 @@ def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pyt
     said: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
     prepare(source, size=8, cache=tmp_path / "cache", log=said.append)
-    assert "4 pictures held out" in said[0]
-    assert "36 training and 4 validation pictures of 2 classes at 8 x 8" in said[1] and said[1].endswith(": 0 MB")
-    assert "10 of 40 pictures, " in said[11] and "a second" in said[11] and said[11].endswith("left")
+    assert "4 images held out" in said[0]
+    assert "36 training and 4 validation images of 2 classes at 8 x 8" in said[1] and said[1].endswith(": 0 MB")
+    assert "10 of 40 images, " in said[11] and "a second" in said[11] and said[11].endswith("left")
     assert said[-1].startswith("prepare: done in")
 
 
@@ -114,11 +114,11 @@ def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "fill", lambda *arguments: (made.append(arguments[0]), fill(*arguments)))
 
     def again(**choices: object) -> int:
-        prepare(source, **({"size": 8, "cache": cache, "say": quiet} | choices))  # type: ignore[arg-type]
+        prepare(source, **({"size": 8, "cache": cache, "log": quiet} | choices))  # type: ignore[arg-type]
         return len(made)
 
     assert [again(), again()] == [1, 1]
-    assert [again(size=9), again(size=9), again(bad_pictures="skip")] == [2, 2, 3]
+    assert [again(size=9), again(size=9), again(bad_images="skip")] == [2, 2, 3]
     assert [again(kind="jpeg"), again(fit="crop"), again(kind="jpeg"), again(fit="crop")] == [4, 5, 5, 5]
     os.utime(source / "train/cat/3.jpg", ns=(0, 0))
     assert [again(), again()] == [6, 6]
@@ -181,7 +181,7 @@ def test_the_keys_of_both_kinds_are_found_as_prepare_finds_them(tmp_path: Path) 
     assert find_started(source, size=8, cache=cache) == ("jpeg",)
     prepare(source, size=8, cache=cache, log=quiet)
     assert find_started(source, size=8, cache=cache) == ("raw", "jpeg")
-    assert find_started(source, size=8, cache=cache, bad_pictures="skip") == ()
+    assert find_started(source, size=8, cache=cache, bad_images="skip") == ()
 
 
 BAD = {
@@ -192,50 +192,50 @@ BAD = {
 }
 
 
-def test_bad_pictures_fail_together(tmp_path: Path) -> None:
+def test_bad_images_fail_together(tmp_path: Path) -> None:
     source = write(source_of(tmp_path / "source"), BAD)
     message = refusal(source, tmp_path / "cache")
-    assert message.startswith(f"{source}: 4 pictures cannot be decoded: train/cat/cut.jpg (")
+    assert message.startswith(f"{source}: 4 images cannot be decoded: train/cat/cut.jpg (")
     assert "truncated" in message and "train/cat/empty.png (the file is empty)" in message
-    assert "train/dog/page.jpg (not a picture" in message and "val/dog/float.tif (" in message
-    assert "--bad-pictures skip" in message
+    assert "train/dog/page.jpg (not an image" in message and "val/dog/float.tif (" in message
+    assert "--bad-images skip" in message
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_only_the_first_bad_pictures_are_named(tmp_path: Path) -> None:
+def test_only_the_first_bad_images_are_named(tmp_path: Path) -> None:
     source = write(source_of(tmp_path / "source"), {f"train/cat/x{i}.jpg": b"" for i in range(50)})
     message = refusal(source, tmp_path / "cache")
-    assert "50 pictures cannot be decoded" in message and "and 45 more" in message
+    assert "50 images cannot be decoded" in message and "and 45 more" in message
     assert message.count("the file is empty") == 5
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 1000])
-def test_bad_pictures_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def test_bad_images_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", rows * 8 * 8 * 3)
     clean = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=quiet)
     source, said = write(tmp_path / "source", BAD), list[str]()
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=said.append)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=said.append)
     assert store.digest == clean.digest
     assert {each["path"]: bool(each["reason"]) for each in store.manifest["refused"]} == dict.fromkeys(BAD, True)
-    assert any("4 pictures cannot be decoded" in text for text in said)
+    assert any("4 images cannot be decoded" in text for text in said)
     assert visible(store.folder) == visible(clean.folder)
     verify(store)
 
 
 def test_skipping_must_not_empty_a_class(tmp_path: Path) -> None:
     source = write(source_of(tmp_path / "source"), {"train/eel/0.jpg": b"", "val/eel/0.jpg": jpeg()})
-    message = refusal(source, tmp_path / "cache", bad_pictures="skip")
-    assert "class eel has no training picture left" in message and "train/eel/0.jpg (the file is empty)" in message
+    message = refusal(source, tmp_path / "cache", bad_images="skip")
+    assert "class eel has no training image left" in message and "train/eel/0.jpg (the file is empty)" in message
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_a_file_that_cannot_be_read_is_a_bad_picture(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
     (source / "train/cat/lost.jpg").symlink_to("nowhere.jpg")
     assert "train/cat/lost.jpg (cannot be read: no such file or directory)" in refusal(source, tmp_path / "cache")
 
 
-def test_odd_notes_in_good_pictures_warn_nobody(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_odd_notes_in_good_images_warn_nobody(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xffrubbish"
     source = write(source_of(tmp_path / "source"), {"train/cat/odd.jpg": encoded(noise(1), exif=exif)})
     assert len(prepare(source, size=8, cache=tmp_path / "cache", log=quiet).train) == 25
@@ -248,8 +248,8 @@ def test_sizes_that_make_no_sense(tmp_path: Path, size: int) -> None:
         prepare(tmp_path, size=size, cache=tmp_path, log=quiet)
 
 
-def test_unknown_word_for_bad_pictures(tmp_path: Path) -> None:
-    assert "say fail or skip" in refusal(tmp_path, tmp_path, bad_pictures="ignore")
+def test_unknown_word_for_bad_images(tmp_path: Path) -> None:
+    assert "say fail or skip" in refusal(tmp_path, tmp_path, bad_images="ignore")
 
 
 def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
             prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
     assert "goes on from there" in said[-1]
     store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
-    assert any("pictures are there from an earlier run" in text for text in said)
+    assert any("images are there from an earlier run" in text for text in said)
     same_files(store.folder, wanted.folder)
 
 
@@ -289,7 +289,7 @@ def test_a_cache_that_is_a_file(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path / "source")
 
-    def broken(listing: Listing, picture: object) -> None:
+    def broken(listing: Listing, image: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
@@ -300,16 +300,16 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def with_bad_ones(folder: Path) -> Path:
-    """116 good training pictures, and bad ones before, between and after them."""
+    """116 good training images, and bad ones before, between and after them."""
     bad = ("cat/00", "cat/17", "cat/39", "dog/1", "dog/20", "dog/99", "dog/999")
-    return write(source_of(folder, 60), {f"train/{name}.jpg": b"no picture" for name in bad} | {"val/cat/99.jpg": b""})
+    return write(source_of(folder, 60), {f"train/{name}.jpg": b"no image" for name in bad} | {"val/cat/99.jpg": b""})
 
 
 @both_kinds
 @pytest.mark.usefixtures("small_shards")
 def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind: Kind) -> None:
     source = with_bad_ones(tmp_path / "source")
-    choices = {"size": 8, "kind": kind, "bad_pictures": "skip"}
+    choices = {"size": 8, "kind": kind, "bad_images": "skip"}
     wanted = prepare(source, cache=tmp_path / "undisturbed", log=quiet, **choices)  # type: ignore[arg-type]
     assert len(wanted.train) == 116 and len(wanted.manifest["refused"]) == 8
     last = len(wanted.manifest["parts"]["train"]["shards"]) - 1
@@ -323,8 +323,8 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
         assert len(left) == 1 and left[0].endswith(".tmp")  # nothing that looks like a store
     said: list[str] = []
     store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
-    assert said[0] == "prepare: 116 pictures are there from an earlier run, which was stopped: checking them"
-    assert f"{len(list_images(source).train):,} pictures were there from before" in said[-1]
+    assert said[0] == "prepare: 116 images are there from an earlier run, which was stopped: checking them"
+    assert f"{len(list_images(source).train):,} images were there from before" in said[-1]
     same_files(store.folder, wanted.folder)
     verify(store)
     assert visible(stores) == [store.folder.name]
@@ -335,7 +335,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
 @pytest.mark.parametrize("damage", ["flip", "cut", "longer", "gone", "swapped", "journal cut", "journal flip", "head"])
 def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path, kind: Kind, damage: str) -> None:
     source = with_bad_ones(tmp_path / "source")
-    choices = {"size": 8, "kind": kind, "bad_pictures": "skip"}
+    choices = {"size": 8, "kind": kind, "bad_images": "skip"}
     wanted = prepare(source, cache=tmp_path / "undisturbed", log=quiet, **choices)  # type: ignore[arg-type]
     with held(source, tmp_path / "cache", shard_name("train", 3, kind), kind):
         pass
@@ -371,7 +371,7 @@ def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path,
     same_files(store.folder, wanted.folder)
     there = [text for text in said if "are there from an earlier run" in text]
     assert bool(there) == (damage != "head")
-    assert said[-1].endswith(f", {kept} pictures were there from before") or not kept
+    assert said[-1].endswith(f", {kept} images were there from before") or not kept
 
 
 def flip(path: Path, at: int) -> None:
@@ -389,9 +389,9 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path) -> None:
         said = other.rest()
     assert "goes on from there" in said[-2] and "KeyboardInterrupt" in said[-1]
     told: list[str] = []
-    again = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=told.append)
-    assert told[0].startswith("prepare: 40 pictures are there")
-    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", bad_pictures="skip", log=quiet)
+    again = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=told.append)
+    assert told[0].startswith("prepare: 40 images are there")
+    wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", bad_images="skip", log=quiet)
     same_files(again.folder, wanted.folder)
 
 
@@ -401,14 +401,14 @@ def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch:
         pass
     monkeypatch.setattr(write_store, "version", lambda name: "99")
     said: list[str] = []
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_pictures="skip", log=said.append)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=said.append)
     assert not any("earlier run" in text for text in said)
     assert store.manifest["versions"]["pillow"] == "99"
     assert visible(store.folder.parent) == [store.folder.name]
 
 
-def test_a_bad_picture_found_before_the_kill_still_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With "fail" nothing is written after the first bad picture, so that it is met again."""
+def test_a_bad_image_found_before_the_kill_still_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "fail" nothing is written after the first bad image, so that it is met again."""
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = write(source_of(tmp_path / "source", 60), {"train/dog/99.jpg": b"", "val/cat/99.jpg": b""})
     stop = write_store.describe_refused
@@ -418,28 +418,28 @@ def test_a_bad_picture_found_before_the_kill_still_fails(tmp_path: Path, monkeyp
     assert len(visible(tmp_path / "cache/stores")) == 1
     monkeypatch.setattr(write_store, "describe_refused", stop)
     message = refusal(source, tmp_path / "cache")
-    assert "2 pictures cannot be decoded: train/dog/99.jpg" in message
+    assert "2 images cannot be decoded: train/dog/99.jpg" in message
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_a_picture_that_is_readable_only_later_changes_nothing_that_is_done_with(
+def test_an_image_that_is_readable_only_later_changes_nothing_that_is_done_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part that is done with is not looked at again, even where its last pictures were left out."""
+    """A part that is done with is not looked at again, even where its last images were left out."""
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = source_of(tmp_path / "source", 60)
     write(source, {"train/dog/999.jpg": jpeg(5)})
     read = Listing.read
     stop = False
 
-    def flaky(listing: Listing, picture: object) -> bytes:
-        if picture.path == "train/dog/999.jpg":  # type: ignore[attr-defined]
+    def flaky(listing: Listing, image: object) -> bytes:
+        if image.path == "train/dog/999.jpg":  # type: ignore[attr-defined]
             raise OSError("input/output error")
-        if stop and picture.path.startswith("val"):  # type: ignore[attr-defined]
+        if stop and image.path.startswith("val"):  # type: ignore[attr-defined]
             raise ZeroDivisionError
-        return read(listing, picture)  # type: ignore[arg-type]
+        return read(listing, image)  # type: ignore[arg-type]
 
-    choices = {"size": 8, "bad_pictures": "skip", "say": quiet}
+    choices = {"size": 8, "bad_images": "skip", "log": quiet}
     with monkeypatch.context() as patch:
         patch.setattr(Listing, "read", flaky)
         wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]
@@ -451,7 +451,7 @@ def test_a_picture_that_is_readable_only_later_changes_nothing_that_is_done_with
 
 
 @pytest.mark.parametrize("how", ["grows", "is touched"])
-def test_a_picture_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> None:
+def test_an_image_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> None:
     source = source_of(tmp_path / "source")
     listing, changed = list_images(source), source / "train/dog/3.jpg"
     if how == "grows":
@@ -467,9 +467,9 @@ def test_an_archive_that_changes_meanwhile_is_told(tmp_path: Path, monkeypatch: 
     archive = pack(source_of(tmp_path / "source"), tmp_path / "source.tar")
     read = write_store._read
 
-    def touch(listing: Listing, picture: object) -> object:
+    def touch(listing: Listing, image: object) -> object:
         os.utime(archive, ns=(0, 0))
-        return read(listing, picture)  # type: ignore[arg-type]
+        return read(listing, image)  # type: ignore[arg-type]
 
     monkeypatch.setattr(write_store, "_read", touch)
     assert "changed while it was prepared" in refusal(archive, tmp_path / "cache")
@@ -498,29 +498,29 @@ def test_what_a_killed_run_left_goes_when_nobody_can_go_on_with_it(tmp_path: Pat
     shutil.copytree(tmp_path / "kept", left)
     (source / "train/cat/1.jpg").unlink()
     assert stays()
-    made.append(prepare(source, size=8, cache=cache, bad_pictures="skip", log=quiet))
+    made.append(prepare(source, size=8, cache=cache, bad_images="skip", log=quiet))
     assert visible(stores) == sorted(store.folder.name for store in made)  # another state of the same source
 
 
 def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     source, cache = source_of(tmp_path / "source", 60), tmp_path / "cache"
     with held(source, cache, "train-0002.npy") as first, preparing(source, cache) as second:
-        second.wait_for("prepare: another run is preparing these pictures")
+        second.wait_for("prepare: another run is preparing these images")
         first.go_on()
         said = [first.rest(), second.rest()]
     assert "prepare: done in" in said[0][-2]
-    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", log=quiet)
+    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_images="skip", log=quiet)
     assert said[0][-1] == f"digest {wanted.digest}" and said[1] == said[0][-1:]
 
 
 def test_the_waiting_one_goes_on_when_the_first_is_killed(tmp_path: Path) -> None:
     source, cache = source_of(tmp_path / "source", 60), tmp_path / "cache"
     with held(source, cache, "train-0002.npy") as first, preparing(source, cache) as second:
-        second.wait_for("prepare: another run is preparing these pictures")
+        second.wait_for("prepare: another run is preparing these images")
         first.kill()
         said = second.rest()
-    assert said[0].startswith("prepare: 40 pictures are there from an earlier run")
-    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_pictures="skip", log=quiet)
+    assert said[0].startswith("prepare: 40 images are there from an earlier run")
+    wanted = prepare(source, size=8, cache=tmp_path / "other", bad_images="skip", log=quiet)
     assert said[-1] == f"digest {wanted.digest}"
 
 
@@ -531,7 +531,7 @@ def test_the_waiting_one_goes_on_when_the_first_is_killed(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("small_shards")
 def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
     source = with_bad_ones(tmp_path / "source")
-    choices = {"size": 8, "bad_pictures": "skip", "say": quiet}
+    choices = {"size": 8, "bad_images": "skip", "log": quiet}
     raw = prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
     store = prepare(source, cache=tmp_path / "cache", kind=kind, **choices)  # type: ignore[arg-type]
     assert store.kind == "jpeg" and store.digest != raw.digest and store.manifest["quality"] == 95
@@ -542,10 +542,10 @@ def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
         for file in sorted(store.folder.glob(f"{name}-*.tar")):
             with tarfile.open(file, "r:") as archive:
                 members = archive.getmembers()
-                for picture, label in zip(members[::2], members[1::2], strict=True):
-                    assert [picture.name, label.name] == [f"{row:08d}.jpg", f"{row:08d}.cls"]
-                    assert picture.isreg() and (picture.mtime, picture.uid, picture.uname) == (0, 0, "")
-                    data, said = (archive.extractfile(each).read() for each in (picture, label))  # type: ignore[union-attr]
+                for image, label in zip(members[::2], members[1::2], strict=True):
+                    assert [image.name, label.name] == [f"{row:08d}.jpg", f"{row:08d}.cls"]
+                    assert image.isreg() and (image.mtime, image.uid, image.uname) == (0, 0, "")
+                    data, said = (archive.extractfile(each).read() for each in (image, label))  # type: ignore[union-attr]
                     assert data == part.read(row) and int(said) == part.labels[row]
                     assert data == encoded(Image.fromarray(pixels.gather([row])[0]), quality=95)
                     row += 1
@@ -590,7 +590,7 @@ def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
 
     def refused(**choices: object) -> str:
         with pytest.raises(InputError) as caught:
-            prepare_into(source, folder, **({"size": 8, "say": quiet} | choices))  # type: ignore[arg-type]
+            prepare_into(source, folder, **({"size": 8, "log": quiet} | choices))  # type: ignore[arg-type]
         return str(caught.value)
 
     folder.write_text("mine")
@@ -602,11 +602,11 @@ def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
     prepare_into(source, folder, size=8, log=quiet)  # an empty folder will do
     assert "another store is here (raw, 8 x 8, of" in refused(size=9)
     write(source, {"train/cat/new.jpg": jpeg(9)})
-    assert "or the pictures changed since" in refused()
+    assert "or the images changed since" in refused()
     (folder / "train-0000.npy").write_bytes(b"")
     assert "the store is damaged" in refused()
     folder = source / "store"
-    assert "lies inside the pictures" in refused()
+    assert "lies inside the images" in refused()
 
 
 def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -628,7 +628,7 @@ def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monk
             prepare_into(source, folder, size=8, log=quiet)
     said: list[str] = []
     store = prepare_into(source, folder, size=8, log=said.append)
-    assert "124 pictures are there from an earlier run" in said[0]
+    assert "124 images are there from an earlier run" in said[0]
     same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", log=quiet).folder)
     assert store.kind == "raw" and visible(tmp_path) == [".other.tmp", "cache", "source", "store"]
 
@@ -652,11 +652,11 @@ def test_the_ilsvrc12_samples_cannot_make_a_study(shared: Path, tmp_path: Path) 
     store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, log=quiet)
     assert (len(store.train), len(store.val)) == (400, 0)
     assert len(store.val.gather(np.arange(0))) == 0
-    with pytest.raises(InputError, match="no validation picture of n01440764"):
+    with pytest.raises(InputError, match="no validation image of n01440764"):
         store.require_both_parts(store.classes)
 
 
-def test_builtin_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
     assert store.classes == tuple(sorted(synthetic.SIDES)) and store.size == 32
     assert np.all(np.bincount(store.train.labels) == 2) and np.all(np.bincount(store.val.labels) == 1)
@@ -675,7 +675,7 @@ def test_builtin_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(visible(tmp_path / "builtin")) == 2
 
 
-def test_builtin_pictures_that_somebody_thinned_out_are_drawn_again(tmp_path: Path) -> None:
+def test_builtin_images_that_somebody_thinned_out_are_drawn_again(tmp_path: Path) -> None:
     store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
     shutil.rmtree(next((tmp_path / "builtin").glob("*/train/*")))
     assert prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet).digest == store.digest

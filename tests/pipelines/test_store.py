@@ -23,7 +23,7 @@ CLASSES = ("cat", "dog", "eel")
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """21 training pictures in shards of 8, 8 and 5 rows, and 6 to validate on."""
+    """21 training images in shards of 8, 8 and 5 rows, and 6 to validate on."""
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", 8 * 6 * 6 * 3 + 5)
     source = write(tmp_path / "source", by_class("train/", CLASSES, 7) | by_class("val/", CLASSES, 2))
     return prepare(source, size=6, cache=tmp_path / "cache", log=lambda text: None)
@@ -31,7 +31,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def jpegs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The same pictures as JPEGs, 8 or so a shard."""
+    """The same images as JPEGs, 8 or so a shard."""
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", 8 * 2048)
     source = Path(store.manifest["source"])
     return prepare(source, size=6, cache=tmp_path / "cache", kind="jpeg", log=lambda text: None)
@@ -87,7 +87,7 @@ def test_gather_keeps_order_and_repeats(data: st.DataObject, cuts: list[int]) ->
 
 @pytest.mark.parametrize("row", [-1, 21])
 def test_gather_refuses_rows_that_are_not_there(store: Store, row: int) -> None:
-    with pytest.raises(IndexError, match="21 pictures"):
+    with pytest.raises(IndexError, match="21 images"):
         store.train.gather(np.array([0, row]))
 
 
@@ -216,8 +216,8 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-RAW_FILES = {"train-0001.npy": "train pictures 8 to 15", "val-0000.npy": "val pictures 0 to 5", "train-labels.npy": ""}
-JPEG_FILES = {"train-0000.tar": "train pictures 0 to", "val-0000.tar": "val pictures 0 to 5", "val-labels.npy": ""}
+RAW_FILES = {"train-0001.npy": "train images 8 to 15", "val-0000.npy": "val images 0 to 5", "train-labels.npy": ""}
+JPEG_FILES = {"train-0000.tar": "train images 0 to", "val-0000.tar": "val images 0 to 5", "val-labels.npy": ""}
 
 
 @pytest.mark.parametrize(("file", "holds"), RAW_FILES.items())
@@ -251,22 +251,22 @@ def test_verify_finds_shards_that_were_swapped(kind: str, request: pytest.Fixtur
 def test_verify_finds_a_shard_that_was_cut(store: Store) -> None:
     opened = Store.open(store.folder)
     os.truncate(store.folder / "train-0002.npy", 200)
-    with pytest.raises(InputError, match=r"train-0002\.npy with train pictures 16 to 20"):
+    with pytest.raises(InputError, match=r"train-0002\.npy with train images 16 to 20"):
         verify(opened)
 
 
 def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files may be as they were written and still be no pictures."""
+    """Files may be as they were written and still be no images."""
     encode = write_store._jpeg
 
     def broken(pixels: np.ndarray) -> bytes:
-        return b"no JPEG" if np.array_equal(pixels, picture) else encode(pixels)
+        return b"no JPEG" if np.array_equal(pixels, image) else encode(pixels)
 
-    picture = store.train.gather(np.array([9]))[0]
+    image = store.train.gather(np.array([9]))[0]
     monkeypatch.setattr(write_store, "_jpeg", broken)
     source = Path(store.manifest["source"])
     jpegs = prepare(source, size=6, cache=tmp_path / "other", kind="jpeg", log=lambda text: None)
-    assert "train picture 9, which cannot be decoded" in unfit(jpegs)
+    assert "train image 9, which cannot be decoded" in unfit(jpegs)
 
 
 def test_verify_finds_a_changed_manifest(store: Store) -> None:
@@ -279,15 +279,15 @@ def test_verify_says_how_far_it_is(jpegs: Store, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(progress_log, "SAY_EVERY", 0.0)
     said: list[str] = []
     jpegs.verify(said.append)
-    assert any(text.startswith("verify: reading: 21 of 27 pictures, ") for text in said)
-    assert said[-1].startswith("verify: decoding: 27 of 27 pictures, ")
+    assert any(text.startswith("verify: reading: 21 of 27 images, ") for text in said)
+    assert said[-1].startswith("verify: decoding: 27 of 27 images, ")
 
 
-def test_the_digest_of_the_same_pictures_stays_what_it_always_was() -> None:
-    """Studies on disk name their pictures by it."""
+def test_the_digest_of_the_same_images_stays_what_it_always_was() -> None:
+    """Studies on disk name their images by it."""
     digest = Digest(("a", "b", "c"), 4, "raw")
     digest.facts(np.array([0, 0, 1, 1, 2]))
-    digest.pictures(bytes(range(240)))
+    digest.images(bytes(range(240)))
     digest.facts(np.array([], np.int64))
     assert digest.hexdigest() == "66b18b5863fca7515712a02663c7ea6d"
 
@@ -303,5 +303,5 @@ def test_classes_without_both_parts_are_refused_only_where_they_are_used(tmp_pat
     source = write(tmp_path / "source", by_class("", CLASSES, 1) | by_class("", ("fox", "gnu"), 3))
     store = prepare(source, size=6, cache=tmp_path / "cache", log=lambda text: None)
     store.require_both_parts(["fox", "gnu"])
-    with pytest.raises(InputError, match=r"no validation picture of cat, dog: give each class at least two"):
+    with pytest.raises(InputError, match=r"no validation image of cat, dog: give each class at least two"):
         store.require_both_parts(["cat", "dog", "fox"])

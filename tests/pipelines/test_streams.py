@@ -1,4 +1,4 @@
-"""Batches are functions of the step: any step can be asked for, and every picture comes once an epoch."""
+"""Batches are functions of the step: any step can be asked for, and every image comes once an epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from studies import MANMADE, NATURAL, draw_pictures
+from studies import MANMADE, NATURAL, draw_images
 
 from fasttransfer import ops
 from fasttransfer.core.files import cache_folder
@@ -23,18 +23,18 @@ from fasttransfer.pipelines.streams import Stream, select_task_images
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    source = draw_pictures(tmp_path / "pictures", NATURAL + MANMADE)
+    source = draw_images(tmp_path / "images", NATURAL + MANMADE)
     return prepare(source, size=32, cache=cache_folder(), log=lambda _: None)
 
 
 @settings(deadline=None, max_examples=40)
-@given(pictures=st.integers(1, 60), batch=st.integers(1, 80), steps=st.integers(1, 12))
-def test_every_epoch_shows_every_picture_once(pictures: int, batch: int, steps: int) -> None:
-    stream = Stream(1, 2, pictures, batch, 6)
+@given(images=st.integers(1, 60), batch=st.integers(1, 80), steps=st.integers(1, 12))
+def test_every_epoch_shows_every_image_once(images: int, batch: int, steps: int) -> None:
+    stream = Stream(1, 2, images, batch, 6)
     ids = torch.cat([stream.views(step).ids for step in range(steps)])
     assert len(ids) == steps * batch
-    for epoch in range(len(ids) // pictures):
-        assert sorted(ids[epoch * pictures : (epoch + 1) * pictures].tolist()) == list(range(pictures))
+    for epoch in range(len(ids) // images):
+        assert sorted(ids[epoch * images : (epoch + 1) * images].tolist()) == list(range(images))
 
 
 @settings(deadline=None, max_examples=20)
@@ -49,7 +49,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(step: int) -> None:
     assert views(step) == expected
 
 
-def test_a_view_belongs_to_the_picture_and_the_epoch_not_to_the_batch() -> None:
+def test_a_view_belongs_to_the_image_and_the_epoch_not_to_the_batch() -> None:
     by_batch: dict[int, dict[tuple[int, int], tuple[int, int, bool]]] = {}
     for batch in (4, 9):
         found = by_batch[batch] = {}
@@ -73,7 +73,7 @@ def test_views_cover_the_margin_evenly_and_mirror_half() -> None:
     assert abs(np.corrcoef(views.top, views.left)[0, 1]) < 0.05
 
 
-def test_task_pictures_are_labelled_by_their_place_in_the_task(store: Store) -> None:
+def test_task_images_are_labelled_by_their_place_in_the_task(store: Store) -> None:
     classes = (MANMADE[1], NATURAL[0])
     found = select_task_images(store, store.train, classes)
     assert len(found) == 20
@@ -99,17 +99,17 @@ def test_a_batch_carries_the_same_views_under_each_mean(store: Store) -> None:
         mean = means["A"][top : top + 29, left : left + 29]
         if views.mirror[i]:
             plain, mean = plain.flip(1), mean.flip(1)
-        assert torch.equal(batch.pictures["B"][i], plain.permute(2, 0, 1))
-        assert torch.equal(batch.pictures["A"][i], (plain - mean).permute(2, 0, 1))
+        assert torch.equal(batch.images["B"][i], plain.permute(2, 0, 1))
+        assert torch.equal(batch.images["A"][i], (plain - mean).permute(2, 0, 1))
 
 
-def test_validation_is_every_picture_once_from_the_centre(store: Store) -> None:
+def test_validation_is_every_image_once_from_the_centre(store: Store) -> None:
     train, val = (select_task_images(store, part, MANMADE) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), 4, 3)
     feed = MemoryFeed(train, val, stream, {"B": torch.zeros(32, 32, 3)}, crop=29, scale=1.0, device=torch.device("cpu"))
     batches = list(feed.val())
     assert [len(b.labels) for b in batches] == [4, 4, 4, 3]
-    found = torch.cat([b.pictures["B"] for b in batches])
+    found = torch.cat([b.images["B"] for b in batches])
     plain = torch.from_numpy(store.val.gather(val.rows)[:, 1:30, 1:30].astype(np.float32)).permute(0, 3, 1, 2)
     assert torch.equal(found, plain)
     assert torch.cat([b.labels for b in batches]).tolist() == val.labels.tolist()
@@ -127,10 +127,10 @@ def test_shards_are_read_where_they_lie(store: Store) -> None:
         feed = MemoryFeed(train, val, stream, means, crop=29, scale=0.5, device=torch.device("cpu"))
         batches.append(feed.train(1))
     assert len(set(batches[0].ids.tolist()) & set(range(9))) > 3
-    assert torch.equal(batches[0].pictures["A"], batches[1].pictures["A"])
+    assert torch.equal(batches[0].images["A"], batches[1].images["A"])
 
 
-def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
+def test_images_come_as_the_first_stage_wants_them(store: Store) -> None:
     train, val = (select_task_images(store, part, NATURAL) for part in (store.train, store.val))
     stream, mean = Stream(1, 2, len(train), 8, 3), torch.from_numpy(compute_mean_image(train))
     wanted = {"block": 4, "side": 9, "dtype": torch.bfloat16}
@@ -139,5 +139,5 @@ def test_pictures_come_as_the_first_stage_wants_them(store: Store) -> None:
     pixels = torch.from_numpy(store.train.gather(train.rows[views.ids.numpy()]))
     expected = ops.augment([pixels], torch.arange(8), mean, *views[1:4], crop=29, scale=0.5, **wanted)
     assert expected.shape == (8, 48, 9, 9)
-    assert torch.equal(batch.pictures["A"], expected)
-    assert {b.pictures["A"].shape[1:] for b in feed.val()} == {(48, 9, 9)}
+    assert torch.equal(batch.images["A"], expected)
+    assert {b.images["A"].shape[1:] for b in feed.val()} == {(48, 9, 9)}

@@ -1,4 +1,4 @@
-"""The built-in pictures: the same every time, all different, told apart by what they show, not by colour."""
+"""The built-in images: the same every time, all different, told apart by what they show, not by colour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import synthetic
-from fasttransfer.pipelines.synthetic import SIDES, picture, render
+from fasttransfer.pipelines.synthetic import SIDES, image, render
 
 # No guard round the call: starting processes by importing the main module again would never get to the end.
 UNGUARDED = """
@@ -41,18 +41,18 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def sample() -> dict[str, np.ndarray]:
-    """name -> (36, 48, 48, 3): 24 training pictures, then 12 for validation."""
+    """name -> (36, 48, 48, 3): 24 training images, then 12 for validation."""
     numbers = [("train", k) for k in range(24)] + [("val", k) for k in range(12)]
-    return {name: np.stack([picture(name, part, k, size=48) for part, k in numbers]) for name in SIDES}
+    return {name: np.stack([image(name, part, k, size=48) for part, k in numbers]) for name in SIDES}
 
 
 def nearest_mean(sample: dict[str, np.ndarray], side: str, describe: object) -> float:
-    """Top-1 on one side's validation pictures of the class whose mean description is nearest, in [0, 1]."""
+    """Top-1 on one side's validation images of the class whose mean description is nearest, in [0, 1]."""
     assert callable(describe)
-    described = np.stack([describe(sample[name]) for name in SIDES if SIDES[name] == side])  # class, picture, d
+    described = np.stack([describe(sample[name]) for name in SIDES if SIDES[name] == side])  # class, image, d
     train, val = described[:, :24], described[:, 24:]
     scale = train.std(axis=(0, 1)) + 1e-6
-    far = np.square((val[:, :, None] - train.mean(axis=1)) / scale).sum(axis=-1)  # class, picture, candidate
+    far = np.square((val[:, :, None] - train.mean(axis=1)) / scale).sum(axis=-1)  # class, image, candidate
     return float((far.argmin(axis=-1) == np.arange(len(val))[:, None]).mean())
 
 
@@ -62,19 +62,19 @@ def test_there_are_sixteen_classes_of_each_side_with_plain_names() -> None:
 
 
 @pytest.mark.parametrize("name", SIDES)
-def test_a_picture_is_a_function_of_class_part_and_number(name: str) -> None:
-    first = picture(name, "train", 3, size=32)
-    picture(name, "val", 0, size=32)
+def test_an_image_is_a_function_of_class_part_and_number(name: str) -> None:
+    first = image(name, "train", 3, size=32)
+    image(name, "val", 0, size=32)
     np.random.seed(1)  # nor does anything global matter
-    assert np.array_equal(picture(name, "train", 3, size=32), first)
-    assert not np.array_equal(picture(name, "val", 3, size=32), first)
-    assert not np.array_equal(picture(name, "train", 4, size=32), first)
+    assert np.array_equal(image(name, "train", 3, size=32), first)
+    assert not np.array_equal(image(name, "val", 3, size=32), first)
+    assert not np.array_equal(image(name, "train", 4, size=32), first)
 
 
 @pytest.mark.parametrize("size", [32, 33, 100])
 def test_any_size_from_32_works(size: int) -> None:
     for name in SIDES:
-        pixels = picture(name, "train", 0, size=size)
+        pixels = image(name, "train", 0, size=size)
         assert pixels.shape == (size, size, 3) and pixels.dtype == np.uint8
 
 
@@ -89,7 +89,7 @@ def test_folders_are_an_image_folder(tmp_path: Path) -> None:
     assert told and "synthetic" in told[0]
 
 
-def test_more_pictures_and_more_processes_change_none(tmp_path: Path, two_processes: None) -> None:
+def test_more_images_and_more_processes_change_none(tmp_path: Path, two_processes: None) -> None:
     render(tmp_path / "many", train=3, val=2, size=32)
     many = contents(tmp_path / "many")
     for name in SIDES:  # in this process, and fewer
@@ -108,23 +108,23 @@ def test_a_script_without_a_main_guard_can_render(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "out")) == 3 * 32
 
 
-def test_no_two_pictures_are_alike_and_none_is_blank(sample: dict[str, np.ndarray]) -> None:
+def test_no_two_images_are_alike_and_none_is_blank(sample: dict[str, np.ndarray]) -> None:
     everything = np.concatenate(list(sample.values()))
     assert len({pixels.tobytes() for pixels in everything}) == len(everything)
-    for name, pictures in sample.items():
-        spread = pictures.mean(axis=3).std(axis=(1, 2))
+    for name, images in sample.items():
+        spread = images.mean(axis=3).std(axis=(1, 2))
         assert spread.min() > 4, f"{name} {spread.argmin()} shows nothing"
 
 
 @pytest.mark.parametrize("side", ["natural", "man-made"])
 def test_colour_does_not_tell_classes_apart(sample: dict[str, np.ndarray], side: str) -> None:
-    assert nearest_mean(sample, side, lambda pictures: pictures.mean(axis=(1, 2))) < 0.25
+    assert nearest_mean(sample, side, lambda images: images.mean(axis=(1, 2))) < 0.25
 
 
 @pytest.mark.parametrize("side", ["natural", "man-made"])
 def test_what_is_drawn_does(sample: dict[str, np.ndarray], side: str) -> None:
-    def spectrum(pictures: np.ndarray) -> np.ndarray:
-        grey = pictures.mean(axis=3)
+    def spectrum(images: np.ndarray) -> np.ndarray:
+        grey = images.mean(axis=3)
         power = np.abs(np.fft.rfft2(grey - grey.mean(axis=(1, 2), keepdims=True)))[:, :24, :24]
         blocks = np.log(power + 1).reshape(len(grey), 8, 3, 8, 3).mean(axis=(2, 4)).reshape(len(grey), -1)
         return blocks - blocks.mean(axis=1, keepdims=True)
@@ -148,7 +148,7 @@ def test_what_cannot_be_rendered_is_said(tmp_path: Path, train: int, val: int, s
 
 
 def test_a_disk_that_takes_no_more_is_the_users_to_put_right(tmp_path: Path, two_processes: None) -> None:
-    (tmp_path / "train" / "clouds" / "0001.jpeg").mkdir(parents=True)  # a folder where a picture must go
+    (tmp_path / "train" / "clouds" / "0001.jpeg").mkdir(parents=True)  # a folder where an image must go
     with pytest.raises(InputError, match=r"clouds/0001\.jpeg"):
         render(tmp_path, train=2, val=0, size=32)
 
@@ -157,6 +157,6 @@ def test_rendering_is_quick() -> None:
     start = time.process_time()
     for name in SIDES:
         for k in range(2):
-            picture(name, "train", k, size=64)
+            image(name, "train", k, size=64)
     each = (time.process_time() - start) / (2 * len(SIDES))
     assert each < 0.03  # seconds; ten times what it takes, for slow machines

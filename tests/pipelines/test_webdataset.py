@@ -117,7 +117,7 @@ def test_keys_with_folders_other_members_and_other_kinds(tmp_path: Path) -> None
     assert "1 .avif" in found.notes[0]
 
 
-def test_the_same_pictures_as_folders_and_as_shards(tmp_path: Path) -> None:
+def test_the_same_images_as_folders_and_as_shards(tmp_path: Path) -> None:
     files = by_class("train/", ("cat", "dog"), 4) | by_class("val/", ("cat", "dog"), 2)
     plain = list_images(write(tmp_path / "folders", files))
     for part in ("train", "val"):
@@ -150,14 +150,14 @@ def test_test_shards_are_left_out_and_noted(tmp_path: Path) -> None:
     assert found.notes == ("test shards left out: test-0.tar",)
 
 
-def test_a_picture_beside_the_shards_is_no_folder_of_pictures(tmp_path: Path) -> None:
+def test_an_image_beside_the_shards_is_no_folder_of_images(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", keys(0, ("a", "b") * 2))
     write(tmp_path, {"sheet.png": jpeg()})
     found = list_images(tmp_path)
     assert found.layout == "webdataset" and all(each.path.startswith("train-0") for each in found.train)
 
 
-def test_folders_of_pictures_come_before_shards(tmp_path: Path) -> None:
+def test_folders_of_images_come_before_shards(tmp_path: Path) -> None:
     write(tmp_path, by_class("", ("cat", "dog"), 2))
     shard(tmp_path / "backup.tar", keys(0, ("a", "b")))
     found = list_images(tmp_path)
@@ -174,8 +174,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         return refusal(folder)
 
     assert "train-0.tar: 7.jpg has no 7.cls: add it" in said("lacks", good | {"7.jpg": jpeg()})
-    assert "train-0.tar: 7.cls has no picture" in said("alone", good | {"7.cls": "1"})
-    assert "train-0.tar: key 000000 has two pictures (000000.png" in said("two", good | {"000000.png": jpeg()})
+    assert "train-0.tar: 7.cls has no image" in said("alone", good | {"7.cls": "1"})
+    assert "train-0.tar: key 000000 has two images (000000.png" in said("two", good | {"000000.png": jpeg()})
     assert "000000.cls is there twice" in said("twice", [*good.items(), ("000000.cls", "1")])
     assert "7.cls is not UTF-8 text" in said("latin", good | {"7.jpg": jpeg(), "7.cls": b"\xe9"})
     assert "7.cls holds no class" in said("empty", good | {"7.jpg": jpeg(), "7.cls": " \n"})
@@ -207,7 +207,7 @@ def test_compressed_shards(tmp_path: Path) -> None:
     (tmp_path / "train-1.tar.gz").write_bytes(b"\x1f\x8b rest")
     assert "train-1.tar.gz: is compressed" in refusal(tmp_path)
     (tmp_path / "train-0.tar").unlink()
-    assert "holds no pictures but archives (train-1.tar.gz)" in refusal(tmp_path)
+    assert "holds no images but archives (train-1.tar.gz)" in refusal(tmp_path)
     (tmp_path / "train-1.tar.gz").rename(tmp_path / "train-1.tar")
     assert "train-1.tar: is compressed, but archives are read in place: unpack it with gunzip" in refusal(tmp_path)
 
@@ -215,9 +215,9 @@ def test_compressed_shards(tmp_path: Path) -> None:
 def test_a_damaged_shard(tmp_path: Path) -> None:
     path = shard(tmp_path / "train-0.tar", keys(0, ("a", "b")))
     path.write_bytes(path.read_bytes()[:4200])
-    assert "train-0.tar: the archive is damaged after 1 pictures" in refusal(tmp_path)
+    assert "train-0.tar: the archive is damaged after 1 images" in refusal(tmp_path)
 
 
 def test_tars_without_classes_are_no_shards(tmp_path: Path) -> None:
     shard(tmp_path / "cats.tar", {"1.jpg": jpeg(), "2.jpg": jpeg()})
-    assert "holds no pictures but archives (cats.tar)" in refusal(tmp_path)
+    assert "holds no images but archives (cats.tar)" in refusal(tmp_path)

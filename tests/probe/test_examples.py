@@ -78,6 +78,6 @@ def test_many_examples_come_in_larger_batches() -> None:
 
 def test_more_than_there_are() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
-    with pytest.raises(InputError, match="--examples 3: class bee has 2 training pictures: ask for 2 or fewer, or all"):
+    with pytest.raises(InputError, match="--examples 3: class bee has 2 training images: ask for 2 or fewer, or all"):
         draw_example_sets(labels, NAMES, (1, 3), (0,))
     assert len(lesson(draw_example_sets(labels, NAMES, (None,), (0,)), None, 0).rows) == 9

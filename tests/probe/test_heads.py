@@ -15,7 +15,7 @@ from fasttransfer.probe.heads import Heads
 CLASSES = 10
 
 
-def pictures(count: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def images(count: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Features like those behind a ReLU, around a centre of each class, and labels."""
     random = torch.Generator().manual_seed(seed)
     centres = torch.randn(CLASSES, width, generator=torch.Generator().manual_seed(7))
@@ -47,7 +47,7 @@ def _one_thread() -> object:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("count", "batch", "width"), [(20, 20, 64), (300, 64, 64), (300, 64, 1000), (90, 64, 333)])
 def test_a_head_in_company_is_the_head_alone(dtype: torch.dtype, count: int, batch: int, width: int) -> None:
-    x, y = pictures(count, width)
+    x, y = images(count, width)
     pairs = list(itertools.product((0.3, 1.0, 3.0, 10.0, 30.0), (0.0, 1e-5, 1e-4, 1e-3)))
     assert len(pairs) == 20
     together = trained(x, y, batch, pairs, dtype)
@@ -84,7 +84,7 @@ def plain(x: Tensor, y: Tensor, batches: list[Tensor], rate: float, decay: float
 
 @pytest.mark.parametrize(("count", "batch", "width"), [(300, 64, 80), (20, 20, 500)])
 def test_a_head_is_a_plain_softmax_regression(count: int, batch: int, width: int) -> None:
-    x, y = pictures(count, width)
+    x, y = images(count, width)
     pairs = [(0.3, 0.0), (3.0, 1e-2)]
     found = trained(x, y, batch, pairs, torch.float32)
     assert (found.basis is not None) == (count < width)
@@ -96,8 +96,8 @@ def test_a_head_is_a_plain_softmax_regression(count: int, batch: int, width: int
 
 
 def test_the_basis_of_few_examples_changes_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = pictures(20, 700)
-    new, wanted = pictures(400, 700, seed=5)
+    x, y = images(20, 700)
+    new, wanted = images(400, 700, seed=5)
     pairs = [(1.0, 1e-4), (10.0, 0.0)]
     with_basis = trained(x, y, 20, pairs, torch.float32)
     monkeypatch.setattr(heads, "_spanned", lambda *sizes: False)
@@ -110,8 +110,8 @@ def test_the_basis_of_few_examples_changes_rounding_alone(monkeypatch: pytest.Mo
 
 
 def test_scores_are_hits_and_losses() -> None:
-    x, y = pictures(300, 64)
-    new, wanted = pictures(1500, 64, seed=5)  # more than are scored at a time
+    x, y = images(300, 64)
+    new, wanted = images(1500, 64, seed=5)  # more than are scored at a time
     found = trained(x, y, 64, [(1.0, 0.0), (3.0, 1e-3)], torch.float32)
     hits, losses = heads.score(found, new, wanted)
     for i in range(2):

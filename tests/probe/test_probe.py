@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import MANMADE, draw_pictures, trained_study
+from studies import MANMADE, draw_images, trained_study
 
 from fasttransfer import cli
 from fasttransfer.core import machine
@@ -72,7 +72,7 @@ def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]
     assert {row["rate"] for row in rows if row["per_class"] == "1" and row["chosen"] == "1"} == {"3.0"}, "the middle"
     assert facts["chance"] == pytest.approx(1 / 3)
     assert facts["study"]["frozen"]["3"][0] == "A3B"
-    assert facts["pictures"]["store"] == open_network(study, "baseA").digest
+    assert facts["images"]["store"] == open_network(study, "baseA").digest
     for line in ("chance 33 %", "Validation images choose nothing.", "Of 1 example none can be held out", "A3B"):
         assert line in said
     # The study's base+ is planned and not trained: nothing is known of its bases, which is said before any number.
@@ -94,10 +94,10 @@ def test_a_head_does_not_depend_on_the_sweep_it_is_part_of(asked: FeatureRequest
             assert among[head.cut, head.per_class, head.seed, head.rate, head.decay] == head[5:9]
 
 
-def test_validation_pictures_choose_nothing(asked: FeatureRequest) -> None:
+def test_validation_images_choose_nothing(asked: FeatureRequest) -> None:
     before = quietly(asked, swept())
-    val = asked.pictures["val"]
-    turned = replace(asked, pictures={**asked.pictures, "val": replace(val, labels=val.labels[::-1].copy())})
+    val = asked.images["val"]
+    turned = replace(asked, images={**asked.images, "val": replace(val, labels=val.labels[::-1].copy())})
     after = quietly(turned, swept())
     assert [h.val_top1 for h in before.heads] != [h.val_top1 for h in after.heads]
     assert [(h.held_out_top1, h.held_out_loss, h.chosen) for h in before.heads] == [
@@ -112,24 +112,24 @@ def test_the_choice() -> None:
 
 
 def test_features_tell_classes_apart(asked: FeatureRequest) -> None:
-    """The tiny study's pictures are noise around a colour: with all of them first features are enough."""
+    """The tiny study's images are noise around a colour: with all of them first features are enough."""
     found = quietly(asked, swept(cuts=(1,), examples=(1, None), seeds=(0, 1, 2)))
     assert found.top1(1, None).value > 0.9
     assert found.top1(1, None).half is not None
     assert found.examples == {1: 1.0, None: 10.0}
 
 
-def test_other_pictures_have_no_study_beside_them(
+def test_other_images_have_no_study_beside_them(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    draw_pictures(tmp_path / "others", MANMADE[:2], train=4, val=3)
+    draw_images(tmp_path / "others", MANMADE[:2], train=4, val=3)
     command = ["probe", str(study), "--data", str(tmp_path / "others"), "--cuts", "6", "--seeds", "0", "--lrs", "3"]
     assert cli.run(command) == 0
     said = capsys.readouterr().out
     assert "one seed: no interval" in said
     assert "frozen" not in said
     facts = json.loads((study / "probe" / "baseA.s0-on-others" / "probe.json").read_text())
-    assert facts["examples"] == [1, 2, "all"]  # of four pictures
+    assert facts["examples"] == [1, 2, "all"]  # of four images
     verdict = facts["study"].pop("verdict")
     assert "base+" in verdict and verdict.split(":")[0] in " ".join(said.split())
     assert facts["study"] == {"base": None, "frozen": {}}
@@ -142,7 +142,7 @@ def test_other_pictures_have_no_study_beside_them(
         (["--network", "B3A"], "B3A.s0 is planned, not done"),
         (["--cuts", "8"], "--cuts 8: choose among 1 to 7"),
         (["--cuts", "3", "3"], "--cuts: a value is given twice"),
-        (["--examples", "11"], "has 10 training pictures: ask for 10 or fewer, or all"),
+        (["--examples", "11"], "has 10 training images: ask for 10 or fewer, or all"),
         (["--examples", "some"], "--examples some: whole numbers from 1 are needed, or all"),
         (["--examples", "0"], "--examples 0: whole numbers from 1 are needed, or all"),
         (["--lrs", "0"], "--lrs 0: positive numbers are needed"),
@@ -161,5 +161,5 @@ def test_what_it_refuses(study: Path, words: list[str], says: str, capsys: pytes
 
 def test_features_too_large_for_memory(asked: FeatureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: 20_000)
-    with pytest.raises(InputError, match=r"cut 3: 45 pictures x .* of memory are free: leave the cut out"):
+    with pytest.raises(InputError, match=r"cut 3: 45 images x .* of memory are free: leave the cut out"):
         quietly(asked, swept(examples=(None,)))

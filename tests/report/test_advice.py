@@ -95,7 +95,7 @@ def test_the_intervals_of_distances_cover() -> None:
     assert 0.93 < hits / studies < 0.97
 
 
-def test_one_seed_is_held_against_the_validation_pictures() -> None:
+def test_one_seed_is_held_against_the_validation_images() -> None:
     study = study_of([net("base", 0.6), net("transfer", 0.59, n=6), net("transfer+", 0.602, n=1)], recipe=RECIPE)
     advice = advise(study, "B")
     assert advice.noise == "images"

@@ -83,8 +83,8 @@ def test_a_recipe_from_before_schedules_had_a_name_is_not_another_recipe() -> No
 def test_what_differs_in_more_than_its_split_is_not_joined() -> None:
     longer = one_split(1, 0.05, recipe={**RECIPE, "epochs": 33.0})
     assert len(pooled([one_split(0, 0.05), longer])) == 2
-    other_pictures = one_split(1, 0.05, data="/pictures")
-    assert len(pooled([one_split(0, 0.05), other_pictures])) == 2
+    other_images = one_split(1, 0.05, data="/images")
+    assert len(pooled([one_split(0, 0.05), other_images])) == 2
     two_seeds = replace(longer, results=(*longer.results, net("base", 0.6, seed=1)))
     assert len(pooled([two_seeds, one_split(0, 0.05)])) == 2
     assert len(pooled([one_split(1, 0.05), replace(one_split(0, 0.05), study={"split": "mine.toml"})])) == 2
@@ -118,15 +118,15 @@ def test_what_is_unfinished_is_said_beside_its_name() -> None:
     assert heads[:2] == ["[1] half, 2 of 3 networks done", "[2] paper:random"]
 
 
-def test_other_networks_recipes_and_pictures_are_said_and_shown_all_the_same() -> None:
+def test_other_networks_recipes_and_images_are_said_and_shown_all_the_same() -> None:
     here = one_split(0, 0.05)
     geometry = {**RECIPE["geometry"], "name": "wide"}
-    there = one_split(1, 0.08, data="/pictures", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry})
+    there = one_split(1, 0.08, data="/images", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry})
     comparison = compare([here, there])
     notes = " ".join(comparison.notes)
     assert "random-1 has another network than random-0 (caffenet-mini and wide)" in notes
     assert "another recipe than random-0 (batch: 16 and 256, warmup: 0.05 and 0.1)" in notes
-    assert "random-1 and random-0 are of different pictures" in notes
+    assert "random-1 and random-0 are of different images" in notes
     apart = line_of(comparison.lines, "transfer", 3).apart[1]
     assert apart is not None and apart.value == pytest.approx(-0.03) and apart.half is None
     assert "no intervals" in notes
@@ -196,7 +196,7 @@ def test_studies_of_one_name_are_told_apart() -> None:
     assert compare([one, other]).names == ("runs/x", "runs/old/x")
 
 
-def test_bases_by_the_volume_of_their_pictures() -> None:
+def test_bases_by_the_volume_of_their_images() -> None:
     (study,) = compare([load_results("reduced")], "best10").studies
     volumes = compare([study], "best10").volumes
     assert [v.per_class for v in volumes] == [1, 2, 5, 10, 25, 50, 100, 250, 500, 750, 1000, 1300]
@@ -204,8 +204,8 @@ def test_bases_by_the_volume_of_their_pictures() -> None:
     assert volumes[-1].base.value == 0.55176 and volumes[-1].chance == 1 / 1000
     few, many = (
         study_of([net("base", score, seed=seed) for seed, score in enumerate(scores)], name=name,
-                 facts={"train_pictures": {"B": 16 * pictures}})
-        for name, pictures, scores in (("few", 10, [0.2, 0.3]), ("many", 100, [0.6, 0.7]))
+                 facts={"train_pictures": {"B": 16 * images}})
+        for name, images, scores in (("few", 10, [0.2, 0.3]), ("many", 100, [0.6, 0.7]))
     )  # fmt: skip
     found = compare([many, few]).volumes
     assert [(v.study, v.per_class, round(v.base.value, 3)) for v in found] == [("few", 10, 0.25), ("many", 100, 0.65)]

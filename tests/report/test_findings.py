@@ -143,11 +143,11 @@ def test_the_score_decides(study: Callable[..., StudyResults]) -> None:
     assert findings(made, "best10")[0].text != findings(made, "last")[0].text
 
 
-@pytest.mark.parametrize("pictures", [50, 640])
-def test_no_more_digits_than_pictures(study: Callable[..., StudyResults], pictures: int) -> None:
+@pytest.mark.parametrize("images", [50, 640])
+def test_no_more_digits_than_images(study: Callable[..., StudyResults], images: int) -> None:
     made = study(("B",), (0,))
-    made = replace(made, facts={**made.facts, "val_pictures": {"B": pictures}})
-    assert ("." in findings(made)[-1].text.removesuffix(".")) == (pictures == 640)
+    made = replace(made, facts={**made.facts, "val_pictures": {"B": images}})
+    assert ("." in findings(made)[-1].text.removesuffix(".")) == (images == 640)
 
 
 def test_intervals_say_over_what_they_are(study: Callable[..., StudyResults]) -> None:

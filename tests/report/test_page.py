@@ -95,7 +95,7 @@ def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Stu
     assert "diverged or is stuck: A7B." in printed.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_few_validation_pictures_are_a_wide_interval_in_plain_digits(study: Callable[..., StudyResults]) -> None:
+def test_few_validation_images_are_a_wide_interval_in_plain_digits(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     made = replace(made, facts={**made.facts, "val_pictures": {"B": 40}})
     assert "another such set would move its base by ± 13 (95 %)" in Reader(page(made)).text
@@ -152,7 +152,7 @@ def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Stu
     save_file({"conv1.weight": filters}, tmp_path / "weights" / "baseB.s0.safetensors")
     (tmp_path / "weights" / "baseA.s0.safetensors").write_bytes(b"not a safetensors file")
     read = check_stands_alone(page(made))
-    assert "Filters of conv1 of baseB" in read.pictures and "Filters of conv1 of baseA" not in read.pictures
+    assert "Filters of conv1 of baseB" in read.images and "Filters of conv1 of baseA" not in read.images
     assert sum(loaded.startswith("data:") for loaded in read.loads) == 1
     assert "baseB: neighbouring weights correlate by" in read.text and "baseA: neighbouring" not in read.text
 

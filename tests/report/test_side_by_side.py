@@ -37,7 +37,7 @@ def test_the_paper_is_reproduced_from_its_published_results(papers_page: str) ->
 
 def test_the_paper_page_has_its_figures_and_what_failed(papers_page: str) -> None:
     read = check_stands_alone(papers_page)
-    assert len(read.pictures) == 6
+    assert len(read.images) == 6
     for part in (
         "148 published networks",
         "figure 2",

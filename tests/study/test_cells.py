@@ -38,7 +38,7 @@ def test_what_a_name_means() -> None:
     assert (random.name, random.source, random.frozen, random.needs) == ("R7A", "R", True, None)
 
 
-def test_the_mean_picture_is_that_of_the_first_layers_training_set() -> None:
+def test_the_mean_image_is_that_of_the_first_layers_training_set() -> None:
     assert Cell(0, "B", "transfer", 1).mean_of == "A"
     assert Cell(0, "B", "transfer+", 1).mean_of == "A"
     assert Cell(0, "B", "selffer", 1).mean_of == "B"

@@ -15,8 +15,8 @@ from fasttransfer.study.recipe import Recipe, load_recipe, recipe_names
 
 def study(**changes: object) -> Study:
     made = Study(
-        data="builtin", pictures="00", split="natural-manmade", tasks="11", layers=(1, 7),
-        treatments=("transfer",), targets=("A", "B"), seeds=(0,), bad_pictures="fail", precision="fp32",
+        data="builtin", images="00", split="natural-manmade", tasks="11", layers=(1, 7),
+        treatments=("transfer",), targets=("A", "B"), seeds=(0,), bad_images="fail", precision="fp32",
         device="cpu", threads=1, recipe=load_recipe("mini"),
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ def test_caffe_gives_halves_as_many_outputs_as_the_whole_study_has_classes() -> 
 
 def test_epochs_become_steps() -> None:
     r = replace(load_recipe("mini"), epochs=2.5, batch=32)
-    assert r.steps_for(100) == 8  # 250 pictures in batches of 32
+    assert r.steps_for(100) == 8  # 250 images in batches of 32
     assert replace(r, epochs=None, steps=7).steps_for(100) == 7
 
 

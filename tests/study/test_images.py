@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from studies import MANMADE, NATURAL, draw_pictures
+from studies import MANMADE, NATURAL, draw_images
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.prepare import prepare_into
@@ -15,7 +15,7 @@ from fasttransfer.study import images
 CLASSES = NATURAL + MANMADE
 
 
-def test_the_built_in_pictures() -> None:
+def test_the_built_in_images() -> None:
     found = images.find_source("builtin")
     assert (found.name, found.where, found.recipe, len(found.classes)) == ("builtin", "builtin", "mini", 32)
     assert found.count("train", found.classes) == 32 * images.BUILTIN_TRAIN
@@ -23,10 +23,10 @@ def test_the_built_in_pictures() -> None:
 
 
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])
-def test_a_store_and_its_source_are_the_same_pictures(
+def test_a_store_and_its_source_are_the_same_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
-    draw_pictures(tmp_path / "birds", CLASSES, train=4, val=2)
+    draw_images(tmp_path / "birds", CLASSES, train=4, val=2)
     prepare_into(tmp_path / "birds", tmp_path / "kept", size=16, kind=kind, log=lambda text: None)
     monkeypatch.chdir(tmp_path)
     source, store = images.find_source("birds"), images.find_source("kept")
@@ -41,7 +41,7 @@ def test_a_store_and_its_source_are_the_same_pictures(
 
 @pytest.mark.parametrize(("size", "recipe"), [(256, "caffe"), (64, "mini"), (32, "mini")])
 def test_the_recipe_of_a_store_follows_its_size(tmp_path: Path, size: int, recipe: str) -> None:
-    source = draw_pictures(tmp_path / "pictures", ("cat", "dog"), train=2, val=1)
+    source = draw_images(tmp_path / "images", ("cat", "dog"), train=2, val=1)
     prepare_into(source, tmp_path / "store", size=size, log=lambda text: None)
     assert images.find_source(str(tmp_path / "store")).recipe == recipe
 
@@ -58,6 +58,6 @@ def test_what_is_neither_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("manifest", ['{"files": []}', "[]"])
 def test_a_manifest_of_somebody_else_makes_no_store(tmp_path: Path, manifest: str) -> None:
-    source = draw_pictures(tmp_path / "birds", CLASSES, train=2, val=1)
+    source = draw_images(tmp_path / "birds", CLASSES, train=2, val=1)
     (source / "manifest.json").write_text(manifest)
     assert images.find_source(str(source)).listing is not None

@@ -144,7 +144,7 @@ def test_split_file(tmp_path: Path) -> None:
         ('A = ["cat", "dog"]\n', "B is not a list of class names"),
         ('A = "cat"\nB = ["bus", "car"]\n', "A is not a list of class names"),
         ('A = ["cat", 1]\nB = ["bus", "car"]\n', "A is not a list of class names"),
-        ('A = ["cat", "gnu"]\nB = ["bus", "car"]\n', "names gnu, which the pictures do not have"),
+        ('A = ["cat", "gnu"]\nB = ["bus", "car"]\n', "names gnu, which the images do not have"),
         ('A = ["cat", "dog"]\nB = ["bus", "cat"]\n', "cat in both tasks"),
         ('A = ["cat", "dog", "cat"]\nB = ["bus", "car"]\n', "cat twice in A"),
         ('A = ["cat", "dog"]\nB = ["bus"]\n', "B has 1 classes"),

@@ -266,7 +266,7 @@ def test_validation_is_the_plain_accuracy_of_the_stored_network(setting: StudyCo
     net.load(stored)
     hits = count = 0
     for batch in cohort._target.feed.val():
-        hits += int((net(batch.pictures["A"]).argmax(1) == batch.labels).sum())
+        hits += int((net(batch.images["A"]).argmax(1) == batch.labels).sum())
         count += len(batch.labels)
     assert count == 15
     assert last.val_top1 == pytest.approx(hits / count)
@@ -305,7 +305,7 @@ def test_a_network_that_learned_nothing_is_said_to_be_stuck(tmp_path: Path) -> N
 
 
 def test_a_network_at_chance_is_given_up_and_leaves_the_others_as_they_are(tmp_path: Path) -> None:
-    """Behind the paper's small Gaussian on small pictures nothing is learned, behind He's values something is."""
+    """Behind the paper's small Gaussian on small images nothing is learned, behind He's values something is."""
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE.replace('init = "he"', 'init = "caffe"').replace("give_up = 1.0", "give_up = 0.5"))
     setting = make_setting(tmp_path, recipe=str(recipe), lr=0.02, steps=24, treatments=("random", "random-he"))

@@ -11,7 +11,7 @@ from fasttransfer.training import cost
 
 
 def test_a_training_step_of_the_base() -> None:
-    # Twice the multiply-adds: 4.136 GFLOP a picture with 1000 outputs is 3 * 724.4 - 105.4 M, doubled.
+    # Twice the multiply-adds: 4.136 GFLOP an image with 1000 outputs is 3 * 724.4 - 105.4 M, doubled.
     assert 2 * cost.trained_macs(CAFFENET, 1000, base("A", 0)) / 1e9 == pytest.approx(4.136, abs=0.001)
 
 

@@ -71,7 +71,7 @@ def two_processes(choices: Choices, out: Path, killed_at: int = STEPS) -> list[s
 
 @pytest.mark.parametrize("batch", [8, 7])
 def test_parts_make_up_the_batch(batch: int) -> None:
-    """Pictures, crops and mirrors in the order of one process; nothing twice, nothing left out."""
+    """Images, crops and mirrors in the order of one process; nothing twice, nothing left out."""
     whole = Stream(1, 2, 30, batch, 3)
     parts = [Stream(1, 2, 30, batch, 3, share=Share(rank, 3)) for rank in range(3)]
     for step in (0, 3, 4, 11):  # the fourth runs on into another epoch

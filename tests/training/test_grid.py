@@ -1,4 +1,4 @@
-"""The whole way through: pictures in, report out; again; changed; interrupted."""
+"""The whole way through: images in, report out; again; changed; interrupted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from studies import MANMADE, NATURAL, RECIPE, draw_pictures, tiny_choices
+from studies import MANMADE, NATURAL, RECIPE, draw_images, tiny_choices
 
 from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import tensor_files
@@ -95,11 +95,11 @@ def test_a_changed_command_in_the_same_folder_is_refused_with_the_differences(tm
     assert (out / "study.toml").read_text() == before
 
 
-def test_changed_pictures_are_another_study(tmp_path: Path) -> None:
+def test_changed_images_are_another_study(tmp_path: Path) -> None:
     choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("random",)), tmp_path / "run"
     grid.run(choices, out, console=quiet())
     (Path(choices.data) / "train" / NATURAL[0] / "0.jpg").unlink()
-    with pytest.raises(InputError, match="pictures: "):
+    with pytest.raises(InputError, match="images: "):
         grid.run(choices, out, console=quiet())
 
 
@@ -150,7 +150,7 @@ def test_one_target_and_few_treatments(tmp_path: Path, split: str) -> None:
     assert {r.name for r in records.read_results(out).results} == {"baseA", "baseB", "B8B+", "A2B", "A7B", "B2B", "B7B"}
 
 
-def test_classes_and_per_class_limit_the_pictures(tmp_path: Path) -> None:
+def test_classes_and_per_class_limit_the_images(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path, classes=2, per_class=4, layers=(1,), treatments=("transfer",))
     grid.run(choices, tmp_path / "run", console=quiet())
     facts = records.read_results(tmp_path / "run").facts
@@ -256,16 +256,16 @@ def test_a_folder_whose_name_is_too_long_is_refused_in_a_sentence(tmp_path: Path
         grid.run(tiny_choices(tmp_path), tmp_path / ("x" * 300), console=quiet())
 
 
-def test_default_folder_is_named_after_pictures_and_split(tmp_path: Path) -> None:
-    assert study_plan.make_plan(tiny_choices(tmp_path, split="random:3")).out == Path("runs/pictures-random-3")
+def test_default_folder_is_named_after_images_and_split(tmp_path: Path) -> None:
+    assert study_plan.make_plan(tiny_choices(tmp_path, split="random:3")).out == Path("runs/images-random-3")
 
 
-def test_the_recipe_follows_the_pictures(tmp_path: Path) -> None:
+def test_the_recipe_follows_the_images(tmp_path: Path) -> None:
     of_ilsvrc12 = replace(tiny_choices(tmp_path), recipe=None)  # class folders named by wnid
     assert study_plan.make_plan(of_ilsvrc12).recipe.name == "caffe"
-    others = draw_pictures(tmp_path / "others", ("cat", "dog", "car", "bus"))
+    others = draw_images(tmp_path / "others", ("cat", "dog", "car", "bus"))
     assert study_plan.make_plan(replace(of_ilsvrc12, data=str(others), split="random:0")).recipe.name == "mini"
-    assert study_plan.make_plan(Choices()).recipe.name == "mini"  # the built-in pictures
+    assert study_plan.make_plan(Choices()).recipe.name == "mini"  # the built-in images
 
 
 def test_a_study_of_an_earlier_version_is_refused_and_still_reported(tmp_path: Path) -> None:

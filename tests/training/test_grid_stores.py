@@ -47,11 +47,11 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     grid.run(replace(choices, data=str(tmp_path / "store")), of_store, console=console)
     same_study(of_source, of_store)
     ours, theirs = (tomllib.loads((out / "study.toml").read_text()) for out in (of_store, of_source))
-    assert ours["pictures"] == theirs["pictures"] == store.digest
-    assert (ours["data"], theirs["data"]) == (str(tmp_path / "store"), str(tmp_path / "pictures"))
-    line = next(line for line in said(console).splitlines() if line.startswith("pictures: "))
+    assert ours["images"] == theirs["images"] == store.digest
+    assert (ours["data"], theirs["data"]) == (str(tmp_path / "store"), str(tmp_path / "images"))
+    line = next(line for line in said(console).splitlines() if line.startswith("images: "))
     assert line == (
-        f"pictures: {tmp_path}/store as a jpeg store (as it is); feed: dali, decoded on the CPU from the page cache"
+        f"images: {tmp_path}/store as a jpeg store (as it is); feed: dali, decoded on the CPU from the page cache"
     )
     assert records.read_results(of_store).facts["store"] == {"kind": "jpeg", "size": 32, "source": choices.data}
 
@@ -120,7 +120,7 @@ def test_a_store_of_another_size_is_refused_with_what_fits(tmp_path: Path) -> No
     with pytest.raises(InputError) as refused:
         study_plan.make_plan(replace(choices, data=folder, recipe="caffe"))
     assert str(refused.value) == (
-        f"{folder} holds 64 x 64 pictures, recipe caffe needs 256: prepare it again with --size 256 or choose "
+        f"{folder} holds 64 x 64 images, recipe caffe needs 256: prepare it again with --size 256 or choose "
         "--recipe mini"
     )
     with pytest.raises(InputError, match="needs 32: prepare it again with --size 32 or choose --recipe mini"):
@@ -139,7 +139,7 @@ def test_a_feed_that_cannot_read_the_store_is_refused_before_anything_is_written
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "BUILTIN_TRAIN", 3)
     monkeypatch.setattr(grid, "BUILTIN_VAL", 2)
     drawn = images.builtin_store(32, lambda text: None)
@@ -158,25 +158,25 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytes
     console = quiet()
     time_estimate.dry_run(tiny_choices(tmp_path), tmp_path / "run", console=console)
     text = " ".join(said(console).split())
-    assert f"pictures: {tmp_path}/pictures as a raw store (" in text
+    assert f"images: {tmp_path}/images as a raw store (" in text
     assert "feed: memory, mapped, from the page cache" in text
 
 
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
-    every = sum(map(sum, study_plan.make_plan(choices).pictures.per_class.values()))
+    every = sum(map(sum, study_plan.make_plan(choices).images.per_class.values()))
     monkeypatch.setattr(time_estimate, "measure", lambda *asked: RATES)
-    monkeypatch.setattr(time_estimate, "expected_bytes", lambda kind, pictures, side: pictures * 10**9)
+    monkeypatch.setattr(time_estimate, "expected_bytes", lambda kind, images, side: images * 10**9)
     console = quiet()
     time_estimate.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
-    assert f"{format_bytes(every * 10**9)} of prepared pictures" in " ".join(said(console).split())
+    assert f"{format_bytes(every * 10**9)} of prepared images" in " ".join(said(console).split())
 
 
 def test_splits_are_shown_of_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store_of(tiny_choices(tmp_path), tmp_path / "store", "raw")
     for command in ("show", "export"):
         shown = []
-        for data in ("store", "pictures"):
+        for data in ("store", "images"):
             assert cli.run(["splits", command, "natural-manmade", "--data", str(tmp_path / data)]) == 0
             shown.append(capsys.readouterr().out)
         assert shown[0] == shown[1] and "n01440764" in shown[0]

@@ -1,4 +1,4 @@
-"""From files people have to a trained step, through both feeds; skipped where the real pictures are not beside us."""
+"""From files people have to a trained step, through both feeds; skipped where the real images are not beside us."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ CPU = torch.device("cpu")
 KINDS: tuple[Kind, ...] = ("raw", "jpeg")
 
 
-def test_a_step_on_full_size_pictures(shared: Path) -> None:
-    """The 400 have no validation pictures of their own, so that there is no study of them."""
+def test_a_step_on_full_size_images(shared: Path) -> None:
+    """The 400 have no validation images of their own, so that there is no study of them."""
     geometry = replace(CAFFENET, channels=(16, 16, 16, 16, 16), hidden=(64, 64))  # the paper's takes a minute
     recipe, losses = replace(load_recipe("caffe"), geometry=geometry), {}
     for kind in KINDS:
         source = shared / "data/ilsvrc12-samples.tar"
         store = prepare(source, size=geometry.store, cache=cache_folder(), kind=kind, log=lambda text: None)
         rows = np.arange(8)
-        pictures = TaskImages(store.train, rows, rows)
+        images = TaskImages(store.train, rows, rows)
         feed = open_feed(
-            pictures,
-            pictures,
+            images,
+            images,
             Stream(1, 2, 8, 8, geometry.store - geometry.crop),
-            {"A": torch.from_numpy(compute_mean_image(pictures))},
+            {"A": torch.from_numpy(compute_mean_image(images))},
             device=CPU,
             threads=1,
             crop=geometry.crop,
@@ -60,16 +60,16 @@ def test_a_step_on_full_size_pictures(shared: Path) -> None:
         drop = StepDropout(
             {stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), recipe.dropout
         )
-        losses[kind] = float(trainee.step(batch.pictures["A"], batch.labels, drop, torch.tensor(1e-4)))
+        losses[kind] = float(trainee.step(batch.images["A"], batch.labels, drop, torch.tensor(1e-4)))
         feed.close()
     assert 0 < losses["raw"] < float("inf")
     assert losses["jpeg"] == pytest.approx(losses["raw"], rel=0.1)
 
 
 def test_a_network_on_tiny_imagenet(shared: Path, tmp_path: Path) -> None:
-    some_of_tiny_imagenet(shared / "data/tiny-imagenet-200-subset.tar", tmp_path / "pictures")
+    some_of_tiny_imagenet(shared / "data/tiny-imagenet-200-subset.tar", tmp_path / "images")
     choices = Choices(
-        data=str(tmp_path / "pictures"),
+        data=str(tmp_path / "images"),
         split="random:0",
         recipe="mini",
         steps=3,
@@ -90,7 +90,7 @@ def test_a_network_on_tiny_imagenet(shared: Path, tmp_path: Path) -> None:
 
 
 def some_of_tiny_imagenet(archive: Path, folder: Path) -> None:
-    """Six classes of 20 training and 8 validation pictures, as an ImageFolder."""
+    """Six classes of 20 training and 8 validation images, as an ImageFolder."""
     taken: dict[str, int] = {}
     with tarfile.open(archive) as file:
         for member in file:

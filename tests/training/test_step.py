@@ -126,12 +126,12 @@ def test_bfloat16_copies_are_the_rounded_weights(start: int) -> None:
 def test_the_first_convolution_on_blocks_of_pixels_is_the_same(geometry: Geometry) -> None:
     torch.manual_seed(0)
     store, crop, block = geometry.store, geometry.crop, geometry.stride
-    pictures = torch.randint(0, 256, (2, store, store, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, store, store, 3), dtype=torch.uint8)
     views = (torch.arange(2), torch.rand(store, store, 3), torch.tensor([0, store - crop]), torch.tensor([1, 0]))
     mirror = torch.tensor([False, True])
     weight = torch.randn(geometry.weight_shapes(1)[0], dtype=torch.float64)
-    on_pixels = F.conv2d(ops.augment([pictures], *views, mirror, crop=crop, scale=1.0).double(), weight, stride=block)
-    blocks = ops.augment([pictures], *views, mirror, crop=crop, scale=1.0, block=block, side=geometry.blocks)
+    on_pixels = F.conv2d(ops.augment([images], *views, mirror, crop=crop, scale=1.0).double(), weight, stride=block)
+    blocks = ops.augment([images], *views, mirror, crop=crop, scale=1.0, block=block, side=geometry.blocks)
     assert blocks.shape == (2, 3 * block**2, geometry.blocks, geometry.blocks)
     on_blocks = F.conv2d(blocks.double(), weights_for_blocks(weight, block))
     torch.testing.assert_close(on_blocks, on_pixels, rtol=1e-11, atol=1e-9)
@@ -151,8 +151,8 @@ def test_a_network_reads_pixels_or_blocks_of_them() -> None:
     net = CaffeNet(CAFFENET_MINI, OUTPUTS)
     net.load(fresh(CAFFENET_MINI))
     store, crop = CAFFENET_MINI.store, CAFFENET_MINI.crop
-    pictures = torch.randint(0, 256, (2, store, store, 3), dtype=torch.uint8)
-    given = ([pictures], torch.arange(2), torch.zeros(store, store, 3), torch.tensor([0, 5]), torch.tensor([1, 0]))
+    images = torch.randint(0, 256, (2, store, store, 3), dtype=torch.uint8)
+    given = ([images], torch.arange(2), torch.zeros(store, store, 3), torch.tensor([0, 5]), torch.tensor([1, 0]))
     mirror = torch.tensor([True, False])
     pixels = ops.augment(*given, mirror, crop=crop, scale=0.01)
     blocks = ops.augment(*given, mirror, crop=crop, scale=0.01, block=3, side=CAFFENET_MINI.blocks)

@@ -9,7 +9,7 @@ All scores are top-1 on the validation images, in [0, 1]; differences are treatm
 
 from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
 from fasttransfer.report.analysis.advice import Advice, Choice, advise
-from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, pictures_per_class, pooled
+from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, images_per_class, pooled
 from fasttransfer.report.analysis.confounds import confounds
 from fasttransfer.report.analysis.convergence import GAIN_LIMIT, Convergence, convergence
 from fasttransfer.report.analysis.noise import Contrast, Key, Noise, minus
@@ -35,12 +35,12 @@ __all__ = [
     "Comparison",
     "Contrast",
     "Convergence",
-    "PairedScores",
     "Estimate",
     "Key",
     "Line",
     "Noise",
     "NoiseKind",
+    "PairedScores",
     "Row",
     "Score",
     "Summary",
@@ -53,11 +53,11 @@ __all__ = [
     "confounds",
     "convergence",
     "difference",
-    "pair_scores",
     "estimate",
+    "images_per_class",
     "mean_chance",
     "minus",
-    "pictures_per_class",
+    "pair_scores",
     "pooled",
     "recovered",
     "score_of",

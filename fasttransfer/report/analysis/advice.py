@@ -69,7 +69,7 @@ class Advice:
         best: the one with the highest mean; cheapest: the least work of those whose distance from it lies within its
             interval; the best itself where distances have none.
         noise: what the intervals of most distances from the best are made of, as in `Estimate.kind`. "images" where
-            the study did not record which images a network got right: as if two networks' errors were independent.
+            the study did not record which images per network got right: as if two networks' errors were independent.
         convergence: whether the target's base had finished learning; None where no base+ was run.
         boost: transfer+ minus selffer+ at the n of the best choice, where that is a transfer+ and the selffer+ was
             run: what is left of its gain at equal training.
@@ -107,7 +107,7 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
         )
     best_key = max(scores, key=lambda key: _gain(scores, key))
     works = _work(recorded, target, scores)
-    rates = recorded.facts.get("pictures_per_second")
+    rates = recorded.facts.get("images_per_second")
     choices = {}
     for key, values in scores.items():
         treatment, n = key

@@ -1,7 +1,7 @@
 """Studies side by side: what each says when paired inside itself, and how far they are apart.
 
 Scores of different studies are never subtracted from each other. What is compared are differences from the base, which
-are free of how hard a study's pictures and classes are, and base networks against the volume of their training set.
+are free of how hard a study's images and classes are, and base networks against the volume of their training set.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Volume:
-    """The base of one target of a study, trained on `per_class` pictures a class, on average; `stuck`: at chance."""
+    """The base of one target of a study, trained on `per_class` images per class, on average; `stuck`: at chance."""
 
     study: str
     target: str
@@ -64,7 +64,7 @@ class Comparison:
     studies: tuple[StudyResults, ...]
     summaries: tuple[Summary, ...]
     lines: tuple[Line, ...]
-    volumes: tuple[Volume, ...]  # empty where all were trained on equally many pictures a class
+    volumes: tuple[Volume, ...]  # empty where all were trained on equally many images per class
     notes: tuple[str, ...]
 
 
@@ -75,7 +75,7 @@ def compare(studies: Sequence[StudyResults], score: Score = "last") -> Compariso
     `pooled` first: that is what gives them an interval. Where all are of one kind, there is that one study to be shown.
 
     Raises:
-        InputError: nothing to compare: no study, or one only that holds one volume of pictures; or one named twice.
+        InputError: nothing to compare: no study, or one only that holds one volume of images; or one named twice.
     """
     _refuse_twice(studies)
     given = len(studies)
@@ -159,22 +159,22 @@ def _volumes(studies: Sequence[StudyResults], names: Sequence[str], score: Score
     for study, name in zip(studies, names, strict=True):
         for target in sorted({r.target for r in study.results if r.treatment == "base"}):
             base = summarise(study.results, score=score, target=target).base
-            pictures = pictures_per_class(study, target)
-            if base is not None and pictures is not None:
+            images = images_per_class(study, target)
+            if base is not None and images is not None:
                 classes = class_count(study.facts, target)
                 bases = [r for r in study.results if (r.treatment, r.target) == ("base", target)]
                 lost = classes is not None and any(stuck(result, classes) for result in bases)
-                found.append(Volume(name, target, pictures, base, chance(study.facts, target), lost))
+                found.append(Volume(name, target, images, base, chance(study.facts, target), lost))
     found.sort(key=lambda volume: volume.per_class)
     return tuple(found) if len({round(volume.per_class) for volume in found}) > 1 else ()
 
 
-def pictures_per_class(study: StudyResults, target: str) -> float | None:
-    """Training pictures a class of the target, on average; None where that is not recorded."""
+def images_per_class(study: StudyResults, target: str) -> float | None:
+    """Training images per class of the target, on average; None where that is not recorded."""
     if (given := study.facts.get("per_class", {}).get(target)) is not None:
         return float(given)
-    pictures, classes = study.facts.get("train_pictures", {}).get(target), class_count(study.facts, target)
-    return pictures / classes if pictures and classes else None
+    images, classes = study.facts.get("train_pictures", {}).get(target), class_count(study.facts, target)
+    return images / classes if images and classes else None
 
 
 def _notes(
@@ -231,7 +231,7 @@ def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str
             "approximate unlimited random crops, and how far the two are apart is not due to the tasks alone."
         )
     if ours.get("data") != theirs.get("data"):
-        told.append(f"{other_name} and {name} are of different pictures: only their paired differences compare.")
+        told.append(f"{other_name} and {name} are of different images: only their paired differences compare.")
     return told
 
 

@@ -45,7 +45,7 @@ def convergence(
 ) -> Convergence | None:
     """Return the verdict on all targets of a study, or on `target`; None where no base+ is finished beside its base.
 
-    With one seed the interval is that of the validation images; where the study did not record which images a network
+    With one seed the interval is that of the validation images; where the study did not record which images per network
     got right, that of two networks whose errors are independent.
     """
     results = tuple(results)

@@ -43,7 +43,7 @@ class Noise:
 
     Args:
         results: all networks of the study; those that are not finished are ignored.
-        facts: `val_pictures` (target -> number of validation images) is needed for intervals with one seed.
+        facts: `val_images` (target -> number of validation images) is needed for intervals with one seed.
         score: what a network is judged by. With one seed the intervals of "best10" come from the images that the last
             check got right, the only ones that are stored.
     """
@@ -81,7 +81,7 @@ class Noise:
 
         Args:
             runs: (target, seed, contrast), each at most once.
-            unpaired: with one seed, where it is not recorded which images a network got right, take the networks'
+            unpaired: with one seed, where it is not recorded which images per network got right, take the networks'
                 errors as independent (binomial), which is too wide rather than too narrow, instead of giving no
                 interval.
 

@@ -23,14 +23,14 @@ def accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     asked = probed.asked
     ax.set_title(f"{asked.cell.name}, heads on {asked.task}, {len(asked.classes)} classes")
     ax.set_ylabel("validation top-1, %")
-    ax.set_xlabel("training pictures a class")
+    ax.set_xlabel("training images per class")
     ax.set_xscale("log")
     handles: list[Line2D] = []
     for i, cut in enumerate(probed.swept.cuts):
         spread = 1.03 ** (i - (len(probed.swept.cuts) - 1) / 2)  # beside each other, not on top
         colour = drawing.layer_colour(cut)
         style = Style(f"cut {cut}", colour, _MARKERS[cut - 1], "-", True, 0.0)
-        at = {k: pictures * spread for k, pictures in sorted(probed.examples.items(), key=lambda item: item[1])}
+        at = {k: images * spread for k, images in sorted(probed.examples.items(), key=lambda item: item[1])}
         for k, x in at.items():
             seeds = [head.val_top1 for head in probed.chosen(cut, k)]
             if len(seeds) > 1:
@@ -46,9 +46,9 @@ def accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
         )
         handles.append(Line2D([], [], color=colour, label=style.label, **drawing.marker(style, 4.5)))
     ticks: list[tuple[float, str]] = []
-    for k, pictures in sorted(probed.examples.items(), key=lambda item: item[1]):
-        if not ticks or pictures >= _APART * ticks[-1][0]:
-            ticks.append((pictures, f"{pictures:,.0f}" if k is not None else f"all ({pictures:,.0f})"))
+    for k, images in sorted(probed.examples.items(), key=lambda item: item[1]):
+        if not ticks or images >= _APART * ticks[-1][0]:
+            ticks.append((images, f"{images:,.0f}" if k is not None else f"all ({images:,.0f})"))
     ax.set_xticks([x for x, _ in ticks], [label for _, label in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     level = 100 / len(asked.classes)

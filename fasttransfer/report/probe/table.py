@@ -20,7 +20,7 @@ from fasttransfer.report.probe.beside import StudyReference
 def table(probed: ProbeResults, beside: StudyReference) -> RenderableType:
     """Top-1 in per cent with its interval over seeds, below it the rate and decay that were chosen most often."""
     asked, swept = probed.asked, probed.swept
-    digits = 0 if len(asked.pictures["val"]) < 200 else 1
+    digits = 0 if len(asked.images["val"]) < 200 else 1
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="bold")
     grid.add_column("cut", justify="right", no_wrap=True)
     for k in swept.examples:
@@ -35,7 +35,7 @@ def table(probed: ProbeResults, beside: StudyReference) -> RenderableType:
         grid.add_row(str(cut), *tops, *(per_cent(each[1], digits) if each else "-" for each in others))
         grid.add_row("", *pairs, *(each[0] if each else "" for each in others), style="dim")
     head = Text(
-        f"Softmax regressions on features of {asked.cell.label}: top-1 on {len(asked.pictures['val']):,} validation "
+        f"Softmax regressions on features of {asked.cell.label}: top-1 on {len(asked.images['val']):,} validation "
         f"images of {asked.task}, by training images per class; chance {per_cent(1 / len(asked.classes), digits)} %"
     )
     first = [Text(plain(beside.verdict))] if beside.verdict else []

@@ -15,7 +15,7 @@ from fasttransfer.training.build_cohort import StudyContext
 from fasttransfer.training.workers.local import LocalWorkers
 from fasttransfer.training.workers.schedule import JobRetried, WorkerError, WorkerPool, run_jobs
 
-__all__ = ["JobRetried", "WorkerPool", "Engine", "WorkerError", "require_engine", "open_workers", "run_jobs"]
+__all__ = ["Engine", "JobRetried", "WorkerError", "WorkerPool", "open_workers", "require_engine", "run_jobs"]
 
 Engine = Literal["local", "ray"]
 

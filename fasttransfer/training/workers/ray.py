@@ -1,6 +1,6 @@
 """Workers that are actors of a Ray cluster: one a GPU, or one for as many cores as a network is trained with.
 
-The cluster is the one that RAY_ADDRESS names, else this machine for as long as the study takes. Study, pictures and
+The cluster is the one that RAY_ADDRESS names, else this machine for as long as the study takes. Study, images and
 cache lie on a file system that all its machines share.
 """
 
@@ -165,8 +165,8 @@ class _WorkerActor:
         else:
             text = (
                 f"machine {platform.node()} of the Ray cluster does not see the study {setting.folder} and its "
-                f"pictures {setting.store}: keep both on a file system that all machines share (--out, and "
-                "FASTTRANSFER_CACHE for pictures)"
+                f"images {setting.store}: keep both on a file system that all machines share (--out, and "
+                "FASTTRANSFER_CACHE for images)"
             )
             self._said.put(WorkerFailed(text, spoken=True))
 
@@ -190,9 +190,9 @@ class _WorkerActor:
 
 
 def _can_see_files(setting: StudyContext) -> bool:
-    """Whether the study's folder and pictures are here, the very same."""
+    """Whether the study's folder and images are here, the very same."""
     try:
         study, store = Study.read(paths.study_file(setting.folder)), Store.open(setting.store)
     except (InputError, OSError):
         return False
-    return study.digest() == setting.study.digest() and store.digest == setting.study.pictures
+    return study.digest() == setting.study.digest() and store.digest == setting.study.images
