@@ -31,8 +31,8 @@ from fasttransfer.study.cells import LAYERS, Cell, base
 from fasttransfer.study.configuration import Choices
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import grid, study_plan
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
 from fasttransfer.training.cohort import Cohort
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 
 
 def draw(folder: Path, classes: int) -> Path:

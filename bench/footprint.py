@@ -5,7 +5,7 @@
 
 Each cohort is built, trained for two steps and stopped into checkpoints, in a process of its own; the most that it has
 held as the system says (Linux, VmHWM) is written to bench/results/footprint.json, beside `planned`, what
-`fasttransfer.training.memory_use` says, and `bound`: the weights and velocities of all its cells (in bf16 the rounded weights
+`memory_use` says, and `bound`: the weights and velocities of all its cells (in bf16 the rounded weights
 too), one cell's activations and gradients, and 1 GiB.
 """
 

@@ -1,6 +1,6 @@
 """What training needs at the least: operations and bytes of a stage, a cell, a cohort, a study.
 
-FLOPs are those of convolutions and matrix products, two a multiply-add, counted by `fasttransfer.training.cost`; what else
+FLOPs are those of convolutions and matrix products, two a multiply-add, counted by `training.cost`; what else
 a stage does is a thousandth of that. Bytes are what has to be read and written if every stage were one operator forward
 and one backward, whose insides never reach memory: the fewest that any program with these stages moves.
 Between them and the ceilings of a machine lies the least time that the work can take.

@@ -16,7 +16,7 @@ from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Choices
 from fasttransfer.study.records import Records
 from fasttransfer.training import grid, study_plan
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Checked, Ended, Message
 from fasttransfer.training.step_times import StepTimes
 from fasttransfer.training.study_plan import StudyPlan

@@ -3,8 +3,8 @@
     python -m fasttransfer.bench.baselines.study tune JOB RESULT
     python -m fasttransfer.bench.baselines.study train JOB RESULT
 
-JOB is the JSON form of `PlainJob`: which files, which networks, which recipe. `train` writes how each network scored, `tune`
-how fast a step is under each of the usual settings. Written as somebody writes it who knows PyTorch well: what is
+JOB is the JSON form of `PlainJob`: which files, which networks, which recipe. `train` writes how each network scored,
+`tune` how fast a step is under each of the usual settings. Written as somebody writes it who knows PyTorch well: what is
 frozen runs without gradients, workers decode while the network trains. What he would not know is left out.
 """
 
@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlainJob:
-    """Everything there is to know; `recipe` has the values of `fasttransfer.study.recipe.Recipe` but for its geometry."""
+    """Everything there is to know; `recipe` has the values of `Recipe` but for its geometry."""
 
     tasks: Mapping[str, Task]
     networks: Sequence[Network]

@@ -129,7 +129,8 @@ class CacheShow:
             "study": entry.about.study,
             "images": f"{_images(entry)}, {len(entry.about.classes)} classes",
             "cut": f"{key.cut}: {' x '.join(map(str, entry.shape))}",
-            "size": f"{format_bytes(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of {format_bytes(entry.dense)}",
+            "size": f"{format_bytes(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of "
+            f"{format_bytes(entry.dense)}",
             "kept": "packed" if entry.packed else "dense",
             "used": f"{hits} times, last {_ago(last)}",
             "views": "; ".join(f"{top},{left}{' mirrored' if mirror else ''}" for top, left, mirror in key.views),
@@ -188,7 +189,8 @@ class CacheVerify:
             else:
                 bytes_ += entry.bytes
         good = len(folders) - wrong
-        what = f"{good} {'entry is as it was' if good == 1 else 'entries are as they were'} written ({format_bytes(bytes_)})"
+        which = "entry is as it was" if good == 1 else "entries are as they were"
+        what = f"{good} {which} written ({format_bytes(bytes_)})"
         console.print(Text(f"{what}, {wrong} cannot be used" if wrong else what), soft_wrap=True)
         return 1 if wrong else 0
 

@@ -199,9 +199,9 @@ class EntryWriter:
         free = shutil.disk_usage(self.folder).free
         if expected > free:
             raise InputError(
-                f"{self.folder.parent}: features of cut {self.key.cut} will take about {format_bytes(expected)}, the disk has "
-                f"{format_bytes(free)} free: remove entries with fasttransfer cache prune, or set FASTTRANSFER_CACHE to a "
-                "folder on another disk"
+                f"{self.folder.parent}: features of cut {self.key.cut} will take about {format_bytes(expected)}, the "
+                f"disk has {format_bytes(free)} free: remove entries with fasttransfer cache prune, or set "
+                "FASTTRANSFER_CACHE to a folder on another disk"
             )
 
 

@@ -220,7 +220,7 @@ def read_entry(folder: Path) -> CacheEntry:
 
 
 def find_entry(folder: Path, log: Log = print_warning) -> CacheEntry | None:
-    """As `read_entry`, but what is damaged is set aside, which is said, and not found. Not for who makes it at the time.
+    """Read the entry as `read_entry` does, but quarantine a damaged one; not for the process that makes it.
 
     Raises:
         OtherVersionError, UnreadableError: as `read_entry`.
@@ -234,7 +234,7 @@ def find_entry(folder: Path, log: Log = print_warning) -> CacheEntry | None:
 
 
 def _parsed(path: Path, text: bytes) -> Mapping[str, Any]:
-    """What `encode_manifest` was made of. Where format and checksum stand, and of what it is, is the same in every version."""
+    """Return what `encode_manifest` got. Where format and checksum stand is the same in every version."""
     try:
         said = json.loads(text)
         checksum, version = said.pop("checksum"), said["format"]

@@ -117,5 +117,6 @@ def _need_room(files: list[Path], bytes_: int) -> None:
     free = shutil.disk_usage(folder).free
     if bytes_ > free:
         raise InputError(
-            f"{files[-1]}: the features take {format_bytes(bytes_)}, the disk has {format_bytes(free)} free: choose another"
+            f"{files[-1]}: the features take {format_bytes(bytes_)}, the disk has {format_bytes(free)} free: "
+            "choose another"
         )

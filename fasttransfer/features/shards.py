@@ -280,8 +280,8 @@ def _corruption() -> Iterator[None]:
 def _module() -> Any:
     if _shards is None:
         raise InputError(
-            f"the feature cache needs fasttransfer.features._shards, which does not load ({_why_not}): build it in the source "
-            "tree with a C++ compiler and pip install --no-build-isolation --editable ."
+            f"the feature cache needs fasttransfer.features._shards, which does not load ({_why_not}): build it in the "
+            "source tree with a C++ compiler and pip install --no-build-isolation --editable ."
         )
     return _shards
 

@@ -139,8 +139,8 @@ def run_probe(asked: FeatureRequest, swept: SweepSettings, *, log: Log) -> Probe
             seconds = pool.submit(stacks.seconds, lessons).result() / workers
             log(
                 f"cut {cut}: {len(used):,} and {len(val):,} images x {x.shape[1]:,} values, "
-                f"{format_bytes(x.nbytes + x_val.nbytes)}; {len(lessons) * len(swept.pairs):,} heads in {len(lessons)} stacks, "
-                f"about {format_duration(seconds)}"
+                f"{format_bytes(x.nbytes + x_val.nbytes)}; {len(lessons) * len(swept.pairs):,} heads in {len(lessons)} "
+                f"stacks, about {format_duration(seconds)}"
             )
             scored = list(pool.map(stacks.trained, lessons))
         made += _judged(cut, swept, lessons, scored, len(val))
@@ -269,7 +269,7 @@ def _workers(
     if room < 1:
         raise InputError(
             f"cut {cut}: {train + val:,} images x {width:,} values and a stack of {len(swept.pairs)} heads take "
-            f"{format_bytes(2 * stored + stack)}, {format_bytes(free)} of memory are free: leave the cut out, or ask for fewer "
-            "--examples or fewer --lrs and --decays at a time"
+            f"{format_bytes(2 * stored + stack)}, {format_bytes(free)} of memory are free: leave the cut out, or ask "
+            "for fewer --examples or fewer --lrs and --decays at a time"
         )
     return min(cores, room)

@@ -1,6 +1,7 @@
 """The figures of a study, one function each: records in, a matplotlib Figure out, pyplot left alone.
 
-In a notebook: `accuracy(fasttransfer.study.records.read_results(folder))`. Every panel is as wide as a column of a paper of two.
+In a notebook: `accuracy(fasttransfer.study.records.read_results(folder))`. Every panel is as wide as one column of a
+paper that has two.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> byt
     """The paired differences of studies and their parts, for each n over targets and seeds, in [-1, 1].
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
-    is made of (`fasttransfer.report.analysis.Estimate.kind`), `runs` and `seeds` how many are behind the mean. The parts at
+    is made of (`Estimate.kind`), `runs` and `seeds` how many are behind the mean. The parts at
     equal training are over the runs that have all their networks, so that they add up. base+ has n = 8.
     """
     out = io.StringIO()

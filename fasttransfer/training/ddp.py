@@ -33,8 +33,8 @@ from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.training import grid
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
 from fasttransfer.training.cohort import Compute, OneProcess, TrainingCell
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.step import StageTrainer
@@ -59,8 +59,8 @@ def train_bases(
 ) -> int:
     """Trains the base networks of a study on `tasks`, in all processes that torchrun started; returns the exit code.
 
-    They go into the study's folder as `fasttransfer.training.grid.run` puts them there, which finds them done. Where torchrun
-    started no others, it is that function that trains them.
+    They go into the study's folder as `grid.run` puts them there, which finds them done. Where torchrun started no
+    others, `grid.run` trains them.
 
     Raises:
         InputError: as `grid.run`; fewer GPUs, images or images per batch than processes; another process failed.

@@ -44,8 +44,8 @@ from fasttransfer.study.images import builtin_store
 from fasttransfer.study.paths import mean_file
 from fasttransfer.study.records import Evaluation, Records, StudyResults
 from fasttransfer.training import cost, event_files
-from fasttransfer.training.build_cohort import StudyContext
 from fasttransfer.training.checkpoint import load_end
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Noted, Started
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.study_plan import StudyPlan, command_words, describe_feed, make_plan, plan_study_jobs

@@ -145,8 +145,9 @@ def _together(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
     narrower = ", --precision bf16" if terms.precision == "fp32" else ""
     needed = (largest.bytes + memory_use.SHARED) / memory_use.SHARE
     raise InputError(
-        f"one network ({terms.geometry.name}, {terms.precision}, batch {terms.batch}) needs {format_bytes(needed)} of memory "
-        f"to train, {format_bytes(free)} are free: choose a smaller --batch{narrower} or end what else takes memory"
+        f"one network ({terms.geometry.name}, {terms.precision}, batch {terms.batch}) needs {format_bytes(needed)} of "
+        f"memory to train, {format_bytes(free)} are free: choose a smaller --batch{narrower} or end "
+        "what else takes memory"
     )
 
 

@@ -27,7 +27,7 @@ from test_grid import quiet, said, same_study
 from fasttransfer.study import records
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.training import grid
-from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.workers import local
 
 # Checkpoints as often as possible, so that kills meet every stage of writing them.

@@ -19,8 +19,8 @@ from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import read_results
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
 from fasttransfer.training.cohort import Cohort
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 
 CELLS = (base("A", 0), base("B", 0), Cell(0, "B", "transfer", 3))
 

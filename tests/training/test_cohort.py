@@ -19,9 +19,9 @@ from fasttransfer.core import devices, tensor_files
 from fasttransfer.study.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import Evaluation
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
 from fasttransfer.training.checkpoint import load_end
 from fasttransfer.training.cohort import Cohort
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.draws import image_stream, start_weights
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message
 

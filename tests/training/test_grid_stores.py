@@ -24,8 +24,8 @@ from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import grid, study_plan, time_estimate
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
 from fasttransfer.training.cohort import Cohort
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 KINDS = ["raw", pytest.param("jpeg", marks=needs_dali)]

@@ -21,8 +21,8 @@ from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.study.cells import LAYERS, Cell, base
 from fasttransfer.study.configuration import Feeding
-from fasttransfer.training.build_cohort import StudyContext
 from fasttransfer.training.cohort import Cohort
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Ended, Started
 from fasttransfer.training.planning import JobPlan, TargetSizes, TrainingJob, split_in_half
 from fasttransfer.training.workers import JobRetried, WorkerError, require_engine, run_jobs, schedule, worker_loop

@@ -84,8 +84,8 @@ def pair_scores(results: Iterable[Result], score: Score = "last") -> list[Paired
     """Pairs every network with the base of its own target and seed.
 
     Returns:
-        one `PairedScores` for each (target, seed, n) that the study plans, n from 1, sorted in that order. The base+ has no
-        n and is in none.
+        one `PairedScores` for each (target, seed, n) that the study plans, n from 1, sorted in that order. The base+
+        has no n and is in none.
     """
     bases: dict[tuple[str, int], float] = {}
     cells: dict[tuple[str, int, int], dict[str, float]] = defaultdict(dict)

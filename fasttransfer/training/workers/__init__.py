@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.workers.local import LocalWorkers
 from fasttransfer.training.workers.schedule import JobRetried, WorkerError, WorkerPool, run_jobs
 

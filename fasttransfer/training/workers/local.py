@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from fasttransfer.core import devices
-from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.workers import worker_loop
 from fasttransfer.training.workers.schedule import STOPPING
@@ -20,7 +20,7 @@ from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, Wo
 
 
 class LocalWorkers:
-    """Worker processes; see `fasttransfer.training.workers.schedule.WorkerPool`. A GPU that lost its worker gets the next one."""
+    """Worker processes, see `WorkerPool`. A GPU that lost its worker gets the next one."""
 
     def __init__(self, setting: StudyContext) -> None:
         self._setting = setting

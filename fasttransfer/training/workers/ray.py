@@ -24,7 +24,7 @@ from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines.store import Store
 from fasttransfer.study import paths
 from fasttransfer.study.configuration import Study
-from fasttransfer.training.build_cohort import StudyContext
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.workers import worker_loop
 from fasttransfer.training.workers.worker_loop import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
@@ -43,7 +43,7 @@ _LONGEST = 10.0  # seconds that a worker waits before it answers that it has not
 
 
 class RayWorkers:
-    """Actors of a cluster; see `fasttransfer.training.workers.schedule.WorkerPool`. They get their GPUs and cores from Ray.
+    """Actors of a cluster, see `WorkerPool`. They get their GPUs and cores from Ray.
 
     Raises:
         InputError: the cluster does not answer, or has no machine that a network can be trained on.

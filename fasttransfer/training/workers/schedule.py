@@ -14,8 +14,8 @@ from typing import Protocol
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.study.cells import Cell
-from fasttransfer.training.build_cohort import StudyContext
 from fasttransfer.training.checkpoint import load_end
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Advanced, Ended, Message, Started
 from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
 from fasttransfer.training.workers.worker_loop import OutOfMemory, WorkerFailed, WorkerFree, WorkerLost, WorkerMessage

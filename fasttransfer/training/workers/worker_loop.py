@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.training.build_cohort import StudyContext, build_cohort
+from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import TrainingJob
 
