@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
+from torch import Tensor
 
+from fasttransfer.core import tensor_files
 from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.store import Kind, Store
+from fasttransfer.study import records
 from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Choices
+from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import Records
 from fasttransfer.training import grid, study_plan
+from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Checked, Ended, Message
 from fasttransfer.training.step_times import StepTimes
@@ -130,3 +138,66 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
         for cell in cells:
             build_cohort(setting, [cell], torch.device("cpu")).run(on_message, lambda: False, 1e9)
     return out
+
+
+def never() -> bool:
+    return False
+
+
+def make_setting(tmp_path: Path, **changes: object) -> StudyContext:
+    return with_bases(tiny_choices(tmp_path, **changes), tmp_path / "run")
+
+
+def train(
+    setting: StudyContext, cells: Sequence[Cell], stop: Callable[[], bool] = never, seconds: float = 1e9
+) -> list[Message]:
+    heard: list[Message] = []
+    build_cohort(setting, cells, torch.device(setting.study.device)).run(heard.append, stop, seconds)
+    return heard
+
+
+def trained(setting: StudyContext, cells: Sequence[Cell]) -> dict[str, dict[str, Tensor]]:
+    found = {c.label: tensor_files.load(weights_file(setting.folder, c))[0] for c in cells}
+    for cell in cells:
+        weights_file(setting.folder, cell).unlink()
+    return found
+
+
+def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[c][name], other[c][name]) for c in one for name in one[c])
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def network_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {p.name: tensor_files.load(p)[0] for p in sorted((folder / "weights").glob("*.safetensors"))}
+
+
+def same_study(one: Path, other: Path) -> None:
+    """Every weight and record of two finished runs is equal."""
+    ours, theirs = network_tensors(one), network_tensors(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensors in ours.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, theirs[name][key]), (name, key)
+    assert records.read_results(one).results == records.read_results(other).results
+
+
+def store_of(choices: Choices, folder: Path, kind: Kind, size: int = 32) -> Store:
+    return prepare.prepare_into(Path(choices.data), folder, size=size, kind=kind, log=lambda text: None)
+
+
+def setting_in(out: Path, choices: Choices, store: Store) -> StudyContext:
+    """A study on `store`, ready to be trained in `out`."""
+    return ready(study_plan.make_plan(replace(choices, data=str(store.folder))), store, out)
+
+
+def cohort(setting: StudyContext, cells: list[Cell]) -> Cohort:
+    return build_cohort(setting, cells, torch.device("cpu"))

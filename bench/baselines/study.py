@@ -4,8 +4,8 @@
     python -m fasttransfer.bench.baselines.study train JOB RESULT
 
 JOB is the JSON form of `PlainJob`: which files, which networks, which recipe. `train` writes how each network scored,
-`tune` how fast a step is under each of the usual settings. Written as somebody writes it who knows PyTorch well: what is
-frozen runs without gradients, workers decode while the network trains. What he would not know is left out.
+`tune` how fast a step is under each of the usual settings. Written as somebody writes it who knows PyTorch well: what
+is frozen runs without gradients, workers decode while the network trains. What he would not know is left out.
 """
 
 from __future__ import annotations

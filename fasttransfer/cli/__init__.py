@@ -1,5 +1,5 @@
 """The command line; `main` is the entry point of `fasttransfer`."""
 
-from fasttransfer.cli.main import main, run
+from fasttransfer.cli.commands import main, run
 
 __all__ = ["main", "run"]

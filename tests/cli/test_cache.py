@@ -12,8 +12,7 @@ import pytest
 import torch
 from entries import ABOUT, KEY, found, key, make, same
 from safetensors import safe_open
-from studies import tiny_choices
-from test_grid import quiet
+from studies import quiet, tiny_choices
 from torch import Tensor
 
 from fasttransfer import cli

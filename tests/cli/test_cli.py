@@ -15,6 +15,7 @@ from PIL import Image
 from studies import MANMADE, NATURAL, draw_images, tiny_choices, tiny_recipe
 
 from fasttransfer import cli
+from fasttransfer.cli.commands import Commands
 from fasttransfer.training import grid, study_plan
 
 
@@ -27,7 +28,7 @@ def commands_of(union: object, before: tuple[str, ...] = ()) -> Iterator[tuple[t
         yield from commands_of(own, words)
 
 
-GROUPS = {words: is_group for words, is_group in commands_of(cli._Commands)}
+GROUPS = {words: is_group for words, is_group in commands_of(Commands)}
 COMMANDS = [words for words, is_group in GROUPS.items() if not is_group]
 
 

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from sources import by_class, write
-from studies import tiny_choices
-from test_grid import quiet, same_study
+from studies import quiet, same_study, tiny_choices
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import replace_file

@@ -21,8 +21,7 @@ from typing import cast
 
 import pytest
 import torch.multiprocessing as mp
-from studies import tiny_choices
-from test_grid import quiet, said, same_study
+from studies import quiet, said, same_study, tiny_choices
 
 from fasttransfer.study import records
 from fasttransfer.study.configuration import Choices, Feeding

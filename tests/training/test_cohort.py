@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from devices import DEVICES
-from studies import RECIPE, tiny_choices, with_bases
+from studies import RECIPE, make_setting, never, same, train, trained
 from torch import Tensor
 
 from fasttransfer.core import devices, tensor_files
@@ -39,26 +39,10 @@ def _as_a_worker() -> Iterator[None]:
     torch.backends.cudnn.deterministic = before
 
 
-def never() -> bool:
-    return False
-
-
 @pytest.fixture
 def setting(tmp_path: Path) -> StudyContext:
     """A study's folder with both bases trained."""
     return make_setting(tmp_path)
-
-
-def make_setting(tmp_path: Path, **changes: object) -> StudyContext:
-    return with_bases(tiny_choices(tmp_path, **changes), tmp_path / "run")
-
-
-def train(
-    setting: StudyContext, cells: Sequence[Cell], stop: Callable[[], bool] = never, seconds: float = 1e9
-) -> list[Message]:
-    heard: list[Message] = []
-    build_cohort(setting, cells, torch.device(setting.study.device)).run(heard.append, stop, seconds)
-    return heard
 
 
 def after(steps: int) -> Callable[[], bool]:
@@ -73,17 +57,6 @@ def ends_in(heard: Iterable[Message]) -> dict[Cell, Ended]:
 
 def checks_in(heard: Iterable[Message]) -> dict[Cell, tuple[Evaluation, ...]]:
     return {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
-
-
-def trained(setting: StudyContext, cells: Sequence[Cell]) -> dict[str, dict[str, Tensor]]:
-    found = {c.label: tensor_files.load(weights_file(setting.folder, c))[0] for c in cells}
-    for cell in cells:
-        weights_file(setting.folder, cell).unlink()
-    return found
-
-
-def same(one: dict[str, dict[str, Tensor]], other: dict[str, dict[str, Tensor]]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[c][name], other[c][name]) for c in one for name in one[c])
 
 
 def all_cells(target: str = "B") -> list[Cell]:

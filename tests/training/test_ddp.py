@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import tiny_choices
-from test_grid import network_tensors, quiet, said
+from studies import network_tensors, quiet, said, tiny_choices
 
 from fasttransfer import ops
 from fasttransfer.core import randomness, tensor_files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import threading
@@ -11,39 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
-from studies import MANMADE, NATURAL, RECIPE, draw_images, tiny_choices
+from studies import MANMADE, NATURAL, RECIPE, draw_images, network_tensors, quiet, said, same_study, tiny_choices
 
 from fasttransfer.cli.grid import outcome_printer
-from fasttransfer.core import tensor_files
+from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.study import records
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Choices
-from fasttransfer.training import grid, study_plan, time_estimate
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=100)
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
-def network_tensors(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {p.name: tensor_files.load(p)[0] for p in sorted((folder / "weights").glob("*.safetensors"))}
-
-
-def same_study(one: Path, other: Path) -> None:
-    """Every weight and record of two finished runs is equal."""
-    ours, theirs = network_tensors(one), network_tensors(other)
-    assert ours.keys() == theirs.keys()
-    for name, tensors in ours.items():
-        for key, tensor in tensors.items():
-            assert torch.equal(tensor, theirs[name][key]), (name, key)
-    assert records.read_results(one).results == records.read_results(other).results
+from fasttransfer.training import grid, memory_use, study_plan, time_estimate
 
 
 def test_the_whole_grid(tmp_path: Path) -> None:
@@ -223,12 +198,12 @@ def test_a_dry_run_lists_every_network_and_writes_nothing(tmp_path: Path) -> Non
 def test_how_the_grid_is_cut_into_jobs_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path, layers=(2, 7))
     for workers in (1, 3):
-        monkeypatch.setattr(grid.machine, "workers_for", lambda device, threads, n=workers: n)
+        monkeypatch.setattr(devices, "count_workers", lambda device, threads, n=workers: n)
         grid.run(choices, tmp_path / str(workers), console=quiet())
     same_study(tmp_path / "1", tmp_path / "3")
     # Room for two processes with a network of a few thousand weights each, hardly more: waves of single cells.
-    monkeypatch.setattr(grid.footprint, "_GAPS", 1000.0)
-    monkeypatch.setattr(grid.footprint, "free_memory", lambda *sizes: 2_400_000_000)
+    monkeypatch.setattr(memory_use, "_GAPS", 1000.0)
+    monkeypatch.setattr(memory_use, "free_memory", lambda *sizes: 2_400_000_000)
     console = quiet()
     grid.run(choices, tmp_path / "waves", console=console)
     assert "memory: 2 of 3 workers train at the same time and cohorts train in waves of at most" in said(console)
@@ -238,7 +213,7 @@ def test_how_the_grid_is_cut_into_jobs_changes_nothing(tmp_path: Path, monkeypat
 def test_a_network_too_large_for_the_memory_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid.footprint, "free_memory", lambda *sizes: 500_000_000)
+    monkeypatch.setattr(memory_use, "free_memory", lambda *sizes: 500_000_000)
     with pytest.raises(InputError, match=r"one network .* needs .* of memory to train, 500 MB are free"):
         grid.run(tiny_choices(tmp_path), tmp_path / "run", console=quiet())
     assert not (tmp_path / "run").exists()

@@ -8,37 +8,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import RATES, ready, tiny_choices
-from test_grid import quiet, said, same_study
+from studies import RATES, cohort, quiet, said, same_study, setting_in, store_of, tiny_choices
 
 from fasttransfer import cli
-from fasttransfer.core import tensor_files
+from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import format_bytes
 from fasttransfer.pipelines import choose_feed, prepare
 from fasttransfer.pipelines.dali_feed import has_dali
-from fasttransfer.pipelines.store import Kind, Store
+from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import images, records
 from fasttransfer.study.cells import Cell, base
-from fasttransfer.study.configuration import Choices, Feeding
+from fasttransfer.study.configuration import Feeding
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import grid, study_plan, time_estimate
-from fasttransfer.training.cohort import Cohort
-from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 KINDS = ["raw", pytest.param("jpeg", marks=needs_dali)]
 
 
-def store_of(choices: Choices, folder: Path, kind: Kind, size: int = 32) -> Store:
-    return prepare.prepare_into(Path(choices.data), folder, size=size, kind=kind, log=lambda text: None)
-
-
 @needs_dali
 def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a study keeps the kind of store that it began with, whatever else there is room for by now."""
-    monkeypatch.setattr(grid.machine, "workers_for", lambda device, threads: 1)
+    monkeypatch.setattr(devices, "count_workers", lambda device, threads: 1)
     choices = tiny_choices(tmp_path, layers=(3,), treatments=("transfer",), targets=("A",), steps=4)
     store = store_of(choices, tmp_path / "store", "jpeg")
     of_source, of_store = tmp_path / "of-source", tmp_path / "of-store"
@@ -85,15 +78,6 @@ def test_an_interrupted_study_on_a_store_ends_with_the_same_bits(tmp_path: Path,
             assert about == wanted
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def setting_in(out: Path, choices: Choices, store: Store) -> StudyContext:
-    """A study on `store`, ready to be trained in `out`."""
-    return ready(study_plan.make_plan(replace(choices, data=str(store.folder))), store, out)
-
-
-def cohort(setting: StudyContext, cells: list[Cell]) -> Cohort:
-    return build_cohort(setting, cells, torch.device("cpu"))
 
 
 def nobody(message: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_grid_stores import cohort, setting_in, store_of
+from studies import cohort, setting_in, store_of
 
 from fasttransfer.core.files import cache_folder
 from fasttransfer.networks import inputs

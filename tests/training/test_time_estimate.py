@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from studies import RATES, tiny_choices
 
-from fasttransfer.core import tensor_files
+from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import CAFFENET_MINI
 from fasttransfer.study.cells import Cell, base
@@ -86,7 +86,7 @@ def test_a_dry_run_of_a_study_in_its_folder_counts_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choices, out = tiny_choices(tmp_path, layers=(2, 6), treatments=("transfer", "transfer+")), tmp_path / "run"
-    monkeypatch.setattr(grid.machine, "workers_for", lambda device, threads: 2)
+    monkeypatch.setattr(devices, "count_workers", lambda device, threads: 2)
     plan = study_plan.make_plan(choices)
     assert grid.run(choices, out, console=quiet())
     ended = time_estimate.read_progress(plan, out)

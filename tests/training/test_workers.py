@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from studies import RECIPE
-from training.test_cohort import make_setting, same, train, trained
+from studies import RECIPE, make_setting, same, train, trained
 
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError

@@ -25,7 +25,7 @@ from fasttransfer.cli.report import Report
 from fasttransfer.cli.splits import Splits
 from fasttransfer.core.errors import InputError
 
-_Commands = (
+Commands = (
     Annotated[Grid, tyro.conf.subcommand("grid")]
     | Annotated[Base, tyro.conf.subcommand("base")]
     | Annotated[Report, tyro.conf.subcommand("report")]
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> Any:
     return tyro.cli(
-        _Commands,
+        Commands,
         prog="fasttransfer",
         description="How transferable is each layer of a network? The study of Yosinski et al. 2014 at today's speed.",
         args=list(arguments),
