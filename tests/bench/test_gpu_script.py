@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
+from waiting import PATIENCE, wait_until
 
 from fasttransfer.bench import gpu
 from fasttransfer.bench.gpu import GpuPart
 
-WAITS = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('wrote what it knew')"
-DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
+WAITS = "import time\ntry: print('begun'); time.sleep(600)\nexcept KeyboardInterrupt: print('wrote what it knew')"
+DEAF = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun')\ntime.sleep(600)"
 
 
 def python(name: str, code: str, least: float = 0.0, most: float = 60.0, needed: bool = False) -> GpuPart:
@@ -53,15 +56,39 @@ def test_what_does_not_fit_or_is_not_there_is_left_out(tmp_path: Path) -> None:
 def test_a_part_that_takes_too_long_is_interrupted_and_then_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    waited: dict[str, list[float | None]] = {}
+    codes: dict[str, int] = {}
+
+    class Watched(subprocess.Popen[bytes]):
+        """Its time is over as soon as it has said that it begun; it then has all it needs to hear an interrupt."""
+
+        def __init__(self, command: list[str], *, stdout: IO[bytes], **others: Any) -> None:
+            self.log = Path(stdout.name)
+            super().__init__(command, stdout=stdout, **others)
+
+        def wait(self, timeout: float | None = None) -> int:
+            name, times = self.log.stem, waited.setdefault(self.log.stem, [])
+            times.append(timeout)
+            if name != "next" and len(times) == 1:
+                assert wait_until(lambda: self.log.read_text() == "begun\n")
+                raise subprocess.TimeoutExpired(self.args, 0.0)
+            if name == "deaf" and timeout is not None:
+                raise subprocess.TimeoutExpired(self.args, 0.0)
+            codes[name] = super().wait(PATIENCE)
+            return codes[name]
+
     monkeypatch.setattr(gpu, "GRACE", 6.0)
-    start = time.monotonic()
-    todo = [python("polite", WAITS, most=4.0), python("deaf", DEAF, most=4.0), python("next", "")]
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    todo = [python("polite", WAITS, most=10.0), python("deaf", DEAF, most=10.0), python("next", "", most=10.0)]
     assert not gpu.run_all(todo, tmp_path, 1.0)
-    assert time.monotonic() - start < 40
-    assert (tmp_path / "polite.log").read_text() == "wrote what it knew\n"
-    found = outcomes(tmp_path)
-    assert found["polite"].startswith("out of time") and found["deaf"].startswith("out of time")
-    assert found["next"] == "passed"
+    assert waited == {"polite": [4.0, 6.0], "deaf": [4.0, 6.0, None], "next": [4.0]}
+    assert codes == {"polite": 0, "deaf": -signal.SIGKILL, "next": 0}
+    assert (tmp_path / "polite.log").read_text() == "begun\nwrote what it knew\n"
+    assert outcomes(tmp_path) == {
+        "polite": "out of time: what it knew is in polite.log",
+        "deaf": "out of time: what it knew is in deaf.log",
+        "next": "passed",
+    }
 
 
 def test_the_page_is_written_after_every_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +131,10 @@ def test_only_what_is_missing_is_installed(tmp_path: Path, monkeypatch: pytest.M
     assert "packages" not in [part.name for part in gpu.parts(tmp_path, tmp_path, None)]
 
 
-def test_without_a_gpu_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
+def test_without_a_gpu_nothing_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert gpu.main(["1", "--out", str(tmp_path / "out")]) == 2
-    assert "sees no CUDA device" in capsys.readouterr().err
+    assert "sees no CUDA device here: there is nothing to measure" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,6 +10,8 @@ import torch
 
 from fasttransfer.core import tensor_files
 
+DAMAGED = r"/(w|network)\.safetensors: damaged or not written by fasttransfer \("
+
 
 def test_round_trip(tmp_path: Path) -> None:
     tensors = {
@@ -87,7 +89,7 @@ def test_a_file_that_was_cut_short_is_noticed(tmp_path: Path, length: int) -> No
     path = tmp_path / "w.safetensors"
     tensor_files.save(path, {"a": torch.arange(12.0)}, {})
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(tensor_files.CorruptFileError):
+    with pytest.raises(tensor_files.CorruptFileError, match=DAMAGED):
         tensor_files.load(path)
 
 
@@ -96,9 +98,9 @@ def test_other_peoples_files_are_refused(tmp_path: Path) -> None:
 
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file({"a": torch.ones(2)}, path)
-    with pytest.raises(tensor_files.CorruptFileError):
+    with pytest.raises(tensor_files.CorruptFileError, match=DAMAGED):
         tensor_files.load(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
         tensor_files.load(tmp_path / "none.safetensors")
 
 
@@ -115,8 +117,8 @@ def test_what_was_told_is_read_without_the_tensors(tmp_path: Path) -> None:
     tensor_files.save(path, {"a": torch.arange(12.0)}, {"cell": "baseA.s0", "step": 7})
     assert tensor_files.read_about(path) == {"cell": "baseA.s0", "step": 7}
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(tensor_files.CorruptFileError):
+    with pytest.raises(tensor_files.CorruptFileError, match=DAMAGED):
         tensor_files.read_about(path)
     path.write_bytes(b"\xff" * 100)
-    with pytest.raises(tensor_files.CorruptFileError):
+    with pytest.raises(tensor_files.CorruptFileError, match=DAMAGED):
         tensor_files.read_about(path)

@@ -10,9 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +20,7 @@ from typing import cast
 import pytest
 import torch.multiprocessing as mp
 from studies import quiet, said, same_study, tiny_choices
+from waiting import once_there, wait_until
 
 from fasttransfer.study import records
 from fasttransfer.study.configuration import Choices, Feeding
@@ -40,9 +39,6 @@ if __name__ == "__main__":
     grid.run(choices, Path(sys.argv[2]), feeding=Feeding(engine=sys.argv[3]), checkpoint_seconds=0.0)
 """
 STEPS = 200
-
-
-PATIENCE = 300.0  # seconds for what takes a few: a machine may be busy
 
 
 @contextmanager
@@ -92,24 +88,6 @@ def command(pid: int) -> bytes:
 def met(out: Path, pattern: str, driver: subprocess.Popen[bytes]) -> bool:
     """A file of this pattern is there, or the driver was too fast."""
     return any(out.glob(pattern)) or driver.poll() is not None
-
-
-def wait_until(what: Callable[[], bool]) -> bool:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if what():
-            return True
-        time.sleep(0.02)
-    return False
-
-
-@contextmanager
-def once_there(out: Path, pattern: str, do: Callable[[], None]) -> Iterator[None]:
-    """Does something as soon as a file of this pattern is there, beside what is done meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(lambda: wait_until(lambda: any(out.glob(pattern))) and do())
-        yield
-    assert done.result() is not False, f"{pattern} never came"
 
 
 def kill_worker() -> None:

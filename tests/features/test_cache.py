@@ -96,8 +96,9 @@ def test_an_error_of_the_caller_stays_that(tmp_path: Path) -> None:
             writers[0].append(features(4, writers[0].shape))
             raise PermissionError(13, "Permission denied", "images")
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(PermissionError, match="Permission denied: 'images'"):
         unreadable()
+    assert cache.find_entry(tmp_path, KEY) is None
 
 
 # Use, pruning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -127,14 +128,16 @@ def test_versions_change_with_what_computes(monkeypatch: pytest.MonkeyPatch, tmp
     with monkeypatch.context() as patch:
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
         assert versions("cpu") != found
-    if not native.why_not():
-        assert len(found["native library"]) == 32
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.ops, "loaded_libraries", set())
-            assert versions("cpu")["native library"] == "PyTorch"
     keys._sources.cache_clear()
     with monkeypatch.context() as patch:
         changed = Path(caffenet.__file__).read_bytes() + b"#"
         patch.setattr(Path, "read_bytes", lambda path: changed)
         assert versions("cpu")["network"] != found["network"]
     keys._sources.cache_clear()
+
+
+@pytest.mark.skipif(bool(native.why_not()), reason="the native library is not loaded")
+def test_the_native_library_is_named_by_its_digest_and_its_absence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch(r"[0-9a-f]{32}", versions("cpu")["native library"])
+    monkeypatch.setattr(torch.ops, "loaded_libraries", set())
+    assert versions("cpu")["native library"] == "PyTorch"

@@ -150,7 +150,9 @@ def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFi
     shard.write_bytes(content)
     assert torch.equal(features.of(study, "baseA", 5).values, good.values)
     assert cache.list_entries(cache.cache_root()) == []
-    assert "damaged" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{shard}: damaged: record " in told
+    assert f"set aside as {entry.folder.name}.damaged and not read" in told
 
 
 def test_a_cache_that_cannot_be_written_costs_a_sentence(

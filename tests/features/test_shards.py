@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import random
+import re
 import resource
 import signal
 import struct
@@ -217,14 +218,17 @@ def test_records_that_are_not_there(tmp_path: Path) -> None:
 
 def test_what_is_not_features_is_refused(tmp_path: Path) -> None:
     x = features(4)
-    bad = [x.float(), x[:, :4], x.contiguous(), x[..., ::2]]
+    shape, order = r"must be \(N, 5, 3, 7\) bfloat16 on the CPU", "must be in channels-last memory"
+    bad = [(x.float(), shape), (x[:, :4], shape), (x.contiguous(), order), (x[..., ::2], shape)]
     with open_(write(tmp_path / "s", x)) as reader:
-        for out in [*bad, x[:3]]:
-            with pytest.raises(RuntimeError):
+        for out, why in bad:
+            with pytest.raises(RuntimeError, match=why):
                 reader.read(range(4), out)
-    for given in bad:
+        with pytest.raises(RuntimeError, match="out has room for 3 images, 4 are asked for"):
+            reader.read(range(4), x[:3])
+    for given, why in bad:
         with (
-            pytest.raises(RuntimeError),
+            pytest.raises(RuntimeError, match=why),
             write_shard(tmp_path / "no", entry=ENTRY, position=0, first=0, shape=SHAPE, packed=True) as shard,
         ):
             shard.append(given)
@@ -304,17 +308,23 @@ def test_every_shorter_file_is_found(tmp_path: Path) -> None:
         with pytest.raises(CorruptFileError, match=r"cut short|makes no sense|not where its footer"):
             read_all(path)
     path.write_bytes(whole + b"\0")
-    with pytest.raises(CorruptFileError):
+    with pytest.raises(CorruptFileError, match="cut short, its end is missing"):
         read_all(path)
 
 
 def test_a_block_that_the_disk_lost_is_found(tmp_path: Path) -> None:
-    path = write(tmp_path / "s", features(300))
+    path, said = write(tmp_path / "s", features(300)), list[str]()
     whole = path.read_bytes()
     for at in range(0, len(whole), 4096):
         path.write_bytes(whole[:at] + bytes(len(whole[at : at + 4096])) + whole[at + 4096 :])
-        with pytest.raises(CorruptFileError):
+        with pytest.raises(CorruptFileError) as lost:
             read_all(path)
+        said.append(str(lost.value).removeprefix(f"{path}: "))
+    assert said[0] == "not a shard of features" and said[-1] == "cut short, its end is missing"
+    record = re.compile(
+        r"damaged: record \d+ does not match its checksum|damaged: its index does not match its checksum"
+    )
+    assert len(said) > 4 and all(record.fullmatch(each) for each in said[1:-1])
 
 
 def test_shards_in_each_others_place_are_found(tmp_path: Path) -> None:
@@ -368,7 +378,7 @@ def test_versions_byte_orders_and_kinds(tmp_path: Path) -> None:
             read_all(path)
     path = write(tmp_path / "s", features(2, share=1.0), packed=False)
     rewritten(path, 16, struct.pack("<I", 1))  # dense, said to be packed
-    with pytest.raises(CorruptFileError):
+    with pytest.raises(CorruptFileError, match="record 0 is not where its index says"):
         read_all(path)
 
 

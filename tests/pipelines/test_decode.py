@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from sources import encoded, jpeg, noise
 from strange import HEIGHT, WIDTH, patched, png, scene, strange
+from waiting import PATIENCE
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.ops import resize
@@ -208,7 +209,7 @@ def test_images_of_a_store() -> None:
     for data, each in zip(files, pixels, strict=True):
         assert np.array_equal(each, np.asarray(Image.open(io.BytesIO(data))))
     assert decode_stored([], 32).shape == (0, 32, 32, 3)
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match=r"(?i)truncated"):
         decode_stored([files[0], files[1][:100]], 32)
 
 
@@ -229,11 +230,11 @@ def test_a_large_image_waits_for_room_and_is_not_overtaken(monkeypatch: pytest.M
     with ThreadPoolExecutor(2) as pool:
         with room.taken(8):
             large = pool.submit(take, 5)
-            assert waiting.wait(20)
+            assert waiting.wait(PATIENCE)
             small = pool.submit(take, 1)  # for which there is room
             order.append(8)
-        large.result(20)
-        small.result(20)
+        large.result(PATIENCE)
+        small.result(PATIENCE)
     assert order == [8, 5, 1]
     assert room._free == 10
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import PATIENCE
 
 from fasttransfer.pipelines.prefetched_feed import PrefetchedFeed
 from fasttransfer.pipelines.streams import Batch
@@ -80,10 +81,10 @@ def test_any_step_at_any_time(steps: list[int]) -> None:
 def test_the_next_step_is_made_while_this_one_is_used(counting: Counting, ahead: PrefetchedFeed) -> None:
     ahead.train(5)
     for _ in range(2):
-        assert counting.made.acquire(timeout=10)  # nobody asked for the second one yet
+        assert counting.made.acquire(timeout=PATIENCE)  # nobody asked for the second one yet
     assert counting.asked == [5, 6]
     ahead.train(6)
-    assert counting.made.acquire(timeout=10)
+    assert counting.made.acquire(timeout=PATIENCE)
     assert counting.asked == [5, 6, 7]  # step 6 was made once
     assert counting.threads == {"feed_0"}
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,19 @@ def test_a_disk_that_takes_no_more_is_the_users_to_put_right(tmp_path: Path, two
         render(tmp_path, train=2, val=0, size=32)
 
 
-def test_rendering_is_quick() -> None:
-    start = time.process_time()
-    for name in SIDES:
-        for k in range(2):
-            image(name, "train", k, size=64)
-    each = (time.process_time() - start) / (2 * len(SIDES))
-    assert each < 0.03  # seconds; ten times what it takes, for slow machines
+def test_a_image_takes_no_longer_than_a_few_passes_over_its_pixels() -> None:
+    """Against sines of as many pixels, on the same machine at the same time: a data set is rendered in moments."""
+
+    def least(work: Callable[[], object]) -> float:
+        """Seconds of the quickest of five, of this process alone."""
+        taken = []
+        for _ in range(5):
+            start = time.process_time()
+            work()
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    pixels = np.random.default_rng(0).random((64, 64, 3))
+    passes = least(lambda: [np.sin(pixels * k) for k in range(20 * len(SIDES))]) / len(SIDES)
+    each = least(lambda: [image(name, "train", 0, size=64) for name in SIDES]) / len(SIDES)
+    assert each < 10 * passes  # ten times what it takes

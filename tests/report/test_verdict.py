@@ -39,6 +39,34 @@ def test_bases_that_had_not(study: Callable[..., StudyResults]) -> None:
     assert "they gain 9" in found.text and "measure that missing training too" in found.text
 
 
+@pytest.mark.parametrize(
+    ("gain", "sentence"),
+    [
+        (
+            -0.01,
+            "The bases had finished learning, as far as these runs can tell: one more schedule (base+) changes them by "
+            "−1.0 ± 3.4 points (A −1.0, B −1.0).",
+        ),
+        (
+            0.02,
+            "The bases may not have finished learning: trained on for one more schedule (base+) they gain +2.0 ± 3.3 "
+            "points (A +2.0, B +2.0), not distinguishable from zero, but more than the 1 point of a base that has. "
+            "Differences from the base may measure missing training too.",
+        ),
+        (
+            0.09,
+            "The bases had not finished learning: trained on for one more schedule (base+) they gain 9.0 ± 3.1 points "
+            "(A +9.0, B +9.0). Differences from the base measure that missing training too.",
+        ),
+    ],
+)
+def test_the_whole_sentence_that_every_output_begins_with(
+    study: Callable[..., StudyResults], gain: float, sentence: str
+) -> None:
+    found = verdict(gaining(study(), gain))
+    assert found is not None and found.text == sentence
+
+
 def test_one_task_has_a_verdict_of_its_own(study: Callable[..., StudyResults]) -> None:
     found = verdict(study(seeds=(0, 1), missing=0.09), target="B")
     assert found is not None and found.text.startswith("The base of B had not finished learning")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from studies import network_tensors, quiet, said, tiny_choices
+from waiting import PATIENCE
 
 from fasttransfer import ops
 from fasttransfer.core import randomness, tensor_files
@@ -104,11 +105,11 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     leader, other = two_processes(choices, killed, killed_at=25)
-    assert b"another process of this run has ended" in leader.communicate(timeout=120)[1]
+    assert b"another process of this run has ended" in leader.communicate(timeout=PATIENCE)[1]
     assert (leader.returncode, other.wait()) == (2, -signal.SIGKILL)
     assert list(killed.glob("checkpoints/base*")) and not list(killed.glob("weights/*"))
     for process in two_processes(choices, killed):
-        told = process.communicate(timeout=120)[1]
+        told = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 0, told
 
     path = Path("weights") / "baseA.s0.safetensors"

@@ -75,12 +75,16 @@ def test_a_study_is_the_same_study_with_it(tmp_path: Path) -> None:
     assert grid.run(choices, out)  # resumed without: nothing to do, and nothing differs
 
 
-def test_a_missing_package_is_named_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match=r"pip install 'fasttransfer\[tensorboard\]'"):
         grid.run(tiny_choices(tmp_path), tmp_path / "out", tensorboard=True)
     assert not (tmp_path / "out").exists()
     assert cli.run(["grid", "--tensorboard", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'fasttransfer[tensorboard]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_event_files_by_the_package_itself(tmp_path: Path) -> None:

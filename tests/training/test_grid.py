@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from studies import MANMADE, NATURAL, RECIPE, draw_images, network_tensors, quiet, said, same_study, tiny_choices
+from waiting import once_there
 
 from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import devices
@@ -173,17 +174,23 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     assert "1 of 10 networks" in said(again)
 
 
-def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None:
-    choices = tiny_choices(tmp_path, layers=(2, 6), steps=400)
+def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the bases train: the first checkpoint of one says when, and the copies are still to come."""
+    monkeypatch.setattr(grid, "write_report", lambda recorded, out: out / "report")  # which takes longer than training
+    choices = tiny_choices(tmp_path, layers=(2,), steps=100)
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
     assert grid.run(choices, undisturbed, console=quiet())
-    threading.Timer(6.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     console = quiet()
-    finished = grid.run(choices, out, console=console)
-    if not finished:  # a fast machine may have been done before
-        assert "The same command goes on from here" in said(console)
-        assert {r.state for r in records.read_results(out).results} & {"planned", "running"}
-        assert grid.run(choices, out, console=quiet())
+    with once_there(out, "checkpoints/base*", partial(os.kill, os.getpid(), signal.SIGINT)):
+        finished = grid.run(choices, out, console=console, checkpoint_seconds=0.0)
+    assert not finished
+    assert "The same command goes on from here" in said(console) and "complete after" not in said(console)
+    interrupted = records.read_results(out)
+    assert "interrupted" in [text for _, _, text in interrupted.events]
+    assert {r.state for r in interrupted.results if r.treatment not in ("base", "random")} == {"planned"}
+    kept = {path.stem for path in (out / "checkpoints").iterdir()}
+    assert {f"{r.name}.s{r.seed}" for r in interrupted.results if r.state == "running"} <= kept
+    assert grid.run(choices, out, console=quiet())
     same_study(undisturbed, out)
 
 

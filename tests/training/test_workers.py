@@ -166,7 +166,8 @@ def test_what_a_lost_worker_wrote_is_not_trained_again(setting: StudyContext) ->
     crew = Here(setting, fates=("untold",))
     heard = done_by(crew, setting, job_of(setting))
     assert len(crew.given) == 1
-    assert heard.of(JobRetried)
+    (told,) = heard.of(JobRetried)
+    assert "worker lost (signal 9)" in told.text
     assert same(trained(setting, CELLS), undisturbed)
 
 
@@ -188,6 +189,7 @@ def test_a_job_short_of_memory_goes_on_in_halves(setting: StudyContext, monkeypa
     assert sorted(job.cells for job in crew.given if len(job.cells) == 1) == [(cell,) for cell in sorted(CELLS)]
     assert {m.step for m in heard.of(Started)} == {4}
     assert crew.hired == 1
+    assert len(heard.of(JobRetried)) == len(CELLS) - 1  # each time it is cut in two
     assert all("not enough memory" in m.text for m in heard.of(JobRetried))
 
 
@@ -232,7 +234,7 @@ def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.Mon
         division = JobPlan((job_of(setting, [first]), job_of(setting, cells)), 1, "")
         assert run_jobs(crew, setting, division, heard, ended=heard.states.get)
         assert crew.given > 3
-    assert all("not enough memory" in m.text for m in heard.of(JobRetried))
+    assert heard.of(JobRetried) and all("not enough memory" in m.text for m in heard.of(JobRetried))
     assert same(trained(setting, [first, *cells]), undisturbed)
 
 
@@ -249,16 +251,22 @@ def end_a_recording() -> object:
 
 
 @pytest.mark.parametrize(
-    "attempt", [allocate_too_much, lambda: np.empty(1 << 50, np.uint8), lambda: bytearray(1 << 60), end_a_recording]
+    ("attempt", "says"),
+    [
+        (allocate_too_much, "memory"),
+        (lambda: np.empty(1 << 50, np.uint8), "Unable to allocate 1.00 PiB"),
+        (lambda: bytearray(1 << 60), "MemoryError"),  # which says nothing itself
+        (end_a_recording, "CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
 )
 def test_what_short_memory_looks_like(
-    setting: StudyContext, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], object]
+    setting: StudyContext, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], object], says: str
 ) -> None:
     monkeypatch.setattr(Cohort, "_train_step", lambda *_: attempt())
     said: list[WorkerMessage] = []
     worker_loop.train_job(setting, job_of(setting), CPU, said.append, lambda: False)
     assert isinstance(said[-1], worker_loop.OutOfMemory)
-    assert said[-1].text
+    assert says in said[-1].text and "\n" not in said[-1].text
 
 
 def test_other_errors_keep_their_sentence_or_their_stack_trace(setting: StudyContext) -> None:
