@@ -111,7 +111,7 @@ torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 2
 torch.cuda.get_device_capability = lambda i: [(9, 0), {capability}][i]
 torch.cuda.get_device_name = lambda i: ["NVIDIA H200", "Some GPU"][i]
-from fasttransfer import native
+from fasttransfer.ops import native
 print(native.why_not())
 where = native.operators()
 print(set(map(where.get, where.keys() - native.CPU_ONLY)))
@@ -155,7 +155,7 @@ def test_where_operators_run() -> None:
 
 WITHOUT_LIBRARY = """
 import torch
-from fasttransfer import native
+from fasttransfer.ops import native
 from fasttransfer.ops._dropout import dropout
 assert not native.load()
 assert "is not built" in native.why_not()

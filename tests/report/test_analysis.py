@@ -616,9 +616,9 @@ def test_without_an_interval_only_the_limit_counts() -> None:
     assert gained([0.01]).gain.half is None
     assert gained([0.01]).finished and not gained([0.0101]).finished
     # Errors taken as independent: 10,000 images tell 1.3 points apart.
-    told = gained([0.009], val_images={"B": 10_000})
+    told = gained([0.009], val_pictures={"B": 10_000})
     assert told.gain.kind == "images" and told.finished
-    assert not gained([0.009], val_images={"B": 1_000_000}).finished
+    assert not gained([0.009], val_pictures={"B": 1_000_000}).finished
 
 
 def test_the_verdict_is_of_the_mean_over_tasks_or_of_one() -> None:
