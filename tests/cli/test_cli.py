@@ -17,7 +17,7 @@ from studies import MANMADE, NATURAL, draw_images, tiny_choices, tiny_recipe
 from fasttransfer import cli
 from fasttransfer.cli.commands import Commands
 from fasttransfer.study import images as study_images
-from fasttransfer.training import study_plan
+from fasttransfer.training import grid, study_plan
 
 
 def commands_of(union: object, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:

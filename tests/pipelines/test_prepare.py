@@ -110,8 +110,8 @@ def test_progress_is_not_said_more_than_every_few_seconds(tmp_path: Path) -> Non
 def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
     made = []
-    fill = module.fill
-    monkeypatch.setattr(module, "fill", lambda *arguments: (made.append(arguments[0]), fill(*arguments)))
+    fill = module.write_store
+    monkeypatch.setattr(module, "write_store", lambda *arguments: (made.append(arguments[0]), fill(*arguments)))
 
     def again(**choices: object) -> int:
         prepare(source, **({"size": 8, "cache": cache, "log": quiet} | choices))  # type: ignore[arg-type]
@@ -612,7 +612,7 @@ def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
 def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, folder = source_of(tmp_path / "source"), tmp_path / "store"
     folder.mkdir()
-    monkeypatch.setattr(module, "fill", lambda *_: write(folder, {"thesis.tex": "years of work"}))
+    monkeypatch.setattr(module, "write_store", lambda *_: write(folder, {"thesis.tex": "years of work"}))
     with pytest.raises(InputError, match="is not empty"):
         prepare_into(source, folder, size=8, log=quiet)
     assert visible(folder) == ["thesis.tex"]
