@@ -20,7 +20,7 @@ help:
 	@echo 'make grid      train the study on the built-in images and write its page   (ARGS="--dry-run" adds arguments)'
 	@echo 'make test      run the tests                                                 (ARGS="-k dropout" adds arguments)'
 	@echo 'make sanitize  run the tests of native code with every access to memory checked            (ARGS="-k augment" likewise)'
-	@echo 'make lint      check style and types of Python and C++'
+	@echo 'make lint      check style, types and the direction of imports'
 	@echo 'make format    put Python and C++ into shape'
 	@echo 'make bench     measure everything and write a page of it, in 15 minutes     (ARGS=--quick; BENCHES=bench/test_forms.py)'
 	@echo 'make bench-check           compare how much faster than PyTorch things are with what was recorded'
@@ -57,6 +57,7 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(call typed,build/typed)
+	@cd build/typed && ../../$(BIN)/lint-imports --no-logo --no-cache ../../pyproject.toml > ../imports.txt || { cat ../imports.txt; exit 1; }
 	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 
 format: $(VENV)/.installed
