@@ -110,8 +110,8 @@ def _others(book: targets.Book) -> Iterator[str]:
     if prepared:
         rate, share = prepared[-1]["images per second"]["prepare raw"], prepared[-1]["against"]["prepare raw"]
         yield _point(
-            f"A store is prepared at {rate:,.0f} images per second, {share:.2f} of the rate of the fastest decoder alone "
-            f"(`{data['command']} --only prepare`)."
+            f"A store is prepared at {rate:,.0f} images per second, {share:.2f} of the rate of the fastest decoder "
+            f"alone (`{data['command']} --only prepare`)."
         )
     rates = projection.rates_of(book)
     if rates is not None:

@@ -181,8 +181,8 @@ def _study(book: Book, gpu: bool) -> GoalReading | None:
     why = ""
     if share := shares.get("the network's products"):
         why = (
-            f"the networks' convolutions and products alone would take {share:.0%} of the time; fine-tuned cells, most of "
-            "the arithmetic, share nothing but their images"
+            f"the networks' convolutions and products alone would take {share:.0%} of the time; fine-tuned cells, most "
+            "of the arithmetic, share nothing but their images"
         )
     return GoalReading(text, met, grid["command"], why)
 
@@ -201,7 +201,10 @@ def _cached(book: Book, gpu: bool) -> GoalReading | None:
         why += (
             f", and {allowed} with the last stage in float32, which multiplies at {1 / slower:.0%} of bfloat16's speed"
         )
-    why += "; the cell's own stages still have to be trained, and frozen stage 7 runs live: its dropout is new each step"
+    why += (
+        "; the cell's own stages still have to be trained, and frozen stage 7 runs live, because its dropout changes in "
+        "every step"
+    )
     return GoalReading(f"{gains['5']:.1f}x / {gains['7']:.1f}x", met, part["command"], why)
 
 
