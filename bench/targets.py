@@ -202,8 +202,8 @@ def _cached(book: Book, gpu: bool) -> GoalReading | None:
             f", and {allowed} with the last stage in float32, which multiplies at {1 / slower:.0%} of bfloat16's speed"
         )
     why += (
-        "; the cell's own stages still have to be trained, and frozen stage 7 runs live, because its dropout changes in "
-        "every step"
+        "; the cell's own stages still have to be trained, and frozen stage 7 runs live, because its dropout changes "
+        "in every step"
     )
     return GoalReading(f"{gains['5']:.1f}x / {gains['7']:.1f}x", met, part["command"], why)
 
