@@ -226,7 +226,7 @@ class Study:
 
     def differences(self, other: Study) -> list[str]:
         """One line a value in which `other` differs: `batch: 64 here, 128 there`."""
-        ours, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
+        ours, theirs = (dict(_flat(_plain(dataclasses.asdict(study)))) for study in (self, other))
         return [
             f"{name}: {ours.get(name, 'not set')} in the study, {theirs.get(name, 'not set')} in the command"
             for name in sorted(ours.keys() | theirs.keys())

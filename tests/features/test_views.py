@@ -14,6 +14,7 @@ from rich.console import Console
 from studies import tiny_choices, with_bases
 from torch import Tensor
 
+from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.features import cache, worth_keeping
@@ -315,7 +316,7 @@ def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
     said, found = [], []
     for out in (tmp_path / "first", tmp_path / "second"):
         console = Console(file=(text := io.StringIO()), width=200)
-        assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console)
+        assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console, show=outcome_printer(console))
         said.append(text.getvalue())
         found.append(records.read_results(out))
     assert found[0].results == found[1].results
