@@ -1,8 +1,8 @@
-"""The native libraries: whether they are there, why not, and which operators run in them.
+"""The operators' schemas and the native libraries: loads them, and says which operators run natively or why none does.
 
-There is one for CPUs and one for GPUs, which is loaded where PyTorch sees a GPU. Every operator exists in
-`torch.ops.fasttransfer` either way: where a library is missing, or is an old build that lacks one, the schema is
-defined here and the reference registered beside its Python face runs.
+There is one library for CPUs and one for GPUs, which is loaded where PyTorch sees a GPU. A library only registers
+kernels for the schemas below, so every operator exists in `torch.ops.fasttransfer` either way: where a library is
+missing, or is an old build that lacks a kernel, the reference registered beside the operator's Python function runs.
 """
 
 from __future__ import annotations
@@ -12,32 +12,52 @@ from pathlib import Path
 
 import torch
 
-# The lines of csrc/schemas.cpp.
+# The schema of every operator in `torch.ops.fasttransfer`.
+#
+# N images, C channels, H x W pixels, PH x PW the same after pooling, S the side of a stored image. Activations are
+# (N, C, H, W) in channels-last memory. A key is 64 bits, passed as the signed number of the same bits. A value that
+# changes from step to step is a tensor without dimensions, so that neither a compiled graph nor a recorded CUDA graph
+# has to be made again.
 SCHEMAS = {
+    # shards: each (R_i, S, S, 3) uint8; rows, top, left: (N,) int64; mean: (S, S, 3) float32; mirror: (N,) bool
+    # -> (N, 3 * block^2, side, side) of `dtype`
     "augment": (
-        "(Tensor[] shards, Tensor rows, Tensor mean, Tensor top, Tensor left, Tensor mirror, int "
-        "crop, int block, int side, float scale, ScalarType dtype) -> Tensor"
+        "(Tensor[] shards, Tensor rows, Tensor mean, Tensor top, Tensor left, Tensor mirror, int crop, int block, "
+        "int side, float scale, ScalarType dtype) -> Tensor"
     ),
+    # x: (N, C, H, W); weight: (K, C / groups, kernel, kernel) of x's type; bias: (K,) float32 -> (N, K, PH, PW)
     "conv_relu_pool_lrn": "(Tensor x, Tensor weight, Tensor bias, int stride, int padding, int groups) -> Tensor",
+    # x: any shape, contiguous; at: () int64 -> y: the same shape and type
     "dropout": "(Tensor x, SymInt key, Tensor at, float p) -> Tensor",
+    # x: (N, E) bfloat16, contiguous -> mask: (N, ceil(E / 64) * 8) uint8, see csrc/math/bitmask.h; values: (K,)
+    # bfloat16, the nonzero ones of all images; offsets: (N + 1,) int64, image i has values offsets[i] to offsets[i + 1]
     "pack_features": "(Tensor x) -> (Tensor mask, Tensor values, Tensor offsets)",
+    # x: (N, C, H, W); bias: (C,) float32 -> y: (N, C, PH, PW); argmax: (N, PH, PW, ceil(C / 2)) uint8, channel 2i in
+    # the low and 2i + 1 in the high half of byte i, see csrc/math/pool.h; without `keep` argmax has no elements
     "relu_pool": "(Tensor x, Tensor bias, bool keep) -> (Tensor y, Tensor argmax)",
     "relu_pool_backward": (
         "(Tensor gradient, Tensor argmax, SymInt height, SymInt width) -> (Tensor dx, Tensor dbias)"
     ),
+    # Like relu_pool; pooled: (N, C, PH, PW), the values before normalisation; without `keep` it has no elements either
     "relu_pool_lrn": "(Tensor x, Tensor bias, bool keep) -> (Tensor y, Tensor pooled, Tensor argmax)",
     "relu_pool_lrn_backward": (
         "(Tensor gradient, Tensor pooled, Tensor argmax, SymInt height, SymInt width) -> (Tensor dx, Tensor dbias)"
     ),
+    # image: (H, W, 3) uint8; the height x width part of it at (top, left) -> (size, size, 3) uint8
     "resize": "(Tensor image, int size, int top, int left, int height, int width) -> Tensor",
+    # One tensor per parameter in each list, all of the same strides; weights, velocities: float32; gradients and
+    # copies: float32 or bfloat16; copies may be an empty list; lr: () float32
     "sgd_step": (
-        "(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, "
-        "Tensor lr, float momentum, float[] lr_scale, float[] decay) -> ()"
+        "(Tensor(a!)[] weights, Tensor(b!)[] velocities, Tensor[] gradients, Tensor(c!)[] copies, Tensor lr, "
+        "float momentum, float[] lr_scale, float[] decay) -> ()"
     ),
+    # gradient: (N, K, OH, OW); x: (N, C, H, W); weight: (K, C / groups, kernel, kernel), all of one type
+    # -> dx: like x, without `input` it has no elements; dweight: like weight
     "sparse_conv_backward": (
-        "(Tensor gradient, Tensor x, Tensor weight, int stride, int padding, int groups, bool input) -> (Tensor dx, "
-        "Tensor dweight)"
+        "(Tensor gradient, Tensor x, Tensor weight, int stride, int padding, int groups, bool input) "
+        "-> (Tensor dx, Tensor dweight)"
     ),
+    # The results of pack_features; rows: (M,) int64, the numbers of images -> (M, elements) bfloat16
     "unpack_features": "(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor",
 }
 
@@ -83,10 +103,12 @@ def _where(cpu: bool, cuda: bool, *, only_cpu: bool = False) -> str:
 def _load() -> str:
     """Loads; returns why something is missing, or an empty string."""
     folder = Path(__file__).resolve().parent
-    reason = load_library(folder) or _lacks("cpu")
-    for name in SCHEMAS:
+    failure = load_library(folder)
+    for name, schema in SCHEMAS.items():
+        # Libraries built before the schemas moved here define their own; PyTorch refuses a second definition.
         if not hasattr(torch.ops.fasttransfer, name):
-            torch.library.define(f"fasttransfer::{name}", SCHEMAS[name])
+            torch.library.define(f"fasttransfer::{name}", schema)
+    reason = failure or _lacks("cpu")
     if torch.cuda.is_available():
         # Both may be missing for the same reason: the first one says it.
         gpu_reason = too_old() or load_library(folder, "cuda") or _lacks("cuda")
