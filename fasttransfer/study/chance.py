@@ -15,7 +15,7 @@ LOSS_MARGIN = 0.01
 _TOP1_MARGIN = 0.1  # top-1 above chance by this, or twice chance: the network has learned something, whatever its loss
 
 
-def at_chance(check: Evaluation, classes: int) -> bool:
+def is_at_chance(check: Evaluation, classes: int) -> bool:
     """Return whether a network was no better than an even guess among `classes`, by its losses and its top-1.
 
     The validation loss of an overfitted network passes that of an even guess on its way up, but its top-1 or training
@@ -29,10 +29,10 @@ def at_chance(check: Evaluation, classes: int) -> bool:
     return is_loss_of_guessing and check.val_top1 < 1 / classes + min(1 / classes, _TOP1_MARGIN)
 
 
-def hopeless(evaluations: Sequence[Evaluation], classes: int, steps: int, give_up: float) -> bool:
+def is_hopeless(evaluations: Sequence[Evaluation], classes: int, steps: int, give_up: float) -> bool:
     """Return whether a network was at chance in every check so far, with the share `give_up` of its `steps` done.
 
     False after the last step, when there is no training left to save.
     """
     done = evaluations[-1].step
-    return round(give_up * steps) <= done < steps and all(at_chance(check, classes) for check in evaluations)
+    return round(give_up * steps) <= done < steps and all(is_at_chance(check, classes) for check in evaluations)

@@ -75,14 +75,14 @@ class PaperNetwork:
         return 500 if self.study.startswith("random-") else 1000
 
     @property
-    def at_chance(self) -> bool:
+    def is_at_chance(self) -> bool:
         """True if it ended at the loss of an even guess: its training failed, though every number stayed finite."""
         return abs(self.loss - math.log(self.classes)) < LOSS_MARGIN
 
     @property
     def flag(self) -> str:
         """Return in words what is wrong with it; "" for a network that learned its task."""
-        if self.at_chance:
+        if self.is_at_chance:
             return f"no better than chance: loss {self.loss:.3f}, an even guess has {math.log(self.classes):.3f}"
         if self.best10 < _LOW_TOP1:
             return (

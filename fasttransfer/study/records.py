@@ -154,7 +154,7 @@ class Records:
             )
             self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", list(environment.items()))
 
-    def checked(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
+    def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
         """Enter validation checks; a check that is there already is replaced (by the same numbers)."""
         with self._input_errors(), self._db:
             for cell, e in checks:
@@ -168,7 +168,7 @@ class Records:
                     (e.step, cell.seed, cell.name),
                 )
 
-    def finished(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
+    def end_cell(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
         """Mark a cell as done, diverged, stuck or skipped; for `correct` see `Result`."""
         with self._input_errors(), self._db:
             if correct is not None:
@@ -188,13 +188,13 @@ class Records:
             for table in ("evaluations", "correct"):
                 self._db.execute(f"DELETE FROM {table} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
 
-    def event(self, text: str, cell: str = "") -> None:
-        """Record an event, with the time."""
+    def log_event(self, text: str, cell: str = "") -> None:
+        """Log an event, with the time."""
         with self._input_errors(), self._db:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
 
-    def ended(self) -> dict[tuple[int, str], str]:
+    def read_ended(self) -> dict[tuple[int, str], str]:
         """Return (seed, name) -> state of every cell that has ended."""
         rows = self._db.execute("SELECT seed, name, state FROM cells WHERE state NOT IN ('planned', 'running')")
         return {(seed, name): state for seed, name, state in rows}
