@@ -264,9 +264,7 @@ def _train(
         left = [c for c in cells if (c.seed, c.name) not in ended]
         if left:
             write_mean_images(setting, store)
-            book.log_event(
-                f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train"
-            )
+            book.log_event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
             console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
             console.print(Text(describe_feed(plan, str(store.folder), study.device)), soft_wrap=True)
             begun = replace(plan, device=study.device, precision=study.precision, threads=study.threads)
