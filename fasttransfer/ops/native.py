@@ -61,8 +61,8 @@ SCHEMAS = {
     "unpack_features": "(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor",
 }
 
-# What has no kernel for GPUs, and needs none.
 CPU_ONLY = {"resize", "sparse_conv_backward"}
+"""The operators that need no kernel for GPUs."""
 
 _NAMES = {"cpu": "the native library", "cuda": "the native library for GPUs"}
 _RUN_PLAIN = {"cpu": "run as plain PyTorch", "cuda": "on GPUs run as plain PyTorch"}
@@ -70,29 +70,30 @@ _OLDEST_GPU = (8, 0)  # the first compute capability with bfloat16
 
 _HOW_TO_BUILD = "build it in the source tree with a C++ compiler and pip install --no-build-isolation --editable ."
 
-# What loaders say of a file that was made for another system or processor.
+# Parts of a loader's messages about a file built for another system or processor.
 _FOREIGN = ("invalid elf header", "wrong elf class", "mach-o", "incompatible architecture", "valid win32")
 
 
 def load() -> bool:
-    """Loads the libraries that this machine can use, on the first call; True where they have every operator."""
+    """Load the libraries that this machine can use, on the first call; return whether they have every operator."""
     return not _load()
 
 
 def why_not() -> str:
-    """Why operators run as plain PyTorch, on the CPU or on a GPU that is there, with what to do; empty if none does."""
+    """Return why operators run as plain PyTorch, on the CPU or this machine's GPU, and what to do; "" if none does."""
     return _load()
 
 
 def operators() -> dict[str, str]:
-    """Every operator and where it runs, e.g. `{"dropout": "native on the CPU and CUDA"}`."""
+    """Return every operator and where it runs, e.g. `{"dropout": "native on the CPU and CUDA"}`."""
     load()
     return {
-        name: _where(_has_kernel(name, "CPU"), _has_kernel(name, "CUDA"), only_cpu=name in CPU_ONLY) for name in SCHEMAS
+        name: _describe_kernels(_has_kernel(name, "CPU"), _has_kernel(name, "CUDA"), only_cpu=name in CPU_ONLY)
+        for name in SCHEMAS
     }
 
 
-def _where(cpu: bool, cuda: bool, *, only_cpu: bool = False) -> str:
+def _describe_kernels(cpu: bool, cuda: bool, *, only_cpu: bool = False) -> str:
     native = " and ".join(device for device, is_native in (("the CPU", cpu), ("CUDA", cuda)) if is_native)
     if not native:
         return "PyTorch"
@@ -101,24 +102,25 @@ def _where(cpu: bool, cuda: bool, *, only_cpu: bool = False) -> str:
 
 @cache
 def _load() -> str:
-    """Loads; returns why something is missing, or an empty string."""
+    """Load the libraries and define the operators; return why kernels are missing, or an empty string."""
     folder = Path(__file__).resolve().parent
     failure = load_library(folder)
     for name, schema in SCHEMAS.items():
         # Libraries built before the schemas moved here define their own; PyTorch refuses a second definition.
         if not hasattr(torch.ops.fasttransfer, name):
             torch.library.define(f"fasttransfer::{name}", schema)
-    reason = failure or _lacks("cpu")
+    reason = failure or _name_missing_kernels("cpu")
     if torch.cuda.is_available():
-        # Both may be missing for the same reason: the first one says it.
-        gpu_reason = too_old() or load_library(folder, "cuda") or _lacks("cuda")
+        # Both may be missing for the same reason: report the first.
+        gpu_reason = name_old_gpu() or load_library(folder, "cuda") or _name_missing_kernels("cuda")
         reason = reason or gpu_reason
     return reason
 
 
-def _lacks(device: str) -> str:
-    wanted = SCHEMAS if device == "cpu" else SCHEMAS.keys() - CPU_ONLY
-    missing = sorted(name for name in wanted if not _has_kernel(name, device.upper()))
+def _name_missing_kernels(device: str) -> str:
+    """Return a sentence that names the operators without a native kernel, or an empty string."""
+    names = SCHEMAS if device == "cpu" else SCHEMAS.keys() - CPU_ONLY
+    missing = sorted(name for name in names if not _has_kernel(name, device.upper()))
     if not missing:
         return ""
     return f"{_NAMES[device]} is older than this source and lacks {', '.join(missing)}: {_HOW_TO_BUILD}"
@@ -129,8 +131,8 @@ def _has_kernel(name: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel(operator) and torch._C._dispatch_has_kernel_for_dispatch_key(operator, key)
 
 
-def too_old() -> str:
-    """Names a GPU that the library was not built for; empty where there is none."""
+def name_old_gpu() -> str:
+    """Return a sentence that names a GPU too old for the library, or an empty string."""
     for i in range(torch.cuda.device_count()):
         capability = torch.cuda.get_device_capability(i)
         if capability < _OLDEST_GPU:
@@ -146,20 +148,20 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 
 def load_library(folder: Path, device: str = "cpu") -> str:
-    """Loads the library for `device` that lies in `folder`; returns why that was not possible, or an empty string."""
-    found = sorted(folder.glob(f"_native_{device}*"))
-    if not found:
+    """Load the library for `device` in `folder`; return why that failed, or an empty string."""
+    libraries = sorted(folder.glob(f"_native_{device}*"))
+    if not libraries:
         how = _HOW_TO_BUILD if device == "cpu" else f"{_HOW_TO_BUILD}, where nvcc is on PATH"
         return f"{_NAMES[device]} is not built, operators {_RUN_PLAIN[device]}: {how}"
-    library = found[0]
+    library = libraries[0]
     try:
         torch.ops.load_library(library)
     except OSError as error:
-        said = str(error.__cause__ or error)
-        # glibc says of a file for another processor, which is there, that it cannot be found.
-        foreign = f"{library}: cannot open shared object file" in said
-        if foreign or any(phrase in said.lower() for phrase in _FOREIGN):
+        message = str(error.__cause__ or error)
+        # glibc reports a file for another processor as missing.
+        is_foreign = f"{library}: cannot open shared object file" in message
+        if is_foreign or any(phrase in message.lower() for phrase in _FOREIGN):
             return f"{library} was built for another platform, operators {_RUN_PLAIN[device]}: {_HOW_TO_BUILD}"
-        reason = f"does not load under PyTorch {torch.__version__} ({said})"
+        reason = f"does not load under PyTorch {torch.__version__} ({message})"
         return f"{library} {reason}, operators {_RUN_PLAIN[device]}: {_HOW_TO_BUILD}"
     return ""

@@ -41,7 +41,9 @@ def test_the_library_is_built_and_loaded() -> None:
 
 def test_a_library_older_than_an_operator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(native.SCHEMAS, "newer", "(Tensor x) -> Tensor")
-    assert native._lacks("cpu").startswith("the native library is older than this source and lacks newer: build it")
+    assert native._name_missing_kernels("cpu").startswith(
+        "the native library is older than this source and lacks newer: build it"
+    )
     assert native.operators()["newer"] == "PyTorch"
 
 
@@ -143,11 +145,11 @@ def test_a_library_for_gpus_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_where_operators_run() -> None:
-    assert native._where(cpu=True, cuda=True) == "native on the CPU and CUDA"
-    assert native._where(cpu=True, cuda=False) == "native on the CPU, PyTorch elsewhere"
-    assert native._where(cpu=True, cuda=False, only_cpu=True) == "native on the CPU"
-    assert native._where(cpu=False, cuda=True) == "native on CUDA, PyTorch elsewhere"
-    assert native._where(cpu=False, cuda=False) == "PyTorch"
+    assert native._describe_kernels(cpu=True, cuda=True) == "native on the CPU and CUDA"
+    assert native._describe_kernels(cpu=True, cuda=False) == "native on the CPU, PyTorch elsewhere"
+    assert native._describe_kernels(cpu=True, cuda=False, only_cpu=True) == "native on the CPU"
+    assert native._describe_kernels(cpu=False, cuda=True) == "native on CUDA, PyTorch elsewhere"
+    assert native._describe_kernels(cpu=False, cuda=False) == "PyTorch"
 
 
 WITHOUT_LIBRARY = """
