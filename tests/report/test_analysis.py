@@ -40,7 +40,7 @@ from fasttransfer.report.analysis import (
     targets_of,
 )
 from fasttransfer.study.cells import Cell
-from fasttransfer.study.chance import at_chance, hopeless
+from fasttransfer.study.chance import is_at_chance, is_hopeless
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
 
@@ -726,19 +726,19 @@ def test_a_network_in_training_is_judged_by_the_length_of_its_whole_training() -
 
 def test_a_training_loss_that_no_guesser_has_is_no_chance() -> None:
     even = math.log(16)
-    assert at_chance(Evaluation(100, even, even, 1 / 16), 16)
-    assert at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down
-    assert not at_chance(Evaluation(100, even - 0.1, even + 1, 1 / 16), 16)  # learned by heart
-    assert not at_chance(Evaluation(100, even, None, 1 / 16), 16)  # diverged, which is another thing
+    assert is_at_chance(Evaluation(100, even, even, 1 / 16), 16)
+    assert is_at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down
+    assert not is_at_chance(Evaluation(100, even - 0.1, even + 1, 1 / 16), 16)  # learned by heart
+    assert not is_at_chance(Evaluation(100, even, None, 1 / 16), 16)  # diverged, which is another thing
 
 
 def test_when_a_network_is_given_up() -> None:
     even = math.log(16)
     lost = [Evaluation(step, even, even, 1 / 16) for step in (25, 50, 75, 100)]
-    assert [hopeless(lost[:i], 16, 100, 0.5) for i in range(1, 5)] == [False, True, True, False]
-    assert not any(hopeless(lost[:i], 16, 100, 1.0) for i in range(1, 5))
+    assert [is_hopeless(lost[:i], 16, 100, 0.5) for i in range(1, 5)] == [False, True, True, False]
+    assert not any(is_hopeless(lost[:i], 16, 100, 1.0) for i in range(1, 5))
     begun = [replace(lost[0], val_top1=0.3), *lost[1:]]  # it fell back to chance, and may come back
-    assert not any(hopeless(begun[:i], 16, 100, 0.5) for i in range(1, 5))
+    assert not any(is_hopeless(begun[:i], 16, 100, 0.5) for i in range(1, 5))
 
 
 def test_a_network_ended_early_is_stuck_and_counts() -> None:
