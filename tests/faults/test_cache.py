@@ -27,6 +27,7 @@ from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache
 from fasttransfer.features import cache_entry as on_disk
 from fasttransfer.features.cache import OtherVersionError
+from fasttransfer.features.cache_key import FORMAT
 
 pytest.importorskip("fasttransfer.features._shards")
 
@@ -204,8 +205,8 @@ def test_a_newer_version_is_refused_and_stays(whole: tuple[Path, Tensor]) -> Non
     path = root / KEY.digest() / "entry.json"
     text = path.read_bytes()
     for version, says in (
-        (2, r"a newer fasttransfer \(format 2, this one reads 1\): update fasttransfer or remove the entry with"),
-        (0, r"an older fasttransfer \(format 0, this one reads 1\): remove the entry with"),
+        (FORMAT + 1, rf"a newer fasttransfer \(format {FORMAT + 1}, this one reads {FORMAT}\): update fasttransfer or "),
+        (FORMAT - 1, rf"an older fasttransfer \(format {FORMAT - 1}, this one reads {FORMAT}\): remove the entry with"),
     ):
         said = json.loads(text)
         del said["checksum"]
