@@ -168,6 +168,20 @@ class CacheEntry:
             return ShardReader(paths, entry=self.folder.name, shape=self.shape, threads=threads)
 
     @contextmanager
+    def reading(self, log: Log = print_warning) -> Iterator[ShardReader]:
+        """Open a reader for a while; damage that shows meanwhile quarantines the entry.
+
+        Raises:
+            CorruptFileError, RemovedError, UnreadableEntryError: see `open`.
+        """
+        with self.open(log=log) as reader:
+            try:
+                yield reader
+            except CorruptFileError as error:
+                quarantine(self, error, log)
+                raise
+
+    @contextmanager
     def _reading(self, log: Log) -> Iterator[None]:
         try:
             yield

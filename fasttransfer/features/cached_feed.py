@@ -22,12 +22,12 @@ from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry
+from fasttransfer.features.feature_source import Part
 from fasttransfer.features.shards import ShardReader
 from fasttransfer.ops import PackedFeatures, unpack_features
 from fasttransfer.pipelines.choose_feed import DEVICE_SHARE, HOST_SHARE
 from fasttransfer.pipelines.streams import Batch, Feed, Stream, TaskImages, Views, centre_views
 
-Part = Literal["train", "val"]
 Place = Literal["device", "memory", "disk"]
 
 _CHUNK = 1024  # records that go to a GPU at a time, to stay there
@@ -174,7 +174,7 @@ class CachedFeed:
         self._images: tuple[frozenset[str], Feed] | None = None
         self._ahead: _PendingBatch | None = None
         held = sum(entry.bytes for part in entries.values() for entry in part.values())
-        place, self.about = choose_place(held, device.type, _free(device), machine.free_memory())
+        place, self.place = choose_place(held, device.type, _free(device), machine.free_memory())
         self._cuts: dict[Part, dict[str, _Cut]] = {"train": {}, "val": {}}
         for part, named in entries.items():
             for name, entry in named.items():
@@ -222,11 +222,10 @@ class CachedFeed:
 
     def _begin(self, step: int) -> _PendingBatch:
         views = self._stream.views(step)
-        count = max(1, len(self._stream.choices))
-        return _PendingBatch(step, views, self._start("train", views.ids * count + views.number))
+        return _PendingBatch(step, views, self._start("train", views.ids, views.number))
 
-    def _start(self, part: Part, records: Tensor) -> dict[str, Callable[[], Tensor]]:
-        return {name: cut.start(records) for name, cut in self._cuts[part].items()}
+    def _start(self, part: Part, ids: Tensor, number: Tensor | int = 0) -> dict[str, Callable[[], Tensor]]:
+        return {name: cut.start(ids * cut.entry.views + number) for name, cut in self._cuts[part].items()}
 
     def _wait(self, part: Part, reads: Mapping[str, Callable[[], Tensor]]) -> dict[str, Tensor]:
         found = {}

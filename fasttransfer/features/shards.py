@@ -186,7 +186,7 @@ class ShardReader:
         """
         numbers = _listed(rows)
         if out is None:
-            out = _empty(len(numbers), self.shape)
+            out = empty_features(len(numbers), self.shape)
         _check_features(out, self.shape)
         if len(out) != len(numbers):
             raise RuntimeError(f"out has room for {len(out)} images, {len(numbers)} are asked for")
@@ -300,7 +300,8 @@ def _listed(rows: Tensor | Sequence[int]) -> list[int]:
     return rows.tolist() if isinstance(rows, Tensor) else list(rows)
 
 
-def _empty(n: int, shape: Sequence[int]) -> Tensor:
+def empty_features(n: int, shape: Sequence[int]) -> Tensor:
+    """Return (n, *shape) bfloat16 on the CPU, not initialised, in the memory order of shards."""
     format = torch.channels_last if len(shape) == 3 else torch.contiguous_format
     return torch.empty((n, *shape), dtype=torch.bfloat16, memory_format=format)
 

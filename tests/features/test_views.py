@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
-from fasttransfer.features import cache, worth_keeping
+from fasttransfer.features import cache, feature_source, worth_keeping
 from fasttransfer.features.worth_keeping import CutTiming
 from fasttransfer.networks.caffenet import CaffeNet, StepDropout
 from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
@@ -259,7 +259,8 @@ def test_a_cohort_of_kept_cuts_makes_no_image(tmp_path: Path, monkeypatch: pytes
     def refuse(*args: object, **more: object) -> None:
         raise AssertionError("images were asked for")
 
-    monkeypatch.setattr(cohort_builder, "study_feed", refuse)
+    for module in (cohort_builder, feature_source):
+        monkeypatch.setattr(module, "study_feed", refuse)
     read, _ = train(setting, cells, "cache")
     assert same(read, expected)
 
@@ -307,6 +308,18 @@ def test_filling_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
     assert not cache.list_entries(cache.cache_root())
     assert not [p for p in cache.cache_root().iterdir() if p.is_dir()]
     shutil.rmtree(cache.cache_root())
+
+
+def test_a_study_of_two_views_reads_the_entries_of_ten(tmp_path: Path) -> None:
+    cells = [Cell(0, "B", "random", n) for n in (2, 6)]
+    two, ten = (make_setting(tmp_path / str(views), views=views) for views in (2, 10))
+    live, _ = train(two, cells, "live")
+    train(ten, cells, "cache")
+    entries = {entry.folder: entry.use.hits for entry in cache.list_entries(cache.cache_root())}
+    read, _ = train(two, cells, "cache")
+    assert same(read, live)
+    now = {entry.folder: entry.use.hits for entry in cache.list_entries(cache.cache_root())}
+    assert now == {folder: hits + 1 for folder, hits in entries.items()} and len(now) == 4
 
 
 def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
