@@ -41,7 +41,7 @@ def open_cached_feed(
         stream: the training images in the order of training.
         open_images: opens the feed of images under these means.
         mode: "cache" keeps every cut, "auto" those that are read faster than they are computed.
-        log: told what is worth reading later; progress: told how far filling is; stop: ends filling.
+        log: told what comes from the cache; progress: told how far filling is; stop: ends it by returning True.
     """
     cuts = {
         name: tuple(sorted({kept_cut(cell.n) for cell in frozen}))
@@ -52,8 +52,8 @@ def open_cached_feed(
         by_part: dict[Part, FeatureSource] = {"train": sources[name], "val": sources[name].with_first_view()}
         kept = needed if mode == "cache" else _choose_cuts(by_part, needed, log)
         for part, source in by_part.items():
-            found = source.find_or_fill(part, kept, log=log, progress=progress, stop=stop)
-            entries[part] |= {cut_name(name, cut): entry for cut, entry in found.items()}
+            by_cut = source.find_or_fill(part, kept, log=log, progress=progress, stop=stop)
+            entries[part] |= {cut_name(name, cut): entry for cut, entry in by_cut.items()}
     needs = CutsNeeded(
         {cut_name(name, cut): sources[name].mean_of for name, needed in cuts.items() for cut in needed},
         frozenset(cell.mean_of for cell in cells if not cell.frozen),

@@ -133,7 +133,7 @@ class FeatureSource:
         Args:
             log: told when another process computes them and this one waits.
             progress: told once a second how far it is.
-            stop: asked for every batch.
+            stop: called per batch; True ends the filling.
 
         Raises:
             FillStopped: `stop` returned True.

@@ -23,7 +23,6 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
-from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry, print_warning
 from fasttransfer.features.feature_source import FeatureSource, Part
 from fasttransfer.features.shards import empty_features
@@ -363,7 +362,7 @@ def _read(entry: CacheEntry, request: FeatureRequest, ids: Tensor, log: Log) -> 
     numbers = ids[:, None] * entry.views + torch.arange(len(request.views))
     try:
         with entry.reading(log) as reader:
-            cache.count_use(entry)
+            entry.count_use()
             return reader.read(numbers.view(-1))
     except CorruptFileError:
         return None  # quarantined and logged

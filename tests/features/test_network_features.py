@@ -110,7 +110,7 @@ def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: p
     kept = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
     (entry,) = cache.list_entries(cache.cache_root())
     assert (entry.key.cut, entry.images, entry.views) == (min(cut, 6), 15, 10)
-    assert (entry.about.network, entry.about.part, entry.about.task) == ("baseA.s0", "val", "B")
+    assert (entry.info.network, entry.info.part, entry.info.task) == ("baseA.s0", "val", "B")
     assert torch.equal(kept.values, computed.values[[2, 9]])
 
     def refuse(*_: object) -> None:
@@ -132,7 +132,7 @@ def test_an_entry_of_a_studys_cell_is_found(study: Path) -> None:
         build_cohort(setting, [Cell(0, "B", "transfer", 4)], torch.device("cpu"))._target.feed.close()
     finally:
         torch.set_num_threads(threads)
-    made = {(entry.about.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
+    made = {(entry.info.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
     assert made == {("train", 10), ("val", 1)}
     for part, views in made:
         request = network_features.open_network(study, "baseA", task="B", views=views)
@@ -151,7 +151,7 @@ def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFi
     assert cache.list_entries(cache.cache_root()) == []
     told = capsys.readouterr().err
     assert f"{shard}: damaged: record " in told
-    assert f"set aside as {entry.folder.name}.damaged and not read" in told
+    assert f"quarantined as {entry.folder.name}.damaged and not read" in told
 
 
 def test_a_cache_that_cannot_be_written_costs_a_sentence(

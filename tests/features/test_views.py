@@ -266,7 +266,7 @@ def test_a_cohort_of_kept_cuts_makes_no_image(tmp_path: Path, monkeypatch: pytes
 
 
 def shards(part: str, cut: int) -> list[Path]:
-    entries = [e for e in cache.list_entries(cache.cache_root()) if e.about.part == part and e.key.cut == cut]
+    entries = [e for e in cache.list_entries(cache.cache_root()) if e.info.part == part and e.key.cut == cut]
     return [path for entry in entries for path in sorted(entry.folder.glob("*.shard"))]
 
 
