@@ -221,7 +221,7 @@ class Study:
 
     def differences(self, other: Study) -> list[str]:
         """Return one line per value in which `other` differs: `batch: 64 in the study, 128 in the command`."""
-        ours, theirs = (dict(_flatten(_plain(dataclasses.asdict(study)))) for study in (self, other))
+        ours, theirs = (dict(_flatten(_to_plain(dataclasses.asdict(study)))) for study in (self, other))
         return [
             f"{name}: {ours.get(name, 'not set')} in the study, {theirs.get(name, 'not set')} in the command"
             for name in sorted(ours.keys() | theirs.keys())
