@@ -20,7 +20,8 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, estimate
 from fasttransfer.core.progress import Log, format_bytes, format_duration
 from fasttransfer.features import network_features
-from fasttransfer.features.network_features import FeatureRequest, Part
+from fasttransfer.features.feature_source import Part
+from fasttransfer.features.network_features import FeatureRequest
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.probe import heads
 from fasttransfer.probe.examples import STEPS, ExampleSet, draw_example_sets
