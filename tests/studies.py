@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fasttransfer.core import tensor_files
 from fasttransfer.core.files import cache_folder
-from fasttransfer.pipelines.prepare import prepare
+from fasttransfer.pipelines.prepare import prepare, prepare_into
 from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.study import records
 from fasttransfer.study.cells import TASKS, Cell, base
@@ -191,7 +191,7 @@ def same_study(one: Path, other: Path) -> None:
 
 
 def store_of(choices: Choices, folder: Path, kind: Kind, size: int = 32) -> Store:
-    return prepare.prepare_into(Path(choices.data), folder, size=size, kind=kind, log=lambda text: None)
+    return prepare_into(Path(choices.data), folder, size=size, kind=kind, log=lambda text: None)
 
 
 def setting_in(out: Path, choices: Choices, store: Store) -> StudyContext:
