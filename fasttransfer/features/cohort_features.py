@@ -15,7 +15,7 @@ from fasttransfer.features import cache, worth_keeping
 from fasttransfer.features.cache_entry import CacheEntry
 from fasttransfer.features.cached_feed import CachedFeed, CutsNeeded
 from fasttransfer.features.feature_source import FeatureSource, Part
-from fasttransfer.networks.prefix import cut_name, kept_cut
+from fasttransfer.networks.prefix import cut_name
 from fasttransfer.pipelines.streams import Feed, Stream
 from fasttransfer.study.cells import Cell, frozen_by_source
 
@@ -44,7 +44,7 @@ def open_cached_feed(
         log: told what comes from the cache; progress: told how far filling is; stop: ends it by returning True.
     """
     cuts = {
-        name: tuple(sorted({kept_cut(cell.n) for cell in frozen}))
+        name: worth_keeping.cuts_read(cell.n for cell in frozen)
         for name, frozen in sorted(frozen_by_source(cells).items())
     }
     entries: dict[Part, dict[str, CacheEntry]] = {"train": {}, "val": {}}

@@ -7,8 +7,8 @@ cache what another has put there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -32,6 +32,19 @@ from fasttransfer.study.images import study_feed
 Part = Literal["train", "val"]
 
 _PROGRESS_SECONDS = 1.0
+
+
+@contextmanager
+def training_conditions(threads: int) -> Iterator[None]:
+    """Set for a while what rounding depends on in a process, as a study's workers set it."""
+    before, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cudnn.deterministic = deterministic
 
 
 class FillStopped(Exception):
@@ -111,7 +124,7 @@ class FeatureSource:
     ) -> dict[int, CacheEntry]:
         """Return cut -> entry, after `fill` has computed what was missing.
 
-        Where the cache cannot be written, that is logged and only what was there is returned; so it is after a stop.
+        Where the cache cannot be written, that is logged and only what was there is returned, as after a stop.
         """
         entries = self.find(part, cuts, log=log)
         if missing := [cut for cut in cuts if cut not in entries]:

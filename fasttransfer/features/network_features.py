@@ -8,7 +8,6 @@ cache keeps, bfloat16, with the same bits whether they are read or computed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,7 +23,7 @@ from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features.cache_entry import CacheEntry, print_warning
-from fasttransfer.features.feature_source import FeatureSource, Part
+from fasttransfer.features.feature_source import FeatureSource, Part, training_conditions
 from fasttransfer.features.shards import empty_features
 from fasttransfer.networks import inputs
 from fasttransfer.networks.prefix import DEEPEST, kept_cut
@@ -35,7 +34,7 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study import images, paths, records
 from fasttransfer.study.cells import TASKS, Cell
-from fasttransfer.study.configuration import BUILTIN, Study
+from fasttransfer.study.configuration import Study
 
 CUTS = range(1, DEEPEST + 2)
 
@@ -255,12 +254,11 @@ def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
 
 
 def _prepare(source: images.ImageSource, study: Study, kind: Literal["raw", "jpeg"], log: Log) -> Store:
-    side = study.recipe.geometry.store
     if source.store is not None:
         return source.store
-    if source.where == BUILTIN:
+    side = study.recipe.geometry.store
+    if source.listing is None:
         return images.builtin_store(side, log, kind)
-    assert source.listing is not None
     return prepare.prepare(
         source.listing, size=side, cache=cache_folder(), kind=kind, bad_images=study.bad_images, log=log
     )
@@ -305,7 +303,7 @@ def read_features(
         InputError: no such cut.
     """
     kept = _kept_cuts(cuts)
-    with _training_conditions(request):
+    with training_conditions(request.study.threads):
         entries = (request.find_or_fill if keep else request.find)(part, kept, log=log)
         values = {}
         for cut, entry in entries.items():
@@ -339,22 +337,9 @@ def keep_features(
         InputError: no such cut; the cache cannot be written, or its disk is full.
     """
     kept = _kept_cuts(cuts)
-    with _training_conditions(request):
+    with training_conditions(request.study.threads):
         request.fill(part, kept, log=log, progress=progress)
         return list(request.find(part, kept, log=log).values())
-
-
-@contextmanager
-def _training_conditions(request: FeatureRequest) -> Iterator[None]:
-    """Set what rounding depends on in a process to what the study's workers set, for as long as features are read."""
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    torch.set_num_threads(request.study.threads)
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic = deterministic
 
 
 def _read(entry: CacheEntry, request: FeatureRequest, ids: Tensor, log: Log) -> Tensor | None:
