@@ -209,7 +209,7 @@ def open_network(
         task=task,
         classes=classes,
         digest=store.digest,
-        decodes=store.kind == "jpeg",
+        is_jpeg=store.kind == "jpeg",
         images={
             "train": select_task_images(store, store.train, classes, per_class),
             "val": select_task_images(store, store.val, classes),
@@ -266,7 +266,7 @@ def _prepare(source: images.ImageSource, study: Study, kind: Literal["raw", "jpe
 
 def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:
     """Refuse features that would not fit into memory."""
-    _kept_cuts([cut])
+    _check_cuts([cut])
     needed, free = request.bytes(cut, count), machine.free_memory()
     if free is not None and needed > HOST_SHARE * free:
         raise InputError(
@@ -276,7 +276,7 @@ def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:
         )
 
 
-def _kept_cuts(cuts: Collection[int]) -> list[int]:
+def _check_cuts(cuts: Collection[int]) -> list[int]:
     """Return the cuts that the cache keeps for `cuts`, after a check of these."""
     for cut in cuts:
         if cut not in CUTS:
@@ -302,14 +302,14 @@ def read_features(
     Raises:
         InputError: no such cut.
     """
-    kept = _kept_cuts(cuts)
+    cache_cuts = _check_cuts(cuts)
     with training_conditions(request.study.threads):
-        entries = (request.find_or_fill if keep else request.find)(part, kept, log=log)
+        entries = (request.find_or_fill if keep else request.find)(part, cache_cuts, log=log)
         values = {}
         for cut, entry in entries.items():
             if (x := _read(entry, request, ids, log)) is not None:
                 values[cut] = x
-        values |= _compute(request, part, ids, [cut for cut in kept if cut not in values])
+        values |= _compute(request, part, ids, [cut for cut in cache_cuts if cut not in values])
         if DEEPEST + 1 in cuts:
             values[DEEPEST + 1] = _last_stage(request, values[DEEPEST])
     labels, views = torch.from_numpy(request.images[part].labels)[ids], request.views
@@ -331,15 +331,15 @@ def keep_features(
         progress: told how far it is.
 
     Returns:
-        The entries, one per cut that is kept.
+        The entries, one per cut that is stored.
 
     Raises:
         InputError: no such cut; the cache cannot be written, or its disk is full.
     """
-    kept = _kept_cuts(cuts)
+    cache_cuts = _check_cuts(cuts)
     with training_conditions(request.study.threads):
-        request.fill(part, kept, log=log, progress=progress)
-        return list(request.find(part, kept, log=log).values())
+        request.fill(part, cache_cuts, log=log, progress=progress)
+        return list(request.find(part, cache_cuts, log=log).values())
 
 
 def _read(entry: CacheEntry, request: FeatureRequest, ids: Tensor, log: Log) -> Tensor | None:

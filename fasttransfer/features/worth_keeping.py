@@ -134,7 +134,7 @@ def forecast_cuts(
         images = images.to(form["dtype"]).contiguous(memory_format=torch.channels_last)
         timings = time_cuts(net, lambda: images, cuts, root, threads=threads, records=records)
     room = free_room(root)
-    kept = choose_cuts(timings, records, room)
+    choice = choose_cuts(timings, records, room)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cut")
     for heading in ("computed", "read", "packed", "on disk"):
@@ -148,7 +148,7 @@ def forecast_cuts(
             f"{1e6 * timing.read:,.1f} µs",
             f"{timing.bytes / timing.dense:.0%}",
             format_bytes(size),
-            "kept" if timing.cut in kept else "live" if size <= room else "live, the disk has no room",
+            "kept" if timing.cut in choice else "live" if size <= room else "live, the disk has no room",
         )
     return table
 

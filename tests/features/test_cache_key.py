@@ -121,7 +121,7 @@ def test_versions_change_with_what_computes(monkeypatch: pytest.MonkeyPatch, tmp
     facts = versions("cpu")
     assert facts == versions("cpu")
     assert all(isinstance(value, str) and value for value in facts.values())
-    assert versions("cpu", decodes=True).keys() > facts.keys()
+    assert versions("cpu", is_jpeg=True).keys() > facts.keys()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "9.9")
         assert versions("cpu") != facts
