@@ -209,7 +209,7 @@ def _sanitizer() -> str:
 # Plain PyTorch would be measured as if it were the kernels.
 _LOADED = """
 import sys
-from fasttransfer import native
+from fasttransfer.ops import native
 where = native.operators()
 print(*where.items(), native.why_not(), sep="\\n")
 sys.exit(not any("CUDA" in place for place in where.values()))

@@ -260,11 +260,11 @@ def _train(
         book.plan(planned)
         train, val = _describe(book, plan, store, study, out)
         _recover(book, study, out, planned)
-        ended = book.ended()
+        ended = book.read_ended()
         left = [c for c in cells if (c.seed, c.name) not in ended]
         if left:
             write_mean_images(setting, store)
-            book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
+            book.log_event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
             console.print(Text(_opening(study, plan, cells, left, out)), soft_wrap=True)
             console.print(Text(describe_feed(plan, str(store.folder), study.device)), soft_wrap=True)
             begun = replace(plan, device=study.device, precision=study.precision, threads=study.threads)
@@ -279,7 +279,7 @@ def _train(
                     console.print(Text(f"memory: {division.waves}"), soft_wrap=True)
                 finished = _run_jobs(trains, setting, train, division, book, ended, console, listener)
             if not finished:
-                book.event("interrupted")
+                book.log_event("interrupted")
                 console.print(
                     Text(f"stopped; everything so far is in {out}. The same command goes on from here."),
                     soft_wrap=True,
@@ -314,23 +314,23 @@ def _run_jobs(
             elif isinstance(message, Advanced):
                 display.advance(message.macs)
             elif isinstance(message, Checked):
-                book.checked((message.cell, e) for e in message.evaluations)
+                book.record_checks((message.cell, e) for e in message.evaluations)
                 listener(message.cell, message.evaluations)
             elif isinstance(message, Ended):
-                book.finished(message.cell, message.state, message.steps, message.reason, message.correct)
+                book.end_cell(message.cell, message.state, message.steps, message.reason, message.correct)
                 ended[message.cell.seed, message.cell.name] = message.state
                 display.skip(_left(setting, train, message))  # what ended early leaves its budget
                 if message.reason:
-                    book.event(message.reason, message.cell.label)
+                    book.log_event(message.reason, message.cell.label)
                     display.note(f"{message.cell.name}: {message.reason}")
             elif isinstance(message, JobRetried):
-                book.event(message.text)
+                book.log_event(message.text)
                 display.note(message.text)
                 display.advance(-message.macs)
                 if message.begun:
                     display.skip(-_macs(setting, message.begun.cells) * message.begun.step)
             elif isinstance(message, Noted) and message.stays:
-                book.event(message.text)
+                book.log_event(message.text)
                 display.note(message.text)
             elif isinstance(message, Noted):
                 display.doing(message.text)
@@ -358,7 +358,7 @@ def _left(setting: StudyContext, train: Mapping[str, int], end: Ended) -> float:
 
 def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> None:
     """Brings records and weights on disk together: the weights of a cell decide whether it is done."""
-    ended = book.ended()
+    ended = book.read_ended()
     for cell in cells:
         state = ended.get((cell.seed, cell.name))
         if state in ("diverged", "skipped"):
@@ -366,12 +366,12 @@ def _recover(book: Records, study: Study, out: Path, cells: Sequence[Cell]) -> N
         found = load_end(out, study, cell)
         if found is None:
             if state is not None:
-                book.event("its weights are missing or damaged: trained again", cell.label)
+                book.log_event("its weights are missing or damaged: trained again", cell.label)
                 book.reopen(cell)
         elif state is None:
             checked, end = found
-            book.checked((cell, e) for e in checked.evaluations)
-            book.finished(cell, end.state, end.steps, end.reason, end.correct)
+            book.record_checks((cell, e) for e in checked.evaluations)
+            book.end_cell(cell, end.state, end.steps, end.reason, end.correct)
 
 
 def _describe(

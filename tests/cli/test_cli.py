@@ -16,6 +16,7 @@ from studies import MANMADE, NATURAL, draw_images, tiny_choices, tiny_recipe
 
 from fasttransfer import cli
 from fasttransfer.cli.commands import Commands
+from fasttransfer.study import images as study_images
 from fasttransfer.training import grid, study_plan
 
 
@@ -234,8 +235,8 @@ def test_data_inspect_and_info(images: Path, tmp_path: Path, capsys: pytest.Capt
 def test_data_inspect_knows_the_built_in_images(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(grid, "BUILTIN_TRAIN", 3)
-    monkeypatch.setattr(grid, "BUILTIN_VAL", 2)
+    monkeypatch.setattr(study_images, "BUILTIN_TRAIN", 3)
+    monkeypatch.setattr(study_images, "BUILTIN_VAL", 2)
     assert run("data", "inspect", "builtin") == 0
     assert "96 images, 3 to 3 a class" in capsys.readouterr().out
 

@@ -32,7 +32,7 @@ from fasttransfer.training.workers import local
 DRIVER = """
 import sys
 from pathlib import Path
-from fasttransfer import grid
+from fasttransfer.training import grid
 from fasttransfer.study.configuration import Choices, Feeding
 if __name__ == "__main__":
     choices = Choices(**eval(sys.argv[1]))
@@ -101,7 +101,7 @@ def kill_actor() -> None:
     """One of Ray's workers, whose parent is a child of ours."""
     children = processes(lambda fields: int(fields[1]) == os.getpid())
     theirs = processes(lambda fields: int(fields[1]) in children)
-    actors = [pid for pid in theirs if command(pid).startswith(b"ray::_Worker")]
+    actors = [pid for pid in theirs if command(pid).startswith(b"ray::_WorkerActor")]
     os.kill(actors[0], signal.SIGKILL)
 
 

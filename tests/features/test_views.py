@@ -14,6 +14,7 @@ from rich.console import Console
 from studies import tiny_choices, with_bases
 from torch import Tensor
 
+from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.features import cache, feature_source, worth_keeping
@@ -200,7 +201,7 @@ def test_a_mix_of_cached_and_live_cuts(tmp_path: Path, monkeypatch: pytest.Monke
     cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
     live, _ = train(setting, cells, "live")
     monkeypatch.setattr(
-        worth_keeping, "choose_cuts", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6))
+        worth_keeping, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
     )
     mixed, lines = train(setting, cells, "auto")
     assert is_same(mixed, live)
@@ -319,7 +320,7 @@ def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
     texts, results = [], []
     for out in (tmp_path / "first", tmp_path / "second"):
         console = Console(file=(text := io.StringIO()), width=200)
-        assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console)
+        assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console, show=outcome_printer(console))
         texts.append(text.getvalue())
         results.append(records.read_results(out))
     assert results[0].results == results[1].results
@@ -329,22 +330,20 @@ def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
     entries = cache.list_entries(cache.cache_root())
     assert len(entries) == 4 and min(entry.use.hits for entry in entries) >= 2
     assert results[0].study["views"] == results[0].facts["views"] == 10
-    assert all("views: 10, in" in text for text in texts)
+    assert all("views: 10, in" in text and "views: 10." in text for text in texts)
 
 
 def test_cuts_are_kept_by_total_time_and_room_on_the_disk() -> None:
-    measured = [
+    timings = [
         CutTiming(1, compute=1.0, read=2.0, bytes=1000, dense=1000),
         CutTiming(3, compute=3.0, read=0.5, bytes=100, dense=200),
         CutTiming(6, compute=9.0, read=0.1, bytes=10, dense=20),
     ]
-    assert worth_keeping.choose_cuts(measured, records=1, room=1e9) == {
-        3,
-        6,
-    }  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
-    assert worth_keeping.choose_cuts(measured, records=1, room=109) == {6}
-    assert worth_keeping.choose_cuts(measured, records=1, room=0) == frozenset()
-    assert worth_keeping.choose_cuts(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+    # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
+    assert worth_keeping.choose_cuts(timings, records=1, room=1e9) == {3, 6}
+    assert worth_keeping.choose_cuts(timings, records=1, room=109) == {6}
+    assert worth_keeping.choose_cuts(timings, records=1, room=0) == frozenset()
+    assert worth_keeping.choose_cuts(timings[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
 
 
 def test_auto_keeps_the_cuts_that_are_read_faster(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_without_dali_a_jpeg_store_is_refused_in_a_sentence(store: Store, monkey
 
 
 def test_nothing_of_dali_is_loaded_before_it_is_used() -> None:
-    script = "import sys; from fasttransfer import grid; print('nvidia.dali' in sys.modules)"
+    script = "import sys; from fasttransfer.training import grid; print('nvidia.dali' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -28,21 +28,21 @@ from fasttransfer.training import ddp, grid
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from fasttransfer import distributed
+from fasttransfer.training import ddp
 from fasttransfer.core.errors import InputError
 from fasttransfer.study.configuration import Choices
 if __name__ == "__main__":
     choices, out, killed_at = Choices(**eval(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
-    gradients, steps = distributed.SharedTrainee._gradients, iter(range(10_000))
+    gradients, steps = ddp.DistributedTrainer._gradients, iter(range(10_000))
 
     def last_step(*arguments):
         if next(steps) == killed_at and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return gradients(*arguments)
 
-    distributed.SharedTrainee._gradients = last_step
+    ddp.DistributedTrainer._gradients = last_step
     try:
-        sys.exit(distributed.train_bases(choices, out, tasks=("A",), checkpoint_seconds=0.0))
+        sys.exit(ddp.train_bases(choices, out, tasks=("A",), checkpoint_seconds=0.0))
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -152,7 +152,7 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace('init = "he"', 'init = "caffe"').replace("give_up = 1.0", "give_up = 0.5"))
     choices = tiny_choices(tmp_path, recipe=str(recipe), layers=(3,), treatments=("transfer", "selffer+", "random"))
     console, out = quiet(), tmp_path / "run"
-    assert grid.run(choices, out, console=console)
+    assert grid.run(choices, out, console=console, show=outcome_printer(console))
     results = {r.name: r for r in records.read_results(out).results}
     stuck = {"baseA", "baseB", "R3A", "R3B"}
     assert {name for name, r in results.items() if r.state == "stuck"} == stuck
@@ -174,9 +174,8 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     assert "1 of 10 networks" in said(again)
 
 
-def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None:
     """While the bases train: the first checkpoint of one says when, and the copies are still to come."""
-    monkeypatch.setattr(grid, "write_report", lambda recorded, out: out / "report")  # which takes longer than training
     choices = tiny_choices(tmp_path, layers=(2,), steps=100)
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "run"
     assert grid.run(choices, undisturbed, console=quiet())

@@ -124,8 +124,8 @@ def test_a_feed_that_cannot_read_the_store_is_refused_before_anything_is_written
 
 
 def test_images_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid, "BUILTIN_TRAIN", 3)
-    monkeypatch.setattr(grid, "BUILTIN_VAL", 2)
+    monkeypatch.setattr(images, "BUILTIN_TRAIN", 3)
+    monkeypatch.setattr(images, "BUILTIN_VAL", 2)
     drawn = images.builtin_store(32, lambda text: None)
     choices = tiny_choices(tmp_path, split="random:0")
     for store, synthetic in (drawn, True), (store_of(choices, tmp_path / "store", "raw"), False):
@@ -138,7 +138,7 @@ def test_images_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkey
 
 
 def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_estimate, "measure", lambda *asked: RATES)
+    monkeypatch.setattr(time_estimate, "time_steps", lambda *asked: RATES)
     console = quiet()
     time_estimate.dry_run(tiny_choices(tmp_path), tmp_path / "run", console=console)
     text = " ".join(said(console).split())
@@ -149,7 +149,7 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytes
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
     every = sum(map(sum, study_plan.make_plan(choices).images.per_class.values()))
-    monkeypatch.setattr(time_estimate, "measure", lambda *asked: RATES)
+    monkeypatch.setattr(time_estimate, "time_steps", lambda *asked: RATES)
     monkeypatch.setattr(time_estimate, "expected_bytes", lambda kind, images, side: images * 10**9)
     console = quiet()
     time_estimate.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
