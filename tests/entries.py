@@ -40,7 +40,7 @@ def key(**changes: object) -> CacheKey:
     return replace(KEY, **changes)  # type: ignore[arg-type]
 
 
-def features(n: int, shape: Sequence[int], share: float = 0.3, seed: int = 0) -> Tensor:
+def draw_features(n: int, shape: Sequence[int], share: float = 0.3, seed: int = 0) -> Tensor:
     """Return (n, *shape) bfloat16, of which `share` is not zero, in channels-last memory."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn((n, *shape), generator=generator).abs() + 0.01
@@ -68,7 +68,7 @@ def images(n: int) -> TaskImages:
 
 def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, info: EntryInfo = INFO) -> Tensor:
     """Make an entry and return its records."""
-    x = features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
+    x = draw_features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
     with cache.make_entries(root, [(key, info)], images(n)) as writers:
         for writer in writers:
             for part in x.split(7):
@@ -76,13 +76,13 @@ def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, in
     return x
 
 
-def found(root: Path, key: CacheKey = KEY) -> CacheEntry:
+def find(root: Path, key: CacheKey = KEY) -> CacheEntry:
     """Return the entry, which is there."""
     entry = cache.find_entry(root, key)
     assert entry is not None
     return entry
 
 
-def same(a: Tensor, b: Tensor) -> bool:
+def is_same(a: Tensor, b: Tensor) -> bool:
     """Return whether all bits are equal."""
     return a.shape == b.shape and torch.equal(a.view(torch.int16), b.view(torch.int16))

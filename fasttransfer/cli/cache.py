@@ -128,7 +128,7 @@ class CacheShow:
             "cut": f"{key.cut}: {' x '.join(map(str, entry.shape))}",
             "size": f"{format_bytes(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of "
             f"{format_bytes(entry.dense)}",
-            "kept": "packed" if entry.packed else "dense",
+            "stored": "packed" if entry.packed else "dense",
             "used": f"{hits} times, last {_ago(last)}",
             "views": "; ".join(f"{top},{left}{' mirrored' if mirror else ''}" for top, left, mirror in key.views),
             "computed": f"{key.precision} on {key.device}, {key.threads} threads, batches of {key.batch}",

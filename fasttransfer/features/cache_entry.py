@@ -1,9 +1,9 @@
-"""An entry of the feature cache on disk: a folder with `entry.json`, which describes it, and shards.
+"""An entry of the feature cache on disk: a folder of shards with `entry.json`, which describes it.
 
 `entry.json` has a checksum of itself and, of each shard, the one in its footer, which covers its index, which covers
-its records. So a few bytes per shard tell whether an entry is whole and the one that was written; a reader verifies
-each record. `images.npy`, (n, 2) int64, has the row in the store and the label of each image, for use elsewhere.
-Damaged entries are quarantined as `<digest>.damaged` and never read.
+its records. So a few bytes per shard tell whether an entry is whole; a reader verifies each record. `images.npy`,
+(n, 2) int64, has the row in the store and the label of each image. Damaged entries are quarantined as
+`<digest>.damaged` and never read.
 """
 
 from __future__ import annotations
@@ -133,11 +133,10 @@ class CacheEntry:
     @property
     def use(self) -> EntryUse:
         """Return how often the entry was used until now."""
-        with suppress(OSError):
-            status = (self.folder / USES).stat()
-            return EntryUse(status.st_size, status.st_mtime)
-        with suppress(OSError):
-            return EntryUse(0, (self.folder / MANIFEST).stat().st_mtime)
+        for name in (USES, MANIFEST):
+            with suppress(OSError):
+                status = (self.folder / name).stat()
+                return EntryUse(status.st_size if name == USES else 0, status.st_mtime)
         return EntryUse(0, 0.0)
 
     def count_use(self) -> None:

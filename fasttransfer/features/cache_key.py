@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,6 @@ from fasttransfer.features import shards
 from fasttransfer.networks import caffenet, geometry
 from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
 from fasttransfer.ops import native
-from fasttransfer.study.configuration import Study
 
 FORMAT = 2
 """Version of keys and manifests, raised when either changes. It enters every digest."""
@@ -105,40 +104,6 @@ class CacheKey:
         return cls(**{**facts, "geometry": geometry, "views": views})
 
 
-def make_key(
-    study: Study,
-    weights: Mapping[str, Tensor],
-    mean: Tensor,
-    cut: int,
-    images: str,
-    views: Sequence[tuple[int, int, bool]],
-    *,
-    device: str,
-    decodes: bool,
-) -> CacheKey:
-    """Return the key of a cut of a network of `study`, computed by this process as it is set now.
-
-    Args:
-        weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, the mean image it subtracts.
-        images: see `images_digest`.
-        device, decodes: see `versions`.
-    """
-    return CacheKey(
-        prefix=weights_digest(weights, cut),
-        mean=mean_digest(mean),
-        scale=study.recipe.scale,
-        geometry=study.recipe.geometry,
-        cut=cut,
-        images=images,
-        views=tuple((top, left, mirror) for top, left, mirror in views),
-        precision=study.precision,
-        device=device,
-        threads=torch.get_num_threads() if device == "cpu" else 0,
-        batch=study.recipe.batch,
-        versions=versions(device, decodes=decodes),
-    )
-
-
 def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:
     """Return the digest of the float32 weights of stages 1 to `cut` under Caffe's names."""
     digest = xxhash.xxh3_128()
@@ -168,12 +133,12 @@ def images_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
     return str(digest.hexdigest())
 
 
-def versions(device: str, *, decodes: bool = False) -> dict[str, str]:
+def versions(device: str, *, is_jpeg: bool = False) -> dict[str, str]:
     """Return what the bits of a forward pass depend on beside its inputs, on this machine as it is set now.
 
     Args:
         device: "cpu" or "cuda".
-        decodes: whether pixels are decoded on the way (a jpeg store), rather than read as they are.
+        is_jpeg: whether pixels are decoded on the way (a jpeg store), rather than read as they are.
     """
     native.load()
     facts = {
@@ -198,7 +163,7 @@ def versions(device: str, *, decodes: bool = False) -> dict[str, str]:
             "instructions": " ".join(name for name in _EXTENSIONS if name in available),
             "kernels": f"{torch.backends.cpu.get_cpu_capability()} {os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL')}",
         }
-    if decodes:
+    if is_jpeg:
         facts |= {package: machine.version(package) for package in ("torchvision", "nvidia-dali")}
     return facts
 

@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,13 +26,11 @@ from fasttransfer.ops import PackedFeatures, unpack_features
 from fasttransfer.pipelines.choose_feed import DEVICE_SHARE, HOST_SHARE
 from fasttransfer.pipelines.streams import Batch, Feed, Stream, TaskImages, Views, centre_views
 
-Place = Literal["device", "memory", "disk"]
-
 _CHUNK = 1024  # records copied to a GPU at a time, to stay there
 
 
-def choose_place(size: int, device: str, free: int | None, free_host: int | None) -> tuple[Place, str]:
-    """Return where the features of a cohort lie while it trains, and a description for people; measures nothing.
+def choose_place(size: int, device: str, free: int | None, free_host: int | None) -> tuple[bool, str]:
+    """Return whether the features of a cohort lie in the GPU's memory while it trains, and their place in words.
 
     Args:
         size: bytes of all of them, as they are stored.
@@ -42,16 +40,16 @@ def choose_place(size: int, device: str, free: int | None, free_host: int | None
     """
     # While they are gathered there, they are there twice.
     if device == "cuda" and free is not None and 2 * size <= DEVICE_SHARE * free:
-        return "device", f"held in the GPU's memory ({format_bytes(size)}, {format_bytes(free)} free)"
+        return True, f"held in the GPU's memory ({format_bytes(size)}, {format_bytes(free)} free)"
     if free_host is None or size <= HOST_SHARE * free_host:
-        return "memory", f"from the page cache ({format_bytes(size)})"
-    return "disk", f"from disk ({format_bytes(size)}, {format_bytes(free_host)} of memory free)"
+        return False, f"from the page cache ({format_bytes(size)})"
+    return False, f"from disk ({format_bytes(size)}, {format_bytes(free_host)} of memory free)"
 
 
 class _OpenEntry:
     """An entry of the cache with its reader."""
 
-    def __init__(self, entry: CacheEntry, device: torch.device, place: Place, threads: int) -> None:
+    def __init__(self, entry: CacheEntry, device: torch.device, is_resident: bool, threads: int) -> None:
         self.entry, self._device = entry, device
         self._reader = entry.open(threads)
         self._resident: PackedFeatures | Tensor | None = None  # all records, on the device
@@ -59,7 +57,7 @@ class _OpenEntry:
         entry.count_use()
         if device.type == "cuda":
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
-            if place == "device":
+            if is_resident:
                 self._resident = self._load_all()
 
     def close(self) -> None:
@@ -79,7 +77,7 @@ class _OpenEntry:
                 return lambda: resident.index_select(0, rows)
             return lambda: unpack_features(resident, self.entry.shape, rows)
         if self._pool is None:
-            return self._reader.start(records).wait
+            return self._reader.start(records)
         pinned = self._pool.submit(self._read_pinned, records)
         return lambda: self._to_device(pinned.result())
 
@@ -169,12 +167,12 @@ class CachedFeed:
         self._images: tuple[frozenset[str], Feed] | None = None
         self._ahead: _PendingBatch | None = None
         size = sum(entry.bytes for part in entries.values() for entry in part.values())
-        place, self.place = choose_place(size, device.type, _free_memory(device), machine.free_memory())
+        is_resident, self.place = choose_place(size, device.type, _free_memory(device), machine.free_memory())
         self._cuts: dict[Part, dict[str, _OpenEntry]] = {"train": {}, "val": {}}
         for part, named in entries.items():
             for name, entry in named.items():
                 try:
-                    self._cuts[part][name] = _OpenEntry(entry, device, place, threads)
+                    self._cuts[part][name] = _OpenEntry(entry, device, is_resident, threads)
                 except (CorruptFileError, InputError) as error:
                     self._drop(part, name, entry, error)
 

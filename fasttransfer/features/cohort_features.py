@@ -15,7 +15,7 @@ from fasttransfer.features import cache, worth_keeping
 from fasttransfer.features.cache_entry import CacheEntry
 from fasttransfer.features.cached_feed import CachedFeed, CutsNeeded
 from fasttransfer.features.feature_source import FeatureSource, Part
-from fasttransfer.networks.prefix import cut_name, kept_cut
+from fasttransfer.networks.prefix import cut_name
 from fasttransfer.pipelines.streams import Feed, Stream
 from fasttransfer.study.cells import Cell, frozen_by_source
 
@@ -31,31 +31,31 @@ def open_cached_feed(
     progress: Log,
     stop: Callable[[], bool],
 ) -> Feed:
-    """Open the feed of a cohort in a study with views: what the cache holds, or holds after filling, comes from it.
+    """Open the feed of a cohort in a study with views: cuts that the cache holds, perhaps after filling, come from it.
 
     Where the cache cannot be written, that is logged and the cells go on live.
 
     Args:
-        sources: `Cell.source` -> what the frozen ones among `cells` copy, all over the same images.
+        sources: `Cell.source` -> the network that the frozen ones among `cells` copy, all over the same images.
         cells: of one target and seed.
         stream: the training images in the order of training.
         open_images: opens the feed of images under these means.
         mode: "cache" keeps every cut, "auto" those that are read faster than they are computed.
         log: told what comes from the cache; progress: told how far filling is; stop: ends it by returning True.
     """
-    cuts = {
-        name: tuple(sorted({kept_cut(cell.n) for cell in frozen}))
-        for name, frozen in sorted(frozen_by_source(cells).items())
+    cuts_of = {
+        name: worth_keeping.cuts_read(cell.n for cell in group)
+        for name, group in sorted(frozen_by_source(cells).items())
     }
     entries: dict[Part, dict[str, CacheEntry]] = {"train": {}, "val": {}}
-    for name, needed in cuts.items():
+    for name, cuts in cuts_of.items():
         by_part: dict[Part, FeatureSource] = {"train": sources[name], "val": sources[name].with_first_view()}
-        kept = needed if mode == "cache" else _choose_cuts(by_part, needed, log)
+        choice = cuts if mode == "cache" else _choose_cuts(by_part, cuts, log)
         for part, source in by_part.items():
-            by_cut = source.find_or_fill(part, kept, log=log, progress=progress, stop=stop)
+            by_cut = source.find_or_fill(part, choice, log=log, progress=progress, stop=stop)
             entries[part] |= {cut_name(name, cut): entry for cut, entry in by_cut.items()}
     needs = CutsNeeded(
-        {cut_name(name, cut): sources[name].mean_of for name, needed in cuts.items() for cut in needed},
+        {cut_name(name, cut): sources[name].mean_of for name, cuts in cuts_of.items() for cut in cuts},
         frozenset(cell.mean_of for cell in cells if not cell.frozen),
     )
     source = next(iter(sources.values()))
@@ -79,9 +79,9 @@ def open_cached_feed(
 
 def _choose_cuts(by_part: Mapping[Part, FeatureSource], cuts: Collection[int], log: Log) -> list[int]:
     """Return those of `cuts` that the cache holds for both parts, and those that are worth filling it with."""
-    held = set(cuts).intersection(*(source.find(part, cuts, log=log) for part, source in by_part.items()))
-    missing = set(cuts) - held
-    return sorted(held | _worth_keeping(by_part["train"], missing, log)) if missing else sorted(held)
+    ready = set(cuts).intersection(*(source.find(part, cuts, log=log) for part, source in by_part.items()))
+    missing = set(cuts) - ready
+    return sorted(ready | _worth_keeping(by_part["train"], missing, log)) if missing else sorted(ready)
 
 
 def _worth_keeping(source: FeatureSource, cuts: Collection[int], log: Log) -> frozenset[int]:

@@ -7,8 +7,8 @@ cache what another has put there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -20,7 +20,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import Log, format_duration
 from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry, EntryInfo
-from fasttransfer.features.cache_key import CacheKey, images_digest, make_key
+from fasttransfer.features.cache_key import CacheKey, images_digest, mean_digest, versions, weights_digest
 from fasttransfer.networks import inputs
 from fasttransfer.networks.caffenet import CaffeNet
 from fasttransfer.networks.prefix import rounded_cuts
@@ -32,6 +32,19 @@ from fasttransfer.study.images import study_feed
 Part = Literal["train", "val"]
 
 _PROGRESS_SECONDS = 1.0
+
+
+@contextmanager
+def training_conditions(threads: int) -> Iterator[None]:
+    """Set for a while what rounding depends on in a process, as a study's workers set it."""
+    before, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.backends.cudnn.deterministic = deterministic
 
 
 class FillStopped(Exception):
@@ -52,7 +65,7 @@ class FeatureSource:
         data: name of the images for people; task: "A", "B", or the name of images that are not the study's.
         classes: of the task, in the order of its labels.
         digest: of the store.
-        decodes: whether its pixels are decoded on the way.
+        is_jpeg: whether its pixels are decoded on the way.
         images: those of each part.
         views: one of the lists of `list_views`.
         device: that computes.
@@ -69,7 +82,7 @@ class FeatureSource:
     task: str
     classes: tuple[str, ...]
     digest: str
-    decodes: bool
+    is_jpeg: bool
     images: Mapping[Part, TaskImages]
     views: tuple[View, ...]
     device: torch.device
@@ -81,15 +94,20 @@ class FeatureSource:
 
     def key(self, part: Part, cut: int) -> CacheKey:
         """Return the key of the entry over all images of a part, computed by this process as it is set now."""
-        return make_key(
-            self.study,
-            self.weights,
-            self.mean,
-            cut,
-            images_digest(self.digest, part, self.images[part].rows),
-            self.views,
-            device=self.device.type,
-            decodes=self.decodes,
+        device, recipe = self.device.type, self.study.recipe
+        return CacheKey(
+            prefix=weights_digest(self.weights, cut),
+            mean=mean_digest(self.mean),
+            scale=recipe.scale,
+            geometry=recipe.geometry,
+            cut=cut,
+            images=images_digest(self.digest, part, self.images[part].rows),
+            views=self.views,
+            precision=self.study.precision,
+            device=device,
+            threads=torch.get_num_threads() if device == "cpu" else 0,
+            batch=recipe.batch,
+            versions=versions(device, is_jpeg=self.is_jpeg),
         )
 
     def find(self, part: Part, cuts: Collection[int], *, log: Log) -> dict[int, CacheEntry]:
@@ -111,7 +129,7 @@ class FeatureSource:
     ) -> dict[int, CacheEntry]:
         """Return cut -> entry, after `fill` has computed what was missing.
 
-        Where the cache cannot be written, that is logged and only what was there is returned; so it is after a stop.
+        Where the cache cannot be written, that is logged and only what was there is returned, as after a stop.
         """
         entries = self.find(part, cuts, log=log)
         if missing := [cut for cut in cuts if cut not in entries]:

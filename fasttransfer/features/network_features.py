@@ -8,7 +8,6 @@ cache keeps, bfloat16, with the same bits whether they are read or computed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -24,7 +23,7 @@ from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features.cache_entry import CacheEntry, print_warning
-from fasttransfer.features.feature_source import FeatureSource, Part
+from fasttransfer.features.feature_source import FeatureSource, Part, training_conditions
 from fasttransfer.features.shards import empty_features
 from fasttransfer.networks import inputs
 from fasttransfer.networks.prefix import DEEPEST, kept_cut
@@ -35,7 +34,7 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study import images, paths, records
 from fasttransfer.study.cells import TASKS, Cell
-from fasttransfer.study.configuration import BUILTIN, Study
+from fasttransfer.study.configuration import Study
 
 CUTS = range(1, DEEPEST + 2)
 
@@ -210,7 +209,7 @@ def open_network(
         task=task,
         classes=classes,
         digest=store.digest,
-        decodes=store.kind == "jpeg",
+        is_jpeg=store.kind == "jpeg",
         images={
             "train": select_task_images(store, store.train, classes, per_class),
             "val": select_task_images(store, store.val, classes),
@@ -255,12 +254,11 @@ def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
 
 
 def _prepare(source: images.ImageSource, study: Study, kind: Literal["raw", "jpeg"], log: Log) -> Store:
-    side = study.recipe.geometry.store
     if source.store is not None:
         return source.store
-    if source.where == BUILTIN:
+    side = study.recipe.geometry.store
+    if source.listing is None:
         return images.builtin_store(side, log, kind)
-    assert source.listing is not None
     return prepare.prepare(
         source.listing, size=side, cache=cache_folder(), kind=kind, bad_images=study.bad_images, log=log
     )
@@ -268,7 +266,7 @@ def _prepare(source: images.ImageSource, study: Study, kind: Literal["raw", "jpe
 
 def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:
     """Refuse features that would not fit into memory."""
-    _kept_cuts([cut])
+    _check_cuts([cut])
     needed, free = request.bytes(cut, count), machine.free_memory()
     if free is not None and needed > HOST_SHARE * free:
         raise InputError(
@@ -278,7 +276,7 @@ def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:
         )
 
 
-def _kept_cuts(cuts: Collection[int]) -> list[int]:
+def _check_cuts(cuts: Collection[int]) -> list[int]:
     """Return the cuts that the cache keeps for `cuts`, after a check of these."""
     for cut in cuts:
         if cut not in CUTS:
@@ -304,14 +302,14 @@ def read_features(
     Raises:
         InputError: no such cut.
     """
-    kept = _kept_cuts(cuts)
-    with _training_conditions(request):
-        entries = (request.find_or_fill if keep else request.find)(part, kept, log=log)
+    cache_cuts = _check_cuts(cuts)
+    with training_conditions(request.study.threads):
+        entries = (request.find_or_fill if keep else request.find)(part, cache_cuts, log=log)
         values = {}
         for cut, entry in entries.items():
             if (x := _read(entry, request, ids, log)) is not None:
                 values[cut] = x
-        values |= _compute(request, part, ids, [cut for cut in kept if cut not in values])
+        values |= _compute(request, part, ids, [cut for cut in cache_cuts if cut not in values])
         if DEEPEST + 1 in cuts:
             values[DEEPEST + 1] = _last_stage(request, values[DEEPEST])
     labels, views = torch.from_numpy(request.images[part].labels)[ids], request.views
@@ -333,28 +331,15 @@ def keep_features(
         progress: told how far it is.
 
     Returns:
-        The entries, one per cut that is kept.
+        The entries, one per cut that is stored.
 
     Raises:
         InputError: no such cut; the cache cannot be written, or its disk is full.
     """
-    kept = _kept_cuts(cuts)
-    with _training_conditions(request):
-        request.fill(part, kept, log=log, progress=progress)
-        return list(request.find(part, kept, log=log).values())
-
-
-@contextmanager
-def _training_conditions(request: FeatureRequest) -> Iterator[None]:
-    """Set what rounding depends on in a process to what the study's workers set, for as long as features are read."""
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    torch.set_num_threads(request.study.threads)
-    torch.backends.cudnn.deterministic = True
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic = deterministic
+    cache_cuts = _check_cuts(cuts)
+    with training_conditions(request.study.threads):
+        request.fill(part, cache_cuts, log=log, progress=progress)
+        return list(request.find(part, cache_cuts, log=log).values())
 
 
 def _read(entry: CacheEntry, request: FeatureRequest, ids: Tensor, log: Log) -> Tensor | None:

@@ -16,8 +16,9 @@ record. csrc/shards/format.h describes the layout on disk.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -172,12 +173,13 @@ class ShardReader:
             IndexError: no such record.
             RuntimeError: `out` is of another type, shape, device or memory order.
         """
-        return self.start(rows, out).wait()
+        return self.start(rows, out)()
 
-    def start(self, rows: Tensor | Sequence[int], out: Tensor | None = None) -> Read:
-        """Start to read as `read` does, and return at once: the threads read while the caller does something else.
+    def start(self, rows: Tensor | Sequence[int], out: Tensor | None = None) -> Callable[[], Tensor]:
+        """Start to read as `read` does, and return the function that waits for the records and returns them.
 
-        `out` is kept alive and must not be touched before `Read.wait` has returned it.
+        The threads read while the caller does something else; dropping the function ends the reading. `out` is kept
+        alive and must not be touched before that function has returned it.
         """
         numbers = _listed(rows)
         if out is None:
@@ -185,7 +187,7 @@ class ShardReader:
         _check_features(out, self.shape)
         if len(out) != len(numbers):
             raise RuntimeError(f"out has room for {len(out)} images, {len(numbers)} are to be read")
-        return Read(self._reader.read_dense(numbers, out.data_ptr(), out))
+        return partial(_wait, self._reader.read_dense(numbers, out.data_ptr(), out))
 
     def batches(
         self, order: Iterable[Tensor | Sequence[int]], *, ahead: int = 2, out: Sequence[Tensor] | None = None
@@ -204,13 +206,13 @@ class ShardReader:
         """
         if out is not None and len(out) != ahead + 1:
             raise ValueError(f"out has {len(out)} tensors, {ahead + 1} are needed to read {ahead} batches ahead")
-        reads: deque[Read] = deque()
+        reads: deque[Callable[[], Tensor]] = deque()
         for i, rows in enumerate(order):
             reads.append(self.start(rows, None if out is None else out[i % len(out)][: len(rows)]))
             if len(reads) > ahead:
-                yield reads.popleft().wait()
+                yield reads.popleft()()
         while reads:
-            yield reads.popleft().wait()
+            yield reads.popleft()()
 
     def read_packed(self, rows: Tensor | Sequence[int], *, pinned: bool = False) -> PackedFeatures:
         """Read records as they lie on disk, verified, for `unpack_features` on the device that they are sent to.
@@ -247,21 +249,10 @@ class ShardReader:
             pass
 
 
-class Read:
-    """A pending batch, see `ShardReader.start`. Dropping it ends the reading."""
-
-    def __init__(self, pending: Any) -> None:
-        self._pending = pending
-
-    def wait(self) -> Tensor:
-        """Return the batch, once it is read.
-
-        Raises:
-            CorruptFileError: a record is not what was written.
-        """
-        with _corruption():
-            tensor: Tensor = self._pending.wait()
-        return tensor
+def _wait(pending: Any) -> Tensor:
+    with _corruption():
+        tensor: Tensor = pending.wait()
+    return tensor
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from fasttransfer.core import machine
 from fasttransfer.core.files import disk_errors, make_folder
 from fasttransfer.core.progress import format_bytes
 from fasttransfer.features import cache
+from fasttransfer.features.feature_source import training_conditions
 from fasttransfer.features.shards import ShardReader, ShardWriter, should_pack
 from fasttransfer.networks import inputs
 from fasttransfer.networks.caffenet import CaffeNet, draw_weights
@@ -108,31 +109,10 @@ def free_room(root: Path) -> float:
     return DISK_SHARE * free_disk(root)
 
 
-def cuts_table(timings: Sequence[CutTiming], records: int, room: float) -> Table:
-    """Return a table of the decisions for one source over the images of one task."""
-    kept = choose_cuts(timings, records, room)
-    rows = Table(box=None, pad_edge=False, header_style="bold")
-    rows.add_column("cut")
-    for heading in ("computed", "read", "packed", "on disk"):
-        rows.add_column(heading, justify="right")
-    rows.add_column("so it is")
-    for timing in timings:
-        size = timing.bytes * records
-        rows.add_row(
-            str(timing.cut),
-            f"{1e6 * timing.compute:,.1f} µs",
-            f"{1e6 * timing.read:,.1f} µs",
-            f"{timing.bytes / timing.dense:.0%}",
-            format_bytes(size),
-            "kept" if timing.cut in kept else "live" if size <= room else "live, the disk has no room",
-        )
-    return rows
-
-
 def forecast_cuts(
     recipe: Recipe, records: int, cuts: Collection[int], *, device: str, precision: str, threads: int
 ) -> Table:
-    """Return `cuts_table` before there is any network: initial values on random images stand for it.
+    """Return a table of the decisions for a source that is not trained yet: random values and images stand for it.
 
     Trained networks leave more zeros, so entries will be smaller rather than larger.
 
@@ -143,27 +123,34 @@ def forecast_cuts(
     Raises:
         InputError: the cache cannot be written.
     """
-    geometry = recipe.geometry
+    geometry, root = recipe.geometry, cache.cache_root()
     net = CaffeNet(geometry, 2, inputs.dtype_of(precision))
     net.load(draw_weights(geometry, 2, recipe.init, lambda stage: stage))
     net = net.to(device).requires_grad_(False)
     form = inputs.choose_input_form(geometry, device, precision)
-    shape = 3 * form["block"] ** 2, form["side"], form["side"]
-    spread = 64 * recipe.scale  # of pixel differences
-
-    def make_images() -> Tensor:
-        x = torch.randn(min(IMAGES, recipe.batch), *shape, device=device) * spread
-        return x.to(form["dtype"]).contiguous(memory_format=torch.channels_last)
-
-    root = cache.cache_root()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        images = make_images()
+    shape = min(IMAGES, recipe.batch), 3 * form["block"] ** 2, form["side"], form["side"]
+    with training_conditions(threads):
+        images = torch.randn(shape, device=device) * 64 * recipe.scale  # of pixel differences
+        images = images.to(form["dtype"]).contiguous(memory_format=torch.channels_last)
         timings = time_cuts(net, lambda: images, cuts, root, threads=threads, records=records)
-    finally:
-        torch.set_num_threads(before)
-    return cuts_table(timings, records, free_room(root))
+    room = free_room(root)
+    choice = choose_cuts(timings, records, room)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cut")
+    for heading in ("computed", "read", "packed", "on disk"):
+        table.add_column(heading, justify="right")
+    table.add_column("decision")
+    for timing in timings:
+        size = timing.bytes * records
+        table.add_row(
+            str(timing.cut),
+            f"{1e6 * timing.compute:,.1f} µs",
+            f"{1e6 * timing.read:,.1f} µs",
+            f"{timing.bytes / timing.dense:.0%}",
+            format_bytes(size),
+            "kept" if timing.cut in choice else "live" if size <= room else "live, the disk has no room",
+        )
+    return table
 
 
 def cuts_read(layers: Iterable[int]) -> tuple[int, ...]:

@@ -90,7 +90,7 @@ def build_cohort(
                 task=first.target,
                 classes=classes,
                 digest=store.digest,
-                decodes=store.kind == "jpeg",
+                is_jpeg=store.kind == "jpeg",
                 images={"train": train, "val": my_val},
                 views=views,
                 device=device,

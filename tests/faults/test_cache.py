@@ -1,4 +1,4 @@
-"""The feature cache under damage, kill -9, full disks and many processes: what is not whole is never read."""
+"""The feature cache under damage, kill -9, full disks and many processes: only whole entries are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from entries import INFO, KEY, features, found, images, key, make, same
+from entries import INFO, KEY, draw_features, find, images, is_same, key, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -36,46 +36,43 @@ SMALL = 300  # bytes, so that entries have several shards
 
 @pytest.fixture
 def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Tensor]:
-    """The folder of a cache with one entry of several shards, and the records of that."""
+    """Return the folder of a cache with one entry of several shards, and its records."""
     monkeypatch.setattr(cache, "SHARD_BYTES", SMALL)
     root = tmp_path / "cache"
     x = make(root)
-    assert len(found(root).shards) > 1
+    assert len(find(root).shards) > 1
     return root, x
 
 
-def fate(root: Path, x: Tensor) -> str:
-    """What becomes of the one entry of a cache when it is read; the records that are read are the right ones."""
-    said: list[str] = []
-    entry = cache.find_entry(root, KEY, said.append)
+def outcome(root: Path, x: Tensor) -> str:
+    """Read the one entry of a cache; return "read" if its records are right, else the line that reports the damage."""
+    lines: list[str] = []
+    entry = cache.find_entry(root, KEY, lines.append)
     if entry is not None:
         try:
-            entry.verify(said.append)
+            entry.verify(lines.append)
         except CorruptFileError:
             pass
         else:
             with entry.open() as reader:
-                assert same(reader.read(range(len(x))), x)
-            assert not said
+                assert is_same(reader.read(range(len(x))), x)
+            assert not lines
             return "read"
-    assert len(said) == 1 and "\n" not in said[0] and str(root) in said[0]
-    assert cache.find_entry(root, KEY, said.append) is None and len(said) == 1, "it is out of the way"
+    assert len(lines) == 1 and "\n" not in lines[0] and str(root) in lines[0]
+    assert cache.find_entry(root, KEY, lines.append) is None and len(lines) == 1, "it is out of the way"
     assert [folder.name for folder in cache.list_damaged(root)] == [f"{KEY.digest()}.damaged"]
-    return said[0]
+    return lines[0]
 
 
-def restored(root: Path, copy: Path) -> Path:
-    """The entry's folder, as it was when `copy` was taken."""
+def restore(root: Path, copy: Path) -> Path:
+    """Return the entry's folder, as it was when `copy` was taken."""
     folder = root / KEY.digest()
     shutil.rmtree(root)
     shutil.copytree(copy, folder)
     return folder
 
 
-# Damage
-
-
-def test_every_flipped_bit_of_what_an_entry_says_of_itself(whole: tuple[Path, Tensor], tmp_path: Path) -> None:
+def test_every_flipped_bit_of_the_manifest_is_detected(whole: tuple[Path, Tensor], tmp_path: Path) -> None:
     root, x = whole
     folder = root / KEY.digest()
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
@@ -87,39 +84,39 @@ def test_every_flipped_bit_of_what_an_entry_says_of_itself(whole: tuple[Path, Te
         with pytest.raises(CorruptFileError, match=re.escape(f"{folder / 'entry.json'}: ")):
             on_disk.read_entry(folder)
         if i % 100 == 0:
-            assert fate(root, x) != "read"
-            restored(root, copy)
+            assert outcome(root, x) != "read"
+            restore(root, copy)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shard=st.integers(0, 1), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
-def test_any_flipped_bit_and_any_shorter_shard(
+def test_flipped_bits_and_cut_shards_are_detected(
     whole: tuple[Path, Tensor], shard: int, place: float, bit: int, cut: bool
 ) -> None:
     root, x = whole
     copy = root.parent / "copy"
     if not copy.exists():
         shutil.copytree(root / KEY.digest(), copy)
-    path = restored(root, copy) / f"0000{shard}.shard"
+    path = restore(root, copy) / f"0000{shard}.shard"
     content = bytearray(path.read_bytes())
     at = int(place * len(content))
     if cut:
         path.write_bytes(content[:at])
-        assert f"has {at} bytes, {len(content)} were written" in fate(root, x)
+        assert f"has {at} bytes, {len(content)} were written" in outcome(root, x)
     else:
         content[at] ^= 1 << bit
         path.write_bytes(content)
-        fate(root, x)  # between two records nothing is read, and nothing is wrong
+        outcome(root, x)  # between two records nothing is read, and nothing is wrong
 
 
-def swapped(folder: Path) -> None:
+def swap_shards(folder: Path) -> None:
     a, b, other = folder / "00000.shard", folder / "00001.shard", folder / "other"
     a.rename(other)
     b.rename(a)
     other.rename(b)
 
 
-def of_another_entry(folder: Path) -> None:
+def take_shards_of_another_entry(folder: Path) -> None:
     root = folder.parent / "another"
     make(root, key(prefix="5" * 32))
     for file in (root / key(prefix="5" * 32).digest()).glob("*.shard"):
@@ -127,131 +124,123 @@ def of_another_entry(folder: Path) -> None:
     shutil.rmtree(root)
 
 
-def of_another_making(folder: Path) -> None:
-    """As a network computes them whose sums differ from run to run: the same entry by name, of the same size."""
+def take_a_shard_of_another_making(folder: Path) -> None:
+    """The same entry by name, of the same size, from a network whose sums differ from run to run."""
     root = folder.parent / "another"
     with cache.make_entries(root, [(KEY, INFO)], images(10)) as writers:
-        for part in (-features(20, writers[0].shape, seed=5)).split(7):
+        for part in (-draw_features(20, writers[0].shape, seed=5)).split(7):
             writers[0].append(part)
     shutil.copy(root / KEY.digest() / "00000.shard", folder)
     shutil.rmtree(root)
 
 
-def of_other_weights(folder: Path) -> None:
+def take_the_entry_of_other_weights(folder: Path) -> None:
     other = key(prefix="5" * 32)
     make(folder.parent, other)
     shutil.rmtree(folder)
     (folder.parent / other.digest()).rename(folder)
 
 
-def of_other_weights_that_says_otherwise(folder: Path) -> None:
-    """Its `entry.json` made to fit, checksum and all: each shard knows whose it is."""
-    of_other_weights(folder)
-    said = json.loads((folder / "entry.json").read_text())
-    del said["checksum"]
-    said["key"]["prefix"] = KEY.prefix
-    (folder / "entry.json").write_bytes(on_disk.encode_manifest(said))
+def take_the_entry_of_other_weights_under_a_changed_key(folder: Path) -> None:
+    """Its `entry.json` is changed to fit, with its checksum: each shard has the identity of its entry."""
+    take_the_entry_of_other_weights(folder)
+    facts = json.loads((folder / "entry.json").read_text())
+    del facts["checksum"]
+    facts["key"]["prefix"] = KEY.prefix
+    (folder / "entry.json").write_bytes(on_disk.encode_manifest(facts))
 
 
-def edited(folder: Path) -> None:
+def edit_manifest(folder: Path) -> None:
     path = folder / "entry.json"
     path.write_text(path.read_text().replace("baseA", "baseB"))
 
 
-def fewer_images(folder: Path) -> None:
-    said = json.loads((folder / "entry.json").read_text())
-    del said["checksum"]
-    said["images"] = 9
-    (folder / "entry.json").write_bytes(on_disk.encode_manifest(said))
+def claim_fewer_images(folder: Path) -> None:
+    facts = json.loads((folder / "entry.json").read_text())
+    del facts["checksum"]
+    facts["images"] = 9
+    (folder / "entry.json").write_bytes(on_disk.encode_manifest(facts))
 
 
-def not_a_folder(folder: Path) -> None:
+def replace_by_a_file(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.write_text("in the way")
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
-        (swapped, r"00000\.shard: has \d+ bytes, \d+ were written"),
-        (of_another_entry, "is not the shard that was written"),
-        (of_another_making, r"00000\.shard: (is not the shard|has)"),
-        (of_other_weights, "which was moved to this place"),
-        (of_other_weights_that_says_otherwise, "belongs to entry"),
-        (edited, "its checksum does not match its contents"),
-        (fewer_images, "do not hold 9 images in 2 views"),
+        (swap_shards, r"00000\.shard: has \d+ bytes, \d+ were written"),
+        (take_shards_of_another_entry, "is not the shard that was written"),
+        (take_a_shard_of_another_making, r"00000\.shard: (is not the shard|has)"),
+        (take_the_entry_of_other_weights, "which was moved to this place"),
+        (take_the_entry_of_other_weights_under_a_changed_key, "belongs to entry"),
+        (edit_manifest, "its checksum does not match its contents"),
+        (claim_fewer_images, "do not hold 9 images in 2 views"),
         (lambda folder: (folder / "00001.shard").unlink(), r"00001\.shard: is missing"),
         (lambda folder: (folder / "entry.json").unlink(), r"its entry\.json is missing"),
         (lambda folder: (folder / "entry.json").write_text("[" * 100_000), "cannot be read"),
         (lambda folder: (folder / "entry.json").write_text("[1]"), "cannot be read"),
         (lambda folder: (folder / "images.npy").unlink(), r"images\.npy: is missing"),
         (lambda folder: (folder / "images.npy").write_bytes(b""), r"images\.npy: its checksum does not match"),
-        (not_a_folder, r"its entry\.json is missing"),
+        (replace_by_a_file, r"its entry\.json is missing"),
     ],
 )
-def test_the_sentence_says_what_is_damaged(
-    whole: tuple[Path, Tensor], damage: Callable[[Path], None], says: str
-) -> None:
+def test_the_log_names_the_damage(whole: tuple[Path, Tensor], damage: Callable[[Path], None], message: str) -> None:
     root, x = whole
     damage(root / KEY.digest())
-    assert re.search(says, fate(root, x))
-    assert same(make(root), x)
-    assert fate(root, x) == "read"
+    assert re.search(message, outcome(root, x))
+    assert is_same(make(root), x)
+    assert outcome(root, x) == "read"
 
 
-def test_a_newer_version_is_refused_and_stays(whole: tuple[Path, Tensor]) -> None:
-    """It is not damaged: that another program will read it may be all that it is there for."""
+def test_an_entry_of_another_version_is_refused_and_stays(whole: tuple[Path, Tensor]) -> None:
+    """It is not damaged: another program may be there to read it."""
     root, x = whole
     path = root / KEY.digest() / "entry.json"
     text = path.read_bytes()
-    for version, says in (
-        (
-            FORMAT + 1,
-            rf"a newer fasttransfer \(format {FORMAT + 1}, this one reads {FORMAT}\): update fasttransfer or ",
-        ),
-        (FORMAT - 1, rf"an older fasttransfer \(format {FORMAT - 1}, this one reads {FORMAT}\): remove the entry with"),
+    for version, message in (
+        (FORMAT + 1, "a newer fasttransfer .*: update fasttransfer or remove the entry with"),
+        (FORMAT - 1, "an older fasttransfer .*: remove the entry with"),
     ):
-        said = json.loads(text)
-        del said["checksum"]
-        path.write_bytes(on_disk.encode_manifest({**said, "format": version, "unheard of": True}))
+        facts = json.loads(text)
+        del facts["checksum"]
+        path.write_bytes(on_disk.encode_manifest({**facts, "format": version, "unheard of": True}))
         with pytest.raises(OtherVersionError, match=rf"\(format {version}, this one reads {FORMAT}\)"):
             cache.find_entry(root, KEY)
-        with pytest.raises(OtherVersionError, match=says), cache.make_entries(root, [(KEY, INFO)], images(10)):
+        with pytest.raises(OtherVersionError, match=message), cache.make_entries(root, [(KEY, INFO)], images(10)):
             pass
-        sentences: list[str] = []
-        assert cache.list_entries(root, sentences.append) == [] and re.search(says, sentences[0])
+        lines: list[str] = []
+        assert cache.list_entries(root, lines.append) == [] and re.search(message, lines[0])
     path.write_bytes(text)
-    assert fate(root, x) == "read"
+    assert outcome(root, x) == "read"
 
 
-def test_a_listing_leaves_everything_where_it_is(whole: tuple[Path, Tensor]) -> None:
+def test_listing_moves_nothing(whole: tuple[Path, Tensor]) -> None:
     root, _ = whole
     make(root, key(cut=6))
     (root / KEY.digest() / "00000.shard").write_bytes(b"")
     (root / "notes.txt").touch()
-    said: list[str] = []
-    assert [entry.key.cut for entry in cache.list_entries(root, said.append)] == [6]
-    assert len(said) == 1 and "00000.shard: has 0 bytes" in said[0]
+    lines: list[str] = []
+    assert [entry.key.cut for entry in cache.list_entries(root, lines.append)] == [6]
+    assert len(lines) == 1 and "00000.shard: has 0 bytes" in lines[0]
     assert (root / KEY.digest()).exists()
 
 
-def test_what_was_made_again_is_not_set_aside_for_the_damage_of_the_one_before(whole: tuple[Path, Tensor]) -> None:
+def test_an_entry_made_again_is_not_quarantined_for_the_damage_of_its_predecessor(whole: tuple[Path, Tensor]) -> None:
     root, x = whole
-    entry = found(root)
+    entry = find(root)
     cache.remove_entry(entry.folder)
     make(root)
     on_disk.quarantine(entry, CorruptFileError("its record"), pytest.fail)
-    assert fate(root, x) == "read"
-    on_disk.quarantine(found(root), CorruptFileError("its record"), lambda sentence: None)
+    assert outcome(root, x) == "read"
+    on_disk.quarantine(find(root), CorruptFileError("its record"), lambda sentence: None)
     assert cache.find_entry(root, KEY) is None
     on_disk.quarantine(entry, CorruptFileError("its record"), pytest.fail)  # nothing is there
 
 
-# Killed
-
-
 def in_a_child(work: Callable[[], None]) -> int:
-    """Runs `work` in a process of its own; returns how that ended."""
+    """Run `work` in a process of its own and return its exit code."""
     child = os.fork()
     if child == 0:
         try:
@@ -266,8 +255,8 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed_at(point: str, root: Path) -> None:
-    """Makes the entries of cuts 5 and 6, and is killed half way."""
+def make_until_killed(point: str, root: Path) -> None:
+    """Make the entries of cuts 5 and 6, and be killed half way."""
     rename, renamed = Path.rename, []
 
     def rename_or_die(path: Path, target: Path) -> Path:
@@ -282,7 +271,7 @@ def killed_at(point: str, root: Path) -> None:
         if point == "before a record":
             kill()
         for writer in writers:
-            for part in features(20, writer.shape, seed=writer.key.cut).split(7):
+            for part in draw_features(20, writer.shape, seed=writer.key.cut).split(7):
                 writer.append(part)
                 if point == "in a shard" and writer.key.cut == 6:
                     kill()
@@ -302,12 +291,12 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_maker_leaves_what_is_whole_or_nothing(
+def test_a_killed_maker_leaves_whole_entries_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     monkeypatch.setattr(cache, "SHARD_BYTES", SMALL)
     root = tmp_path / "cache"
-    assert in_a_child(lambda: killed_at(point, root)) == -signal.SIGKILL
+    assert in_a_child(lambda: make_until_killed(point, root)) == -signal.SIGKILL
     assert {entry.key.cut for entry in cache.list_entries(root, pytest.fail)} == POINTS[point]
     left = list(root.glob(".*.tmp"))
     assert len(left) == 2 - len(POINTS[point])
@@ -316,12 +305,12 @@ def test_a_killed_maker_leaves_what_is_whole_or_nothing(
         assert not list(root.glob(".*.tmp"))
     for cut in (5, 6):
         x = make(root, key(cut=cut))
-        with found(root, key(cut=cut)).open() as reader:
-            assert same(reader.read(range(20)), x)
+        with find(root, key(cut=cut)).open() as reader:
+            assert is_same(reader.read(range(20)), x)
     assert not list(root.glob(".*.tmp")) and not cache.list_damaged(root)
 
 
-def test_a_prune_that_is_killed_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_prune_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path)
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: kill())
     assert in_a_child(lambda: print(cache.prune(tmp_path, 0))) == -signal.SIGKILL
@@ -331,50 +320,47 @@ def test_a_prune_that_is_killed_leaves_no_half_entry(tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-# Many at once
-
-
 def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
-    made, wanted = features(20, KEY.geometry.cut_shape(5)), [(KEY, INFO), (key(cut=6), INFO)]
+    x, wanted = draw_features(20, KEY.geometry.cut_shape(5)), [(KEY, INFO), (key(cut=6), INFO)]
     begun, go = os.pipe(), os.pipe()
 
     def first() -> None:
         with cache.make_entries(tmp_path, wanted[:1], images(10)) as writers:
-            writers[0].append(made[:3])
+            writers[0].append(x[:3])
             os.write(begun[1], b"1")
             os.read(go[0], 1)
-            writers[0].append(made[3:])
+            writers[0].append(x[3:])
 
     child = os.fork()
     if child == 0:
         first()
         os._exit(0)
     os.read(begun[0], 1)
-    said: list[str] = []
+    lines: list[str] = []
 
     def release(sentence: str) -> None:
-        said.append(sentence)
+        lines.append(sentence)
         assert not list(tmp_path.glob("[0-9a-f]*"))
         os.write(go[1], b"1")
 
     with cache.make_entries(tmp_path, wanted, images(10), release) as writers:
         assert [writer.key.cut for writer in writers] == [6]
-        with found(tmp_path).open() as reader:
-            assert same(reader.read(range(20)), made)
-        writers[0].append(features(20, (16,)))
-    assert said == ["waiting for another process that computes features of baseA.s0 at cut 5"]
+        with find(tmp_path).open() as reader:
+            assert is_same(reader.read(range(20)), x)
+        writers[0].append(draw_features(20, (16,)))
+    assert lines == ["waiting for another process that computes features of baseA.s0 at cut 5"]
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_makers_who_want_the_same_in_another_order_do_not_wait_for_each_other_forever(tmp_path: Path) -> None:
+def test_makers_of_the_same_entries_in_other_orders_do_not_deadlock(tmp_path: Path) -> None:
     wanted = [(key(cut=cut), INFO) for cut in range(1, 7)]
-    made: list[int] = []
+    cuts: list[int] = []
 
     def work(order: list[tuple[CacheKey, EntryInfo]]) -> None:
         with cache.make_entries(tmp_path, order, images(2), lambda sentence: None) as writers:
             for writer in writers:
-                writer.append(features(4, writer.shape))
-                made.append(writer.key.cut)
+                writer.append(draw_features(4, writer.shape))
+                cuts.append(writer.key.cut)
 
     threads = [threading.Thread(target=work, args=(wanted[i:] + wanted[:i],), daemon=True) for i in range(6)]
     for thread in threads:
@@ -382,10 +368,10 @@ def test_makers_who_want_the_same_in_another_order_do_not_wait_for_each_other_fo
     for thread in threads:
         thread.join(PATIENCE)
     assert not any(thread.is_alive() for thread in threads)
-    assert sorted(made) == [1, 2, 3, 4, 5, 6]
+    assert sorted(cuts) == [1, 2, 3, 4, 5, 6]
 
 
-def test_pruned_and_made_again_and_again_while_others_read(whole: tuple[Path, Tensor]) -> None:
+def test_readers_meet_whole_entries_while_others_prune_and_make_them(whole: tuple[Path, Tensor]) -> None:
     """A reader meets the whole entry or none: both more than once, however long that takes."""
     root, x = whole
     ended, wrong, rounds, met = threading.Event(), list[str](), 0, Counter[str]()
@@ -403,7 +389,7 @@ def test_pruned_and_made_again_and_again_while_others_read(whole: tuple[Path, Te
             return "none"
         try:
             with entry.open(threads=1, log=wrong.append) as reader:
-                assert same(reader.read(range(20)), x)
+                assert is_same(reader.read(range(20)), x)
         except RemovedError:
             return "gone"
         return "whole"
@@ -425,9 +411,6 @@ def test_pruned_and_made_again_and_again_while_others_read(whole: tuple[Path, Te
     assert not wrong and not cache.list_damaged(root)
 
 
-# Disks
-
-
 def test_a_disk_that_fills_up(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = key(cut=1)
 
@@ -443,7 +426,7 @@ def test_a_disk_that_fills_up(small_disk: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(name.endswith(".lock") for name in os.listdir(small_disk / "cache"))
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     fill()
-    found(small_disk / "cache", big).verify()
+    find(small_disk / "cache", big).verify()
 
 
 def test_a_full_disk_is_read_and_pruned(small_disk: Path) -> None:
@@ -451,10 +434,10 @@ def test_a_full_disk_is_read_and_pruned(small_disk: Path) -> None:
     (small_disk / "other").write_bytes(bytes(small_disk.stat().st_blksize))
     with pytest.raises(OSError, match="No space"):
         (small_disk / "more").write_bytes(bytes(1 << 20))
-    entry = found(small_disk)
+    entry = find(small_disk)
     entry.count_use()
     with entry.open() as reader:
-        assert same(reader.read(range(20)), x)
+        assert is_same(reader.read(range(20)), x)
     assert cache.prune(small_disk, 0)
 
 
@@ -463,16 +446,16 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
     make(small_disk, key(cut=6))
     (small_disk / key(cut=6).digest() / "00000.shard").write_bytes(b"damaged")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    entry = found(small_disk)
+    entry = find(small_disk)
     entry.count_use()
     assert entry.use.hits == 0
     with entry.open() as reader:
-        assert same(reader.read(range(20)), x)
+        assert is_same(reader.read(range(20)), x)
     with cache.make_entries(small_disk, [(KEY, INFO)], images(10)) as writers:
         assert writers == []
-    said: list[str] = []
-    assert cache.find_entry(small_disk, key(cut=6), said.append) is None
-    assert len(said) == 1 and "left alone" in said[0] and "read-only file system" in said[0]
+    lines: list[str] = []
+    assert cache.find_entry(small_disk, key(cut=6), lines.append) is None
+    assert len(lines) == 1 and "left alone" in lines[0] and "read-only file system" in lines[0]
     for refused in (
         lambda: make(small_disk, key(cut=6)),
         lambda: cache.prune(small_disk, 0),
@@ -482,7 +465,9 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
             refused()
 
 
-def test_what_may_not_be_read_is_told_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_without_read_permission_is_an_error_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(tmp_path)
 
     def refuse(path: Path) -> bytes:
@@ -492,4 +477,4 @@ def test_what_may_not_be_read_is_told_and_stays(tmp_path: Path, monkeypatch: pyt
         patch.setattr(Path, "read_bytes", refuse)  # of root nothing is kept from
         with pytest.raises(UnreadableEntryError, match=r"cannot be read .permission denied"):
             cache.find_entry(tmp_path, KEY)
-    assert found(tmp_path)
+    assert find(tmp_path)

@@ -1,4 +1,4 @@
-"""A key is of all that determines features, and of nothing else."""
+"""A key depends on all that determines features, and on nothing else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OTHER = {
 }
 
 
-def test_every_field_counts() -> None:
+def test_every_field_changes_the_digest() -> None:
     assert OTHER.keys() == {field.name for field in fields(CacheKey)}
     digests = {KEY.digest()} | {key(**{name: value}).digest() for name, value in OTHER.items()}
     assert len(digests) == 1 + len(OTHER)
@@ -46,13 +46,13 @@ def test_every_field_counts() -> None:
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(TINY)])
-def test_every_size_counts_and_the_name_of_a_geometry_does_not(name: str) -> None:
+def test_every_size_of_a_geometry_changes_the_digest_and_its_name_does_not(name: str) -> None:
     value = getattr(TINY, name)
     other = f"{value}x" if isinstance(value, str) else (*value, 1) if isinstance(value, tuple) else value + 1
     assert (key(geometry=replace(TINY, **{name: other})).digest() == KEY.digest()) == (name == "name")
 
 
-def test_the_order_of_views_counts_and_that_of_versions_does_not() -> None:
+def test_the_order_of_views_changes_the_digest_and_that_of_versions_does_not() -> None:
     assert key(views=KEY.views[::-1]).digest() != KEY.digest()
     assert key(versions=dict(reversed(KEY.versions.items()))).digest() == KEY.digest()
 
@@ -63,22 +63,22 @@ def test_a_key_comes_back_from_json() -> None:
 
 
 def test_a_digest_is_the_same_in_every_process() -> None:
-    """Of the same key; Python's own hashes are not."""
+    """Python's own hashes differ between processes."""
     code = "from entries import KEY; print(KEY.digest())"
     path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
     )
-    assert said.stdout.strip() == KEY.digest()
+    assert process.stdout.strip() == KEY.digest()
 
 
 @pytest.mark.parametrize("cut", [0, 7, 8])
-def test_other_cuts_are_not_kept(cut: int) -> None:
+def test_keys_of_other_cuts_are_refused(cut: int) -> None:
     with pytest.raises(ValueError, match="are not kept"):
         key(cut=cut)
 
 
-def test_weights_count_up_to_the_cut() -> None:
+def test_weights_up_to_the_cut_change_the_digest() -> None:
     weights = draw_weights(TINY, 3, "he", lambda stage: stage)
     for stage, layer in enumerate(LAYER_NAMES, start=1):
         for name in (f"{layer}.weight", f"{layer}.bias"):
@@ -90,7 +90,7 @@ def test_weights_count_up_to_the_cut() -> None:
     assert len({weights_digest(weights, cut) for cut in range(1, 7)}) == 6
 
 
-def test_weights_count_by_value_not_by_memory() -> None:
+def test_weights_change_the_digest_by_value_not_by_memory_order() -> None:
     weights = draw_weights(TINY, 3, "he", lambda stage: stage)
     moved = {
         name: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w.clone()
@@ -101,7 +101,7 @@ def test_weights_count_by_value_not_by_memory() -> None:
         weights_digest({name: w.bfloat16() for name, w in weights.items()}, 1)
 
 
-def test_means_and_images() -> None:
+def test_means_and_images_change_their_digests() -> None:
     mean = torch.rand(4, 4, 3)
     assert mean_digest(mean) == mean_digest(mean.clone())
     assert mean_digest(mean) != mean_digest(mean + 1)
@@ -118,21 +118,21 @@ def test_means_and_images() -> None:
 
 
 def test_versions_change_with_what_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = versions("cpu")
-    assert found == versions("cpu")
-    assert all(isinstance(value, str) and value for value in found.values())
-    assert versions("cpu", decodes=True).keys() > found.keys()
+    facts = versions("cpu")
+    assert facts == versions("cpu")
+    assert all(isinstance(value, str) and value for value in facts.values())
+    assert versions("cpu", is_jpeg=True).keys() > facts.keys()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "9.9")
-        assert versions("cpu") != found
+        assert versions("cpu") != facts
     with monkeypatch.context() as patch:
         patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-        assert versions("cpu") != found
+        assert versions("cpu") != facts
     keys._sources.cache_clear()
     with monkeypatch.context() as patch:
         changed = Path(caffenet.__file__).read_bytes() + b"#"
         patch.setattr(Path, "read_bytes", lambda path: changed)
-        assert versions("cpu")["network"] != found["network"]
+        assert versions("cpu")["network"] != facts["network"]
     keys._sources.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""Features for notebooks: the very ones that a study's cells are trained on, wherever they come from."""
+"""Features for notebooks are those that a study's cells are trained on, whether they are read or computed."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _cache(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images are prepared once, features are kept for one test alone."""
+    """Prepare images once, but keep features for one test alone."""
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(study.parent / "stores"))
     monkeypatch.setattr(cache, "cache_root", lambda: tmp_path / "features")
 
 
 def cohort_of(study: Path, cell: Cell) -> Cohort:
-    """What trains `cell`, features computed live."""
+    """Return the cohort of `cell`, with features computed live."""
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
     classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
     setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="live")
     return build_cohort(setting, [cell], torch.device("cpu"))
 
 
-def seen(study: Path, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids, labels, cut) of the validation images as a frozen cell is validated on them."""
+def validate(study: Path, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (ids, labels, cut) of the validation images as a frozen cell is validated on them."""
     cohort = cohort_of(study, cell)
     batches = list(cohort._target.feed.val())
     with torch.no_grad():
@@ -59,15 +59,15 @@ def seen(study: Path, cell: Cell) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("cut", [1, 3, 5, 6])
 @pytest.mark.parametrize(("network", "treatment"), [("baseA", "transfer"), ("baseB", "selffer")])
-def test_they_are_those_that_cells_are_validated_on(study: Path, cut: int, network: str, treatment: str) -> None:
-    found = features.of(study, network, cut, task="B")
-    ids, labels, cuts = seen(study, Cell(0, "B", treatment, cut))
-    assert torch.equal(found.values[:, 0].float(), cuts)
-    assert found.values.dtype == torch.bfloat16
-    assert torch.equal(found.ids, ids)
-    assert torch.equal(found.labels, labels)
-    assert (found.network, found.cut, len(found.views)) == (f"{network}.s0", cut, 1)
-    assert found.classes == tuple(read_results(study).facts["classes"]["B"])
+def test_features_are_those_that_cells_are_validated_on(study: Path, cut: int, network: str, treatment: str) -> None:
+    cut_features = features.of(study, network, cut, task="B")
+    ids, labels, cuts = validate(study, Cell(0, "B", treatment, cut))
+    assert torch.equal(cut_features.values[:, 0].float(), cuts)
+    assert cut_features.values.dtype == torch.bfloat16
+    assert torch.equal(cut_features.ids, ids)
+    assert torch.equal(cut_features.labels, labels)
+    assert (cut_features.network, cut_features.cut, len(cut_features.views)) == (f"{network}.s0", cut, 1)
+    assert cut_features.classes == tuple(read_results(study).facts["classes"]["B"])
 
 
 def test_a_copy_has_its_sources_features_and_mean(study: Path) -> None:
@@ -78,11 +78,11 @@ def test_a_copy_has_its_sources_features_and_mean(study: Path) -> None:
 
 
 def test_cut_7_is_stage_7_of_cut_6_without_dropout(study: Path) -> None:
-    found, below = (features.of(study, "baseB", cut, part="train", views=2) for cut in (7, 6))
+    cut_features, below = (features.of(study, "baseB", cut, part="train", views=2) for cut in (7, 6))
     stored = tensor_files.load(weights_file(study, base("B", 0)))[0]
     wanted = torch.relu(below.values.float() @ stored["fc7.weight"].t() + stored["fc7.bias"])
-    assert found.values.shape == (30, 2, 16)
-    torch.testing.assert_close(found.values.float(), wanted, rtol=2**-8, atol=1e-6)
+    assert cut_features.values.shape == (30, 2, 16)
+    torch.testing.assert_close(cut_features.values.float(), wanted, rtol=2**-8, atol=1e-6)
 
 
 def test_views_rows_and_batches_are_parts_of_one_list(study: Path) -> None:
@@ -104,14 +104,14 @@ def test_views_rows_and_batches_are_parts_of_one_list(study: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [2, 6, 7])
-def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_features_are_those_that_were_computed(study: Path, cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = features.of(study, "baseA", cut, task="B", views=10)
     assert cache.list_entries(cache.cache_root()) == []
-    kept = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
+    stored = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
     (entry,) = cache.list_entries(cache.cache_root())
     assert (entry.key.cut, entry.images, entry.views) == (min(cut, 6), 15, 10)
     assert (entry.info.network, entry.info.part, entry.info.task) == ("baseA.s0", "val", "B")
-    assert torch.equal(kept.values, computed.values[[2, 9]])
+    assert torch.equal(stored.values, computed.values[[2, 9]])
 
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
@@ -121,8 +121,7 @@ def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: p
     assert torch.equal(features.of(study, "baseA", cut, task="B", views=2).values, computed.values[:, :2])
 
 
-def test_an_entry_of_a_studys_cell_is_found(study: Path) -> None:
-    """What `grid --views` keeps is what a notebook asks for."""
+def test_a_notebook_finds_the_entries_of_a_studys_cell(study: Path) -> None:
     classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
     setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="cache")
@@ -132,11 +131,11 @@ def test_an_entry_of_a_studys_cell_is_found(study: Path) -> None:
         build_cohort(setting, [Cell(0, "B", "transfer", 4)], torch.device("cpu"))._target.feed.close()
     finally:
         torch.set_num_threads(threads)
-    made = {(entry.info.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
-    assert made == {("train", 10), ("val", 1)}
-    for part, views in made:
+    entries = {(entry.info.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
+    assert entries == {("train", 10), ("val", 1)}
+    for part, views in entries:
         request = network_features.open_network(study, "baseA", task="B", views=views)
-        with network_features._training_conditions(request):
+        with feature_source.training_conditions(request.study.threads):
             assert request.find(part, [4], log=pytest.fail).keys() == {4}  # type: ignore[arg-type]
 
 
@@ -149,12 +148,12 @@ def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFi
     shard.write_bytes(content)
     assert torch.equal(features.of(study, "baseA", 5).values, good.values)
     assert cache.list_entries(cache.cache_root()) == []
-    told = capsys.readouterr().err
-    assert f"{shard}: damaged: record " in told
-    assert f"quarantined as {entry.folder.name}.damaged and not read" in told
+    warnings = capsys.readouterr().err
+    assert f"{shard}: damaged: record " in warnings
+    assert f"quarantined as {entry.folder.name}.damaged and not read" in warnings
 
 
-def test_a_cache_that_cannot_be_written_costs_a_sentence(
+def test_a_cache_that_cannot_be_written_costs_a_warning(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = features.of(study, "baseA", 5)
@@ -163,41 +162,40 @@ def test_a_cache_that_cannot_be_written_costs_a_sentence(
     assert "features of baseA.s0 are not kept" in capsys.readouterr().err
 
 
-def test_other_images(study: Path, tmp_path: Path) -> None:
+def test_features_of_images_that_are_not_the_studys(study: Path, tmp_path: Path) -> None:
     own = features.of(study, "baseA", 3, task="A", part="train")
     other = draw_images(tmp_path / "others", (*NATURAL, *MANMADE), train=4, val=2)
-    found = features.of(study, "baseA", 3, data=other, part="train")
-    assert found.classes == tuple(sorted((*NATURAL, *MANMADE)))
-    assert found.labels.bincount().tolist() == [4] * 6
-    assert found.values.shape == (24, 1, *own.values.shape[2:])
+    cut_features = features.of(study, "baseA", 3, data=other, part="train")
+    assert cut_features.classes == tuple(sorted((*NATURAL, *MANMADE)))
+    assert cut_features.labels.bincount().tolist() == [4] * 6
+    assert cut_features.values.shape == (24, 1, *own.values.shape[2:])
     small = features.of(study, "baseA", 3, data=draw_images(tmp_path / "larger", NATURAL, side=80))
     assert small.values.shape[2:] == own.values.shape[2:]  # prepared at the network's size
 
 
-def test_what_cannot_be_answered_is_said(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(match: str, *args: object, **asked: object) -> None:
+def test_errors_name_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(match: str, *args: object, **options: object) -> None:
         with pytest.raises(InputError, match=match):
-            features.of(study, *args, **asked)  # type: ignore[arg-type]
+            features.of(study, *args, **options)  # type: ignore[arg-type]
 
-    refused("has no network baseC: choose among baseA, baseB, A1A", "baseC")
-    refused("has no network baseA.s3", "baseA.s3")
-    refused("A5B.s0 is planned, not done", "A5B")
-    refused("cut 0: choose among 1 to 7", cut=0)
-    refused("task C: choose A or B", task="C")
-    refused("views 3: choose 1", views=3)
-    refused("part 'test': choose train or val", part="test")
-    refused("rows 3 to 15: the val list of A has 15 images, 0 to 14", rows=[3, 15])
-    refused("name at least one image", rows=[])
-    refused("task A is one of the study's", task="A", data="builtin")
-    refused("does not exist", data=tmp_path / "nowhere")
+    refuses("has no network baseC: choose among baseA, baseB, A1A", "baseC")
+    refuses("has no network baseA.s3", "baseA.s3")
+    refuses("A5B.s0 is planned, not done", "A5B")
+    refuses("cut 0: choose among 1 to 7", cut=0)
+    refuses("task C: choose A or B", task="C")
+    refuses("views 3: choose 1", views=3)
+    refuses("part 'test': choose train or val", part="test")
+    refuses("rows 3 to 15: the val list of A has 15 images, 0 to 14", rows=[3, 15])
+    refuses("name at least one image", rows=[])
+    refuses("task A is one of the study's", task="A", data="builtin")
+    refuses("does not exist", data=tmp_path / "nowhere")
     with pytest.raises(InputError, match="no study here"):
         features.of(tmp_path)
     monkeypatch.setattr(machine, "free_memory", lambda: 10_000)
-    refused("at cut 1 take .* of memory are free: ask for some rows, or take them batch by batch", cut=1, views=10)
+    refuses("at cut 1 take .* of memory are free: ask for some rows, or take them batch by batch", cut=1, views=10)
 
 
-def test_images_that_changed_are_not_taken_for_the_studys(study: Path, tmp_path: Path) -> None:
-    """The store that study.toml names has other images by now."""
+def test_changed_images_are_not_taken_for_the_studys(study: Path, tmp_path: Path) -> None:
     other = trained_study(tmp_path, [base("A", 0)])
     draw_images(tmp_path / "new", (*NATURAL, *MANMADE), train=3, val=2)
     (tmp_path / "images").rename(tmp_path / "old")
@@ -206,7 +204,7 @@ def test_images_that_changed_are_not_taken_for_the_studys(study: Path, tmp_path:
         features.of(other)
 
 
-def test_missing_weights(study: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_an_error(study: Path, tmp_path: Path) -> None:
     other = trained_study(tmp_path, [base("A", 0)])
     weights_file(other, base("A", 0)).unlink()
     with pytest.raises(InputError, match=r"the weights of baseA.s0 are missing or damaged .*the same grid command"):

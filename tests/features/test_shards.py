@@ -1,4 +1,4 @@
-"""Shards give back the bits that went in, from any number of threads, or say in a sentence what is wrong with them."""
+"""Shards give back the bits that went in, from any number of threads, or raise an error that names the damage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHAPE = (5, 3, 7)
 HEADER, FOOTER, PLACE = 128, 48, 32
 
 
-def features(n: int, shape: Sequence[int] = SHAPE, share: float = 0.3, seed: int = 0) -> Tensor:
+def draw_features(n: int, shape: Sequence[int] = SHAPE, share: float = 0.3, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn((n, *shape), generator=generator)
     x = x.masked_fill(torch.rand(x.shape, generator=generator) >= share, 0.0).bfloat16()
@@ -41,11 +41,11 @@ def features(n: int, shape: Sequence[int] = SHAPE, share: float = 0.3, seed: int
 
 
 def behind_relu(x: Tensor) -> Tensor:
-    """Without signs, and not too small: packed to 12 bits a value."""
+    """Return features without signs and not too small, which are packed to 12 bits per value."""
     return x.abs() + (x != 0)
 
 
-def same(a: Tensor, b: Tensor) -> bool:
+def is_same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.view(torch.int16), b.view(torch.int16))
 
 
@@ -68,31 +68,33 @@ def test_the_checksum_is_xxh3() -> None:
 
 
 def test_the_version_is_the_one_that_is_written(tmp_path: Path) -> None:
-    header = write(tmp_path / "s", features(1)).read_bytes()[:HEADER]
+    header = write(tmp_path / "s", draw_features(1)).read_bytes()[:HEADER]
     assert _shards.VERSION == shards.VERSION == int.from_bytes(header[8:12], "little")
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("shape", [SHAPE, (1,), (64,), (100,), (256, 6, 6)])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_what_is_written_is_read(tmp_path: Path, packed: bool, shape: tuple[int, ...], share: float) -> None:
-    x = features(23, shape, share)
+def test_records_come_back_as_they_were_written(
+    tmp_path: Path, packed: bool, shape: tuple[int, ...], share: float
+) -> None:
+    x = draw_features(23, shape, share)
     path = write(tmp_path / "s", x, packed=packed)
     with open_(path, shape=shape) as reader:
         assert len(reader) == 23
         assert reader.bytes == path.stat().st_size
-        assert same(reader.read(range(23)), x)
+        assert is_same(reader.read(range(23)), x)
         out = torch.empty_like(x[:4])
         assert reader.read(torch.tensor([22, 0, 5, 5]), out) is out
-        assert same(out, x[[22, 0, 5, 5]])
+        assert is_same(out, x[[22, 0, 5, 5]])
         assert len(reader.read([])) == 0
         reader.verify(batch=10)
 
 
 def test_packed_records_take_their_share_of_the_bytes(tmp_path: Path) -> None:
-    """12 bits a value where they are of one sign and within 2^32 of each other, else 16."""
-    drawn = features(50, (256, 6, 6), 0.25)
-    for x, bits in ((drawn, 16), (behind_relu(drawn), 12)):
+    """12 bits per value where they are of one sign and within 2^32 of each other, else 16."""
+    signed = draw_features(50, (256, 6, 6), 0.25)
+    for x, bits in ((signed, 16), (behind_relu(signed), 12)):
         size = write(tmp_path / "s", x).stat().st_size
         expected = HEADER + FOOTER + 50 * (PLACE + 9216 // 8) + bits * int((x != 0).sum()) / 8
         assert expected <= size <= expected + 50 * 8  # each begins at a multiple of 8
@@ -110,30 +112,30 @@ def test_values_within_a_window_and_at_its_edges(tmp_path: Path, n: int) -> None
     x = (upper << 8 | lower).to(torch.uint16).view(torch.bfloat16)
     path = write(tmp_path / "s", x)
     with open_(path, shape=(n,)) as reader:
-        assert same(reader.read(range(256)), x)
-        assert same(unpack_features(reader.read_packed(range(256)), (n,)), x)
+        assert is_same(reader.read(range(256)), x)
+        assert is_same(unpack_features(reader.read_packed(range(256)), (n,)), x)
 
 
-def test_whatever_bits_there_are(tmp_path: Path) -> None:
-    """Every value of 16 bits, NaNs and negative zeros as well, beside others."""
+def test_every_value_of_16_bits_comes_back(tmp_path: Path) -> None:
+    """NaNs and negative zeros as well, beside others."""
     bits = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16)
     for x in (bits.view(256, 256), bits.view(-1, 16), bits.view(256, 256).T.contiguous()):
         with open_(write(tmp_path / "s", x), shape=x.shape[1:]) as reader:
-            assert same(reader.read(range(len(x))), x)
+            assert is_same(reader.read(range(len(x))), x)
 
 
 def test_an_older_build_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_shards, "VERSION", 1)
-    found = importlib.util.find_spec("fasttransfer.features.shards")
-    assert found is not None and found.loader is not None
-    fresh = importlib.util.module_from_spec(found)
-    found.loader.exec_module(fresh)
+    spec = importlib.util.find_spec("fasttransfer.features.shards")
+    assert spec is not None and spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
     with pytest.raises(InputError, match="a build of format 1, this source has 2"):
         fresh.ShardReader([], entry=ENTRY, shape=SHAPE)
 
 
 def test_several_shards_are_one_list_in_any_order(tmp_path: Path) -> None:
-    x = features(100)
+    x = draw_features(100)
     paths, first = [], 0
     for i, n in enumerate((40, 0, 1, 59)):
         paths.append(write(tmp_path / str(i), x[first : first + n], position=i, first=first, packed=i != 2))
@@ -142,31 +144,31 @@ def test_several_shards_are_one_list_in_any_order(tmp_path: Path) -> None:
     with open_(*paths) as reader:
         assert len(reader) == 100
         assert not reader.packed
-        assert same(reader.read(order), x[order])
+        assert is_same(reader.read(order), x[order])
         batches = list(reader.batches(order.split(9), ahead=3))
         assert [len(b) for b in batches] == [9] * 11 + [1]
         assert all(b.is_contiguous(memory_format=torch.channels_last) for b in batches)
-        assert same(torch.cat(batches), x[order])
+        assert is_same(torch.cat(batches), x[order])
 
 
-def test_batches_in_given_memory(tmp_path: Path) -> None:
-    x = features(100)
+def test_batches_are_read_into_the_callers_memory(tmp_path: Path) -> None:
+    x = draw_features(100)
     order = torch.randperm(100, generator=torch.Generator().manual_seed(1)).split(9)
     out = [torch.empty((9, *SHAPE), dtype=torch.bfloat16).to(memory_format=torch.channels_last) for _ in range(3)]
     with open_(write(tmp_path / "s", x)) as reader:
         for i, (rows, batch) in enumerate(zip(order, reader.batches(order, ahead=2, out=out), strict=True)):
             assert batch.data_ptr() == out[i % 3].data_ptr()
-            assert same(batch, x[rows])
+            assert is_same(batch, x[rows])
         with pytest.raises(ValueError, match="out has 3 tensors, 2 are needed"):
             next(reader.batches(order, ahead=1, out=out))
 
 
-def test_packed_reading_is_for_the_operator(tmp_path: Path) -> None:
-    x = features(30)
+def test_packed_records_are_what_the_operator_unpacks(tmp_path: Path) -> None:
+    x = draw_features(30)
     rows = torch.tensor([29, 3, 3, 0])
     with open_(write(tmp_path / "s", x)) as reader:
         packed = reader.read_packed(rows)
-        assert same(unpack_features(packed, SHAPE), x[rows])
+        assert is_same(unpack_features(packed, SHAPE), x[rows])
         expected = pack_features(x[rows].contiguous(memory_format=torch.channels_last))
         assert torch.equal(packed.mask, expected.mask) and torch.equal(packed.offsets, expected.offsets)
     with open_(write(tmp_path / "d", x, packed=False)) as reader, pytest.raises(RuntimeError, match="are dense"):
@@ -175,14 +177,14 @@ def test_packed_reading_is_for_the_operator(tmp_path: Path) -> None:
 
 def test_many_threads_and_many_readers(tmp_path: Path) -> None:
     """Readers of their own and one that all share, more threads than cores, thousands of records in random order."""
-    x = features(400)
+    x = draw_features(400)
     path = write(tmp_path / "s", x)
     wrong: list[str] = []
 
     def use(reader: ShardReader, seed: int) -> None:
         order = torch.randint(0, 400, (2000,), generator=torch.Generator().manual_seed(seed)).split(61)
         for rows, batch in zip(order, reader.batches(order, ahead=4), strict=True):
-            if not same(batch, x[rows]):
+            if not is_same(batch, x[rows]):
                 wrong.append(f"{seed}: {rows.tolist()}")
 
     with open_(path, threads=5) as shared, open_(path, threads=1) as other:
@@ -194,21 +196,21 @@ def test_many_threads_and_many_readers(tmp_path: Path) -> None:
     assert not wrong
 
 
-def test_what_is_begun_may_be_dropped(tmp_path: Path) -> None:
-    """Batches that nobody waits for, of readers that are closed meanwhile: their memory is not written to any more."""
-    x = features(300, (256, 6, 6))
+def test_pending_reads_may_be_dropped(tmp_path: Path) -> None:
+    """The memory of a batch that nobody waits for is not written to any more, even if its reader is closed."""
+    x = draw_features(300, (256, 6, 6))
     path = write(tmp_path / "s", x)
     for _ in range(20):
         reader = open_(path, shape=(256, 6, 6))
         reads = [reader.start(range(300)) for _ in range(3)]
         del reads[1]
         reader.close()
-        assert same(reads[0].wait(), x)
+        assert is_same(reads[0](), x)
         del reads, reader
 
 
-def test_records_that_are_not_there(tmp_path: Path) -> None:
-    with open_(write(tmp_path / "s", features(3))) as reader:
+def test_missing_records_are_an_error(tmp_path: Path) -> None:
+    with open_(write(tmp_path / "s", draw_features(3))) as reader:
         for rows in ([3], [0, -1], [2**40]):
             with pytest.raises(IndexError, match="there are 3"):
                 reader.read(rows)
@@ -216,8 +218,8 @@ def test_records_that_are_not_there(tmp_path: Path) -> None:
                 reader.read_packed(rows)
 
 
-def test_what_is_not_features_is_refused(tmp_path: Path) -> None:
-    x = features(4)
+def test_other_dtypes_shapes_and_memory_orders_are_refused(tmp_path: Path) -> None:
+    x = draw_features(4)
     shape, order = r"must be \(N, 5, 3, 7\) bfloat16 on the CPU", "must be in channels-last memory"
     bad = [(x.float(), shape), (x[:, :4], shape), (x.contiguous(), order), (x[..., ::2], shape)]
     with open_(write(tmp_path / "s", x)) as reader:
@@ -226,19 +228,16 @@ def test_what_is_not_features_is_refused(tmp_path: Path) -> None:
                 reader.read(range(4), out)
         with pytest.raises(RuntimeError, match="out has room for 3 images, 4 are to be read"):
             reader.read(range(4), x[:3])
-    for given, why in bad:
+    for tensor, why in bad:
         with (
             pytest.raises(RuntimeError, match=why),
             write_shard(tmp_path / "no", entry=ENTRY, position=0, first=0, shape=SHAPE, packed=True) as shard,
         ):
-            shard.append(given)
+            shard.append(tensor)
     assert not (tmp_path / "no").exists()
     for entry in ("", "x" * 65):
         with pytest.raises(RuntimeError, match="identity"):
             write(tmp_path / "no", x, entry=entry)
-
-
-# Damage
 
 
 def read_all(path: Path) -> Tensor:
@@ -248,8 +247,8 @@ def read_all(path: Path) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["narrow", "packed", "dense"])
 def test_every_flipped_bit_is_found(tmp_path: Path, kind: str) -> None:
-    """Every byte of a small shard, one after another: never features that are not those that were written."""
-    x = behind_relu(features(3)) if kind == "narrow" else features(3)
+    """Every byte of a small shard, one after another: a read returns what was written or raises."""
+    x = behind_relu(draw_features(3)) if kind == "narrow" else draw_features(3)
     whole = write(tmp_path / "s", x, packed=kind != "dense").read_bytes()
     used = set(range(HEADER)) | set(range(len(whole) - FOOTER - 3 * PLACE, len(whole)))
     for i in range(3):
@@ -260,11 +259,11 @@ def test_every_flipped_bit_is_found(tmp_path: Path, kind: str) -> None:
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
         if at in used:
-            with pytest.raises(CorruptFileError) as found:
+            with pytest.raises(CorruptFileError) as caught:
                 read_all(path)
-            assert str(found.value).startswith(f"{path}: ") and "\n" not in str(found.value)
+            assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
         else:  # between the records
-            assert same(read_all(path), x)
+            assert is_same(read_all(path), x)
 
 
 @pytest.mark.parametrize(
@@ -272,8 +271,8 @@ def test_every_flipped_bit_is_found(tmp_path: Path, kind: str) -> None:
     [("magic", "not a shard"), ("identity", "header does not match"), ("record", "record 1 does not match"),
      ("index", "index does not match"), ("footer", "footer does not match"), ("end", "its end is missing")],
 )  # fmt: skip
-def test_the_sentence_names_what_is_damaged(tmp_path: Path, region: str, says: str) -> None:
-    path = write(tmp_path / "s", features(3))
+def test_the_error_names_the_damage(tmp_path: Path, region: str, says: str) -> None:
+    path = write(tmp_path / "s", draw_features(3))
     whole = bytearray(path.read_bytes())
     index = len(whole) - FOOTER - 3 * PLACE
     second = struct.unpack("<Q", whole[index + PLACE : index + PLACE + 8])[0]
@@ -285,22 +284,22 @@ def test_the_sentence_names_what_is_damaged(tmp_path: Path, region: str, says: s
 
 
 def test_a_damaged_record_spares_the_others(tmp_path: Path) -> None:
-    x = features(50)
+    x = draw_features(50)
     path = write(tmp_path / "s", x)
     whole = bytearray(path.read_bytes())
     whole[HEADER] ^= 1
     path.write_bytes(whole)
     with open_(path) as reader:
-        assert same(reader.read(range(1, 50)), x[1:])
+        assert is_same(reader.read(range(1, 50)), x[1:])
         with pytest.raises(CorruptFileError, match="record 0 does not match its checksum"):
             reader.verify()
         with pytest.raises(CorruptFileError, match="record 0 does not match its checksum"):
             reader.read_packed(range(50))
-        assert same(reader.read([49]), x[49:])  # and the reader goes on
+        assert is_same(reader.read([49]), x[49:])  # and the reader goes on
 
 
 def test_every_shorter_file_is_found(tmp_path: Path) -> None:
-    x = features(3)
+    x = draw_features(3)
     whole = write(tmp_path / "s", x).read_bytes()
     path = tmp_path / "short"
     for size in range(len(whole)):
@@ -313,22 +312,22 @@ def test_every_shorter_file_is_found(tmp_path: Path) -> None:
 
 
 def test_a_block_that_the_disk_lost_is_found(tmp_path: Path) -> None:
-    path, said = write(tmp_path / "s", features(300)), list[str]()
+    path, messages = write(tmp_path / "s", draw_features(300)), list[str]()
     whole = path.read_bytes()
     for at in range(0, len(whole), 4096):
         path.write_bytes(whole[:at] + bytes(len(whole[at : at + 4096])) + whole[at + 4096 :])
         with pytest.raises(CorruptFileError) as lost:
             read_all(path)
-        said.append(str(lost.value).removeprefix(f"{path}: "))
-    assert said[0] == "not a shard of features" and said[-1] == "cut short, its end is missing"
+        messages.append(str(lost.value).removeprefix(f"{path}: "))
+    assert messages[0] == "not a shard of features" and messages[-1] == "cut short, its end is missing"
     record = re.compile(
         r"damaged: record \d+ does not match its checksum|damaged: its index does not match its checksum"
     )
-    assert len(said) > 4 and all(record.fullmatch(each) for each in said[1:-1])
+    assert len(messages) > 4 and all(record.fullmatch(each) for each in messages[1:-1])
 
 
 def test_shards_in_each_others_place_are_found(tmp_path: Path) -> None:
-    x = features(40)
+    x = draw_features(40)
     a = write(tmp_path / "a", x[:20], position=0, first=0)
     b = write(tmp_path / "b", x[20:], position=1, first=20)
     with pytest.raises(CorruptFileError, match="is shard 1 of its entry, from record 20, where shard 0"):
@@ -344,17 +343,17 @@ def test_shards_in_each_others_place_are_found(tmp_path: Path) -> None:
         open_(a, shape=(100,))
 
 
-def test_halves_of_two_shards_are_not_one(tmp_path: Path) -> None:
+def test_halves_of_two_shards_are_not_a_shard(tmp_path: Path) -> None:
     """The same sizes everywhere, so that only the repeated checksum tells."""
-    a = write(tmp_path / "a", features(4), packed=False).read_bytes()
-    b = write(tmp_path / "b", features(4, seed=1), packed=False, position=1).read_bytes()
+    a = write(tmp_path / "a", draw_features(4), packed=False).read_bytes()
+    b = write(tmp_path / "b", draw_features(4, seed=1), packed=False, position=1).read_bytes()
     (tmp_path / "a").write_bytes(a[:HEADER] + b[HEADER:])
     with pytest.raises(CorruptFileError, match="of different shards"):
         read_all(tmp_path / "a")
 
 
 def rewritten(path: Path, at: int, field: bytes) -> None:
-    """Changes the header as another program would write it: with checksums that fit."""
+    """Change the header as another program would write it, with checksums that fit."""
     whole = bytearray(path.read_bytes())
     whole[at : at + len(field)] = field
     checksum = struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes(whole[: HEADER - 8])))
@@ -372,19 +371,19 @@ def test_versions_byte_orders_and_kinds(tmp_path: Path) -> None:
         (12, struct.pack(">I", 0x01020304), "other order"),
         (16, struct.pack("<I", 7), "makes no sense"),
     ]:
-        path = write(tmp_path / "s", features(2))
+        path = write(tmp_path / "s", draw_features(2))
         rewritten(path, at, field)
         with pytest.raises(CorruptFileError, match=says):
             read_all(path)
-    path = write(tmp_path / "s", features(2, share=1.0), packed=False)
+    path = write(tmp_path / "s", draw_features(2, share=1.0), packed=False)
     rewritten(path, 16, struct.pack("<I", 1))  # dense, said to be packed
     with pytest.raises(CorruptFileError, match="record 0 is not where its index says"):
         read_all(path)
 
 
-def test_a_mask_that_lies_is_not_followed(tmp_path: Path) -> None:
-    """With checksums that fit, as a mistake of the writer would have them: memory stays safe."""
-    path = write(tmp_path / "s", features(1))
+def test_a_wrong_mask_with_a_right_checksum_is_refused(tmp_path: Path) -> None:
+    """A mistake of the writer would look like that: memory stays safe."""
+    path = write(tmp_path / "s", draw_features(1))
     whole = bytearray(path.read_bytes())
     index = len(whole) - FOOTER - PLACE
     offset, size = struct.unpack("<QQ", whole[index : index + 16])
@@ -405,9 +404,9 @@ def test_a_mask_that_lies_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", [struct.pack("<IHH", 105, 1, 0), struct.pack("<IHH", 1 << 20, 0, 0),
                                    struct.pack("<IHH", 5, 7, 0), struct.pack("<IHH", 5, 1, 300)])  # fmt: skip
-def test_an_index_that_lies_is_not_followed(tmp_path: Path, field: bytes) -> None:
-    """As before: numbers of values, forms and windows that cannot be."""
-    path = write(tmp_path / "s", features(1))
+def test_a_wrong_index_with_a_right_checksum_is_refused(tmp_path: Path, field: bytes) -> None:
+    """Impossible numbers of values, forms and windows."""
+    path = write(tmp_path / "s", draw_features(1))
     whole = bytearray(path.read_bytes())
     footer = len(whole) - FOOTER
     whole[footer - 8 : footer] = field
@@ -421,23 +420,20 @@ def test_an_index_that_lies_is_not_followed(tmp_path: Path, field: bytes) -> Non
         read_all(path)
 
 
-def test_missing_and_unreadable(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no-such"):
         open_(tmp_path / "no-such")
     with pytest.raises(OSError, match=r"No such device|Is a directory"):
         open_(tmp_path)
 
 
-# Writing
-
-
-def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
-    path = write(tmp_path / "s", features(3))
+def test_a_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "s", draw_features(3))
     before = path.read_bytes()
 
     def interrupted() -> None:
         with write_shard(path, entry=ENTRY, position=0, first=0, shape=SHAPE, packed=True) as shard:
-            shard.append(features(2))
+            shard.append(draw_features(2))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -446,12 +442,11 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_a_full_disk() -> None:
-    """The system's own answer, from a device that is always full."""
+def test_a_full_device_is_an_error() -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         writer = shards.ShardWriter(full, ENTRY, 0, 0, SHAPE, True)
-        writer.append(features(3))
+        writer.append(draw_features(3))
         with pytest.raises(OSError, match="No space left") as answer:
             writer.finish()
         assert answer.value.errno == errno.ENOSPC
@@ -460,13 +455,13 @@ def test_a_full_disk() -> None:
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit on the size of files stands for it: one sentence, and nothing left behind."""
+    """A limit on the size of files stands for it: one error, and no file left behind."""
     monkeypatch.setattr(files, "_DISK_TROUBLE", {errno.EFBIG})
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         with pytest.raises(InputError, match="cannot write here"):
-            write(tmp_path / "s", features(5000))
+            write(tmp_path / "s", draw_features(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -476,14 +471,14 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_folder_that_is_not_ours_to_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write here"):
-        write(tmp_path / "file" / "s", features(1))
+        write(tmp_path / "file" / "s", draw_features(1))
 
 
 @pytest.mark.parametrize("records", [0, 700, 1400])
 def test_a_killed_writer_leaves_no_shard(tmp_path: Path, records: int) -> None:
-    """Killed before, between and after blocks of 4 MB reach the disk; then the same name is written by another."""
+    """Kill it before, between and after blocks of 4 MB reach the disk; then another process writes the same name."""
     path, shape = tmp_path / "s", (256, 6, 6)
-    x = features(records, shape, 0.9)
+    x = draw_features(records, shape, 0.9)
     child = os.fork()
     if child == 0:
         try:
@@ -498,14 +493,14 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path, records: int) -> None:
     assert (left[0].stat().st_size > 4 << 20) == (records > 0)
     with pytest.raises(CorruptFileError, match="cut short"):
         open_(*left, shape=shape)
-    x = features(5, shape)
+    x = draw_features(5, shape)
     with open_(write(path, x), shape=shape) as reader:
-        assert same(reader.read(range(5)), x)
+        assert is_same(reader.read(range(5)), x)
 
 
-def test_without_the_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_native_module_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shards, "_shards", None)
     monkeypatch.setattr(shards, "_why_not", "no such file", raising=False)
     with pytest.raises(InputError, match="does not load"):
-        write(tmp_path / "s", features(1))
+        write(tmp_path / "s", draw_features(1))
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""A study with views: what is kept has the bits of what is computed, and nothing that is trained can tell."""
+"""A study with views: cached features have the bits of computed ones, and so have the trained networks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _a_cache_and_a_thread_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: object) -> StudyContext:
-    """A study's folder with both bases trained."""
+    """Make a study's folder with both bases trained."""
     choices = tiny_choices(tmp_path, views=views, **changes)
     recipe = Path(str(choices.recipe))
     recipe.write_text(recipe.read_text().replace('init = "he"', f'init = "{init}"'))
@@ -58,23 +58,23 @@ def make_setting(tmp_path: Path, views: int = 2, init: str = "he", **changes: ob
 def train(
     setting: StudyContext, cells: Sequence[Cell], features: str, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Trained, list[str]]:
-    """The cells' weights, which are removed again, with their checks and ends; and what was said."""
-    heard: list[object] = []
-    asked = replace(setting, features=features)  # type: ignore[arg-type]
-    done = build_cohort(asked, cells, CPU, heard.append).run(heard.append, stop, 1e9)
-    found = {}
+    """Train cells; return their weights, which are removed again, with their checks and ends, and the log."""
+    messages: list[object] = []
+    context = replace(setting, features=features)  # type: ignore[arg-type]
+    done = build_cohort(context, cells, CPU, messages.append).run(messages.append, stop, 1e9)
+    weights = {}
     for cell in cells if done else ():
         path = weights_file(setting.folder, cell)
-        found[cell.label] = tensor_files.load(path)[0]
+        weights[cell.label] = tensor_files.load(path)[0]
         path.unlink()
-    checks = {m.cell: m.evaluations for m in heard if isinstance(m, Checked)}
-    ends = {m.cell: (m.state, m.reason) for m in heard if isinstance(m, Ended)}
-    return (found, checks | {}) if not ends else (found, {c: (*checks[c], *ends[c]) for c in ends}), [
-        m.text for m in heard if isinstance(m, Noted) and m.stays
+    checks = {m.cell: m.evaluations for m in messages if isinstance(m, Checked)}
+    ends = {m.cell: (m.state, m.reason) for m in messages if isinstance(m, Ended)}
+    return (weights, checks | {}) if not ends else (weights, {c: (*checks[c], *ends[c]) for c in ends}), [
+        m.text for m in messages if isinstance(m, Noted) and m.stays
     ]
 
 
-def same(one: Trained, other: Trained) -> bool:
+def is_same(one: Trained, other: Trained) -> bool:
     (nets, checks), (others, other_checks) = one, other
     return checks == other_checks and all(
         torch.equal(nets[label][name], others[label][name]) for label in others for name in others[label]
@@ -85,10 +85,7 @@ def some_cells() -> list[Cell]:
     return [Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer", 7), ("random", 5), ("transfer", 6))]
 
 
-# -- the views --------------------------------------------------------------------------------------------------------
-
-
-def test_the_lists_begin_with_each_other_and_with_the_centre() -> None:
+def test_each_list_of_views_begins_with_the_shorter_ones() -> None:
     assert list_views(1, 29) == ((14, 14, False),)
     assert list_views(2, 29) == ((14, 14, False), (14, 14, True))
     ten = list_views(10, 29)
@@ -97,29 +94,29 @@ def test_the_lists_begin_with_each_other_and_with_the_centre() -> None:
     assert len(set(ten)) == 10
 
 
-def test_a_stream_draws_all_its_views_evenly_and_alike_for_ever() -> None:
+def test_a_stream_draws_all_its_views_evenly_and_reproducibly() -> None:
     choices = list_views(10, 6)
     stream, any_crop = Stream(1, 2, 4000, 4000, 6, choices), Stream(1, 2, 4000, 4000, 6)
     views = stream.views(0)
     assert torch.equal(views.ids, any_crop.views(0).ids)
     counts = torch.bincount(views.number, minlength=10)
     assert int(counts.min()) > 330 and int(counts.max()) < 470
-    shown = zip(views.top.tolist(), views.left.tolist(), views.mirror.tolist(), strict=True)
-    assert [choices[n] for n in views.number.tolist()] == list(shown)
+    views_drawn = zip(views.top.tolist(), views.left.tolist(), views.mirror.tolist(), strict=True)
+    assert [choices[n] for n in views.number.tolist()] == list(views_drawn)
     assert not torch.equal(stream.views(1).number[views.ids.argsort()], views.number)
     assert torch.equal(stream.views(0).number, views.number)
 
 
-def test_a_sweep_shows_every_record_once_in_order_and_fills_its_last_batch() -> None:
+def test_a_sweep_has_every_record_once_in_order_and_fills_its_last_batch() -> None:
     choices = list_views(2, 6)
     sweep = Sweep(0, 0, 5, 4, 6, choices)
-    shown = [sweep.views(step) for step in range(sweep.steps)]
-    records = torch.cat([views.ids * 2 + views.number for views in shown])
+    batches = [sweep.views(step) for step in range(sweep.steps)]
+    records = torch.cat([views.ids * 2 + views.number for views in batches])
     assert records.tolist() == [*range(10), 9, 9]
-    assert torch.cat([views.mirror for views in shown]).tolist() == [bool(r % 2) for r in records.tolist()]
+    assert torch.cat([views.mirror for views in batches]).tolist() == [bool(r % 2) for r in records.tolist()]
 
 
-def test_views_belong_to_the_study_and_unlimited_ones_change_nothing_of_it(tmp_path: Path) -> None:
+def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
     plan = study_plan.make_plan(choices)
     unlimited = grid._study(plan, "digest", None)
@@ -134,16 +131,13 @@ def test_views_belong_to_the_study_and_unlimited_ones_change_nothing_of_it(tmp_p
         study_plan.make_plan(choices, Feeding(features="cache"))
 
 
-# -- bits -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET_MINI, 20), (CAFFENET, 6)])
-def test_features_do_not_depend_on_place_or_company_in_a_batch(
+def test_features_do_not_depend_on_the_rest_of_the_batch(
     geometry: object, batch: int, dtype: torch.dtype, threads: int
 ) -> None:
-    """Nor on how full it is: a prefix always runs on whole batches."""
+    """Nor on how full the batch is: a prefix always runs on whole batches."""
     assert geometry in (CAFFENET, CAFFENET_MINI)
     net = CaffeNet(geometry, 2, dtype)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
@@ -167,18 +161,18 @@ def test_features_do_not_depend_on_place_or_company_in_a_batch(
 def test_a_batch_from_the_cache_is_what_a_live_run_computes(tmp_path: Path, precision: str) -> None:
     setting = make_setting(tmp_path, precision=precision)
     cells = [Cell(0, "B", treatment, n) for treatment in ("selffer", "transfer") for n in LAYERS]
-    kept = build_cohort(replace(setting, features="cache"), cells, CPU)
+    cached = build_cohort(replace(setting, features="cache"), cells, CPU)
     live = build_cohort(replace(setting, features="live"), cells, CPU)
-    pairs = [(kept._target.feed.train(step), live._target.feed.train(step)) for step in (0, 1, 7, 3)]
-    pairs += zip(kept._target.feed.val(), live._target.feed.val(), strict=True)
+    pairs = [(cached._target.feed.train(step), live._target.feed.train(step)) for step in (0, 1, 7, 3)]
+    pairs += zip(cached._target.feed.val(), live._target.feed.val(), strict=True)
     assert len(pairs[-1][0].labels) == 7  # a batch that is not full
-    for cached, shown in pairs:
-        assert not cached.images and not shown.cuts
-        assert torch.equal(cached.labels, shown.labels) and torch.equal(cached.views, shown.views)
+    for cached_batch, live_batch in pairs:
+        assert not cached_batch.images and not live_batch.cuts
+        assert torch.equal(cached_batch.labels, live_batch.labels) and torch.equal(cached_batch.views, live_batch.views)
         for source in ("A", "B"):
-            expected = rounded_cuts(live._sources[source].net, shown.images[source], range(1, 7), 8)
+            expected = rounded_cuts(live._sources[source].net, live_batch.images[source], range(1, 7), 8)
             for cut, features in expected.items():
-                assert torch.equal(cached.cuts[cut_name(source, cut)], features), (source, cut)
+                assert torch.equal(cached_batch.cuts[cut_name(source, cut)], features), (source, cut)
                 assert not torch.equal(features[0], features[1]), "features that all images share show nothing"
 
 
@@ -192,27 +186,27 @@ def test_every_frozen_cell_is_the_same_from_the_cache_as_live(
     setting = make_setting(tmp_path, precision=precision, init=init)
     frozen = [Cell(0, "B", treatment, n) for treatment in treatments for n in LAYERS]
     cells = [*frozen, Cell(0, "B", "transfer+", 3)]
-    live, told = train(setting, cells, "live")
-    assert not told and not cache.list_entries(cache.cache_root())
-    filled, told = train(setting, cells, "cache")
-    assert same(filled, live)
+    live, lines = train(setting, cells, "live")
+    assert not lines and not cache.list_entries(cache.cache_root())
+    filled, lines = train(setting, cells, "cache")
+    assert is_same(filled, live)
     assert len(cache.list_entries(cache.cache_root())) == 2 * len(treatments) * 6  # parts, sources, cuts
-    assert "live" not in told[-1]
+    assert "live" not in lines[-1]
     read, _ = train(setting, cells, "cache")
-    assert same(read, live)
+    assert is_same(read, live)
 
 
-def test_some_cuts_kept_and_others_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mix_of_cached_and_live_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = make_setting(tmp_path)
     cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
     live, _ = train(setting, cells, "live")
     monkeypatch.setattr(
-        worth_keeping, "choose_cuts", lambda measured, *_: frozenset(m.cut for m in measured if m.cut in (2, 5, 6))
+        worth_keeping, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
     )
-    mixed, told = train(setting, cells, "auto")
-    assert same(mixed, live)
+    mixed, lines = train(setting, cells, "auto")
+    assert is_same(mixed, live)
     assert {entry.key.cut for entry in cache.list_entries(cache.cache_root())} == {2, 5, 6}
-    assert "A2" in told[-1].split(";")[0] and "A3" in told[-1].split(";")[1]
+    assert "A2" in lines[-1].split(";")[0] and "A3" in lines[-1].split(";")[1]
 
 
 @pytest.mark.parametrize(("before", "after"), [("live", "cache"), ("cache", "live"), ("cache", "cache")])
@@ -225,20 +219,20 @@ def test_a_stopped_cohort_goes_on_to_the_same_bits_wherever_its_features_come_fr
     interrupted, _ = train(setting, cells, before, stop=lambda: next(calls) == 5)
     assert not interrupted[0]
     resumed, _ = train(setting, cells, after)
-    assert same(resumed, undisturbed)
+    assert is_same(resumed, undisturbed)
 
 
-def test_bases_and_fine_tuned_cells_see_the_views_too(tmp_path: Path) -> None:
-    """The base of a study of one view is trained on centre crops, and so is no other."""
+def test_bases_and_fine_tuned_cells_are_trained_on_the_views_too(tmp_path: Path) -> None:
+    """Only the base of a study of one view is trained on centre crops alone."""
     one, two = (make_setting(tmp_path / str(views), views=views) for views in (1, 2))
     feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
-    (shown,) = {batch.images["B"].shape for batch in (feed.train(0), feed.train(1))}
-    assert shown == (8, 3, 29, 29) and not feed.train(3).views.any()
+    (shape,) = {batch.images["B"].shape for batch in (feed.train(0), feed.train(1))}
+    assert shape == (8, 3, 29, 29) and not feed.train(3).views.any()
     stored = [tensor_files.load(weights_file(setting.folder, base("A", 0)))[0] for setting in (one, two)]
     assert not torch.equal(stored[0]["fc8.weight"], stored[1]["fc8.weight"])
 
 
-def test_what_a_seventh_layer_reads_is_cut_6_and_its_dropout_runs_live(tmp_path: Path) -> None:
+def test_cells_frozen_to_layer_7_read_cut_6_and_their_dropout_runs_live(tmp_path: Path) -> None:
     assert [kept_cut(n) for n in LAYERS] == [1, 2, 3, 4, 5, 6, 6]
     setting, cell = make_setting(tmp_path), Cell(0, "B", "transfer", 7)
     cohort = build_cohort(replace(setting, features="cache"), [cell], CPU)
@@ -250,20 +244,17 @@ def test_what_a_seventh_layer_reads_is_cut_6_and_its_dropout_runs_live(tmp_path:
     assert dropped.shape == whole.shape == (8, 16) and not torch.equal(dropped, whole)
 
 
-# -- no images, no cache, damage ------------------------------------------------------------------------------------
-
-
-def test_a_cohort_of_kept_cuts_makes_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cohort_of_cached_cuts_reads_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting, cells = make_setting(tmp_path), some_cells()
     expected, _ = train(setting, cells, "cache")
 
     def refuse(*args: object, **more: object) -> None:
-        raise AssertionError("images were asked for")
+        raise AssertionError("images were read")
 
     for module in (cohort_builder, feature_source):
         monkeypatch.setattr(module, "study_feed", refuse)
     read, _ = train(setting, cells, "cache")
-    assert same(read, expected)
+    assert is_same(read, expected)
 
 
 def shards(part: str, cut: int) -> list[Path]:
@@ -272,7 +263,7 @@ def shards(part: str, cut: int) -> list[Path]:
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
-def test_damage_that_shows_while_training_costs_the_entry_and_not_a_bit(tmp_path: Path, part: str) -> None:
+def test_damage_during_training_costs_the_entry_and_changes_no_bit(tmp_path: Path, part: str) -> None:
     setting = make_setting(tmp_path)
     cells = [*some_cells(), Cell(0, "B", "transfer+", 1)]
     live, _ = train(setting, cells, "live")
@@ -281,27 +272,27 @@ def test_damage_that_shows_while_training_costs_the_entry_and_not_a_bit(tmp_path
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 0x40  # in one of the records, which is met when its turn comes
     path.write_bytes(content)
-    found, told = train(setting, cells, "cache")
-    assert same(found, live)
+    weights, lines = train(setting, cells, "cache")
+    assert is_same(weights, live)
     assert cache.list_damaged(cache.cache_root()) == [path.parent.with_name(f"{path.parent.name}.damaged")]
-    assert sum("runs live" in line for line in told) == 1
+    assert sum("runs live" in line for line in lines) == 1
     again, _ = train(setting, cells, "cache")  # made again
-    assert same(again, live)
+    assert is_same(again, live)
     assert shards(part, 3)
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path: Path) -> None:
+def test_cells_run_live_where_the_cache_cannot_be_written(tmp_path: Path) -> None:
     setting, cells = make_setting(tmp_path), some_cells()
     live, _ = train(setting, cells, "live")
     cache.cache_root().parent.mkdir(exist_ok=True)
     cache.cache_root().write_text("in the way")
     for mode in ("cache", "auto"):
-        found, told = train(setting, cells, mode)
-        assert same(found, live)
-        assert any("a file has this name" in line and "live" in line for line in told)
+        weights, lines = train(setting, cells, mode)
+        assert is_same(weights, live)
+        assert any("a file has this name" in line and "live" in line for line in lines)
 
 
-def test_filling_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+def test_stopped_filling_leaves_nothing(tmp_path: Path) -> None:
     setting, cells = make_setting(tmp_path), some_cells()
     calls = iter(range(1000))
     cohort = build_cohort(replace(setting, features="cache"), cells, CPU, stop=lambda: next(calls) >= 1)
@@ -318,7 +309,7 @@ def test_a_study_of_two_views_reads_the_entries_of_ten(tmp_path: Path) -> None:
     train(ten, cells, "cache")
     entries = {entry.folder: entry.use.hits for entry in cache.list_entries(cache.cache_root())}
     read, _ = train(two, cells, "cache")
-    assert same(read, live)
+    assert is_same(read, live)
     now = {entry.folder: entry.use.hits for entry in cache.list_entries(cache.cache_root())}
     assert now == {folder: hits + 1 for folder, hits in entries.items()} and len(now) == 4
 
@@ -326,44 +317,39 @@ def test_a_study_of_two_views_reads_the_entries_of_ten(tmp_path: Path) -> None:
 def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
     """In processes of their own, as a user runs them."""
     choices = tiny_choices(tmp_path, views=10, layers=(5, 7), treatments=("transfer",), targets=("B",))
-    said, found = [], []
+    texts, results = [], []
     for out in (tmp_path / "first", tmp_path / "second"):
         console = Console(file=(text := io.StringIO()), width=200)
         assert grid.run(choices, out, feeding=Feeding(features="cache"), console=console, show=outcome_printer(console))
-        said.append(text.getvalue())
-        found.append(records.read_results(out))
-    assert found[0].results == found[1].results
+        texts.append(text.getvalue())
+        results.append(records.read_results(out))
+    assert results[0].results == results[1].results
     for network in ("A5B", "A7B"):
-        one, other = (tensor_files.load(study.folder / "weights" / f"{network}.s0.safetensors")[0] for study in found)
+        one, other = (tensor_files.load(study.folder / "weights" / f"{network}.s0.safetensors")[0] for study in results)
         assert all(torch.equal(one[name], other[name]) for name in one)
-    kept = cache.list_entries(cache.cache_root())
-    assert len(kept) == 4 and min(entry.use.hits for entry in kept) >= 2
-    assert found[0].study["views"] == found[0].facts["views"] == 10
-    assert all("views: 10, in" in text for text in said)
+    entries = cache.list_entries(cache.cache_root())
+    assert len(entries) == 4 and min(entry.use.hits for entry in entries) >= 2
+    assert results[0].study["views"] == results[0].facts["views"] == 10
+    assert all("views: 10, in" in text and "views: 10." in text for text in texts)
 
 
-# -- what pays --------------------------------------------------------------------------------------------------------
-
-
-def test_a_source_runs_live_up_to_where_that_is_fastest_and_the_disk_has_room() -> None:
-    measured = [
+def test_cuts_are_kept_by_total_time_and_room_on_the_disk() -> None:
+    timings = [
         CutTiming(1, compute=1.0, read=2.0, bytes=1000, dense=1000),
         CutTiming(3, compute=3.0, read=0.5, bytes=100, dense=200),
         CutTiming(6, compute=9.0, read=0.1, bytes=10, dense=20),
     ]
-    assert worth_keeping.choose_cuts(measured, records=1, room=1e9) == {
-        3,
-        6,
-    }  # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
-    assert worth_keeping.choose_cuts(measured, records=1, room=109) == {6}
-    assert worth_keeping.choose_cuts(measured, records=1, room=0) == frozenset()
-    assert worth_keeping.choose_cuts(measured[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+    # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
+    assert worth_keeping.choose_cuts(timings, records=1, room=1e9) == {3, 6}
+    assert worth_keeping.choose_cuts(timings, records=1, room=109) == {6}
+    assert worth_keeping.choose_cuts(timings, records=1, room=0) == frozenset()
+    assert worth_keeping.choose_cuts(timings[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
 
 
-def test_auto_measures_and_keeps_what_is_read_faster(tmp_path: Path) -> None:
+def test_auto_keeps_the_cuts_that_are_read_faster(tmp_path: Path) -> None:
     setting, cells = make_setting(tmp_path), some_cells()
     live, _ = train(setting, cells, "live")
-    found, _ = train(setting, cells, "auto")
-    assert same(found, live)
+    trained, _ = train(setting, cells, "auto")
+    assert is_same(trained, live)
     assert any(entry.key.cut == 6 for entry in cache.list_entries(cache.cache_root()))
     assert not [p for p in cache.cache_root().iterdir() if p.name.startswith("tmp")]
