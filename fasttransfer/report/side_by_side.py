@@ -19,14 +19,16 @@ from fasttransfer.report.analysis import (
     Summary,
     compare,
     decompose,
+    runs_by_volume,
     summarise,
 )
 from fasttransfer.report.cautions import cautions
-from fasttransfer.report.drawing import STYLES
+from fasttransfer.report.drawing import STYLES, Style, part_styles, study_styles, treatment_styles
 from fasttransfer.report.findings import findings, warnings
 from fasttransfer.report.html_tables import HtmlTable, TableCell, summary_tables
 from fasttransfer.report.numbers import MINUS, count, per_cent, signed
-from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, study_keys, treatment_keys
+from fasttransfer.report.svg import INK
+from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import Verdict, verdict
 from fasttransfer.study import paper
 from fasttransfer.study.records import StudyResults
@@ -40,13 +42,13 @@ class ComparisonSection:
     title: str
     lead: str
     figures: Sequence[Markup] = ()
-    keys: Sequence[LegendKey] = ()
+    keys: Sequence[Style] = ()
     tables: Sequence[HtmlTable] = ()
 
 
 def comparison_page(comparison: Comparison, *, command: str) -> str:
     """The page of studies side by side; `command` makes it again."""
-    score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
+    score, studies = comparison.score, comparison.by_name
     sections = [*_equal_section(comparison), *([_transfer_section(comparison)] if comparison.lines else [])]
     for treatment, effect in FROM_BASE.items():
         table = _table(comparison, effect, STYLES[treatment].label.capitalize())
@@ -58,9 +60,8 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
                 "Points of top-1 above or below the base of the same task and seed, the paper's comparison: "
                 f"{treatment} has had one schedule of training more than its base."
             )
-            sections.append(
-                ComparisonSection(name, table.caption, lead, [drawn], study_keys(studies, table.heads), [table])
-            )
+            styles = [style for study, style in study_styles(studies).items() if study in table.heads]
+            sections.append(ComparisonSection(name, table.caption, lead, [drawn], styles, [table]))
     if comparison.volumes:
         sections.append(_volume_section(comparison.studies, score))
     told = (
@@ -134,13 +135,14 @@ def paper_figures(score: Score = "best10") -> dict[str, Figure]:
         "accuracy": figures.accuracy(halves, score, pooled=True),
         "differences": figures.differences(halves, score),
         "decomposition": figures.decomposition(halves, score),
-        "comparison": figures.comparison(dict(zip(compared.names, compared.studies, strict=True)), score),
+        "comparison": figures.comparison(compared.by_name, score),
         "volume": figures.volume([paper.load_results("reduced")], score),
     }
 
 
 def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection:
     score = summary.score
+    parts = part_styles(decompose(halves, summary).first, BOTH_TOGETHER)
     top1, equal, from_base = summary_tables(halves, summary)
     top1 = replace(top1, caption="Top-1 in per cent; smaller, points from the base, paired")
     return ComparisonSection(
@@ -157,19 +159,19 @@ def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection
             element(figures.differences(halves, score, keys=False), "paired", "Paired differences, random halves"),
             element(figures.decomposition(halves, score, keys=False), "parts", "Co-adaptation and specificity, by n"),
         ],
-        [*treatment_keys(["base", *summary.treatments]), *part_keys(decompose(halves, summary).first)],
+        [*treatment_styles(["base", *summary.treatments]), *parts],
         [top1, from_base, equal],
     )
 
 
 def _transfer_section(comparison: Comparison) -> ComparisonSection:
-    score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
+    score, studies = comparison.score, comparison.by_name
     figure = figures.comparison(studies, score, keys=False)
     drawn = [element(figure, "transfer-random", "Difference from the base of frozen transfer and random networks")]
     if sum(any("transfer" in row.difference for row in summary.rows) for summary in comparison.summaries) > 1:
         alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
         drawn.append(element(alone, "transfer-alone", "Difference from the base of frozen transfer networks"))
-    lines = [LegendKey("frozen transfer", "var(--ink)"), LegendKey("frozen random layers", "var(--ink)", "dotted")]
+    lines = [Style("frozen transfer", INK), Style("frozen random layers", INK, line=":")]
     tables = [_table(comparison, FROM_BASE[name], STYLES[name].label.capitalize()) for name in ("transfer", "random")]
     return ComparisonSection(
         "transfer",
@@ -177,7 +179,7 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
         "Points of top-1 above or below the base of the same task and seed, so that studies on different classes and "
         "images can be laid over each other. The further apart two tasks are, the earlier their frozen layers cost.",
         drawn,
-        [*study_keys(studies), *lines],
+        [*study_styles(studies).values(), *lines],
         [table for table in tables if table.rows],
     )
 
@@ -215,7 +217,7 @@ def _amount(found: Estimate | None) -> TableCell:
 
 
 def _volume_section(studies: Sequence[StudyResults], score: Score) -> ComparisonSection:
-    points = figures.volumes(studies, score)
+    points = runs_by_volume(studies, score)
     rows = tuple(
         (f"{images:,}", tuple(_volume_cell(points[task].get(images, [])) for task in points))
         for images in sorted({k for runs in points.values() for k in runs})
@@ -227,7 +229,7 @@ def _volume_section(studies: Sequence[StudyResults], score: Score) -> Comparison
         "Top-1 of base networks trained on the first so many images of each class. A cross is a network that ended "
         "no better than chance: its training failed, which says nothing about what that many images are worth.",
         [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training images per class")],
-        study_keys(several) if len(points) > 1 else [],
+        list(study_styles(several).values()) if len(points) > 1 else [],
         [HtmlTable("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
     )
 

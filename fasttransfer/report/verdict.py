@@ -1,7 +1,7 @@
-"""Whether the bases had finished learning, in one sentence: the first thing that every output of a study says.
+"""The sentence on the bases that every output of a study begins with: had they finished learning?
 
 Networks with copied layers have had the base's training and their own. Where the base could still learn, a difference
-from it measures that missing training too, however it is called; base+, the base trained on for one more schedule,
+from it measures that missing training too, whatever its name; base+, the base trained on for one more schedule,
 shows how much that is.
 """
 
@@ -18,7 +18,7 @@ from fasttransfer.study.records import StudyResults
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text` is the sentence; `finished` is None where that was not measured, or not yet."""
+    """The sentence, and whether the bases had finished; None where that was not measured, or not yet."""
 
     text: str
     finished: bool | None
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def verdict(recorded: StudyResults, score: Score = "last", target: str | None = None) -> Verdict | None:
-    """The verdict on the bases of all tasks, or of `target` alone; None before any network is finished."""
+    """Return the verdict on the bases of all tasks, or of `target` alone; None before any network is finished."""
     results = [result for result in recorded.results if target in (None, result.target)]
     if not any(result.trained for result in results):
         return None

@@ -16,8 +16,8 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, difference
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
-from fasttransfer.report.analysis.pairs import Score, chance, class_count
-from fasttransfer.report.analysis.stuck import stuck
+from fasttransfer.report.analysis.pairs import Score, chance, class_count, score_of
+from fasttransfer.report.analysis.stuck import recovered, stuck
 from fasttransfer.report.analysis.summary import Summary, summarise
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import StudyResults
@@ -66,6 +66,11 @@ class Comparison:
     lines: tuple[Line, ...]
     volumes: tuple[Volume, ...]  # empty where all were trained on equally many images per class
     notes: tuple[str, ...]
+
+    @property
+    def by_name(self) -> dict[str, StudyResults]:
+        """The studies by name, in their order."""
+        return dict(zip(self.names, self.studies, strict=True))
 
 
 def compare(studies: Sequence[StudyResults], score: Score = "last") -> Comparison:
@@ -121,7 +126,7 @@ def _kind(study: StudyResults) -> str | None:
     """Equal for studies that may be joined; None for one that may not."""
     if not _RANDOM.fullmatch(str(study.study.get("split"))) or len({r.seed for r in study.results}) != 1:
         return None
-    return repr(sorted(_flat({k: v for k, v in study.study.items() if k not in _OF_A_SPLIT})))
+    return repr(sorted(flatten({k: v for k, v in study.study.items() if k not in _OF_A_SPLIT})))
 
 
 def _joined(group: Sequence[StudyResults]) -> StudyResults:
@@ -170,6 +175,27 @@ def images_per_class(study: StudyResults, target: str) -> float | None:
     return images / classes if images and classes else None
 
 
+def runs_by_volume(
+    studies: Sequence[StudyResults], score: Score = "last"
+) -> dict[str, dict[int, list[tuple[float, bool]]]]:
+    """Return the finished bases of `studies` by training images per class.
+
+    Returns:
+        task -> images per class -> (top-1, whether it is no better than chance), tasks and images ascending.
+    """
+    runs: dict[str, dict[int, list[tuple[float, bool]]]] = {}
+    for study in studies:
+        for result in study.results:
+            top1, images = score_of(result, score), images_per_class(study, result.target)
+            if result.treatment == "base" and top1 is not None and images is not None:
+                # Where every limit is a target of its own, as in the published results, they are one line.
+                task = "all" if study.facts.get("per_class") else result.target
+                classes = class_count(study.facts, result.target)
+                lost = classes is not None and stuck(result, classes) and not recovered(result, classes)
+                runs.setdefault(task, {}).setdefault(round(images), []).append((top1, lost or bool(result.reason)))
+    return {task: dict(sorted(by_images.items())) for task, by_images in sorted(runs.items())}
+
+
 def _notes(
     studies: Sequence[StudyResults], names: Sequence[str], summaries: Sequence[Summary], lines: Sequence[Line]
 ) -> list[str]:
@@ -197,7 +223,7 @@ def _notes(
 
 def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str) -> list[str]:
     """What differs between two studies beside their splits and seeds."""
-    ours, theirs = ({**_BEFORE, **dict(_flat(study.study))} for study in (first, other))
+    ours, theirs = ({**_BEFORE, **dict(flatten(study.study))} for study in (first, other))
     told = []
     recipe = [key for key in ours.keys() | theirs.keys() if key.startswith("recipe.") and key != "recipe.name"]
     changed = sorted(key for key in recipe if ours.get(key) != theirs.get(key))
@@ -246,11 +272,12 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _flat(table: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+def flatten(table: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
+    """Return the values of nested tables with their dotted names, tuples as lists."""
     flat: list[tuple[str, Any]] = []
     for key, value in table.items():
         if isinstance(value, Mapping):
-            flat += _flat(value, f"{above}{key}.")
+            flat += flatten(value, f"{above}{key}.")
         else:
             flat.append((above + key, list(value) if isinstance(value, tuple | list) else value))
     return flat
