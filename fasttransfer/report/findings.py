@@ -10,7 +10,6 @@ from fasttransfer.report.analysis import (
     SPECIFICITY,
     STUCK_SHARE,
     Decomposition,
-    Effect,
     Estimate,
     Score,
     Summary,
@@ -33,6 +32,7 @@ from fasttransfer.report.numbers import (
     intervals,
     is_within_noise,
     label,
+    networks,
     per_cent,
     signed,
     some,
@@ -222,18 +222,14 @@ def _parts(context: _Context) -> Finding | None:
     where = "" if whole.runs == transfers else f" in the {whole.runs} of {transfers} runs that have a selffer too"
     text = (
         f"of the {cost(whole, digits)} points that frozen transfer costs at n = {row.n}{where}, "
-        f"{cost(first, digits)}{_noise(first)} are {found.first.name} ({_networks(found.first)}) and "
-        f"{cost(specificity, digits)}{_noise(specificity)} specificity ({_networks(SPECIFICITY)})"
+        f"{cost(first, digits)}{_noise(first)} are {found.first.name} ({networks(found.first)}) and "
+        f"{cost(specificity, digits)}{_noise(specificity)} specificity ({networks(SPECIFICITY)})"
     )
     peak = max(found.complete, key=lambda row: row.effects[found.first].value)
     most = peak.effects[found.first]
     if peak.n != row.n and most.value >= _VISIBLE and not is_within_noise(most):
         text += f"; {found.first.name} is largest at n = {peak.n}, {cost(most, digits)} points"
     return _finding(text, context, [whole, first, specificity])
-
-
-def _networks(effect: Effect) -> str:
-    return effect.networks.replace(" - ", f" {MINUS} ")
 
 
 def _specificity(context: _Context) -> Finding | None:
@@ -243,11 +239,11 @@ def _specificity(context: _Context) -> Finding | None:
         return None
     most = max(known, key=lambda n: known[n].value)
     if known[most].value <= 0:
-        text = f"frozen, the other task's layers cost nothing beside the task's own ({_networks(SPECIFICITY)})"
+        text = f"frozen, the other task's layers cost nothing beside the task's own ({networks(SPECIFICITY)})"
     else:
         text = (
             f"frozen, the other task's layers cost at most {cost(known[most], context.digits)}{_noise(known[most])} "
-            f"points more than the task's own ({_networks(SPECIFICITY)}), at n = {most}"
+            f"points more than the task's own ({networks(SPECIFICITY)}), at n = {most}"
         )
     return _finding(text, context, list(known.values()))
 
@@ -265,7 +261,7 @@ def _fine_tuning(context: _Context) -> Finding | None:
         )
         means = [row.difference["transfer+"] for row in summary.rows if "transfer+" in row.difference]
         return _finding(text, context, means)
-    mean = f"({_networks(BOOST)}, mean over n)"
+    mean = f"({networks(BOOST)}, mean over n)"
     amount = cost(replace(boost, value=abs(boost.value)), digits)
     if float(amount.split()[0]) == 0:
         text = f"fine-tuned transfer ends level with fine-tuned selffer{half(boost, digits)} {mean}"

@@ -1,9 +1,11 @@
-"""Pages with several studies on them: any studies side by side, and the paper's own results."""
+"""The pages with several studies: any studies side by side, and the paper's own results."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -26,7 +28,7 @@ from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES, Style, part_styles, study_styles, treatment_styles
 from fasttransfer.report.findings import findings, warnings
 from fasttransfer.report.html_tables import HtmlTable, TableCell, summary_tables
-from fasttransfer.report.numbers import MINUS, count, per_cent, signed
+from fasttransfer.report.numbers import count, networks, per_cent, signed
 from fasttransfer.report.svg import INK
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import Verdict, verdict
@@ -47,7 +49,7 @@ class ComparisonSection:
 
 
 def comparison_page(comparison: Comparison, *, command: str) -> str:
-    """The page of studies side by side; `command` makes it again."""
+    """Return the page of studies side by side; `command` makes it again."""
     score, studies = comparison.score, comparison.by_name
     sections = [*_equal_section(comparison), *([_transfer_section(comparison)] if comparison.lines else [])]
     for treatment, effect in FROM_BASE.items():
@@ -64,11 +66,8 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
             sections.append(ComparisonSection(name, table.caption, lead, [drawn], styles, [table]))
     if comparison.volumes:
         sections.append(_volume_section(comparison.studies, score))
-    told = (
-        f"{name}: {caution}"
-        for (name, study), summary in zip(studies.items(), comparison.summaries, strict=True)
-        for caution in cautions(study, summary)
-    )
+    of_each = zip(studies.items(), comparison.summaries, strict=True)
+    told = [f"{name}: {caution}" for (name, study), summary in of_each for caution in cautions(study, summary)]
     return render(
         "side_by_side.html.j2",
         title="Studies side by side",
@@ -82,7 +81,7 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
 
 
 def paper_page(score: Score = "best10") -> str:
-    """The paper's figures 2 and 3 and its reduced-volume figure, from its published results alone."""
+    """Return the page of the paper's figures 2 and 3 and of fewer images, from its published results alone."""
     halves, full = paper.load_results("random"), paper.load_results("full")
     summary, comparison = summarise(halves.results, score=score, facts=halves.facts), _paper_comparison(score)
     dissimilar = (
@@ -97,7 +96,7 @@ def paper_page(score: Score = "best10") -> str:
             "ILSVRC2012, CaffeNet, 450,000 steps",
             f"score: {SCORES[score]}",
         ],
-        verdicts=[told] if (told := verdict(halves, score)) else [],
+        verdicts=[judged] if (judged := verdict(halves, score)) else [],
         findings=[*findings(halves, score), *dissimilar],
         warnings=[*cautions(halves, summary), *warnings(full, score), *comparison.notes],
         sections=[
@@ -110,7 +109,7 @@ def paper_page(score: Score = "best10") -> str:
 
 
 def _paper_comparison(score: Score) -> Comparison:
-    """The studies of the paper's figure 3, by the names that its text gives them."""
+    """Return the studies of the paper's figure 3, by the names that its text gives them."""
     parts: dict[str, paper.Which] = {
         "random halves": "random",
         "natural / man-made": "natural-manmade",
@@ -118,18 +117,12 @@ def _paper_comparison(score: Score) -> Comparison:
     }
     compared = compare([paper.load_results(part) for part in parts.values()], score)
     named = {f"paper:{part}": name for name, part in parts.items()}
-    notes = tuple(_renamed(note, named) for note in compared.notes)
-    return replace(compared, names=tuple(parts), notes=notes)
-
-
-def _renamed(text: str, names: Mapping[str, str]) -> str:
-    for old, new in names.items():
-        text = text.replace(old, new)
-    return text
+    notes = [re.sub("|".join(named), lambda match: named[match[0]], note) for note in compared.notes]
+    return replace(compared, names=tuple(parts), notes=tuple(notes))
 
 
 def paper_figures(score: Score = "best10") -> dict[str, Figure]:
-    """The figures of `paper_page` to be written as files: name -> figure."""
+    """Return the figures of `paper_page` to be written as files: name -> figure."""
     halves, compared = paper.load_results("random"), _paper_comparison(score)
     return {
         "accuracy": figures.accuracy(halves, score, pooled=True),
@@ -177,7 +170,8 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
         "transfer",
         "Transfer and random layers (the paper's figure 3)",
         "Points of top-1 above or below the base of the same task and seed, so that studies on different classes and "
-        "images can be laid over each other. The further apart two tasks are, the earlier their frozen layers cost.",
+        "images can be laid over each other. In the paper, the further apart two tasks are, the earlier their frozen "
+        "layers cost.",
         drawn,
         [*study_styles(studies).values(), *lines],
         [table for table in tables if table.rows],
@@ -185,8 +179,8 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
 
 
 def _equal_section(comparison: Comparison) -> list[ComparisonSection]:
-    """What is compared at equal training, as tables; none where no two studies or none at all have it."""
-    captions = {part: f"{part.name.capitalize()}: {part.networks.replace(' - ', f' {MINUS} ')}" for part in PARTS}
+    """Return the section with the effects at equal training; none where no study has one."""
+    captions = {part: f"{part.name.capitalize()}: {networks(part)}" for part in PARTS}
     tables = [table for part in PARTS if (table := _table(comparison, part, captions[part])).rows]
     if not tables:
         return []
@@ -198,8 +192,8 @@ def _equal_section(comparison: Comparison) -> list[ComparisonSection]:
 
 
 def _verdicts(studies: Mapping[str, StudyResults], score: Score) -> list[Verdict]:
-    found = ((name, verdict(study, score)) for name, study in studies.items())
-    return [replace(told, text=f"{name}: {told.text}") for name, told in found if told is not None]
+    judged = {name: verdict(study, score) for name, study in studies.items()}
+    return [replace(one, text=f"{name}: {one.text}") for name, one in judged.items() if one is not None]
 
 
 def _table(comparison: Comparison, effect: Effect, caption: str) -> HtmlTable:
@@ -208,12 +202,12 @@ def _table(comparison: Comparison, effect: Effect, caption: str) -> HtmlTable:
     heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
     fields = [(*line.estimates, *line.apart) for line in lines]
     kept = [i for i in range(len(heads)) if any(row[i] is not None for row in fields)]
-    rows = tuple((str(line.n), tuple(_amount(row[i]) for i in kept)) for line, row in zip(lines, fields, strict=True))
+    rows = tuple((str(line.n), tuple(_cell(row[i]) for i in kept)) for line, row in zip(lines, fields, strict=True))
     return HtmlTable(caption, ("n", *(heads[i] for i in kept)), rows)
 
 
-def _amount(found: Estimate | None) -> TableCell:
-    return TableCell("–") if found is None else TableCell(signed(found))
+def _cell(estimate: Estimate | None) -> TableCell:
+    return TableCell() if estimate is None else TableCell(signed(estimate))
 
 
 def _volume_section(studies: Sequence[StudyResults], score: Score) -> ComparisonSection:
@@ -236,6 +230,6 @@ def _volume_section(studies: Sequence[StudyResults], score: Score) -> Comparison
 
 def _volume_cell(found: Sequence[tuple[float, bool]]) -> TableCell:
     if not found:
-        return TableCell("–")
-    mean = sum(value for value, _ in found) / len(found)
-    return TableCell(per_cent(mean), runs="no better than chance" if all(failed for _, failed in found) else "")
+        return TableCell()
+    failed = all(failed for _, failed in found)
+    return TableCell(per_cent(fmean(top1 for top1, _ in found)), runs="no better than chance" if failed else "")

@@ -25,7 +25,7 @@ class Verdict:
 
     @property
     def is_bad(self) -> bool:
-        """Whether the bases had not finished learning."""
+        """Return whether the bases had not finished learning."""
         return self.finished is False
 
 
