@@ -233,12 +233,12 @@ def chance(ax: Axes, level: float) -> None:
 
 def logarithmic_axis(ax: Axes, ticks: Mapping[float, str]) -> None:
     """Make the x axis logarithmic, with those of `ticks` (position -> label) that leave room for their labels."""
-    kept: list[float] = []
+    spaced: list[float] = []
     for tick in sorted(ticks):
-        if not kept or tick >= _TICK_RATIO * kept[-1]:
-            kept.append(tick)
+        if not spaced or tick >= _TICK_RATIO * spaced[-1]:
+            spaced.append(tick)
     ax.set_xscale("log")
-    ax.set_xticks(kept, [ticks[tick] for tick in kept])
+    ax.set_xticks(spaced, [ticks[tick] for tick in spaced])
     ax.xaxis.set_minor_locator(NullLocator())
 
 

@@ -92,22 +92,22 @@ def differences(
     ax.set_ylabel("points of top-1")
     drawing.zero(ax)
     treatments = [name for name in summary.treatments if not name.startswith("random")]
-    shown: list[Estimate] = []
+    means: list[Estimate] = []
     for name in treatments:
         style = STYLES[name]
         runs = [(one.n, value) for one in pairs if (value := one[FROM_BASE[name]]) is not None]
-        shown += _means(ax, summary.rows, name, style, runs)
+        means += _means(ax, summary.rows, name, style, runs)
     styles = [STYLES[name] for name in treatments]
     layers = [row.n for row in summary.rows]
     if overlay is not None:
         rows = [row for row in summarise(overlay.results, score=score).rows if row.n in layers]
         for name in treatments:
-            if means := [(row.n, row.difference[name].value) for row in rows if name in row.difference]:
-                drawing.shadow(ax, means, STYLES[name])
+            if behind := [(row.n, row.difference[name].value) for row in rows if name in row.difference]:
+                drawing.shadow(ax, behind, STYLES[name])
         styles.append(replace(drawing.BEHIND, label=f"{overlay_name}, same colours"))
-    drawing.fit(ax, shown)
+    drawing.fit(ax, means)
     drawing.layers_axis(ax, layers)
-    drawing.nothing(ax, bool(shown))
+    drawing.nothing(ax, bool(means))
     if keys:
         drawing.legend(figure, styles)
     return figure
@@ -128,14 +128,14 @@ def decomposition(
     targets = targets_of(recorded.results)
     summary = summarise(recorded.results, score=score, target=target, facts=recorded.facts)
     alone = target or (targets[0] if len(targets) == 1 else None)
-    found = decompose(recorded, summary)
+    parts = decompose(recorded, summary)
     what = task_title(recorded, alone) if alone else "Mean over tasks"
-    ax.set_title(f"{what}: {'equal training' if found.is_equal or not found.complete else 'the paper’s pieces'}")
-    ax.set_ylabel(f"points of top-1 from {'selffer+' if found.is_equal else 'the base'}")
-    for stretch in _stretches(found.complete):
-        _areas(ax, stretch, (found.first, SPECIFICITY))
+    ax.set_title(f"{what}: {'equal training' if parts.is_equal or not parts.complete else 'the paper’s pieces'}")
+    ax.set_ylabel(f"points of top-1 from {'selffer+' if parts.is_equal else 'the base'}")
+    for stretch in _stretches(parts.complete):
+        _areas(ax, stretch, (parts.first, SPECIFICITY))
     drawing.zero(ax)
-    wholes = {row.n: row.effects[found.whole] for row in found.complete}
+    wholes = {row.n: row.effects[parts.whole] for row in parts.complete}
     nets = {n: replace(whole, value=-whole.value) for n, whole in wholes.items()}
     for n, net in nets.items():
         ax.plot([n], [100 * net.value], zorder=4, **drawing.marker(drawing.FROZEN_TRANSFER, 4.5))
@@ -144,7 +144,7 @@ def decomposition(
     drawing.layers_axis(ax, [row.n for row in summary.rows])
     drawing.nothing(ax, bool(nets))
     if keys:
-        drawing.legend(figure, drawing.part_styles(found.first))
+        drawing.legend(figure, drawing.part_styles(parts.first))
     return figure
 
 
@@ -181,11 +181,11 @@ def volume(studies: Sequence[StudyResults], score: Score = "last", *, keys: bool
     ax.set_xlabel("training images per class (at most)")
     styles = drawing.study_styles(f"task {task}" for task in points)
     for runs, style in zip(points.values(), styles.values(), strict=True):
-        learned = {k: [value for value, failed in found if not failed] for k, found in runs.items()}
+        learned = {k: [value for value, is_lost in values if not is_lost] for k, values in runs.items()}
         means = [(k, math.fsum(values) / len(values)) for k, values in learned.items() if values]
         drawing.line(ax, means, style, [(k, value) for k, values in learned.items() for value in values])
-        failed = [(k, 100 * value) for k, found in runs.items() for value, stuck in found if stuck]
-        ax.plot([k for k, _ in failed], [value for _, value in failed], color=style.colour, **_CROSS)
+        lost = [(k, 100 * value) for k, values in runs.items() for value, is_lost in values if is_lost]
+        ax.plot([k for k, _ in lost], [value for _, value in lost], color=style.colour, **_CROSS)
     drawing.logarithmic_axis(ax, {k: _thousands(k) for runs in points.values() for k in runs})
     levels = [level for study in studies for task in points if (level := chance(study.facts, task)) is not None]
     if levels:
@@ -217,7 +217,7 @@ def comparison(
     drawing.zero(ax)
     layers: set[int] = set()
     styles: list[Style] = []
-    shown: list[Estimate] = []
+    means: list[Estimate] = []
     for i, (name, look) in enumerate(drawing.study_styles(studies).items()):
         rows = summarise(studies[name].results, score=score, facts=studies[name].facts).rows
         for treatment in treatments:
@@ -228,11 +228,11 @@ def comparison(
                 filled=STYLES[treatment].filled,
                 shift=0.08 * (i - (len(studies) - 1) / 2),
             )
-            if means := _means(ax, rows, treatment, style):
-                shown += means
+            if drawn := _means(ax, rows, treatment, style):
+                means += drawn
                 styles.append(style)
                 layers.update(row.n for row in rows if treatment in row.difference)
-    drawing.fit(ax, shown)
+    drawing.fit(ax, means)
     drawing.layers_axis(ax, sorted(layers))
     drawing.nothing(ax, bool(styles))
     if keys and styles:
@@ -246,8 +246,8 @@ def filters(recorded: StudyResults, *, seed: int | None = None, target: str | No
 
     Each filter is scaled by its own largest weight: grey is zero, the colours are the signs of red, green and blue.
     """
-    weights = {task: found for task, found in first_filters(recorded, seed).items() if target in (None, task)}
-    sheets = {task: montage(found) for task, found in weights.items()}
+    weights = {task: conv1 for task, conv1 in first_filters(recorded, seed).items() if target in (None, task)}
+    sheets = {task: montage(conv1) for task, conv1 in weights.items()}
     height = max((drawing.PANEL[0] * sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()), default=1.0)
     figure, axes = drawing.panels(max(1, len(sheets)), columns=2, height=height + 0.25)  # inches, for the title
     for (task, sheet), ax in zip(sheets.items(), axes, strict=False):
@@ -332,13 +332,12 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
 
 def _stretches(rows: Sequence[Row]) -> list[list[Row]]:
     """Return the rows in groups whose n follow each other."""
-    found: list[list[Row]] = []
+    stretches: list[list[Row]] = []
     for row in rows:
-        if found and row.n == found[-1][-1].n + 1:
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
+        if not stretches or row.n != stretches[-1][-1].n + 1:
+            stretches.append([])
+        stretches[-1].append(row)
+    return stretches
 
 
 def _areas(ax: Axes, rows: Sequence[Row], parts: Sequence[Effect]) -> None:

@@ -21,16 +21,16 @@ def first_filters(recorded: StudyResults, seed: int | None = None) -> dict[str, 
     """
     if seed is None:
         seed = min((result.seed for result in recorded.results), default=0)
-    found = {}
+    weights = {}
     for base in recorded.results:
         if base.treatment == cells.BASE and base.trained and base.seed == seed:
             path = paths.weights_file(recorded.folder, cells.base(base.target, seed))
             try:
                 with safetensors.safe_open(path, "np") as file:  # only this tensor is read, of what may be 240 MB
-                    found[base.target] = file.get_tensor("conv1.weight")
+                    weights[base.target] = file.get_tensor("conv1.weight")
             except (OSError, safetensors.SafetensorError):
                 continue
-    return dict(sorted(found.items()))
+    return dict(sorted(weights.items()))
 
 
 def smoothness(weights: NDArray[np.float32]) -> float:

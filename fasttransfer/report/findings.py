@@ -152,15 +152,15 @@ def _sentence(text: str) -> str:
 
 
 def _frozen_transfer(context: _Context) -> Finding | None:
-    found = context.decomposition
-    if found.is_equal:
-        costs = {row.n: row.effects[found.whole] for row in found.rows}
+    parts = context.decomposition
+    if parts.is_equal:
+        costs = {row.n: row.effects[parts.whole] for row in parts.rows}
     else:  # the paper's whole cost is over all frozen transfers, also those without a selffer
         from_base = {row.n: row.difference.get("transfer") for row in context.summary.rows}
         costs = {n: replace(mean, value=-mean.value) for n, mean in from_base.items() if mean is not None}
     if not costs:
         return None
-    if not found.is_equal and context.is_unfinished:
+    if not parts.is_equal and context.is_unfinished:
         text = (
             "what copying and freezing costs is not stated: the study has no fine-tuned selffer beside its frozen "
             "transfer, and the distance from a base that had not finished learning measures the missing training too"
@@ -169,7 +169,7 @@ def _frozen_transfer(context: _Context) -> Finding | None:
     digits = context.digits
     against = (
         f"at equal training (selffer+ {MINUS} transfer)"
-        if found.is_equal
+        if parts.is_equal
         else "against the base, as the paper compares,"
     )
     most = max(costs, key=lambda n: costs[n].value)
@@ -209,26 +209,26 @@ def _doubt(losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
 
 
 def _parts(context: _Context) -> Finding | None:
-    found = context.decomposition
-    if not found.complete or (not found.is_equal and context.is_unfinished):
+    parts = context.decomposition
+    if not parts.complete or (not parts.is_equal and context.is_unfinished):
         return _specificity(context)
     digits = context.digits
-    row = max(found.complete, key=lambda row: row.effects[found.whole].value)
-    whole, first, specificity = (row.effects[effect] for effect in (found.whole, found.first, SPECIFICITY))
+    row = max(parts.complete, key=lambda row: row.effects[parts.whole].value)
+    whole, first, specificity = (row.effects[effect] for effect in (parts.whole, parts.first, SPECIFICITY))
     if whole.value < _VISIBLE or is_within_noise(whole):
         return None
     # The sentence before is over all frozen transfers that have a base.
-    transfers = whole.runs if found.is_equal else row.difference["transfer"].runs
+    transfers = whole.runs if parts.is_equal else row.difference["transfer"].runs
     where = "" if whole.runs == transfers else f" in the {whole.runs} of {transfers} runs that have a selffer too"
     text = (
         f"of the {cost(whole, digits)} points that frozen transfer costs at n = {row.n}{where}, "
-        f"{cost(first, digits)}{_noise(first)} are {found.first.name} ({networks(found.first)}) and "
+        f"{cost(first, digits)}{_noise(first)} are {parts.first.name} ({networks(parts.first)}) and "
         f"{cost(specificity, digits)}{_noise(specificity)} specificity ({networks(SPECIFICITY)})"
     )
-    peak = max(found.complete, key=lambda row: row.effects[found.first].value)
-    most = peak.effects[found.first]
+    peak = max(parts.complete, key=lambda row: row.effects[parts.first].value)
+    most = peak.effects[parts.first]
     if peak.n != row.n and most.value >= _VISIBLE and not is_within_noise(most):
-        text += f"; {found.first.name} is largest at n = {peak.n}, {cost(most, digits)} points"
+        text += f"; {parts.first.name} is largest at n = {peak.n}, {cost(most, digits)} points"
     return _finding(text, context, [whole, first, specificity])
 
 

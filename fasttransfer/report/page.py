@@ -173,9 +173,9 @@ def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
 
 def _intervals(recorded: StudyResults, summary: Summary) -> str:
     """Return a clause on what the ± of the page are made of; empty where there is none."""
-    shown = [(*row.difference.values(), row[FROZEN_COST], row[BOOST]) for row in summary.rows]
+    estimates = [(*row.difference.values(), row[FROZEN_COST], row[BOOST]) for row in summary.rows]
     return intervals(
-        [estimate for row in shown for estimate in row if estimate], recorded.facts.get("seeds_are", "seeds")
+        [estimate for row in estimates for estimate in row if estimate], recorded.facts.get("seeds_are", "seeds")
     )
 
 
@@ -218,15 +218,15 @@ def _accuracy(recorded: StudyResults, summary: Summary, overlay: StudyResults | 
     return drawn
 
 
-def _decomposition(recorded: StudyResults, summary: Summary, found: Decomposition) -> list[Markup]:
-    if not found.complete:
+def _decomposition(recorded: StudyResults, summary: Summary, parts: Decomposition) -> list[Markup]:
+    if not parts.complete:
         return []
     targets: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
     drawn = []
     for target in targets:
         figure = figures.decomposition(recorded, summary.score, target=target, keys=False)
         where = f"task {target}" if target else "mean"
-        label = f"Points lost to {found.first.name} and to specificity against n, {where}"
+        label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
         drawn.append(element(figure, f"parts-{target or 'mean'}", label))
     return drawn
 

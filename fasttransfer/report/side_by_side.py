@@ -67,14 +67,14 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
     if comparison.volumes:
         sections.append(_volume_section(comparison.studies, score))
     of_each = zip(studies.items(), comparison.summaries, strict=True)
-    told = [f"{name}: {caution}" for (name, study), summary in of_each for caution in cautions(study, summary)]
+    all_cautions = [f"{name}: {caution}" for (name, study), summary in of_each for caution in cautions(study, summary)]
     return render(
         "side_by_side.html.j2",
         title="Studies side by side",
         facts_line=[*studies, f"score: {SCORES[score]}"],
         verdicts=_verdicts(studies, score),
         findings=[],
-        warnings=[*comparison.notes, *told],
+        warnings=[*comparison.notes, *all_cautions],
         sections=sections,
         command=command,
     )
@@ -85,8 +85,8 @@ def paper_page(score: Score = "best10") -> str:
     halves, full = paper.load_results("random"), paper.load_results("full")
     summary, comparison = summarise(halves.results, score=score, facts=halves.facts), _paper_comparison(score)
     dissimilar = (
-        replace(found, text=f"Between natural and man-made classes: {found.text[0].lower()}{found.text[1:]}")
-        for found in findings(paper.load_results("natural-manmade"), score)[:1]
+        replace(finding, text=f"Between natural and man-made classes: {finding.text[0].lower()}{finding.text[1:]}")
+        for finding in findings(paper.load_results("natural-manmade"), score)[:1]
     )
     return render(
         "side_by_side.html.j2",
@@ -201,9 +201,9 @@ def _table(comparison: Comparison, effect: Effect, caption: str) -> HtmlTable:
     lines = [line for line in comparison.lines if line.effect == effect]
     heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
     fields = [(*line.estimates, *line.apart) for line in lines]
-    kept = [i for i in range(len(heads)) if any(row[i] is not None for row in fields)]
-    rows = tuple((str(line.n), tuple(_cell(row[i]) for i in kept)) for line, row in zip(lines, fields, strict=True))
-    return HtmlTable(caption, ("n", *(heads[i] for i in kept)), rows)
+    columns = [i for i in range(len(heads)) if any(row[i] is not None for row in fields)]
+    rows = tuple((str(line.n), tuple(_cell(row[i]) for i in columns)) for line, row in zip(lines, fields, strict=True))
+    return HtmlTable(caption, ("n", *(heads[i] for i in columns)), rows)
 
 
 def _cell(estimate: Estimate | None) -> TableCell:
@@ -228,8 +228,8 @@ def _volume_section(studies: Sequence[StudyResults], score: Score) -> Comparison
     )
 
 
-def _volume_cell(found: Sequence[tuple[float, bool]]) -> TableCell:
-    if not found:
+def _volume_cell(runs: Sequence[tuple[float, bool]]) -> TableCell:
+    if not runs:
         return TableCell()
-    failed = all(failed for _, failed in found)
-    return TableCell(per_cent(fmean(top1 for top1, _ in found)), runs="no better than chance" if failed else "")
+    note = "no better than chance" if all(is_lost for _, is_lost in runs) else ""
+    return TableCell(per_cent(fmean(top1 for top1, _ in runs)), runs=note)

@@ -123,7 +123,9 @@ def test_base_plus_is_a_line_across_and_a_panel_of_curves(study: Callable[..., S
     assert height is not None
     (across,) = (line for line in ax.lines if line.get_linewidth() == 0.6)
     assert across.get_ydata() == pytest.approx([100 * height.value] * 2)
-    assert "base+" in figures.curves_of(made) and figures.layers_of(made) == list(range(1, 8))
+    assert "base+" in figures.curves_of(made)
+    labels = [style.label for style in figures.curve_styles(made)]
+    assert labels == [*(f"n = {n}" for n in range(1, 8)), "task B", "task A"]
     assert not [line for line in figures.accuracy(study(base_plus=False)).axes[0].lines if line.get_linewidth() == 0.6]
 
 

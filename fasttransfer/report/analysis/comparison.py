@@ -161,8 +161,8 @@ def _volumes(studies: Mapping[str, StudyResults], score: Score) -> tuple[Volume,
 
 def images_per_class(study: StudyResults, target: str) -> float | None:
     """Return the training images per class of the target, on average; None where that is not recorded."""
-    if (given := study.facts.get("per_class", {}).get(target)) is not None:
-        return float(given)
+    if (limit := study.facts.get("per_class", {}).get(target)) is not None:
+        return float(limit)
     images, classes = study.facts.get("train_pictures", {}).get(target), class_count(study.facts, target)
     return images / classes if images and classes else None
 
@@ -185,7 +185,7 @@ def runs_by_volume(
                 classes = class_count(study.facts, result.target)
                 lost = classes is not None and stuck(result, classes) and not recovered(result, classes)
                 runs.setdefault(task, {}).setdefault(round(images), []).append((top1, lost or bool(result.reason)))
-    return {task: dict(sorted(by_images.items())) for task, by_images in sorted(runs.items())}
+    return {task: dict(sorted(runs_of.items())) for task, runs_of in sorted(runs.items())}
 
 
 def _notes(
@@ -228,13 +228,13 @@ def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str
             f"({_network(first)} and {_network(other)}): how far they are apart is not due to the tasks alone."
         )
     if trained := [key for key in changed if key not in networks]:
-        shown = ", ".join(
+        values = ", ".join(
             f"{key.removeprefix('recipe.')}: {_shown(ours.get(key))} and {_shown(theirs.get(key))}"
             for key in trained[:4]
         )
         more = f" and {len(trained) - 4} more" if len(trained) > 4 else ""
         notes.append(
-            f"{other_name} was trained by another recipe than {name} ({shown}{more}): how far they are apart is not "
+            f"{other_name} was trained by another recipe than {name} ({values}{more}): how far they are apart is not "
             "due to the tasks alone."
         )
     views, other_views = describe_views(first.study), describe_views(other.study)

@@ -31,9 +31,9 @@ def study_reference(asked: FeatureRequest) -> StudyReference:
     """Return the results of the study of `asked` on its task, of the seed of the network, by the last check."""
     recorded = records.read_results(asked.folder)
     judged = verdict(recorded)
-    told = None if judged is None else judged.text
+    sentence = None if judged is None else judged.text
     if asked.task not in TASKS:
-        return StudyReference(verdict=told)
+        return StudyReference(verdict=sentence)
     done = {
         r.name: r.last_top1
         for r in recorded.results
@@ -47,5 +47,5 @@ def study_reference(asked: FeatureRequest) -> StudyReference:
             if name in done:
                 frozen[n] = name, done[name]
     return StudyReference(
-        (base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), told
+        (base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), sentence
     )
