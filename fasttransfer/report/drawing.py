@@ -140,8 +140,8 @@ def caption(figure: Figure, text: str) -> None:
     figure.supxlabel(text, x=0.02, ha="left", fontsize=6.5, color=FAINT)
 
 
-def line(ax: Axes, means: Sequence[tuple[int, float]], style: Style, runs: Sequence[tuple[int, float]]) -> None:
-    """Draw means, with every run behind them where there is more than one for some n; scores in [0, 1]."""
+def line(ax: Axes, means: Sequence[tuple[float, float]], style: Style, runs: Sequence[tuple[float, float]]) -> None:
+    """Draw means, with every run behind them where there is more than one for some x; (x, score), scores in [0, 1]."""
     xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]
     ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, 4.5))
     if len(runs) > len(means):
@@ -150,15 +150,9 @@ def line(ax: Axes, means: Sequence[tuple[int, float]], style: Style, runs: Seque
 
 def dots(ax: Axes, xs: Sequence[float], values: Sequence[float], style: Style, big: bool = False) -> None:
     """Draw single runs."""
-    ax.plot(
-        xs,
-        [100 * value for value in values],
-        color=style.colour,
-        linestyle="",
-        alpha=1.0 if big else 0.5,
-        zorder=2,
-        **marker(style, 4.5 if big else 2.5),
-    )
+    alpha, size = (1.0, 4.5) if big else (0.5, 2.5)
+    heights = [100 * value for value in values]
+    ax.plot(xs, heights, color=style.colour, linestyle="", alpha=alpha, zorder=2, **marker(style, size))
 
 
 def shadow(ax: Axes, means: Sequence[tuple[int, float]], style: Style) -> None:

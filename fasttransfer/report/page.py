@@ -53,11 +53,10 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
         "page.html.j2",
         **drawn,
         sections=[(name, title, name not in drawn or drawn[name]) for name, title in _SECTIONS.items()],
+        recorded=recorded,
         name=recorded.folder.name or str(recorded.folder),
         facts_line=_facts_line(recorded, summary),
-        synthetic=bool(recorded.facts.get("synthetic")),
         done=done,
-        total=len(recorded.results),
         verdict=verdict(recorded, score),
         findings=findings(recorded, score),
         warnings=cautions(recorded, summary),
@@ -74,9 +73,6 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
         precision=_precision(recorded, summary),
         tasks=_tasks(recorded),
         configuration=_configuration(recorded),
-        environment=sorted(recorded.environment.items()),
-        events=recorded.events,
-        command=recorded.facts.get("command", ""),
     )
 
 
@@ -159,16 +155,12 @@ def _precision(recorded: StudyResults, summary: Summary) -> str:
 
 
 def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
-    words = recorded.facts.get("words", {})
-    return [
-        {
-            "title": task_title(recorded, task),
-            "train": recorded.facts.get("train_pictures", {}).get(task),
-            "val": recorded.facts.get("val_pictures", {}).get(task),
-            "classes": [words.get(name, name) for name in classes],
-        }
-        for task, classes in sorted(recorded.facts.get("classes", {}).items())
-    ]
+    facts, tasks = recorded.facts, []
+    for task, classes in sorted(facts.get("classes", {}).items()):
+        counts = {part: facts.get(f"{part}_pictures", {}).get(task) for part in ("train", "val")}
+        names = [facts.get("words", {}).get(name, name) for name in classes]
+        tasks.append({"title": task_title(recorded, task), **counts, "classes": names})
+    return tasks
 
 
 def _intervals(recorded: StudyResults, summary: Summary) -> str:

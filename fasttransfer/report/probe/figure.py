@@ -21,26 +21,15 @@ def accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     ax.set_title(f"{asked.cell.name}, heads on {asked.task}, {len(asked.classes)} classes")
     ax.set_ylabel("validation top-1, %")
     ax.set_xlabel("training images per class")
-    styles: list[Style] = []
-    for i, cut in enumerate(probed.swept.cuts):
-        spread = 1.03 ** (i - (len(probed.swept.cuts) - 1) / 2)  # beside each other, not on top
-        colour = drawing.layer_colour(cut)
-        style = Style(f"cut {cut}", colour, _MARKERS[cut - 1])
+    styles = [Style(f"cut {cut}", drawing.layer_colour(cut), _MARKERS[cut - 1]) for cut in probed.swept.cuts]
+    for i, (cut, style) in enumerate(zip(probed.swept.cuts, styles, strict=True)):
+        spread = 1.03 ** (i - (len(styles) - 1) / 2)  # beside each other, not on top
         at = {k: images * spread for k, images in sorted(probed.examples.items(), key=lambda item: item[1])}
-        for k, x in at.items():
-            seeds = [head.val_top1 for head in probed.chosen(cut, k)]
-            if len(seeds) > 1:
-                drawing.dots(ax, [x] * len(seeds), seeds, style)
-            drawing.interval(ax, x, probed.top1(cut, k), colour)
-        ax.plot(
-            list(at.values()),
-            [100 * probed.top1(cut, k).value for k in at],
-            color=colour,
-            linewidth=1.4,
-            zorder=3,
-            **drawing.marker(style, 4.5),
-        )
-        styles.append(style)
+        means = {k: probed.top1(cut, k) for k in at}
+        seeds = [(x, head.val_top1) for k, x in at.items() for head in probed.chosen(cut, k)]
+        drawing.line(ax, [(at[k], mean.value) for k, mean in means.items()], style, seeds)
+        for k, mean in means.items():
+            drawing.interval(ax, at[k], mean, style.colour)
     labels = {images: f"{images:,.0f}" if k else f"all ({images:,.0f})" for k, images in probed.examples.items()}
     drawing.logarithmic_axis(ax, labels)
     drawing.chance(ax, 1 / len(asked.classes))
