@@ -87,10 +87,9 @@ def findings(recorded: StudyResults, score: Score = "last") -> list[Finding]:
         _random(context, "random", "frozen random layers", level),
         _random(context, "random-he", "with He's initial values frozen random layers", level),
     )
-    openings = iter([_caution(summary)])  # of the first sentence
-    return [
-        replace(finding, text=_sentence(next(openings, "") + finding.text)) for finding in every if finding is not None
-    ]
+    stated = [finding for finding in every if finding is not None]
+    openings = [_caution(summary), *[""] * len(stated)]  # only of the first sentence
+    return [replace(one, text=_sentence(opening + one.text)) for opening, one in zip(openings, stated, strict=False)]
 
 
 def warnings(recorded: StudyResults, score: Score = "last") -> list[str]:
