@@ -62,8 +62,9 @@ def rules(probed: ProbeResults, beside: StudyReference) -> list[str]:
     interval = ", ± half the 95 % interval over seeds" if len(swept.seeds) > 1 else "; one seed: no interval"
     lines = [
         f"Mean over {seeds}{interval}: other examples, other batches, the same network and validation images.",
-        f"Below: rate and decay chosen most often, for each seed among {count(len(swept.pairs), 'head')} by top-1 on "
-        f"held-out training examples: each of up to {FOLDS} parts left out once, from {MANY} a class on one of them.",
+        f"Below: learning rate and decay chosen most often, for each seed among {count(len(swept.pairs), 'head')} by "
+        f"top-1 on held-out training examples: each of up to {FOLDS} parts left out once, from {MANY} per class on one "
+        "of them.",
         "Validation images choose nothing.",
     ]
     if 1 in swept.examples:
