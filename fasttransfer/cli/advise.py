@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.report.analysis.pairs import Score
 from fasttransfer.study import paper
 
 
@@ -29,7 +30,7 @@ class Advise:
     """Folder of the study, the --out of grid, or a part of the paper, as paper:random."""
     target: Literal["A", "B"] | None = None
     """The task to advise on; by default each that has transfer networks."""
-    score: Literal["last", "best10"] = "last"
+    score: Score = "last"
     """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
 
     def run(self, console: Console) -> int:
@@ -40,13 +41,13 @@ class Advise:
         if self.target:
             console.print(advice_table(recorded, analysis.advise(recorded, self.target, self.score)))
             return 0
-        found, refused = [], []
+        tables, errors = [], []
         for target in analysis.targets_of(recorded.results):
             try:
-                found.append(advice_table(recorded, analysis.advise(recorded, target, self.score)))
+                tables.append(advice_table(recorded, analysis.advise(recorded, target, self.score)))
             except InputError as error:  # one task may be ready before the other
-                refused.append(error)
-        if not found:
-            raise refused[0] if refused else InputError(f"{self.study}: the study has no networks yet")
-        console.print(*found, *(Text(str(error)) for error in refused), sep="\n")
+                errors.append(error)
+        if not tables:
+            raise errors[0] if errors else InputError(f"{self.study}: the study has no networks yet")
+        console.print(*tables, *(Text(str(error)) for error in errors), sep="\n")
         return 0

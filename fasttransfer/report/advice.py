@@ -22,12 +22,12 @@ from fasttransfer.report.numbers import (
 )
 from fasttransfer.report.terminal import grid
 from fasttransfer.report.verdict import verdict
-from fasttransfer.study.cells import BASE_PLUS
+from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import StudyResults
 
 
 def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:
-    """The verdict on the base, the choices, a line each, and below them the sentences; for rich, in 80 columns."""
+    """Return, for rich in 80 columns, the verdict on the base, a line for each choice and the sentences."""
     digits = decimals(recorded.facts, [advice.target])
     table = grid([f"on {advice.target}"], ["runs", "top-1, %", "- scratch", "behind best", "work saved"])
     table.add_column("")
@@ -50,26 +50,25 @@ def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:
 
 
 def sentences(recorded: StudyResults, advice: Advice) -> list[str]:
-    """What to do, what that rests on, and what it does not say."""
+    """Return the advice, what it rests on, and what it does not say."""
     digits = decimals(recorded.facts, [advice.target])
     best, cheapest = advice.best, advice.cheapest
-    told = [*_stuck(recorded, advice), _best(advice, digits)]
+    lines = [*_stuck(recorded, advice), _best(advice, digits)]
     if best.treatment == "transfer+":
-        told.append(_boost(advice, digits))
+        lines.append(_boost(advice, digits))
     if cheapest != best:
         lead = f"{_long(cheapest)}: {_behind(cheapest.behind, digits)}{_saved(cheapest)}"
-        told.append(f"Cheapest that cannot be told from it: {lead}.")
+        lines.append(f"Cheapest that cannot be told from it: {lead}.")
     elif advice.noise == "none":
-        told.append("Nothing says how far apart two choices must be to differ, so no cheaper one is named.")
+        lines.append("Nothing says how far apart two choices must be to differ, so no cheaper one is named.")
     else:
         saved = f"; the best itself takes{_saved(best).removeprefix(',')}" if best.saves else ""
-        told.append(f"Nothing cheaper comes within the interval of its distance from the best{saved}.")
-    told += _basis(recorded, advice, digits)
-    return told
+        lines.append(f"Nothing cheaper comes within the interval of its distance from the best{saved}.")
+    return [*lines, *_basis(recorded, advice)]
 
 
 def _boost(advice: Advice, digits: int) -> str:
-    """What the other task has to do with a fine-tuned transfer that is best."""
+    """Return the other task's share in a fine-tuned transfer that is best."""
     boost, n = advice.boost, advice.best.n
     if boost is None:
         return (
@@ -87,23 +86,22 @@ def _boost(advice: Advice, digits: int) -> str:
 
 
 def _stuck(recorded: StudyResults, advice: Advice) -> list[str]:
-    """A warning before anything else where what is compared has learned nothing."""
+    """Return a warning, to stand before anything else, where what is compared has learned nothing."""
     classes = class_count(recorded.facts, advice.target)
-    if classes is None:
-        return []
+    several = len({result.seed for result in recorded.results}) > 1
     names = [
-        label(result, len({r.seed for r in recorded.results}) > 1)
+        label(result, several)
         for result in recorded.results
-        if result.target == advice.target
-        and result.treatment in ("base", BASE_PLUS, *CHOICES)
+        if classes is not None
+        and result.target == advice.target
+        and result.treatment in (BASE, BASE_PLUS, *CHOICES)
         and stuck(result, classes)
     ]
     if not names:
         return []
-    shown = some(names)
     return [
-        f"Stuck at chance for a good part of their training or all of it: {shown}. What is said of them or against "
-        "them is about training that failed, not about transfer."
+        f"Stuck at chance for a good part of their training or all of it: {some(names)}. What is said of them or "
+        "against them is about training that failed, not about transfer."
     ]
 
 
@@ -116,7 +114,7 @@ def _best(advice: Advice, digits: int) -> str:
         f"Best on {advice.target}: {_long(best)}: {top1}, "
         f"{signed(difference, digits)} points from training from scratch"
     )
-    scratch = next(choice for choice in advice.choices if choice.treatment == "base").behind
+    scratch = next(choice for choice in advice.choices if choice.treatment == BASE).behind
     if scratch.half is not None and scratch.value <= scratch.half:
         text += ", which may be chance"
     longer = next((choice for choice in advice.choices if choice.treatment == BASE_PLUS), None)
@@ -125,8 +123,8 @@ def _best(advice: Advice, digits: int) -> str:
     return f"{text}."
 
 
-def _basis(recorded: StudyResults, advice: Advice, digits: int) -> list[str]:
-    """Where the intervals are from."""
+def _basis(recorded: StudyResults, advice: Advice) -> list[str]:
+    """Return sentences on the origin of the intervals."""
     unit = recorded.facts.get("seeds_are", "seeds")
     if advice.noise == "none":
         return ["The runs and what is recorded of the validation images give no intervals."]
@@ -137,15 +135,14 @@ def _basis(recorded: StudyResults, advice: Advice, digits: int) -> list[str]:
             "tell apart (95 %), a lower bound: another seed may move each number further. More seeds would say."
         ]
     seeds = max(choice.top1.runs for choice in advice.choices)
-    told = [f"{intervals([choice.behind for choice in advice.choices if choice != advice.best], unit)}."]
+    lines = [f"{intervals([choice.behind for choice in advice.choices if choice != advice.best], unit)}."]
     if any(choice.top1.runs < seeds for choice in advice.choices):
-        told.append(f"Not every choice was run with every {unit.removesuffix('s')}: see the runs.")
-    told.append("The best of many is partly the luckiest: expect a little less of it.")
-    return told
+        lines.append(f"Not every choice was run with every {unit.removesuffix('s')}: see the runs.")
+    return [*lines, "The best of many is partly the luckiest: expect a little less of it."]
 
 
 def _long(choice: Choice) -> str:
-    if choice.treatment == "base":
+    if choice.treatment == BASE:
         return "training from scratch"
     if choice.treatment == BASE_PLUS:
         return "training from scratch, twice as long (base+)"
@@ -155,7 +152,7 @@ def _long(choice: Choice) -> str:
 
 
 def _short(choice: Choice) -> str:
-    short = {"base": "from scratch", BASE_PLUS: "twice as long"}
+    short = {BASE: "from scratch", BASE_PLUS: "twice as long"}
     return short.get(choice.treatment, f"{choice.treatment} n = {choice.n}")
 
 
@@ -170,7 +167,7 @@ def _saved(choice: Choice) -> str:
         return ""
     if choice.saves < 0:
         return f", {-100 * choice.saves:.0f} % more multiply-adds"
-    text = f", {100 * choice.saves:.0f} % fewer multiply-adds a training step"
+    text = f", {100 * choice.saves:.0f} % fewer multiply-adds per training step"
     if choice.faster is not None:
         text += f" (measured: {choice.faster:.1f} times the images per second)"
     return text

@@ -45,8 +45,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
                     "paper's comparison. A base has had one schedule of training, the others two."
                 ),
             ]
-        shown = [one for line in comparison.lines for one in line.estimates if one is not None]
-        if made_of := intervals(shown):
+        estimates = [one for line in comparison.lines for one in line.estimates if one is not None]
+        if made_of := intervals(estimates):
             parts.append(Text(f"{plain(made_of)}; of each number by itself."))
     if comparison.volumes:
         volumes = grid(["study", "target"], ["images per class", "base, %", "chance, %"])

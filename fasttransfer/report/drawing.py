@@ -1,17 +1,21 @@
-"""How treatments look in every figure, and the strokes that the figures are made of."""
+"""The look of treatments in every figure and legend, and the strokes that figures are made of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullLocator
 
-from fasttransfer.report.analysis import Estimate
+from fasttransfer.report.analysis import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect, Estimate
 from fasttransfer.report.svg import FAINT, INK, PAPER
 from fasttransfer.study.records import Result
 
@@ -20,53 +24,78 @@ PANEL = (3.3, 2.6)  # inches: a column of a paper of two; what is written in 8 p
 
 @dataclass(frozen=True)
 class Style:
-    """How a treatment looks everywhere, never by colour alone: frozen solid and filled, fine-tuned not."""
+    """How a curve looks, and its entry in legends; treatments never differ by colour alone.
+
+    Attributes:
+        label: in legends.
+        colour: of Okabe and Ito's palette, told apart by colour-blind readers.
+        marker, line: as matplotlib names them; "" for none.
+        filled: whether markers are filled, as those of frozen layers are.
+        shift: of its points along n, so that treatments do not hide each other.
+        swatch: the CSS classes of an entry that is a patch or a broad or dash-dotted line.
+    """
 
     label: str
-    colour: str  # of Okabe and Ito's palette, told apart by colour-blind readers
-    marker: str
-    line: Literal["-", "--", ":", "-."]
-    filled: bool
-    shift: float  # of its points along n, so that treatments do not hide each other
+    colour: str
+    marker: str = ""
+    line: str = "-"
+    filled: bool = True
+    shift: float = 0.0
+    swatch: str = ""
 
 
 STYLES = {
-    "base": Style("base", INK, "D", "-", True, 0.0),
-    "base+": Style("base+, one more schedule", INK, "", "-.", False, 0.0),  # a thin line across
+    "base": Style("base", INK, "D", "--"),  # drawn across
+    "base+": Style("base+, one more schedule", INK, "", "-.", False, swatch="dashdot"),  # a thin line across
     "selffer": Style("selffer, frozen", "#0072b2", "o", "-", True, -0.12),
     "selffer+": Style("selffer+, fine-tuned", "#56b4e9", "o", "--", False, -0.06),
     "transfer": Style("transfer, frozen", "#d55e00", "s", "-", True, 0.12),
     "transfer+": Style("transfer+, fine-tuned", "#e69f00", "s", "--", False, 0.06),
-    "random": Style("random, frozen", "#009e73", "^", ":", True, 0.0),
-    "random-he": Style("random of He's values", "#cc79a7", "v", ":", True, 0.0),
+    "random": Style("random, frozen", "#009e73", "^", ":", True),
+    "random-he": Style("random of He's values", "#cc79a7", "v", ":", True),
 }
+PART_STYLES = {  # the first two are one part of the cost, at equal training and as the paper measures it
+    FREEZING: Style(FREEZING.name, STYLES["selffer"].colour, swatch="swatch"),
+    CO_ADAPTATION: Style(CO_ADAPTATION.name, STYLES["selffer"].colour, swatch="swatch"),
+    SPECIFICITY: Style(SPECIFICITY.name, STYLES["transfer"].colour, swatch="swatch hatched"),
+}
+FROZEN_TRANSFER = Style("frozen transfer", INK, "D", "")  # of the parts together
+BEHIND = Style("the paper's, in the same colours", FAINT, swatch="behind")
+ACROSS: dict[str, Any] = {"linestyle": (0, (5, 3)), "linewidth": 0.9}  # a reference
 ACROSS_PLUS: dict[str, Any] = {"linestyle": (0, (6, 2, 1, 2)), "linewidth": 0.6}  # dash-dot
 # Studies side by side: of the same palette, each with a marker of its own.
-STUDY_LOOKS = (
+_STUDY_LOOKS = (
     ("#d55e00", "s"), ("#0072b2", "o"), ("#009e73", "^"), ("#cc79a7", "v"), ("#e69f00", "D"), ("#56b4e9", "P"),
 )  # fmt: skip
 # From warm (n = 1) to cold (n = 7), all of middle lightness so that they show on a light and on a dark page.
 _LAYER_COLOURS = ("#dd9a1f", "#e2743c", "#d65468", "#b8478f", "#8f4fb0", "#6a62c9", "#3f83d6")
+_TICK_RATIO = 1.6  # between ticks of a logarithmic axis, so that their labels do not touch
 
 
-def key(treatment: str) -> Line2D:
-    """The legend entry of a treatment."""
-    style = STYLES[treatment]
-    if treatment == "base+":
-        return Line2D([], [], color=style.colour, label=style.label, **ACROSS_PLUS)
-    line = "--" if treatment == "base" else style.line  # the base is drawn across, dashed
-    return Line2D([], [], color=style.colour, linestyle=line, label=style.label, **marker(style, 4.5))
+def treatment_styles(treatments: Container[str]) -> list[Style]:
+    """Return the styles of `treatments`, in the order of all legends."""
+    return [style for name, style in STYLES.items() if name in treatments]
+
+
+def part_styles(first: Effect, whole: str = FROZEN_TRANSFER.label) -> list[Style]:
+    """Return the styles of a decomposition: its first part (FREEZING or CO_ADAPTATION), specificity, and `whole`."""
+    return [PART_STYLES[first], PART_STYLES[SPECIFICITY], replace(FROZEN_TRANSFER, label=whole)]
+
+
+def study_styles(names: Iterable[str]) -> dict[str, Style]:
+    """Return the styles of studies or tasks side by side, by name."""
+    return {name: Style(name, *look) for name, look in zip(names, cycle(_STUDY_LOOKS), strict=False)}
 
 
 def layer_colour(n: int) -> str:
-    """The colour of n copied layers; ink for none."""
+    """Return the colour of n copied layers; ink for none."""
     return INK if n == 0 else _LAYER_COLOURS[min(n, len(_LAYER_COLOURS)) - 1]
 
 
 def panels(
     count: int, *, columns: int = 1, sharey: bool = False, height: float = PANEL[1]
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, each a column wide; `height` in inches."""
+    """Return a figure and its `count` panels, each a column wide; `height` in inches."""
     columns = min(count, columns)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(PANEL[0] * columns, height * rows), layout="constrained")
@@ -76,27 +105,43 @@ def panels(
     return figure, axes[:count]
 
 
-def legend(figure: Figure, handles: Sequence[Any]) -> None:
-    """A legend below the panels, which makes room for itself."""
+def legend(figure: Figure, styles: Sequence[Style]) -> None:
+    """Put a legend below the panels and make room for it."""
     width, height = figure.get_size_inches()
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    columns = max(
-        1, int(72 * width / (3.6 * longest + 36))
-    )  # points: letters of this size, and what stands before them
-    rows = math.ceil(len(handles) / columns)
-    figure.set_size_inches(width, height + 0.17 * rows)
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, fontsize=7.5, columnspacing=1.2)
+    longest = max((len(style.label) for style in styles), default=0)
+    # In points: letters of this size, and the line before them.
+    columns = max(1, int(72 * width / (3.6 * longest + 36)))
+    figure.set_size_inches(width, height + 0.17 * math.ceil(len(styles) / columns))
+    handles = [_handle(style) for style in styles]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=7.5, columnspacing=1.2)
+
+
+def _handle(style: Style) -> Artist:
+    if style.swatch.startswith("swatch"):
+        return Patch(facecolor=style.colour, hatch=hatch(style), edgecolor=PAPER, linewidth=0, label=style.label)
+    if style.swatch == "behind":
+        look: dict[str, Any] = {"linewidth": 4.5, "alpha": 0.5}
+    elif style.swatch:
+        look = ACROSS if style.swatch == "dashed" else ACROSS_PLUS
+    else:
+        look = {"linestyle": style.line, **marker(style, 4.5)}
+    return Line2D([], [], color=style.colour, label=style.label, **look)
+
+
+def hatch(style: Style) -> str:
+    """Return the hatching of an area."""
+    return "////" if "hatched" in style.swatch else ""
 
 
 def caption(figure: Figure, text: str) -> None:
-    """A line at the lower left, which makes room for itself."""
+    """Put a line at the lower left and make room for it."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.15)
     figure.supxlabel(text, x=0.02, ha="left", fontsize=6.5, color=FAINT)
 
 
-def line(ax: Axes, means: Sequence[tuple[int, float]], style: Style, runs: Sequence[tuple[int, float]]) -> None:
-    """Mean line with markers, and every run behind it where there is more than one for some n."""
+def line(ax: Axes, means: Sequence[tuple[float, float]], style: Style, runs: Sequence[tuple[float, float]]) -> None:
+    """Draw means, with every run behind them where there is more than one for some x; (x, score), scores in [0, 1]."""
     xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]
     ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, 4.5))
     if len(runs) > len(means):
@@ -104,26 +149,20 @@ def line(ax: Axes, means: Sequence[tuple[int, float]], style: Style, runs: Seque
 
 
 def dots(ax: Axes, xs: Sequence[float], values: Sequence[float], style: Style, big: bool = False) -> None:
-    """Single runs."""
-    ax.plot(
-        xs,
-        [100 * value for value in values],
-        color=style.colour,
-        linestyle="",
-        alpha=1.0 if big else 0.5,
-        zorder=2,
-        **marker(style, 4.5 if big else 2.5),
-    )
+    """Draw single runs."""
+    alpha, size = (1.0, 4.5) if big else (0.5, 2.5)
+    heights = [100 * value for value in values]
+    ax.plot(xs, heights, color=style.colour, linestyle="", alpha=alpha, zorder=2, **marker(style, size))
 
 
 def shadow(ax: Axes, means: Sequence[tuple[int, float]], style: Style) -> None:
-    """A curve of another study behind those of this one: broad and pale, without markers."""
+    """Draw a curve of another study behind those of this one, broad and pale, without markers."""
     xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]
     ax.plot(xs, ys, color=style.colour, linewidth=4.5, alpha=0.3, zorder=1.5, solid_capstyle="round")
 
 
 def marker(style: Style, size: float) -> dict[str, Any]:
-    """What matplotlib wants to know of a marker; `size` in points."""
+    """Return the marker of `style` as arguments of matplotlib; `size` in points."""
     edge = PAPER if style.filled and size > 4 else style.colour
     face = style.colour if style.filled else PAPER
     return {
@@ -136,7 +175,7 @@ def marker(style: Style, size: float) -> dict[str, Any]:
 
 
 def interval(ax: Axes, x: float, estimate: Estimate, colour: str) -> None:
-    """The 95 % interval of a mean, where it has one."""
+    """Draw the 95 % interval of a mean, where it has one."""
     if estimate.half is not None:
         ends = [100 * (estimate.value - estimate.half), 100 * (estimate.value + estimate.half)]
         # Not `plot`, after which the axis would make room for it: that is for `fit` to weigh.
@@ -144,7 +183,7 @@ def interval(ax: Axes, x: float, estimate: Estimate, colour: str) -> None:
 
 
 def fit(ax: Axes, estimates: Iterable[Estimate]) -> None:
-    """Sets the scale by what is drawn, and by the intervals as long as that leaves it half of the height."""
+    """Set the scale by the curves, and by the intervals as long as the curves keep half of the height."""
     low, high = ax.dataLim.intervaly
     spare = max(high - low, 0.1) / 2
     known = [(e.value, e.half) for e in estimates if e.half is not None]
@@ -155,7 +194,7 @@ def fit(ax: Axes, estimates: Iterable[Estimate]) -> None:
 
 
 def crosses(ax: Axes, results: Sequence[Result], targets: Sequence[str]) -> None:
-    """Networks that failed are not part of any mean; a cross says where they ended."""
+    """Draw a cross where diverged networks ended; no mean counts them."""
     for result in results:
         if result.target in targets and result.state == "diverged":
             top1 = result.last_top1
@@ -165,7 +204,7 @@ def crosses(ax: Axes, results: Sequence[Result], targets: Sequence[str]) -> None
 
 
 def layers_axis(ax: Axes, layers: Sequence[int], *, base: bool = False) -> None:
-    """n along the axis, after the base where there is one."""
+    """Put n along the x axis, after the base where there is one."""
     ticks = [0, *layers] if base else list(layers)
     ax.set_xticks(ticks, ["base" if n == 0 else str(n) for n in ticks])
     if ticks:
@@ -174,19 +213,42 @@ def layers_axis(ax: Axes, layers: Sequence[int], *, base: bool = False) -> None:
     grid(ax)
 
 
+def across(ax: Axes, top1: float, colour: str = INK, **look: Any) -> None:
+    """Draw a reference across the panel; `top1` in [0, 1]."""
+    ax.axhline(100 * top1, color=colour, zorder=1, **(look or ACROSS))
+
+
+def chance(ax: Axes, level: float) -> None:
+    """Draw the score of guessing across the panel, with its name."""
+    across(ax, level, FAINT, linewidth=0.9, linestyle=(0, (1, 2)))
+    ax.annotate("chance", (0, 100 * level), (4, 2), color=FAINT, fontsize=7,
+                xycoords=ax.get_yaxis_transform(), textcoords="offset points")  # fmt: skip
+
+
+def logarithmic_axis(ax: Axes, ticks: Mapping[float, str]) -> None:
+    """Make the x axis logarithmic, with those of `ticks` (position -> label) that leave room for their labels."""
+    spaced: list[float] = []
+    for tick in sorted(ticks):
+        if not spaced or tick >= _TICK_RATIO * spaced[-1]:
+            spaced.append(tick)
+    ax.set_xscale("log")
+    ax.set_xticks(spaced, [ticks[tick] for tick in spaced])
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
 def grid(ax: Axes) -> None:
-    """Faint lines across, behind everything."""
+    """Draw faint lines across, behind everything."""
     ax.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
 
 
 def zero(ax: Axes) -> None:
-    """The reference of all differences, across."""
-    ax.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+    """Draw the reference of all differences across the panel."""
+    across(ax, 0)
 
 
 def nothing(ax: Axes, drawn: bool, why: str = "nothing to compare yet") -> None:
-    """Says so where there is nothing to draw."""
+    """Say `why` where nothing is drawn."""
     if not drawn:
         ax.set_yticks([])  # a scale of nothing
         ax.text(0.5, 0.55, why, transform=ax.transAxes, ha="center", va="center", color=FAINT)

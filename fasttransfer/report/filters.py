@@ -1,4 +1,4 @@
-"""The first layer of the trained bases, as images: read from a study's weights, laid out in a grid."""
+"""The first layer of the trained bases as an image, from the weights of a study."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ _GAP = 1  # pixels between filters
 
 
 def first_filters(recorded: StudyResults, seed: int | None = None) -> dict[str, NDArray[np.float32]]:
-    """Task -> conv1 of its base, (filters, 3, kernel, kernel), of `seed` (by default the study's first).
+    """Return conv1 of each base of `seed`, by default the study's first: task -> (filters, 3, kernel, kernel).
 
     Bases that are not done, or whose weights are not in the study's folder or cannot be read, are left out.
     """
-    bases = [r for r in recorded.results if r.treatment == "base" and r.trained]
     if seed is None:
         seed = min((result.seed for result in recorded.results), default=0)
-    found = {}
-    for base in bases:
-        if base.seed == seed:
-            path = paths.weights_file(recorded.folder, cells.base(base.target, base.seed))
+    weights = {}
+    for base in recorded.results:
+        if base.treatment == cells.BASE and base.trained and base.seed == seed:
+            path = paths.weights_file(recorded.folder, cells.base(base.target, seed))
             try:
                 with safetensors.safe_open(path, "np") as file:  # only this tensor is read, of what may be 240 MB
-                    found[base.target] = file.get_tensor("conv1.weight")
+                    weights[base.target] = file.get_tensor("conv1.weight")
             except (OSError, safetensors.SafetensorError):
                 continue
-    return dict(sorted(found.items()))
+    return dict(sorted(weights.items()))
 
 
 def smoothness(weights: NDArray[np.float32]) -> float:
@@ -52,7 +51,7 @@ def smoothness(weights: NDArray[np.float32]) -> float:
 
 
 def montage(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Filters (filters, 3, kernel, kernel) side by side as one RGBA image, wider than high.
+    """Return filters (filters, 3, kernel, kernel) side by side as one RGBA image, wider than high.
 
     Each is divided by its own largest weight, so that zero is middle grey; the gaps are transparent.
     """

@@ -19,7 +19,7 @@ from fasttransfer.report.analysis import (
     mean_chance,
     summarise,
 )
-from fasttransfer.report.numbers import MINUS, amount, decimals, half, per_cent, signed, task_title
+from fasttransfer.report.numbers import amount, decimals, half, networks, per_cent, signed, task_title
 from fasttransfer.study.records import StudyResults
 
 _AT_EQUAL_TRAINING = (FREEZING, SPECIFICITY, FROZEN_COST, BOOST)
@@ -100,5 +100,5 @@ def summary_tables(recorded: StudyResults, summary: Summary) -> list[HtmlTable]:
 
 
 def _heading(effect: Effect) -> str:
-    networks = effect.networks.replace(" - ", f" {MINUS} ")
-    return networks if effect.name == effect.left else f"{effect.title or effect.name}: {networks}"
+    title = "" if effect.name == effect.left else f"{effect.title or effect.name}: "
+    return title + networks(effect)

@@ -48,6 +48,11 @@ def amount(effect: Effect, estimate: Estimate | None, digits: int = 1) -> str:
     return signed(estimate, digits) if effect.is_gain else cost(estimate, digits)
 
 
+def networks(effect: Effect) -> str:
+    """Return the networks that `effect` compares, with a true minus sign."""
+    return effect.networks.replace(" - ", f" {MINUS} ")
+
+
 def half(estimate: Estimate, digits: int = 1) -> str:
     """Return the interval to stand behind a number, " ± 0.4"; nothing where there is none."""
     return "" if estimate.half is None else f" ± {100 * estimate.half:.{digits}f}"

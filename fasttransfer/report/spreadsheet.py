@@ -1,4 +1,4 @@
-"""results.csv, a row per network, and means.csv, a row per mean: for whoever wants to compute something else."""
+"""results.csv, a row per network, and means.csv, a row per mean, for other programs to read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fasttransfer.report.analysis import (
     stuck,
     summarise,
 )
+from fasttransfer.study.cells import BASE
 from fasttransfer.study.records import Result, StudyResults
 
 COLUMNS = (
@@ -31,32 +32,26 @@ MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "
 
 
 def results_csv(recorded: StudyResults) -> bytes:
-    """Every network of the study, in its order. Scores in [0, 1]; a field that has no value yet is empty.
+    """Return every network of the study, in its order. Scores lie in [0, 1]; a field without a value yet is empty.
 
     `val_top1` is the last check of whatever was trained so far, `state` says whether that was all;
     the differences are there only once both networks are done, each paired with the base of its own target and seed.
     `share_at_chance` is the share of training spent at the loss of an even guess, `stuck` whether that is too much.
     """
-    bases = {(r.target, r.seed): r for r in recorded.results if r.treatment == "base"}
+    bases = {(r.target, r.seed): r for r in recorded.results if r.treatment == BASE}
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for result in recorded.results:
+        base = bases.get((result.target, result.seed))
         classes = class_count(recorded.facts, result.target)
         row: dict[str, Any] = {
-            "name": result.name,
-            "treatment": result.treatment,
-            "source": result.source,
-            "target": result.target,
-            "n": result.n,
-            "seed": result.seed,
-            "state": result.state,
-            "steps": result.steps,
+            **{name: getattr(result, name) for name in COLUMNS[:8]},
             "val_top1": _number(result.last_top1),
             "val_top1_best10": _number(result.best10_top1),
             "val_loss": _number(result.last_loss),
-            **_paired(result, bases.get((result.target, result.seed)), "last", ""),
-            **_paired(result, bases.get((result.target, result.seed)), "best10", "_best10"),
+            **_paired(result, base, "last", ""),
+            **_paired(result, base, "best10", "_best10"),
             "classes": classes,
             "chance": _number(chance(recorded.facts, result.target)),
             "share_at_chance": f"{share_at_chance(result, classes):.3f}" if classes and result.evaluations else None,
@@ -69,11 +64,11 @@ def results_csv(recorded: StudyResults) -> bytes:
 
 
 def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> bytes:
-    """The paired differences of studies and their parts, for each n over targets and seeds, in [-1, 1].
+    """Return the effects that studies have, for each n over targets and seeds, in [-1, 1].
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
-    is made of (`Estimate.kind`), `runs` and `seeds` how many are behind the mean. The parts at
-    equal training are over the runs that have all their networks, so that they add up. base+ has n = 8.
+    is made of (`Estimate.kind`), `runs` and `seeds` how many are behind the mean. Parts are over the runs that have
+    all their networks, so that they add up. base+ has n = 8.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Figures as bytes: the same results give the same SVG, byte for byte, whatever day it is."""
+"""Figures as bytes: the same results give the same bytes of SVG and PDF, whatever day it is."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """The look of all figures, whatever the user's matplotlibrc says; also serves as a decorator."""
+    """Give figures their look, whatever the user's matplotlibrc says; also serves as a decorator."""
     with _LOCK, matplotlib.style.context(["default", _SETTINGS]):
         yield
 
 
 @settings()
 def svg(figure: Figure) -> bytes:
-    """`figure` as an SVG file, coordinates rounded to a hundredth of a point."""
+    """Return `figure` as an SVG file, coordinates rounded to a hundredth of a point."""
     out = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(out, metadata=_NO_METADATA)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", out.getvalue().decode())
@@ -64,7 +64,7 @@ def svg(figure: Figure) -> bytes:
 
 @settings()
 def pdf(figure: Figure) -> bytes:
-    """`figure` as a PDF file, for LaTeX."""
+    """Return `figure` as a PDF file, for LaTeX."""
     out = io.BytesIO()
     FigureCanvasPdf(figure).print_pdf(out, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return out.getvalue()
@@ -72,7 +72,7 @@ def pdf(figure: Figure) -> bytes:
 
 @settings()
 def png(figure: Figure, *, dpi: int = 200) -> bytes:
-    """`figure` as a PNG file."""
+    """Return `figure` as a PNG file."""
     figure.set_dpi(dpi)
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
@@ -80,9 +80,9 @@ def png(figure: Figure, *, dpi: int = 200) -> bytes:
 
 
 def inline(figure: Figure, name: str, label: str) -> str:
-    """`figure` as an `<svg>` element to stand inside a page.
+    """Return `figure` as an `<svg>` element for a page.
 
-    `name` keeps its ids apart from those of the page's other figures, `label` is read to who cannot see it.
+    `name` keeps its ids apart from those of the page's other figures; a screen reader reads `label`.
     The colours of ink and background become the page's, so that the figure follows it into the dark.
     """
     text = svg(figure).decode()

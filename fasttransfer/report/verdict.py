@@ -1,7 +1,7 @@
-"""Whether the bases had finished learning, in one sentence: the first thing that every output of a study says.
+"""The sentence on the bases that every output of a study begins with: had they finished learning?
 
 Networks with copied layers have had the base's training and their own. Where the base could still learn, a difference
-from it measures that missing training too, however it is called; base+, the base trained on for one more schedule,
+from it measures that missing training too, whatever its name; base+, the base trained on for one more schedule,
 shows how much that is.
 """
 
@@ -12,66 +12,60 @@ from dataclasses import dataclass
 from fasttransfer.report.analysis import GAIN_LIMIT, Score, convergence
 from fasttransfer.report.numbers import decimals, is_within_noise, points, signed
 from fasttransfer.study import paper
-from fasttransfer.study.cells import BASE_PLUS
+from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import StudyResults
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`text` is the sentence; `finished` is None where that was not measured, or not yet."""
+    """The sentence, and whether the bases had finished; None where that was not measured, or not yet."""
 
     text: str
     finished: bool | None
 
     @property
     def is_bad(self) -> bool:
-        """Whether the bases had not finished learning."""
+        """Return whether the bases had not finished learning."""
         return self.finished is False
 
 
 def verdict(recorded: StudyResults, score: Score = "last", target: str | None = None) -> Verdict | None:
-    """The verdict on the bases of all tasks, or of `target` alone; None before any network is finished."""
+    """Return the verdict on the bases of all tasks, or of `target` alone; None before any network is finished."""
     results = [result for result in recorded.results if target in (None, result.target)]
     if not any(result.trained for result in results):
         return None
-    found = convergence(recorded.results, recorded.facts, score, target)
-    bases = "bases" if target is None else f"base of {target}"
-    if found is None:
+    outcome = convergence(recorded.results, recorded.facts, score, target)
+    bases, they, them = ("bases", "they gain", "them") if target is None else (f"base of {target}", "it gains", "it")
+    if outcome is None:
         return Verdict(_unknown(recorded, bases, any(r.treatment == BASE_PLUS for r in results)), None)
-    digits = decimals(recorded.facts, list(found.tasks))
-    each = ", ".join(f"{task} {points(gain.value, digits)}" for task, gain in found.tasks.items())
-    each = f" ({each})" if len(found.tasks) > 1 else ""
-    they = "they gain" if target is None else "it gains"
-    amount = signed(found.gain, digits)
-    if not found.finished and is_within_noise(found.gain):
-        return Verdict(
-            f"The {bases} may not have finished learning: trained on for one more schedule (base+) {they} {amount} "
-            f"points{each}, not distinguishable from zero, but more than the "
-            f"{points(GAIN_LIMIT, 0).removeprefix('+')} point of a base that has. Differences from the base may "
-            "measure missing training too.",
-            False,
+    gain = outcome.gain
+    digits = decimals(recorded.facts, list(outcome.tasks))
+    each = ", ".join(f"{task} {points(one.value, digits)}" for task, one in outcome.tasks.items())
+    each = f" ({each})" if len(outcome.tasks) > 1 else ""
+    amount = signed(gain, digits)
+    if outcome.finished:
+        doubt = "" if gain.half is not None and gain.half <= GAIN_LIMIT else ", as far as these runs can tell"
+        text = f"had finished learning{doubt}: one more schedule (base+) changes {them} by {amount} points{each}."
+    elif is_within_noise(gain):
+        limit = points(GAIN_LIMIT, 0).removeprefix("+")
+        text = (
+            f"may not have finished learning: trained on for one more schedule (base+) {they} {amount} points{each}, "
+            f"not distinguishable from zero, but more than the {limit} point of a base that has. Differences from the "
+            "base may measure missing training too."
         )
-    if not found.finished:
-        return Verdict(
-            f"The {bases} had not finished learning: trained on for one more schedule (base+) {they} "
-            f"{amount.removeprefix('+')} points{each}. Differences from the base measure that missing training too.",
-            False,
+    else:
+        text = (
+            f"had not finished learning: trained on for one more schedule (base+) {they} {amount.removeprefix('+')} "
+            f"points{each}. Differences from the base measure that missing training too."
         )
-    them = "them" if target is None else "it"
-    doubt = "" if found.gain.half is not None and found.gain.half <= GAIN_LIMIT else ", as far as these runs can tell"
-    return Verdict(
-        f"The {bases} had finished learning{doubt}: one more schedule (base+) changes {them} by {amount} points{each}.",
-        True,
-    )
+    return Verdict(f"The {bases} {text}", outcome.finished)
 
 
 def _unknown(recorded: StudyResults, bases: str, is_planned: bool) -> str:
+    whether = f"Whether the {bases} had finished learning"
     if is_planned:
-        return f"Whether the {bases} had finished learning is not known yet: no base+ is done."
+        return f"{whether} is not known yet: no base+ is done."
     if recorded.facts.get("source") == paper.SOURCE:
-        steps = max((r.steps for r in recorded.results if r.treatment == "base"), default=0)
-        return (
-            f"Whether the {bases} had finished learning was not measured: the paper has no base+; its networks trained "
-            f"{steps:,} steps."
-        )
-    return f"Whether the {bases} had finished learning was not measured: the study has no base+."
+        steps = max((r.steps for r in recorded.results if r.treatment == BASE), default=0)
+        return f"{whether} was not measured: the paper has no base+; its networks trained {steps:,} steps."
+    return f"{whether} was not measured: the study has no base+."

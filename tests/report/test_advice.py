@@ -66,7 +66,7 @@ def test_savings_are_the_multiply_adds_of_a_training_step() -> None:
         assert choice.saves == pytest.approx(1 - alone / whole)
     assert [c.saves for c in advice.choices if c.treatment != "transfer"] == [0, 0, 0]
     text = " ".join(sentences(study_of([], recipe=RECIPE), advice))
-    assert "34 % fewer multiply-adds a training step" in text
+    assert "34 % fewer multiply-adds per training step" in text
 
 
 def test_a_study_that_does_not_say_its_network_orders_choices_by_frozen_layers() -> None:

@@ -8,7 +8,9 @@ import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import made_up
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -17,8 +19,17 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import CO_ADAPTATION, FREEZING, FROZEN_COST, LOST, SPECIFICITY, Score, summarise
-from fasttransfer.report.drawing import STYLES
+from fasttransfer.report.analysis import (
+    CO_ADAPTATION,
+    FREEZING,
+    FROZEN_COST,
+    LOST,
+    SPECIFICITY,
+    Score,
+    runs_by_volume,
+    summarise,
+)
+from fasttransfer.report.drawing import PART_STYLES, STYLES
 from fasttransfer.report.filters import montage, smoothness
 from fasttransfer.report.svg import inline, pdf, png, svg
 from fasttransfer.study import paper
@@ -85,7 +96,7 @@ def test_areas_add_up_to_what_is_lost(study: Callable[..., StudyResults], layers
         assert row[FROZEN_COST] and row[FREEZING] and row[SPECIFICITY]
         parts = {part: row.effects[part].value for part in (FREEZING, SPECIFICITY)}
         for part, value in parts.items():
-            assert heights(ax, figures.PART_COLOURS[part], row.n) == pytest.approx(-100 * value, abs=1e-6)
+            assert heights(ax, PART_STYLES[part].colour, row.n) == pytest.approx(-100 * value, abs=1e-6)
         assert sum(parts.values()) == pytest.approx(row[FROZEN_COST].value)
         (diamond,) = (line for line in ax.lines if steps_of(line) == [row.n])
         assert np.asarray(diamond.get_ydata(), dtype=float) == pytest.approx([-100 * row[FROZEN_COST].value])
@@ -100,7 +111,7 @@ def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[.
         assert "paper" in ax.get_title("left") and "from the base" in ax.get_ylabel()
         for row in summarise(made.results, score=score).rows:
             assert row[LOST] and row[CO_ADAPTATION]
-            found = [heights(ax, figures.PART_COLOURS[part], row.n) for part in (CO_ADAPTATION, SPECIFICITY)]
+            found = [heights(ax, PART_STYLES[part].colour, row.n) for part in (CO_ADAPTATION, SPECIFICITY)]
             assert found[0] == pytest.approx(-100 * row[CO_ADAPTATION].value, abs=1e-6)
             assert sum(found) == pytest.approx(-100 * row[LOST].value, abs=1e-6)
 
@@ -112,7 +123,9 @@ def test_base_plus_is_a_line_across_and_a_panel_of_curves(study: Callable[..., S
     assert height is not None
     (across,) = (line for line in ax.lines if line.get_linewidth() == 0.6)
     assert across.get_ydata() == pytest.approx([100 * height.value] * 2)
-    assert "base+" in figures.curves_of(made) and figures.layers_of(made) == list(range(1, 8))
+    assert "base+" in figures.curves_of(made)
+    labels = [style.label for style in figures.curve_styles(made)]
+    assert labels == [*(f"n = {n}" for n in range(1, 8)), "task B", "task A"]
     assert not [line for line in figures.accuracy(study(base_plus=False)).axes[0].lines if line.get_linewidth() == 0.6]
 
 
@@ -184,12 +197,12 @@ def test_volume_of_the_paper_crosses_what_failed() -> None:
 def test_volume_of_own_studies(study: Callable[..., StudyResults]) -> None:
     full = study(layers=[1])
     few = replace(full, facts={**full.facts, "train_pictures": {"A": 320, "B": 320}})
-    points = figures.volumes([full, few])
+    points = runs_by_volume([full, few])
     assert {task: list(runs) for task, runs in points.items()} == {"A": [20, 300], "B": [20, 300]}
     assert len(figures.volume([full, few]).axes[0].get_lines()) >= 2
     stuck = (Evaluation(1, None, 3.0, 1 / 16),)  # worse than an even guess among 16
     failed = replace(few, results=(replace(few.results[0], evaluations=stuck), *few.results[1:]))
-    assert [failed for ((_, failed),) in figures.volumes([full, failed])["A"].values()] == [True, False]
+    assert [failed for ((_, failed),) in runs_by_volume([full, failed])["A"].values()] == [True, False]
 
 
 def test_what_does_not_differ_has_a_scale_to_read(study: Callable[..., StudyResults]) -> None:
@@ -251,14 +264,13 @@ def test_other_results_other_bytes(study: Callable[..., StudyResults]) -> None:
 def test_same_bytes_in_another_process_and_under_another_style(study: Callable[..., StudyResults]) -> None:
     expected = svg(figures.decomposition(study(("B",), (0,))))
     code = f"""
-import importlib.util, matplotlib, sys
+import matplotlib, sys
 matplotlib.rcParams["font.size"] = 22
 matplotlib.rcParams["axes.facecolor"] = "red"
-spec = importlib.util.spec_from_file_location("made", {str(__file__).replace("test_figures", "conftest")!r})
-made = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(made)
+sys.path.append({str(Path(made_up.__file__).parent)!r})
+from made_up import made_up
 from fasttransfer.report import figures, svg
-sys.stdout.buffer.write(svg.svg(figures.decomposition(made.made_up(("B",), (0,)))))
+sys.stdout.buffer.write(svg.svg(figures.decomposition(made_up(("B",), (0,)))))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=120)
     assert found.stdout == expected

@@ -197,6 +197,12 @@ def test_intervals_say_over_what_they_are(study: Callable[..., StudyResults]) ->
     assert splits[0].basis.startswith("8 runs for each n; ±") and "(4 random splits)" in splits[0].basis
 
 
+def test_parts_over_fewer_runs_than_the_whole_cost_say_so() -> None:
+    whole, parts = (finding.text for finding in findings(published("random"), "best10")[:2])
+    assert "8.3 ± 0.2 at n = 7" in whole
+    assert "8.2 ± 0.3 points that frozen transfer costs at n = 7 in the 4 of 8 runs that have a selffer too, " in parts
+
+
 def test_a_cost_called_cheap_is_doubted_where_its_interval_reaches_further() -> None:
     costs = {0: [0.005, 0.010], 1: [0.007, 0.022], 2: [0.006, 0.007]}
     results = []

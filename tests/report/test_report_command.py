@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_up import made_up
 from safetensors.numpy import save_file
 
 from fasttransfer import cli
@@ -29,10 +29,8 @@ def on_disk(recorded: StudyResults, folder: Path) -> Path:
     return folder
 
 
-def test_the_paper_behind_a_study(
-    study: Callable[..., StudyResults], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = on_disk(study(("B",), (0,), treatments=["transfer"], layers=[2, 5]), tmp_path / "out")
+def test_the_paper_behind_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = on_disk(made_up(("B",), (0,), treatments=["transfer"], layers=[2, 5]), tmp_path / "out")
     index = out / "report" / "index.html"
     assert cli.run(["report", str(out), "--paper"]) == 0
     assert "Broad and pale" in index.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ All scores are top-1 on the validation images, in [0, 1]; differences are treatm
 
 from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
 from fasttransfer.report.analysis.advice import Advice, Choice, advise
-from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, images_per_class, pooled
+from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, pooled, runs_by_volume
 from fasttransfer.report.analysis.confounds import confounds
 from fasttransfer.report.analysis.convergence import GAIN_LIMIT, Convergence, convergence
 from fasttransfer.report.analysis.decomposition import Decomposition, decompose
@@ -81,12 +81,12 @@ __all__ = [
     "decompose",
     "difference",
     "estimate",
-    "images_per_class",
     "mean_chance",
     "minus",
     "pair_scores",
     "pooled",
     "recovered",
+    "runs_by_volume",
     "score_of",
     "share_at_chance",
     "stuck",

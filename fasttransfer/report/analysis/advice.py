@@ -1,4 +1,4 @@
-"""For a task and a base network of another: copy how many layers, freeze them or not, and what it costs.
+"""Advice for a task and a base network of another: how many layers to copy, whether to freeze them, and the cost.
 
 The choices are training from scratch, training from scratch twice as long (base+, where the study has it) and the
 transfer networks, frozen and fine-tuned, at every n that was run. Selffers and random layers are controls: they explain
@@ -57,13 +57,13 @@ class Choice:
 
     @property
     def frozen(self) -> bool:
-        """Whether the copied layers stay as they are."""
+        """Return whether the copied layers stay as they are."""
         return self.treatment == "transfer"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do for `target`.
+    """The advice for `target`.
 
     Attributes:
         choices: all that were run, from scratch first, then by treatment and n.
@@ -199,7 +199,7 @@ def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[K
 
 
 def _price(choice: Choice) -> int:
-    """Return what choices are ordered by: multiply-adds, or the frozen layers where those are not known."""
+    """Return the order of choices: multiply-adds, or the frozen layers where those are not known."""
     if choice.macs is not None:
         return choice.macs
     if choice.treatment == BASE_PLUS:

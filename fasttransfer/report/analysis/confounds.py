@@ -1,9 +1,9 @@
-"""What a study cannot tell, in words: what is missing, and which comparison would mislead."""
+"""Sentences on what a study cannot tell: what is missing, and which comparison would mislead."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from fasttransfer.report.analysis.pairs import Score, pair_scores
 from fasttransfer.study.records import Result
@@ -11,7 +11,7 @@ from fasttransfer.study.records import Result
 Half = tuple[str, int]  # target, seed
 Scores = dict[tuple[str, int, int], tuple[float, float]]  # (target, seed, n) -> top-1 and that of the base
 
-# What is read off beside each other, and what for.
+# Two treatments that are compared, and what is unknown without the second.
 COMPARED = (
     ("transfer", "selffer", "what is lost to co-adaptation cannot be told from what is lost to specificity"),
     ("transfer+", "selffer+", "a gain by the other task's features cannot be told from one by longer training"),
@@ -20,59 +20,52 @@ _MISLEADS = 0.005  # a comparison that pairing moves by half a point is worth a 
 
 
 def confounds(results: Iterable[Result], score: Score = "last", *, seeds_are: str = "seeds") -> list[str]:
-    """Sentences about what is missing or confounded; none where every treatment ran on every target and seed.
+    """Return sentences about what is missing or confounded; none where every treatment ran on every target and seed.
 
     * bases that are missing, without which nothing on their half is a difference;
     * of the two treatments that are read beside each other: one that was not run at all, or on other halves or cuts;
     * there, the unpaired comparison where it would mislead, with both numbers.
 
     Args:
-        seeds_are: what the seeds of this study are, for the sentences ("random splits" of the paper's).
+        seeds_are: the study's word for its seeds ("random splits" of the paper's).
     """
     results = tuple(results)
     planned = {result.treatment for result in results}
-    told = _missing_bases(results, seeds_are)
+    sentences = _missing_bases(results, seeds_are)
     for treatment, control, unknown in COMPARED:
         one, other = _scores(results, treatment, score), _scores(results, control, score)
         if one and control not in planned:
-            told.append(f"No {control} was run: {unknown}.")
+            sentences.append(f"No {control} was run: {unknown}.")
         elif one and other and one.keys() != other.keys():
-            told.append(_unequal(treatment, control, one, other, unknown, seeds_are))
-            told += _misleading(treatment, control, one, other)
-    return told
+            sentences.append(_unequal(treatment, control, one, other, unknown, seeds_are))
+            sentences += _misleading(treatment, control, one, other)
+    return sentences
 
 
 def _scores(results: Sequence[Result], treatment: str, score: Score) -> Scores:
-    """The networks of one treatment that are finished, with their bases."""
+    """Return the finished networks of one treatment, with their bases."""
     return {
-        (drop.target, drop.seed, drop.n): (drop.top1[treatment], drop.base)
-        for drop in pair_scores(results, score)
-        if drop.base is not None and treatment in drop.top1
+        (pair.target, pair.seed, pair.n): (pair.top1[treatment], pair.base)
+        for pair in pair_scores(results, score)
+        if pair.base is not None and treatment in pair.top1
     }
 
 
 def _missing_bases(results: Sequence[Result], seeds_are: str) -> list[str]:
-    there = {(r.target, r.seed) for r in results if r.treatment == "base" and r.trained}
-    alone = [(r.target, r.seed) for r in results if r.treatment != "base" and r.trained]
-    orphans = [half for half in alone if half not in there]
+    bases = {(r.target, r.seed) for r in results if r.treatment == "base" and r.trained}
+    halves = [(r.target, r.seed) for r in results if r.treatment != "base" and r.trained]
+    orphans = [half for half in halves if half not in bases]
     if not orphans:
         return []
     where = _where(set(orphans), len({r.seed for r in results}) > 1, seeds_are)
     missing = "base of {} is" if len(set(orphans)) == 1 else "bases of {} are"
     return [
-        f"The {missing.format(where)} missing: what was trained there ({len(orphans)} of {len(alone)} networks) is in "
+        f"The {missing.format(where)} missing: what was trained there ({len(orphans)} of {len(halves)} networks) is in "
         "no difference."
     ]
 
 
-def _unequal(
-    treatment: str,
-    control: str,
-    one: Scores,
-    other: Scores,
-    unknown: str,
-    seeds_are: str,
-) -> str:
+def _unequal(treatment: str, control: str, one: Scores, other: Scores, unknown: str, seeds_are: str) -> str:
     halves, controls = ({(target, seed) for target, seed, _ in found} for found in (one, other))
     several = len({seed for _, seed in halves | controls}) > 1
     shared = one.keys() & other.keys()
@@ -89,15 +82,10 @@ def _unequal(
     return f"{ran}: the two are compared where both are, with {len(shared)} of {len(one.keys() | other.keys())} cuts."
 
 
-def _misleading(
-    treatment: str,
-    control: str,
-    one: Scores,
-    other: Scores,
-) -> list[str]:
-    plain, plain_control = (_mean(top1 for top1, _ in found.values()) for found in (one, other))
-    paired, paired_control = (_mean(top1 - base for top1, base in found.values()) for found in (one, other))
-    bases, bases_control = (_mean(base for _, base in found.values()) for found in (one, other))
+def _misleading(treatment: str, control: str, one: Scores, other: Scores) -> list[str]:
+    plain, plain_control = (fmean(top1 for top1, _ in found.values()) for found in (one, other))
+    paired, paired_control = (fmean(top1 - base for top1, base in found.values()) for found in (one, other))
+    bases, bases_control = (fmean(base for _, base in found.values()) for found in (one, other))
     if abs((plain - plain_control) - (paired - paired_control)) < _MISLEADS:
         return []
     return [
@@ -109,7 +97,7 @@ def _misleading(
 
 
 def _where(halves: set[Half], several: bool, seeds_are: str) -> str:
-    """The halves in words: "A" and "B", with their seeds where the study has several: "A of seeds 0 to 3"."""
+    """Return the halves in words: "A and B", with their seeds where the study has several: "A of seeds 0 to 3"."""
     targets = sorted({target for target, _ in halves})
     seeds = {target: sorted(seed for t, seed in halves if t == target) for target in targets}
     if not several:
@@ -136,8 +124,3 @@ def _beside(difference: float) -> str:
 
 def _signed(difference: float) -> str:
     return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values)

@@ -24,12 +24,12 @@ _TOLERANCE = 1e-9  # 0.71 - 0.70 is a little more than 0.01
 
 @dataclass(frozen=True)
 class Convergence:
-    """What one more schedule of training gives the bases.
+    """The effect of one more schedule of training on the bases.
 
     Attributes:
         gain: base+ minus base, paired, mean over targets and seeds.
         tasks: the same for each target.
-        finished: whether the bases had finished learning: the gain is neither above its interval nor above GAIN_LIMIT.
+        finished: the bases had finished learning: the gain is neither above its interval nor above GAIN_LIMIT.
             Without an interval only the limit counts.
     """
 

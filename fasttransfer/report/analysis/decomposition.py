@@ -25,7 +25,7 @@ class Decomposition:
 
     @property
     def is_equal(self) -> bool:
-        """Whether it is at equal training; else it is the paper's, from the base."""
+        """Return whether it is at equal training; else it is the paper's, from the base."""
         return not self.whole.is_from_base
 
     @property

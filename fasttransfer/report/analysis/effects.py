@@ -51,7 +51,7 @@ class Effect:
 
     @property
     def is_from_base(self) -> bool:
-        """Whether it is a comparison of the paper: with a base, which has had less training."""
+        """Return whether it is a comparison of the paper, with a base, which has had less training."""
         return BASE in (self.left, self.right)
 
     def contrast(self, n: int) -> Contrast:

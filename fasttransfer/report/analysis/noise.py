@@ -38,7 +38,7 @@ class Noise:
     Args:
         results: all networks of the study; those that are not finished are ignored.
         facts: `val_pictures` (target -> number of validation images) is needed for intervals with one seed.
-        score: what a network is judged by. With one seed the intervals of "best10" come from the images that the last
+        score: of each network. With one seed the intervals of "best10" come from the images that the last
             check got right, the only ones that are stored.
     """
 

@@ -1,4 +1,4 @@
-"""Networks that sit at the loss of an even guess: finite numbers, nothing learned. The study lost several so."""
+"""Networks that sit at the loss of an even guess: finite numbers, nothing learned. The paper lost several so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STUCK_SHARE = 0.25  # of its training; every network begins at chance
 
 
 def share_at_chance(result: Result, classes: int, budget: int | None = None) -> float:
-    """The share of its training that `result` spent no better than an even guess among `classes`, in [0, 1].
+    """Return the share of its training that `result` spent no better than an even guess among `classes`, in [0, 1].
 
     Each validation check stands for the steps since the one before.
 
@@ -27,9 +27,9 @@ def share_at_chance(result: Result, classes: int, budget: int | None = None) -> 
 
 
 def stuck(result: Result, classes: int, budget: int | None = None) -> bool:
-    """Whether `result` spent more than a quarter of its training at chance, though its loss stayed finite.
+    """Return whether `result` spent more than a quarter of its training at chance, though its loss stayed finite.
 
-    Those whose training was ended for it are stuck, however early that was.
+    A network whose training was ended for it is stuck, however early that was.
     Stuck networks stay in every mean: which networks count is settled before they are trained, not by what becomes of
     them, and the random control may sit at chance by its nature. The report names them.
 
@@ -42,10 +42,10 @@ def stuck(result: Result, classes: int, budget: int | None = None) -> bool:
 
 
 def budget_of(results: Sequence[Result], target: str) -> int | None:
-    """The steps of a whole training on `target`, as a finished network shows; None before there is one."""
+    """Return the steps of a whole training on `target`, those of a finished network; None before there is one."""
     return max((r.steps for r in results if r.target == target and r.state == "done"), default=None)
 
 
 def recovered(result: Result, classes: int) -> bool:
-    """Whether the last check of `result` is better than chance."""
+    """Return whether the last check of `result` is better than chance."""
     return bool(result.evaluations) and not is_at_chance(result.evaluations[-1], classes)

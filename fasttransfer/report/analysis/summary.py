@@ -89,18 +89,18 @@ def summarise(
     """
     results = tuple(results)
     targets = targets_of(results) if target is None else (target,)
-    kept = [result for result in results if result.target in targets]
-    noise = Noise(kept, facts, score)
+    results = [result for result in results if result.target in targets]
+    noise = Noise(results, facts, score)
     by_n: dict[int, list[PairedScores]] = defaultdict(list)
-    for paired in pair_scores(kept, score):
+    for paired in pair_scores(results, score):
         by_n[paired.n].append(paired)
     every = [paired for _, group in sorted(by_n.items()) for paired in group]
-    planned = {result.treatment for result in kept}
+    planned = {result.treatment for result in results}
     return Summary(
         effects=_effects(noise, {effect: every for effect in (*FROM_BASE.values(), BOOST)}),
         score=score,
         targets=targets,
-        seeds=tuple(sorted({result.seed for result in kept})),
+        seeds=tuple(sorted({result.seed for result in results})),
         treatments=tuple(treatment for treatment in ALL_TREATMENTS if treatment in planned),
         base=_level(noise, targets, (BASE, 0)),
         base_plus=_level(noise, targets, (BASE_PLUS, 0)),

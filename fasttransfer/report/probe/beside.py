@@ -1,4 +1,4 @@
-"""What the study itself found for the task of a probe: the base, and the networks with the same layers frozen."""
+"""The study's own results on the task of a probe: the base, and the networks with the same layers frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasttransfer.study.cells import LAYERS, TASKS
 
 @dataclass(frozen=True)
 class StudyReference:
-    """For orientation; nothing but the verdict where the images are not the study's.
+    """The results to hold a probe against; only the verdict where the images are not the study's.
 
     Attributes:
         base: name and top-1 of the network that was trained on the task from scratch.
@@ -28,12 +28,12 @@ class StudyReference:
 
 
 def study_reference(asked: FeatureRequest) -> StudyReference:
-    """What is known of the task of `asked` in its study, of the seed of the network, by the last check."""
+    """Return the results of the study of `asked` on its task, of the seed of the network, by the last check."""
     recorded = records.read_results(asked.folder)
     judged = verdict(recorded)
-    told = None if judged is None else judged.text
+    sentence = None if judged is None else judged.text
     if asked.task not in TASKS:
-        return StudyReference(verdict=told)
+        return StudyReference(verdict=sentence)
     done = {
         r.name: r.last_top1
         for r in recorded.results
@@ -47,5 +47,5 @@ def study_reference(asked: FeatureRequest) -> StudyReference:
             if name in done:
                 frozen[n] = name, done[name]
     return StudyReference(
-        (base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), told
+        (base, done[base]) if base in done else None, frozen, bool(recorded.facts.get("synthetic")), sentence
     )

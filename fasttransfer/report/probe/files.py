@@ -1,4 +1,4 @@
-"""What a probe leaves in the study's folder: every head as CSV, means and settings as JSON, the figure."""
+"""The files of a probe in the study's folder: every head as CSV, means and settings as JSON, the figure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.core.files import make_folder
 from fasttransfer.probe.examples import STEPS
 from fasttransfer.probe.heads import MOMENTUM
 from fasttransfer.probe.sweep import Head, ProbeResults
-from fasttransfer.report import svg
+from fasttransfer.report import files
 from fasttransfer.report.probe.beside import StudyReference
 from fasttransfer.report.probe.figure import accuracy
 from fasttransfer.report.probe.table import rules
@@ -23,7 +23,7 @@ _SCORES = ("held_out_top1", "held_out_loss", "val_top1", "val_loss")
 
 
 def write(probed: ProbeResults, beside: StudyReference, folder: Path, command: str) -> None:
-    """Writes heads.csv, probe.json and accuracy.svg, .pdf, .png into `folder`; `command` makes them again.
+    """Write heads.csv, probe.json and accuracy.svg, .pdf, .png into `folder`; `command` makes them again.
 
     The same heads give the same bytes of CSV, SVG and PDF.
 
@@ -31,16 +31,13 @@ def write(probed: ProbeResults, beside: StudyReference, folder: Path, command: s
         InputError: the folder cannot be written.
     """
     make_folder(folder)
-    _write(folder / "heads.csv", heads_csv(probed))
-    _write(folder / "probe.json", (json.dumps(facts(probed, beside, command), indent=1) + "\n").encode())
-    figure = accuracy(probed, beside)
-    for kind, encode in (("svg", svg.svg), ("pdf", svg.pdf), ("png", svg.png)):
-        _write(folder / f"accuracy.{kind}", encode(figure))
-        figure.set_layout_engine("none")  # laid out once: that takes as long as drawing
+    files.write(folder / "heads.csv", heads_csv(probed))
+    files.write(folder / "probe.json", (json.dumps(facts(probed, beside, command), indent=1) + "\n").encode())
+    files.write_figure(folder, "accuracy", accuracy(probed, beside))
 
 
 def heads_csv(probed: ProbeResults) -> bytes:
-    """A row a head, trained on all its examples; see `fasttransfer.probe.sweep.Head`."""
+    """Return a row for each head, trained on all its examples; see `fasttransfer.probe.sweep.Head`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(Head._fields)
@@ -53,7 +50,7 @@ def heads_csv(probed: ProbeResults) -> bytes:
 
 
 def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[str, Any]:
-    """Settings, rules, means and machine, as JSON has them. Scores lie in [0, 1]."""
+    """Return settings, rules, means and machine for JSON; scores lie in [0, 1]."""
     asked, swept = probed.request, probed.settings
     means = []
     for cut in swept.cuts:
@@ -93,8 +90,3 @@ def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[st
         "study": {"base": beside.base, "frozen": beside.frozen, "verdict": beside.verdict},
         "machine": environment.describe_machine(),
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    with replace_file(path) as file:
-        file.write(content)
