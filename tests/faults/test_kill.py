@@ -33,7 +33,7 @@ from fasttransfer.training.workers import local
 DRIVER = """
 import sys
 from pathlib import Path
-from fasttransfer import grid
+from fasttransfer.training import grid
 from fasttransfer.study.configuration import Choices, Feeding
 if __name__ == "__main__":
     choices = Choices(**eval(sys.argv[1]))
