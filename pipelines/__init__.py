@@ -1,1 +1,1 @@
-"""Images in: files -> store -> batches."""
+"""Images: from files to a prepared store to batches."""

@@ -1,7 +1,7 @@
-"""Where the members of an uncompressed tar lie, found from its headers alone: nothing is unpacked.
+"""Find the members of an uncompressed tar from its headers alone; nothing is unpacked.
 
-The headers that images come with are read here, because `tarfile` takes minutes over a million of them. From the
-first one that is not understood here (sparse files, global attributes) `tarfile` goes on.
+The usual headers are read here, because `tarfile` takes minutes for a million of them. From the first unusual one
+(sparse files, global attributes) on, `tarfile` reads the rest.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import NamedTuple
 
 _BLOCK = 512
 _NOTHING = bytes(_BLOCK)
-_LEAST, _MOST = 4096, 1 << 20  # bytes read at a time: a page where headers lie farther apart than that
+_LEAST, _MOST = 4096, 1 << 20  # bytes per read: a page where headers lie farther apart than that
 _ADLER = 65521
 
-# What a header is of, by its type byte; the last three change the header that follows.
+# Kinds of member by the type byte of the header. The last three headers change the one that follows.
 _KINDS = dict.fromkeys(b"\x0007", "file") | {ord("5"): "folder", ord("1"): "hard link", ord("2"): "link"}
 _KINDS |= dict.fromkeys(b"346", "other")
 _LONG_NAME, _LONG_TARGET, _ATTRIBUTES = b"LKx"
-_UNDERSTOOD = frozenset(("path", "linkpath", "size", "mtime"))
-_IDLE = frozenset(("atime", "ctime", "uid", "gid", "uname", "gname", "comment", "charset", "hdrcharset"))
+_USED_KEYS = frozenset(("path", "linkpath", "size", "mtime"))
+_IGNORED_KEYS = frozenset(("atime", "ctime", "uid", "gid", "uname", "gname", "comment", "charset", "hdrcharset"))
 
-PACKED = {  # the first bytes of what people take for a plain tar, and how it becomes one
+PACKED = {  # first bytes of a compressed archive -> how to make it a plain tar
     b"\x1f\x8b": "unpack it with gunzip",
     b"BZh": "unpack it with bunzip2",
     b"\xfd7zXZ\x00": "unpack it with unxz",
@@ -36,15 +36,15 @@ PACKED = {  # the first bytes of what people take for a plain tar, and how it be
 
 
 class ArchiveError(Exception):
-    """Not a tar, or a damaged one; the message is the reason, without the archive's name."""
+    """A file that is not a tar, or a damaged one; the message is the reason, without the archive's name."""
 
 
 class _Unusual(Exception):
-    """A header for `tarfile`."""
+    """A header that is left to `tarfile`."""
 
 
 class ArchiveMember(NamedTuple):
-    """One member of an archive; `offset` is where its bytes start in the file that the archive lies in."""
+    """One member of an archive; its bytes start at `offset` of the file that the archive lies in."""
 
     name: str
     kind: str  # "file" | "folder" | "hard link" | "link" | "other"
@@ -55,7 +55,7 @@ class ArchiveMember(NamedTuple):
 
 
 class Archive:
-    """An uncompressed tar: the whole of the file `path`, or its bytes from `start` to `end`. For one thread at a time.
+    """An uncompressed tar: the file `path`, or its bytes from `start` to `end`. Not thread-safe.
 
     Raises:
         OSError: the file cannot be opened.
@@ -69,12 +69,12 @@ class Archive:
         self._window, self._window_at, self._served, self._next = b"", start, 0, _LEAST
 
     def packed(self) -> str:
-        """How the archive becomes an uncompressed one; "" where it is one."""
+        """Return how to uncompress the archive; "" where it is not compressed."""
         begin = self._bytes(self._start, 8)
         return next((remedy for magic, remedy in PACKED.items() if begin.startswith(magic)), "")
 
     def members(self) -> Iterator[ArchiveMember]:
-        """All members in order.
+        """Yield all members in order.
 
         Raises:
             ArchiveError: not a tar, or damaged from here on.
@@ -87,7 +87,7 @@ class Archive:
             except _Unusual:
                 yield from self._slowly(at)
                 return
-            except (ValueError, OverflowError) as error:  # what stands for a number is none, or is infinite
+            except (ValueError, OverflowError) as error:  # a field for a number holds none, or an infinite one
                 raise ArchiveError(f"a header has damaged attributes ({error})") from error
             if member is not None:
                 yield member
@@ -96,17 +96,17 @@ class Archive:
             raise ArchiveError("it is empty")
 
     def read(self, member: ArchiveMember) -> bytes:
-        """The bytes of a small file, best while it is the member that came last."""
+        """Return the bytes of a small file; fastest for the member that `members` yielded last."""
         return self._bytes(member.offset, member.size)
 
     def _member(self, at: int) -> tuple[ArchiveMember | None, int | None]:
-        """The member whose headers start at `at`, and where the next one's do: None and None at the end."""
-        given: dict[str, str] = {}
+        """Return the member whose headers start at `at`, and the start of the next one's; None and None at the end."""
+        attributes: dict[str, str] = {}
         while True:
             header = self._bytes(at, _BLOCK)
             if header == _NOTHING:
                 return None, None
-            type_byte = _checked(header)
+            type_byte = _check_header(header)
             size = _number(header[124:136])
             if type_byte not in (_LONG_NAME, _LONG_TARGET, _ATTRIBUTES):
                 break
@@ -114,36 +114,38 @@ class Archive:
             if len(text) < size:
                 raise ArchiveError(f"it ends {size - len(text)} bytes too early")
             if type_byte == _ATTRIBUTES:
-                given |= _attributes(text)
+                attributes |= _parse_attributes(text)
             else:
-                given["path" if type_byte == _LONG_NAME else "linkpath"] = _text(text)
+                attributes["path" if type_byte == _LONG_NAME else "linkpath"] = _text(text)
             at += _BLOCK + _padded(size)
         if type_byte not in _KINDS:
             raise _Unusual
-        kind, name = _KINDS[type_byte], given.get("path") or _name(header)
+        kind, name = _KINDS[type_byte], attributes.get("path") or _name(header)
         if name.endswith("/") and kind in ("file", "folder"):  # a folder, before there was a type for them
             kind, name = "folder", name.rstrip("/")
         if kind != "file":
             size = 0
-        elif "size" in given:
-            size = int(given["size"])
+        elif "size" in attributes:
+            size = int(attributes["size"])
         if size < 0:  # would lead back to what was read already
             raise ArchiveError("a header has a negative size")
-        mtime = int(float(given["mtime"]) * 1e9) if "mtime" in given else _number(header[136:148]) * 10**9
-        target = (given.get("linkpath") or _text(header[157:257])) if kind in ("link", "hard link") else ""
+        seconds = attributes.get("mtime")
+        mtime_ns = int(float(seconds) * 1e9) if seconds else _number(header[136:148]) * 10**9
+        is_link = kind in ("link", "hard link")
+        target = (attributes.get("linkpath") or _text(header[157:257])) if is_link else ""
         after = at + _BLOCK + _padded(size)
         if after > self._end:
             raise ArchiveError(f"it ends {after - self._end} bytes too early")
-        return ArchiveMember(name, kind, size, mtime, at + _BLOCK, target), after
+        return ArchiveMember(name, kind, size, mtime_ns, at + _BLOCK, target), after
 
     def _slowly(self, at: int) -> Iterator[ArchiveMember]:
-        """The members from `at` on as `tarfile` sees them."""
+        """Yield the members from `at` on, as `tarfile` reads them."""
         try:
             with open(self._path, "rb") as file:
                 file.seek(at)
                 with tarfile.open(fileobj=file, mode="r:") as archive:
                     while (member := archive.next()) is not None:
-                        archive.members.clear()  # type: ignore[attr-defined]  # else all stay, a kilobyte each
+                        archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all, a kilobyte each
                         if member.offset_data + member.size > self._end:
                             raise ArchiveError(f"{member.name} goes on after its end")
                         yield _from_tarfile(member)
@@ -151,10 +153,10 @@ class Archive:
             raise ArchiveError(str(error)) from error
 
     def _bytes(self, at: int, count: int) -> bytes:
-        """`count` bytes from `at`, fewer at the end.
+        """Return `count` bytes from `at`, fewer at the end.
 
-        What is read ahead grows as long as it turns out to be used: headers of small images lie close together,
-        those of large ones do not.
+        The amount read ahead grows as long as it is used: headers of small images lie close together, those of large
+        ones do not.
         """
         inside = at - self._window_at
         if not 0 <= inside <= inside + count <= len(self._window):
@@ -166,7 +168,7 @@ class Archive:
 
 
 def read_at(path: Path, start: int, count: int) -> bytes:
-    """`count` bytes of a file from `start` on; safe to call from any number of threads.
+    """Return `count` bytes of a file from `start` on. Thread-safe.
 
     Raises:
         OSError: the file cannot be read or is too short.
@@ -185,11 +187,15 @@ def read_at(path: Path, start: int, count: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _checked(header: bytes) -> int:
-    """The type byte of a header whose checksum is right."""
+def _check_header(header: bytes) -> int:
+    """Return the type byte of a header.
+
+    Raises:
+        ArchiveError: the checksum is wrong.
+    """
     if len(header) < _BLOCK:
         raise ArchiveError("it ends within a header")
-    # The checksum is the sum of the bytes with its own eight taken as spaces; half of Adler-32 is such a sum.
+    # The checksum is the sum of the bytes with its own eight read as spaces; the lower half of Adler-32 is a sum.
     summed = (zlib.adler32(header) & 0xFFFF) - 1 - sum(header[148:156]) + 8 * ord(" ")
     if (summed - _number(header[148:156])) % _ADLER:
         raise ArchiveError("a header has a wrong checksum")
@@ -216,21 +222,21 @@ def _text(field: bytes) -> str:
     return os.fsdecode(field.partition(b"\0")[0])
 
 
-def _attributes(text: bytes) -> dict[str, str]:
-    """The records "<length> <key>=<value>" of a POSIX header that change what a member is."""
-    found = {}
+def _parse_attributes(text: bytes) -> dict[str, str]:
+    """Return the records "<length> <key>=<value>" of a POSIX header that change the next member."""
+    attributes = {}
     while text.strip(b"\0"):
         length, _, _ = text.partition(b" ")
         if not length.isdigit() or not len(length) < int(length) <= len(text):
             raise ArchiveError("a header has damaged attributes")
         key, _, value = text[len(length) + 1 : int(length)].removesuffix(b"\n").partition(b"=")
         name = key.decode("ascii", "replace")
-        if name in _UNDERSTOOD:
-            found[name] = os.fsdecode(value)
-        elif name not in _IDLE and not name.startswith(("SCHILY.xattr.", "LIBARCHIVE.")):
+        if name in _USED_KEYS:
+            attributes[name] = os.fsdecode(value)
+        elif name not in _IGNORED_KEYS and not name.startswith(("SCHILY.xattr.", "LIBARCHIVE.")):
             raise _Unusual
         text = text[int(length) :]
-    return found
+    return attributes
 
 
 def _padded(size: int) -> int:

@@ -1,4 +1,4 @@
-"""Which image of a store is to blame when a batch cannot be made of it: disks rot after all was checked."""
+"""Find the image of a store because of which a batch cannot be made: disks rot after all was checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fasttransfer.pipelines.store import JpegStorePart, Rows, damaged_store_erro
 
 
 def find_bad_image(part: JpegStorePart, rows: Rows) -> InputError | None:
-    """The first of `rows` that cannot be read or decoded, by name and with the reason; None where each can."""
+    """Return an error that names the first of `rows` that cannot be read or decoded; None where all can."""
     for row in rows.tolist():
         try:
             part.gather(np.array([row]))
@@ -22,6 +22,6 @@ def find_bad_image(part: JpegStorePart, rows: Rows) -> InputError | None:
 
 
 def bad_image_error(part: JpegStorePart, row: int, reason: str) -> InputError:
-    """What to say of an image that cannot be used."""
+    """Return the error about an image that cannot be used."""
     shard = part.files[int(np.searchsorted(part.starts, row, side="right")) - 1]
     return damaged_store_error(shard.parent, f"{row:08d}.jpg in {shard.name}: {reason}")

@@ -1,7 +1,7 @@
 """A contact sheet: some classes and some images of each in one image, so that a person sees what the labels mean.
 
-Left what is trained on, right, behind a gap, what is validated on, below them the name and the words of their class.
-The same source or store always gives the same sheet.
+Training images are left, validation images right, behind a gap; below them stand the name and the words of their
+class. The same source or store always gives the same sheet.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fasttransfer.pipelines.decode import ImageError, Pixels, decode
 from fasttransfer.pipelines.layouts import Listing
 from fasttransfer.pipelines.store import PARTS, Store
 
-CLASSES, IMAGES = 40, 8  # shown at most
+CLASSES, IMAGES = 40, 8  # at most
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 _VAL = 2  # of IMAGES, where a class has as many
 _SIDE, _GAP, _PART_GAP, _MARGIN = 96, 3, 12, 16  # pixels
 _CAPTION, _HEADING = 24, 56  # pixels high
 _WIDTH = 1700  # pixels of a whole sheet, about
-_LEAST = 4  # images that a caption has room for
+_LEAST = 4  # images whose width a caption needs
 _ROWS = 8  # before there is a second column
 _INK, _FAINT, _PAPER, _BAD = "#1a1a1a", "#6b6b6b", "#ffffff", "#e9e2e2"
 
 
-class _Shown(NamedTuple):
-    """Images of one class: (S, S, 3) uint8, or None for one that cannot be decoded."""
+class _ClassRow(NamedTuple):
+    """The images of one class: (S, S, 3) uint8, or None for one that cannot be decoded."""
 
     name: str
     words: str
@@ -44,10 +44,10 @@ class _Shown(NamedTuple):
 
 
 def check_name(path: Path) -> None:
-    """Refuses a name of a sheet that does not say which kind of image it is, or is in no folder.
+    """Check that the name of a sheet says which kind of image it is, and that its folder exists.
 
     Raises:
-        InputError: neither .png nor .jpg; no such folder.
+        InputError: it is neither .png nor .jpg; there is no such folder.
     """
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a contact sheet is a .png or a .jpg: name it so")
@@ -56,14 +56,14 @@ def check_name(path: Path) -> None:
 
 
 def write_sheet(what: Listing | Store, path: Path) -> None:
-    """Draws at most `CLASSES` classes, spread evenly over all, with at most `IMAGES` images each.
+    """Draw at most `CLASSES` classes, spread evenly over all, with at most `IMAGES` images each.
 
     Raises:
-        InputError: the name says no known kind of image, or the file cannot be written.
+        InputError: the name has no known extension, or the file cannot be written.
     """
     check_name(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd notes in files that decode well
+        warnings.simplefilter("ignore")  # Pillow warns of odd notes in files that decode well
         image = _draw(what)
     memory = io.BytesIO()
     image.save(memory, FORMATS[path.suffix.lower()], quality=90)
@@ -73,8 +73,8 @@ def write_sheet(what: Listing | Store, path: Path) -> None:
 
 def _draw(what: Listing | Store) -> Image.Image:
     labels = _spread(len(what.classes), CLASSES)
-    found = _rows(what, labels)
-    longest = max(_LEAST, *(sum(map(len, shown.tiles.values())) for shown in found))
+    class_rows = _rows(what, labels)
+    longest = max(_LEAST, *(sum(map(len, row.tiles.values())) for row in class_rows))
     across = longest * (_SIDE + _GAP) + _PART_GAP - 2 * _GAP
     columns = min(-(-len(labels) // _ROWS), _WIDTH // (across + _MARGIN))
     rows = -(-len(labels) // columns)
@@ -84,33 +84,33 @@ def _draw(what: Listing | Store) -> Image.Image:
     title, facts = _heading(what, len(labels))
     _text(draw, (_MARGIN, 12), title, _font(16), _INK, width - 2 * _MARGIN)
     _text(draw, (_MARGIN, 33), facts, _font(12), _FAINT, width - 2 * _MARGIN)
-    for place, shown in enumerate(found):
+    for place, row in enumerate(class_rows):
         x = _MARGIN + place // rows * (across + _MARGIN)
         y = _HEADING + place % rows * (_SIDE + _CAPTION)
-        _draw_row(image, draw, x, y, across, shown)
+        _draw_row(image, draw, x, y, across, row)
     return image
 
 
-def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, across: int, shown: _Shown) -> None:
+def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, across: int, row: _ClassRow) -> None:
     at = x
     for part in PARTS:
-        for pixels in shown.tiles[part]:
+        for pixels in row.tiles[part]:
             if pixels is None:
                 draw.rectangle((at, y, at + _SIDE - 1, y + _SIDE - 1), fill=_BAD)
                 draw.multiline_text((at + 12, y + 32), "cannot be\ndecoded", _FAINT, _font(12))
             else:
                 image.paste(_tile(pixels), (at, y))
             at += _SIDE + _GAP
-        at = x + across - len(shown.tiles["val"]) * (_SIDE + _GAP) + _GAP
-    counts = f"{shown.counts['train']:,} train, {shown.counts['val']:,} val"
+        at = x + across - len(row.tiles["val"]) * (_SIDE + _GAP) + _GAP
+    counts = f"{row.counts['train']:,} train, {row.counts['val']:,} val"
     room = across - round(_font(12).getlength(counts)) - _PART_GAP
-    used = _text(draw, (x, y + _SIDE + 3), shown.name, _font(12), _INK, room)
-    _text(draw, (x + used + 8, y + _SIDE + 3), shown.words, _font(12), _FAINT, room - used - 8)
+    used = _text(draw, (x, y + _SIDE + 3), row.name, _font(12), _INK, room)
+    _text(draw, (x + used + 8, y + _SIDE + 3), row.words, _font(12), _FAINT, room - used - 8)
     draw.text((x + across, y + _SIDE + 3), counts, _FAINT, _font(12), anchor="ra")
 
 
-def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_Shown]:
-    found = []
+def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_ClassRow]:
+    class_rows = []
     every = {part: _labels(what, part) for part in PARTS}
     for label in labels:
         rows = {part: np.flatnonzero(every[part] == label).tolist() for part in PARTS}
@@ -121,8 +121,8 @@ def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_Shown]:
         }
         name = what.classes[label]
         counts = {part: len(rows[part]) for part in PARTS}
-        found.append(_Shown(name, what.words.get(name, ""), counts, tiles))
-    return found
+        class_rows.append(_ClassRow(name, what.words.get(name, ""), counts, tiles))
+    return class_rows
 
 
 def _labels(what: Listing | Store, part: str) -> np.ndarray:
@@ -140,8 +140,8 @@ def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
         return None
 
 
-def _heading(what: Listing | Store, shown: int) -> tuple[str, str]:
-    classes = f"{len(what.classes):,} classes" + (f" ({shown} shown)" if shown < len(what.classes) else "")
+def _heading(what: Listing | Store, drawn: int) -> tuple[str, str]:
+    classes = f"{len(what.classes):,} classes" + (f" ({drawn} shown)" if drawn < len(what.classes) else "")
     facts = f"{classes}, {len(what.train):,} training and {len(what.val):,} validation images"
     if len(what.val):
         facts += " (right)"
@@ -156,13 +156,13 @@ def _tile(pixels: Pixels) -> Image.Image:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most so many of the first `count` numbers, evenly apart."""
+    """Return at most `most` of the first `count` numbers, evenly apart."""
     return list(range(count)) if count <= most else [place * count // most for place in range(most)]
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    from matplotlib import get_data_path  # has a font that knows more than English
+    from matplotlib import get_data_path  # for its font, which has more than Latin letters
 
     return ImageFont.truetype(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
 
@@ -175,7 +175,7 @@ def _text(
     ink: str,
     room: int,
 ) -> int:
-    """Writes `text` on one line, cut to `room` pixels; returns the pixels that it takes."""
+    """Write `text` on one line, cut to `room` pixels; return the pixels that it takes."""
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     if font.getlength(line) > room:
         while line and font.getlength(f"{line}…") > room:

@@ -1,4 +1,4 @@
-"""The feed of jpeg stores: DALI decodes, nothing else; order, crops, mirrors and means are those of every feed."""
+"""The feed of jpeg stores: DALI only decodes; order, crops, mirrors and means are those of every feed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.dlpack import from_dlpack
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.bad_images import bad_image_error, find_bad_image
 from fasttransfer.pipelines.store import JpegStorePart, Rows
-from fasttransfer.pipelines.store_feed import Augmentation, Pixels, StoreFeed
+from fasttransfer.pipelines.store_feed import Augmentation, ShardPixels, StoreFeed
 from fasttransfer.pipelines.streams import Batch, Stream, TaskImages
 
 _INPUT = "jpegs"
@@ -24,26 +24,25 @@ _INPUT = "jpegs"
 class DaliFeed(StoreFeed):
     """Batches from a jpeg store, decoded on the CPU or, "mixed", on the GPU.
 
-    DALI gets the JPEGs of a batch in the order asked and hands the pixels over where it wrote them (DLPack, no copy);
-    `ops.augment` does the rest. So against a `MemoryFeed` over the same pixels the decoder alone can differ: on the CPU
-    not at all, for every decoder there is libjpeg-turbo's; on a GPU in the last bits, by other inverse transforms and
-    interpolation. Against a raw store of the same source there is the loss of JPEG at quality 95 besides, nearly all
-    of it from chroma at half resolution: on 400 images of ILSVRC12 at 256 x 256 a value differs by 2.1 on average, in
-    999 of 1000 by 27 at most, and by 194 at the worst.
+    DALI gets the JPEGs of a batch in order and returns the pixels without a copy (DLPack); `ops.augment` does the rest.
+    So only the decoder can differ from a `MemoryFeed` over the same pixels: on the CPU not at all, because both decode
+    with libjpeg-turbo; on a GPU in the last bits, by other inverse transforms and interpolation. A raw store of the
+    same source lacks the loss of JPEG at quality 95, nearly all of it from chroma at half resolution: on 400 images of
+    ILSVRC12 at 256 x 256 a value differs by 2.1 on average, in 999 of 1000 by 27 at most, and by 194 at the worst.
 
-    A batch is decoded when it is asked for. Meanwhile nothing runs idle: whoever asked for step s will ask for step
-    s + 1, so DALI's threads decode that while s is trained on. Another step is served as exactly, a batch later.
-    Memory: one decoded batch being shown and one ahead, for training and, while it lasts, for validation.
+    Step s + 1 usually follows step s, so DALI's threads decode it while s is trained on. Any other step gets the same
+    batch as ever, only later. Memory: one decoded batch in use and one ahead, for training and, while it lasts, for
+    validation.
 
     Args:
-        threads: DALI's, which decode on the CPU and prepare what a GPU decodes.
-        hw_share: share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes, where it has one; the rest is
-            for its cores. None: DALI's own, 0.65, which its manual says to tune to the machine.
+        threads: DALI's threads, which decode on the CPU and prepare what a GPU decodes.
+        hw_share: share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes, where it has one; its cores
+            decode the rest. None: DALI's default, 0.65, which its manual says to tune to the machine.
 
-    The others are those of `StoreFeed`.
+    The other arguments are those of `StoreFeed`.
 
     Raises:
-        InputError: DALI is not installed; on asking, an image that cannot be read or decoded, by name.
+        InputError: DALI is not installed; later, an image that cannot be read or decoded, by name.
     """
 
     def __init__(
@@ -65,13 +64,13 @@ class DaliFeed(StoreFeed):
         }
 
     def train(self, step: int) -> Batch:
-        """The batch of training step `step`, counted from 0."""
+        """Return the batch of training step `step`, counted from 0."""
         batch = super().train(step)
         self._begin(self._train, self._stream.views(step + 1).ids)
         return batch
 
     def val(self) -> Iterator[Batch]:
-        """Every validation image once, in order, centre crops."""
+        """Yield batches of every validation image once, in order, as centre crops."""
         for batch in super().val():
             start = int(batch.ids[-1]) + 1
             if start < len(self._val):
@@ -79,21 +78,21 @@ class DaliFeed(StoreFeed):
             yield batch
 
     def close(self) -> None:
-        """Gives back threads and memory; the feed is not asked again."""
+        """Release threads and memory; the feed cannot be used again."""
         self._decoders = {}
 
     def _begin(self, images: TaskImages, ids: Tensor) -> None:
-        with suppress(InputError):  # it may never be asked for; if it is, it is read again
+        with suppress(InputError):  # the batch may never be needed; if it is, it is read again
             self._decoders[images].begin(images.rows[ids.numpy()])
 
     @contextmanager
-    def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[Pixels]:
+    def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[ShardPixels]:
         with self._decoders[images].decoded(images.rows[ids.numpy()]) as pixels:
-            yield Pixels([pixels], torch.arange(len(ids)))
+            yield ShardPixels([pixels], torch.arange(len(ids)))
 
 
 class _Decoder:
-    """The JPEGs of a part to pixels, a batch at a time; `begin` lets DALI decode one ahead."""
+    """A decoder of a part's JPEGs, a batch at a time; `begin` lets DALI decode one ahead."""
 
     def __init__(self, part: Any, most: int, device: torch.device, threads: int, hw_share: float | None) -> None:
         assert isinstance(part, JpegStorePart), "a raw store has nothing to decode"
@@ -103,7 +102,7 @@ class _Decoder:
         self._begun: Rows | None = None
 
     def begin(self, rows: Rows) -> None:
-        """Starts to decode `rows`, of which there are at most so many as a batch has; what was begun is dropped.
+        """Start to decode `rows`, at most a batch; drop the batch that was begun before.
 
         Raises:
             InputError: one cannot be read.
@@ -121,7 +120,7 @@ class _Decoder:
 
     @contextmanager
     def decoded(self, rows: Rows) -> Iterator[Tensor]:
-        """The pixels of `rows`, (N, S, S, 3) uint8 in DALI's memory, for what the current stream does in the context.
+        """Yield the pixels of `rows`, (N, S, S, 3) uint8 in DALI's memory, for the current stream within the context.
 
         Raises:
             InputError: one cannot be read or decoded.
@@ -129,24 +128,24 @@ class _Decoder:
         if self._begun is None or not np.array_equal(self._begun, rows):
             self.begin(rows)
         self._begun = None
-        # Bound to our stream, the buffer is ready for what comes next there, and only free after it.
+        # Bound to our stream, the buffer is ready for our next kernels and only reused after them.
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
-            (found,) = self._pipeline.share_outputs(cuda_stream=stream)
+            (decoded,) = self._pipeline.share_outputs(cuda_stream=stream)
         except RuntimeError as error:
-            self._pipeline = None  # after an error DALI's pipeline is void
+            self._pipeline = None  # after an error DALI's pipeline cannot be used
             raise find_bad_image(self._part, rows) or error from None
         try:
             side = self._part.size
-            for row, shape in zip(rows.tolist(), found.shape(), strict=True):
+            for row, shape in zip(rows.tolist(), decoded.shape(), strict=True):
                 if shape != (side, side, 3):
                     raise bad_image_error(self._part, row, f"{shape[1]} x {shape[0]} pixels, not {side} x {side}")
-            yield from_dlpack(found.as_tensor())
+            yield from_dlpack(decoded.as_tensor())
         finally:
             self._pipeline.release_outputs()
 
     def _drop(self) -> None:
-        """Waits for what was begun and not asked for; its error, if it has one, is nobody's."""
+        """Wait for the batch that was begun and is not needed; ignore its error."""
         if self._begun is not None:
             self._begun = None
             try:
@@ -165,12 +164,12 @@ class _Decoder:
             batch_size=self._most,
             num_threads=self._threads,
             device_id=(self._device.index or 0) if gpu else None,
-            prefetch_queue_depth=1,  # what runs ahead is said by `begin`
+            prefetch_queue_depth=1,  # `begin` decides what runs ahead
         )
         with pipeline:
             jpegs = fn.external_source(name=_INPUT, batch=True, dtype=DALIDataType.UINT8, ndim=1)
             if gpu:
-                # Chroma as the CPU interpolates it, so that a study sees the same images on either.
+                # Interpolate chroma as the CPU does, so that a study sees the same images on either.
                 pixels = fn.decoders.image(
                     jpegs, device="mixed", jpeg_fancy_upsampling=True, hw_decoder_load=self._hw_share
                 )
@@ -182,10 +181,10 @@ class _Decoder:
 
 
 def require_dali() -> None:
-    """Refuses to go on where DALI is not installed.
+    """Check that DALI is installed.
 
     Raises:
-        InputError: says what to do.
+        InputError: it is not; says what to do.
     """
     if not has_dali():
         raise InputError(
@@ -195,8 +194,8 @@ def require_dali() -> None:
 
 
 def has_dali() -> bool:
-    """Whether DALI is installed; it is not loaded."""
+    """Return whether DALI is installed, without importing it."""
     try:
         return find_spec("nvidia.dali") is not None
-    except ModuleNotFoundError:  # nothing of NVIDIA's is
+    except ModuleNotFoundError:  # no package of NVIDIA's is installed
         return False

@@ -1,10 +1,10 @@
-"""The bytes of an image file -> uint8 RGB of the store's size, or the reason why not.
+"""Decode the bytes of an image file to uint8 RGB of the store's size, or give the reason why that fails.
 
-What a viewer shows is what the store holds: the camera's orientation mark is applied (Caffe ignored it),
-transparent parts are laid on white, 16-bit values keep their upper eight bits.
+The store holds what a viewer shows: the camera's orientation mark is applied (Caffe ignored it), transparent parts are
+laid on white, 16-bit values keep their upper eight bits.
 
-JPEGs without peculiarities (see `jpeg_header`) are decoded by torchvision, everything else, and whatever it refuses,
-by Pillow, which decides. Where both can, they give the same pixels; one operator resizes them.
+Torchvision decodes JPEGs without peculiarities (see `jpeg_header`); Pillow decodes everything else, and decides about
+what torchvision refuses. Where both can, they give the same pixels; one operator resizes them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "PPM", "TIFF", "GIF")
 FITS = ("stretch", "crop")
-# More is a decompression bomb, as Pillow sees it. All that is being decoded at a time has no more pixels either: at ten
-# bytes per pixel, which a progressive JPEG takes in Pillow, that is 0.9 GB.
+# Pillow's limit for a decompression bomb. It also bounds the pixels of all images that are being decoded at a time: at
+# ten bytes per pixel, which a progressive JPEG takes in Pillow, that is 0.9 GB.
 MOST_PIXELS = 89_478_485
 
 _ORIENTATION = 0x0112
@@ -53,45 +53,44 @@ class ImageError(Exception):
 
 
 def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
-    """One image as (size, size, 3) uint8 RGB, resized (bilinear with antialias) unless it has that size.
+    """Return an image as (size, size, 3) uint8 RGB, resized (bilinear with antialias) unless it has that size.
 
-    Of several frames the first. Safe to call from many threads, which wait for each other only where images are so
-    large that memory could run out.
+    Of several frames the first counts. Thread-safe; threads wait for each other only where images are so large that
+    memory could run out.
 
     Args:
         fit: "stretch" shows all of the image and does not keep its aspect, as Caffe did; "crop" shows the square in
             its middle.
 
     Raises:
-        ImageError: truncated, not an image, a decompression bomb, a kind of pixel without an agreed
-        meaning.
+        ImageError: truncated, not an image, a decompression bomb, a kind of pixel without an agreed meaning.
     """
     header = ordinary_jpeg(data)
     if header is not None and header.height * header.width <= MOST_PIXELS:
-        with _room.taken(header.height * header.width):
+        with _room.reserve(header.height * header.width):
             image = _decode_fast(data)
             if image is not None:
-                return _fitted(image, size, fit)
-    with open_image(data) as opened, _room.taken(opened.width * opened.height):
+                return _fit(image, size, fit)
+    with open_image(data) as opened, _room.reserve(opened.width * opened.height):
         try:
             opened.load()
-            # Asked after loading: Pillow turns a TIFF by itself and then takes its mark away.
+            # After loading: Pillow turns a TIFF by itself and then removes its mark.
             turn = _TURN.get(_orientation(opened))
             image = _to_rgb(opened)
         except ImageError:
             raise
         except Exception as error:  # damaged bytes make Pillow raise nearly anything
             raise ImageError(_reason(error)) from error
-        # Turned after it was resized: the target is square, and there is less to turn.
-        pixels = _fitted(image, size, fit)
+        # Turned after the resize: the target is square, and there is less to turn.
+        pixels = _fit(image, size, fit)
         return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
-    """The JPEGs of a jpeg store as (k, size, size, 3) uint8, on the CPU; the same bits everywhere.
+    """Return the JPEGs of a jpeg store as (k, size, size, 3) uint8, decoded on the CPU; the same bits everywhere.
 
     Raises:
-        ImageError: one that is damaged.
+        ImageError: one is damaged.
     """
     pixels = np.empty((len(blobs), size, size, 3), np.uint8)
     for i, data in enumerate(blobs):
@@ -100,7 +99,7 @@ def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
 
 
 def decode_or_error(data: bytes, size: int, fit: str) -> Pixels | ImageError:
-    """What `decode` returns, or raises."""
+    """Return the result of `decode`, or the error that it raises."""
     try:
         return decode(data, size, fit)
     except ImageError as error:
@@ -108,15 +107,15 @@ def decode_or_error(data: bytes, size: int, fit: str) -> Pixels | ImageError:
 
 
 class _Room:
-    """Lets threads take pixels, in the order in which they ask, as long as there are any left."""
+    """A bounded number of pixels that threads reserve, first come, first served."""
 
     def __init__(self, pixels: int) -> None:
         self._free = pixels
         self._queue, self._changed = threading.Lock(), threading.Condition()
 
     @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Waits until so many are free; with them it runs what is inside."""
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels are free; hold them within the context."""
         with self._queue, self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
@@ -141,7 +140,7 @@ def _jpeg_decoder() -> Callable[..., Tensor] | None:
 
 
 def _decode_fast(data: bytes) -> Tensor | None:
-    """An ordinary JPEG as (H, W, 3); None where torchvision refuses it, or cannot decode."""
+    """Return an ordinary JPEG as (H, W, 3) uint8; None where torchvision is missing or refuses it."""
     decode_jpeg = _jpeg_decoder()
     if decode_jpeg is None:
         return None
@@ -151,12 +150,12 @@ def _decode_fast(data: bytes) -> Tensor | None:
         return None
 
 
-def _fitted(image: Tensor, size: int, fit: str) -> Pixels:
+def _fit(image: Tensor, size: int, fit: str) -> Pixels:
     return resize(image, size, visible_box(fit, *image.shape[:2])).numpy()
 
 
 def visible_box(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
-    """The part of an image that is shown: its top, left, height and width."""
+    """Return the part of an image that is shown: its top, left, height and width."""
     if fit == "stretch":
         return 0, 0, height, width
     side = min(height, width)
@@ -164,7 +163,7 @@ def visible_box(fit: str, height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """The image with its header read and its pixels not yet decoded.
+    """Return the image with its header read and its pixels not yet decoded.
 
     Raises:
         ImageError: empty, not an image, or with more than `MOST_PIXELS` pixels.
@@ -189,12 +188,12 @@ def open_image(data: bytes) -> Image.Image:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # a damaged note about the image does not make it a bad image
+    except Exception:  # damaged metadata does not make an image bad
         return None
 
 
 def _to_rgb(image: Image.Image) -> Tensor:
-    """(H, W, 3) uint8; converted strip by strip, for the conversions need several times the memory of the image."""
+    """Return (H, W, 3) uint8; converts strip by strip, because that takes several times the memory of the pixels."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _STRIP // image.width)
     for top in range(0, image.height, rows):
@@ -207,7 +206,7 @@ def _to_rgb(image: Image.Image) -> Tensor:
 
 def _strip_to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and kind in ("PNG", "PPM")):
-        # Pillow's own conversion cuts off at 255, which turns nearly all of a 16-bit image white.
+        # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit image white.
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):

@@ -1,4 +1,4 @@
-"""The decoders of `prepare`: many files at a time, on the CPU or on a GPU."""
+"""The decoders of `prepare`: many files per call, on the CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fasttransfer.pipelines.decode import FITS, ImageError, Pixels, decode_or_er
 
 
 class Decoder(Protocol):
-    """Images' bytes to their pixels, some at a time."""
+    """A decoder of image files, some per call."""
 
-    images: int  # how many it likes at a time
-    threads: int  # how many threads should call it at the same time
+    images: int  # the number of files per call that suits it
+    threads: int  # the number of threads that should call it at the same time
 
     def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
-        """What `decode` returns or raises for each, in order."""
+        """Return what `decode` returns or raises for each file, in order."""
 
 
 class _CpuDecoder:
-    """One image after another, in the thread that calls."""
+    """A decoder that decodes one image after another in the calling thread."""
 
     images = 16
 
@@ -34,7 +34,7 @@ class _CpuDecoder:
 
 
 def decoder_for(device: str, size: int, fit: str) -> Decoder:
-    """The fastest decoder on a device.
+    """Return the fastest decoder on a device.
 
     Args:
         device: "cpu" | "cuda".
@@ -42,7 +42,7 @@ def decoder_for(device: str, size: int, fit: str) -> Decoder:
         fit: "stretch" | "crop", see `decode`.
 
     Raises:
-        InputError: another fit; another device, or one that is not there.
+        InputError: an unknown fit; an unknown device, or one that is missing.
     """
     if fit not in FITS:
         raise InputError(f"fit {fit!r}: say {' or '.join(FITS)}")

@@ -1,4 +1,4 @@
-"""What files a folder or an uncompressed tar holds; a tar is indexed once, then read in place by offset."""
+"""List the files of a folder or of an uncompressed tar; a tar is indexed once, then read in place by offset."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fasttransfer.pipelines.archives import Archive, ArchiveError, ArchiveMember
 EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "ppm", "pgm", "pbm", "pnm", "tif", "tiff", "gif")
 )
-"""Files whose names end so (in any case) are images; the others are ignored."""
+"""Extensions (in any case) of the files that are images; the others are ignored."""
 
-# Images to a person, which Pillow alone does not read: ignored too, but not without saying so.
+# Images to a person, which Pillow alone does not read: ignored too, but counted and reported.
 _UNREAD = frozenset(("heic", "heif", "avif", "jxl", "jp2", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw"))
 
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -26,11 +26,10 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file: what the folder or the archive says of it, and where its bytes are.
+    """One file: its size and time as listed, and where its bytes are.
 
     `archive` is the path, below the source, of the tar that has the bytes at `offset`: "" where the source is that tar,
-    None where the file is one of its own. `trouble` says why a file that is listed cannot be read at all (a link to
-    nowhere).
+    None for a file of its own. `trouble` says why a listed file cannot be read at all (a broken link).
     """
 
     size: int
@@ -44,7 +43,7 @@ _PLAIN = File(0, 0)
 
 
 class Files(Mapping[str, File]):
-    """Files by their paths in the order they came, in little memory: there may be more than a million."""
+    """Files by path, in the order of their insertion, in little memory: there may be more than a million."""
 
     def __init__(self) -> None:
         self._row: dict[str, int] = {}
@@ -83,22 +82,22 @@ class Tree:
     root: Path
     images: Files = field(default_factory=Files)
     texts: Files = field(default_factory=Files)
-    archives: Files = field(default_factory=Files)  # tars inside, which are looked into when told to
+    archives: Files = field(default_factory=Files)  # tars inside, which `mount` reads
     folders: set[str] = field(default_factory=set)
     packed: list[str] = field(default_factory=list)  # compressed archives inside
     unread: Counter[str] = field(default_factory=Counter)  # extension -> files of a kind that cannot be read
 
     def subfolders(self, prefix: str) -> set[str]:
-        """Names of the folders directly inside `prefix` ("" or "a/b/")."""
+        """Return the names of the folders directly inside `prefix` ("" or "a/b/")."""
         inside = (folder[len(prefix) :] for folder in self.folders if folder.startswith(prefix))
         return {name for name in inside if name and "/" not in name}
 
-    def fills(self, folder: str) -> bool:
-        """Whether anything that can be read lies in the folder, at any depth."""
+    def has_files(self, folder: str) -> bool:
+        """Return whether an image or archive lies in the folder, at any depth."""
         return any(path.startswith(f"{folder}/") for shelf in (self.images, self.archives) for path in shelf)
 
     def read(self, path: str, file: File) -> bytes:
-        """The bytes of a file; safe to call from any number of threads.
+        """Return the bytes of a file. Thread-safe.
 
         Raises:
             OSError: it cannot be read.
@@ -111,7 +110,7 @@ class Tree:
             return opened.read()
 
     def read_text(self, path: str) -> str:
-        """The text at `path`.
+        """Return the text at `path`.
 
         Raises:
             InputError: it cannot be read, or is not UTF-8.
@@ -125,7 +124,7 @@ class Tree:
             raise InputError(f"{self.root}: {path} is not UTF-8 text ({error}): save it as UTF-8") from error
 
     def open_archive(self, path: str) -> Archive:
-        """The tar at `path` of the source, "" for the source itself, which may lie in another tar.
+        """Open the tar at `path` of the source, which may lie in another tar; "" is the source itself.
 
         Raises:
             InputError: it is compressed, or cannot be read.
@@ -145,7 +144,7 @@ class Tree:
         return archive
 
     def mount(self, path: str) -> None:
-        """Enters what the tar at `path` holds as if it were a folder called so without ".tar"; "" is the source itself.
+        """List the tar at `path` as if it were a folder, with its name less ".tar"; "" is the source itself.
 
         Raises:
             InputError: it is compressed, damaged, not a tar, or cannot be read.
@@ -160,23 +159,23 @@ class Tree:
                 remedy = "copy or download it again" if path else "name a folder of images or an uncompressed tar"
                 message = f"is not a tar archive ({error}): {remedy}"
             else:
-                held = f"{images} images" if images else f"{archives} archives in it"
-                message = f"the archive is damaged after {held} ({error}): copy or download it again"
+                contents = f"{images} images" if images else f"{archives} archives in it"
+                message = f"the archive is damaged after {contents} ({error}): copy or download it again"
             raise InputError(f"{self.root / path}: {message}") from error
         if path:
             _enter_folders(self.folders, folder)
 
     def home(self, path: str) -> str:
-        """The file of the source in which the tar at `path` lies."""
+        """Return the file of the source in which the tar at `path` lies."""
         file = self.archives.get(path)
         return path if file is None or file.archive is None else file.archive
 
     def _enter(self, members: Iterable[ArchiveMember], prefix: str, home: str) -> None:
-        """Enters members of the tar `home` below `prefix`. Links are followed inside the archive."""
+        """List members of the tar `home` below `prefix`; follow links inside the archive."""
         links: list[tuple[Files, str, str]] = []
         for member in members:
             steps = [step for step in member.name.split("/") if step not in ("", ".")]
-            if not steps or ".." in steps or any(map(_hidden, steps)):
+            if not steps or ".." in steps or any(map(_is_hidden, steps)):
                 continue
             path = prefix + "/".join(steps)
             is_folder = member.kind == "folder"
@@ -192,7 +191,7 @@ class Tree:
                 shelf[path] = file
 
     def shelf(self, path: str) -> Files | None:
-        """Where the file is entered, if anywhere; counts those that a person may miss."""
+        """Return the list that the file belongs to, if any; count files that a person may miss."""
         name = path.rpartition("/")[2].lower()
         extension = name.rpartition(".")[2]
         if extension in EXTENSIONS:
@@ -207,16 +206,16 @@ class Tree:
         return None
 
     def count_unread(self, extension: str) -> None:
-        """Counts a file of this kind if it is one that a person may miss."""
+        """Count a file with this extension if a person may miss it."""
         if extension in _UNREAD:
             self.unread[extension] += 1
 
 
 def read_tree(source: Path) -> Tree:
-    """Lists a folder, following links, or an uncompressed tar.
+    """List a folder, following links, or an uncompressed tar.
 
     Raises:
-        InputError: there is neither at `source`, or it cannot be read.
+        InputError: `source` is neither, or cannot be read.
     """
     tree = Tree(source)
     try:
@@ -236,18 +235,18 @@ def read_tree(source: Path) -> Tree:
     return tree
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-    """Enters all below `prefix`; `above` holds the folders on the way here, so that links in a ring end."""
+    """List all below `prefix`; `above` holds the folders on the way here, so that cyclic links end."""
     here = os.stat(tree.root / prefix)
     above = above | {(here.st_dev, here.st_ino)}
     with os.scandir(tree.root / prefix) as entries:
         for entry in entries:
             path = prefix + entry.name
-            if _hidden(entry.name):
+            if _is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 if entry.is_symlink() and _identity(entry) in above:
@@ -259,18 +258,18 @@ def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]]) -> None:
 
 
 def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
-    found = entry.stat()
-    return found.st_dev, found.st_ino
+    status = entry.stat()
+    return status.st_dev, status.st_ino
 
 
 def _on_disk(entry: os.DirEntry[str]) -> File:
     try:
-        found = entry.stat()
-    except OSError as error:  # a link to nowhere is listed, so that it is told and not silently missing
+        status = entry.stat()
+    except OSError as error:  # a broken link is listed, so that it is reported and not silently missing
         return File(0, 0, trouble=(error.strerror or str(error)).lower())
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe would be to wait for ever
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block for ever
         return File(0, 0, trouble="not a plain file")
-    return File(found.st_size, found.st_mtime_ns)
+    return File(status.st_size, status.st_mtime_ns)
 
 
 def _enter_folders(folders: set[str], folder: str) -> None:
@@ -280,7 +279,7 @@ def _enter_folders(folders: set[str], folder: str) -> None:
 
 
 def in_archive(member: ArchiveMember, home: str) -> File:
-    """A member of the tar `home`, in the words of `File`."""
+    """Return a member of the tar `home` as a `File`."""
     if member.target:
         return File(0, 0, trouble=f"a link to {member.target}, which the archive does not hold")
     if member.kind != "file":

@@ -1,8 +1,8 @@
 """Decoding on a GPU with DALI, for `prepare`.
 
-Only JPEGs that every decoder reads alike (see `jpeg_header`) go there, all others to `decode`, and so do progressive
-ones, for which GPUs have no engine. DALI gives up a whole batch for one image that it cannot decode: then `decode`
-gets all of it, and says which one it was, and why.
+Only JPEGs that every decoder reads alike (see `jpeg_header`) go to the GPU. All others go to `decode`, and so do
+progressive ones, for which GPUs have no engine. DALI fails a whole batch for one image that it cannot decode: then
+`decode` gets the batch, and says which image it was, and why.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode_or_error, visible_box
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
-_HARDWARE = 0.65  # of the images go to the JPEG engines of GPUs that have them: DALI's own default
+_HARDWARE_SHARE = 0.65  # of the images go to the JPEG engines of GPUs that have them: DALI's default
 
 Shape = tuple[int, int]
 
 
 class GpuDecoder:
-    """A `decode.Decoder`. Refuses what `decode` refuses, for the same reasons.
+    """A `decoders.Decoder` that refuses what `decode` refuses, for the same reasons.
 
-    Its pixels are those of `decode` up to rounding, but for the outermost pixel on each side: where a filter reaches
-    over the edge, DALI repeats the last pixel and the operator of the CPU leaves out what is not there.
+    Its pixels are those of `decode` up to rounding, except for the outermost pixel on each side: where a filter reaches
+    over the edge, DALI repeats the last pixel and the CPU operator leaves out what is not there.
     """
 
     images = 64
-    threads = 2  # while one waits for its images to come back, the GPU has those of the other
+    threads = 2  # while one waits for its images, the GPU decodes those of the other
 
     def __init__(self, size: int, fit: str, *, gpu: int | None = 0) -> None:
         """
         Args:
-            gpu: its number; None for DALI on the CPU, which serves tests.
+            gpu: its number; None for DALI on the CPU, which tests use.
 
         Raises:
             InputError: no GPU, or no DALI.
@@ -66,10 +66,10 @@ class GpuDecoder:
         ]
 
     def _run(self, blobs: Sequence[bytes], shapes: Sequence[Shape]) -> Pixels | None:
-        """(n, size, size, 3), or None where DALI refuses one of them."""
+        """Return (n, size, size, 3) uint8, or None where DALI refuses one of the images."""
         boxes = [visible_box(self._fit, *shape) for shape in shapes]
         pipe = getattr(self._of_thread, "pipe", None) or self._build()
-        self._of_thread.pipe = None  # one that has raised is not used again
+        self._of_thread.pipe = None  # a pipeline that has raised cannot be used again
         try:
             pipe.feed_input("jpegs", [np.frombuffer(data, np.uint8) for data in blobs])
             pipe.feed_input("start", [np.array((top, left), np.float32) for top, left, _, _ in boxes])
@@ -94,8 +94,8 @@ class GpuDecoder:
             images = fn.decoders.image(
                 jpegs,
                 device="cpu" if self._gpu is None else "mixed",
-                hw_decoder_load=_HARDWARE,
-                jpeg_fancy_upsampling=True,  # as the decoders of the CPU
+                hw_decoder_load=_HARDWARE_SHARE,
+                jpeg_fancy_upsampling=True,  # as the CPU decoders
                 adjust_orientation=False,
             )
             pipe.set_outputs(fn.resize(images, size=(self._size, self._size), roi_start=start, roi_end=end))
@@ -104,13 +104,13 @@ class GpuDecoder:
 
 
 def _shape(data: bytes) -> Shape | None:
-    """The height and width of an image that DALI may have."""
+    """Return the height and width of an image that DALI may decode; None for any other."""
     header = ordinary_jpeg(data)
     return header[:2] if header is not None and one_whole_scan(data, header) else None
 
 
 def _runs(shapes: Sequence[Shape | None], most: int) -> Iterator[list[int]]:
-    """Which images go through DALI together: at most `most`, and not too many pixels; None goes with none."""
+    """Yield the images that go through DALI together: at most `most`, and not too many pixels; skip those of None."""
     some: list[int] = []
     pixels = 0
     for i, shape in enumerate(shapes):

@@ -1,4 +1,4 @@
-"""What a person wants to know of images before a study: `fasttransfer data inspect`."""
+"""Describe images before a study: `fasttransfer data inspect`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import PARTS, Store, is_store
 
 SAMPLE = 200
-_PROBE = 8  # pixels; an image is decoded whole whatever it is resized to
+_PROBE = 8  # pixels; an image is decoded whole whatever its size then
 
 
 class Spread(NamedTuple):
-    """Of some numbers the least, the median and the most."""
+    """The least, the median and the largest of some numbers."""
 
     least: int
     median: float
@@ -31,14 +31,14 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """A source or a store, described. What is said of files was found in `sampled` of them."""
+    """A description of a source or a store. What it says of files was read from `sampled` of them."""
 
     path: Path
     kind: str  # "source" | "store"
     layout: str
     classes: tuple[str, ...]
     words: Mapping[str, str]
-    images: Mapping[str, int]  # "train", "val" -> how many
+    images: Mapping[str, int]  # "train", "val" -> number of images
     per_class: Mapping[str, Spread]  # "train", "val" -> images per class
     held_out: bool
     notes: tuple[str, ...]
@@ -48,15 +48,15 @@ class Inspection:
     modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> images
     formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> images
     bad: tuple[tuple[str, str], ...]  # path and reason
-    store: Facts | None = None  # None for sources
+    store: StoreFacts | None = None  # None for sources
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of a store beyond its images."""
+class StoreFacts:
+    """The properties of a store beyond its images."""
 
     kind: str  # "raw" | "jpeg"
-    fit: str  # how images that are not square were made so
+    fit: str  # how oblong images became square
     source: str
     disk: int  # bytes
     digest: str
@@ -64,34 +64,33 @@ class Facts:
 
 
 def open_images(path: Path) -> Listing | Store:
-    """The store in a folder, or the images of a source.
+    """Open the store in a folder, or list the images of a source.
 
     Raises:
-        InputError: neither, or damaged.
+        InputError: it is neither, or damaged.
     """
     return Store.open(path) if is_store(path) else list_images(path)
 
 
 def inspect(what: Path | Listing | Store) -> Inspection:
-    """Describes a folder, a tar or a prepared store.
+    """Describe a folder, a tar or a prepared store.
 
-    Files are looked at in a sample of `SAMPLE`, the same each time: those with the smallest digests of
-    their paths.
+    Reads a sample of `SAMPLE` files, the same each time: those with the smallest digests of their paths.
 
     Raises:
         InputError: no images there, or a damaged store.
     """
     if isinstance(what, Path):
         what = open_images(what)
-    return _of_store(what) if isinstance(what, Store) else _of_listing(what)
+    return _inspect_store(what) if isinstance(what, Store) else _inspect_listing(what)
 
 
-def _of_listing(listing: Listing) -> Inspection:
+def _inspect_listing(listing: Listing) -> Inspection:
     counts = {part: [each.label for each in getattr(listing, part)] for part in PARTS}
     sample = _sample([*listing.train, *listing.val])
     sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd notes in files that decode well
+        warnings.simplefilter("ignore")  # Pillow warns of odd notes in files that decode well
         for image in sample:
             try:
                 data = listing.read(image)
@@ -121,7 +120,7 @@ def _of_listing(listing: Listing) -> Inspection:
     )
 
 
-def _of_store(store: Store) -> Inspection:
+def _inspect_store(store: Store) -> Inspection:
     labels = {"train": store.train.labels, "val": store.val.labels}
     total = len(store.train) + len(store.val)
     side = Spread(store.size, store.size, store.size)
@@ -141,7 +140,7 @@ def _of_store(store: Store) -> Inspection:
         modes={"RGB": total},
         formats={store.kind: total},
         bad=tuple((each["path"], each["reason"]) for each in store.manifest["refused"]),
-        store=Facts(
+        store=StoreFacts(
             kind=store.kind,
             fit=str(store.manifest.get("fit", "stretch")),
             source=str(store.manifest["source"]),

@@ -1,9 +1,9 @@
-"""Which JPEGs every decoder reads alike, found in their headers without decoding a pixel.
+"""Recognise the JPEGs that every decoder reads alike, by their headers, without decoding a pixel.
 
-Decoders differ at the edges: whether they turn an image as its EXIF note says, what colours four components mean,
-whether they fill what is missing of a truncated file with grey. Only images without such an edge go to the fast
-decoders, of the CPU and of the GPU; all others go to one and the same slow one. So what an image becomes, and
-whether it is refused, does not depend on the machine.
+Decoders differ in rare cases: whether they turn an image as its EXIF note says, which colours four components mean,
+whether they fill the missing end of a truncated file with grey. Only images without such peculiarities go to the fast
+decoders, of the CPU and of the GPU; all others go to the same slow one. So neither the pixels of an image nor its
+refusal depends on the machine.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # baseline, extended and progressive, Huff
 _OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}  # lossless, hierarchical, arithmetic coded
 _LUMA = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2)}  # 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1, 4:1:0
 _END = b"\xff\xd9"
-_XMP_TURN = re.compile(rb"tiff:Orientation(=\"|>)[02-9]")  # the orientation can stand there as well
+_XMP_TURN = re.compile(rb"tiff:Orientation(=\"|>)[02-9]")  # XMP can hold the orientation as well
 
 
 class Header(NamedTuple):
-    """What an ordinary JPEG says of itself."""
+    """The header of an ordinary JPEG."""
 
     height: int
     width: int
     progressive: bool
-    pixels: int  # where its first compressed pixels begin
+    pixels: int  # offset of its first compressed pixels
 
 
 def ordinary_jpeg(data: bytes) -> Header | None:
-    """The header of a JPEG that every decoder reads alike; None for any other file.
+    """Return the header of a JPEG that every decoder reads alike; None for any other file.
 
-    Ordinary is: complete and nothing after its end; baseline, extended or progressive with Huffman codes; 8 bits; grey,
-    or Y, Cb and Cr in one of the usual subsamplings; upright.
+    An ordinary JPEG is complete with nothing after its end; baseline, extended or progressive with Huffman codes; 8
+    bits; grey, or Y, Cb and Cr in one of the usual subsamplings; upright.
     """
     if not (data.startswith(b"\xff\xd8") and data.endswith(_END)):
         return None
@@ -49,9 +49,9 @@ def ordinary_jpeg(data: bytes) -> Header | None:
 
 
 def one_whole_scan(data: bytes, header: Header) -> bool:
-    """Whether an ordinary JPEG has all its pixels in one piece, without a marker of anything else between them.
+    """Return whether an ordinary JPEG has all its pixels in one piece, without another marker between them.
 
-    Only damage puts one there, or several scans. Some decoders refuse what comes after it and others never look.
+    Only damage or several scans put one there. Some decoders refuse what comes after it, others ignore it.
     """
     if header.progressive:
         return False
@@ -101,9 +101,9 @@ def _frame(data: bytes, at: int, length: int) -> tuple[int, int] | None:
 
 
 def _harmless(marker: int, body: bytes) -> bool:
-    """Whether a note leaves the pixels as they are."""
+    """Return whether a metadata segment leaves the pixels as they are."""
     if marker == _APP14:
-        # "Adobe", a version, two words of flags, and which colours: 0 none but RGB, 1 YCbCr, 2 YCCK.
+        # "Adobe", a version, two words of flags, and the colours: 0 RGB, 1 YCbCr, 2 YCCK.
         return not body.startswith(b"Adobe") or (len(body) >= 12 and body[11] == 1)
     if marker == _APP2:
         return not body.startswith(b"MPF\0")  # more images follow
@@ -113,7 +113,7 @@ def _harmless(marker: int, body: bytes) -> bool:
 
 
 def _upright(tiff: bytes) -> bool:
-    """Whether an EXIF note says that the image stands upright, or nothing about it; False also of a damaged one."""
+    """Return whether an EXIF segment says upright or nothing about orientation; False if it is damaged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return False

@@ -1,7 +1,7 @@
-"""What classes a source holds and which images each has: ImageFolder, Tiny-ImageNet, ILSVRC12 or WebDataset.
+"""List the classes of a source and the images of each: ImageFolder, Tiny-ImageNet, ILSVRC12 or WebDataset.
 
-Nothing is decoded here and nothing is unpacked. Everything is sorted by the bytes of its name, so that
-labels and order never depend on the file system.
+Nothing is decoded or unpacked here. Everything is sorted by the bytes of its name, so that labels and order never
+depend on the file system.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fasttransfer.pipelines.store import is_store
 # Names of the folders of the two parts. The last are those that ILSVRC12's archives stand for.
 _TRAIN = ("train", "ILSVRC2012_img_train")
 _VAL = ("val", "valid", "validation", "ILSVRC2012_img_val")
-_HELD_OUT = 10  # one image in so many
+_HELD_OUT = 10  # one image in ten
 
 ByClass = dict[str, list[str]]  # class -> paths of its images
 
@@ -44,15 +44,15 @@ class Listing:
     source: Path
     layout: str  # "image-folder" | "tiny-imagenet" | "ilsvrc12" | "webdataset"
     classes: tuple[str, ...]
-    words: dict[str, str]  # class -> words people read; may lack classes
+    words: dict[str, str]  # class -> words for people; may lack classes
     train: tuple[ImageFile, ...]
     val: tuple[ImageFile, ...]
     held_out: bool  # val was cut from train because the source has none
-    notes: tuple[str, ...] = ()  # what a person should know: what was left out, and by which rule
+    notes: tuple[str, ...] = ()  # for the user: what was left out, and by which rule
     tree: Tree = field(default_factory=lambda: Tree(Path()), repr=False, compare=False)
 
     def read(self, image: ImageFile) -> bytes:
-        """The bytes of the image's file; safe to call from any number of threads.
+        """Return the bytes of the image's file. Thread-safe.
 
         Raises:
             OSError: the file cannot be read.
@@ -61,19 +61,18 @@ class Listing:
 
 
 def list_images(source: Path) -> Listing:
-    """Lists the images of a folder or of an uncompressed tar that has one of these layouts.
+    """List the images of a folder or of an uncompressed tar that has one of these layouts.
 
     * ImageFolder: `train/<class>/…` and `val/<class>/…`, or `<class>/…` directly.
     * Tiny-ImageNet: `train/<wnid>/images/…`, `val/images/…` with `val/val_annotations.txt`, `words.txt`.
     * ILSVRC12: `train/<wnid>/…`, and `val/<wnid>/…` or `val/ILSVRC2012_val_00000001.JPEG`, `_00000002` … in the
       published order. Or as published: `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, or tars
-      `<wnid>.tar` in the place of folders `<wnid>`; they are read in place.
+      `<wnid>.tar` instead of folders `<wnid>`; they are read in place.
     * WebDataset: tar shards, or a single one, see `webdataset`.
 
-    All of it may lie in one top folder. Without `val` a tenth of each class's images, at least one, is
-    held out of training: those whose paths from the class on have the smallest XXH3 digests. A class with
-    a single image keeps it for training and has none in validation, which `Store.need_both_parts`
-    refuses where it matters.
+    All of it may lie in one top folder. Without `val` a tenth of each class's images, at least one, is held out of
+    training: those whose paths from the class on have the smallest XXH3 digests. A class with a single image keeps it
+    for training and has none in validation, which `Store.require_both_parts` refuses where it matters.
 
     Raises:
         InputError: no such source, no or one class, an empty class, parts that do not fit each other.
@@ -100,7 +99,7 @@ def _of_shards(tree: Tree, shards: Sequence[str]) -> Listing:
 
 
 def _of_folders(tree: Tree, mounted: bool, notes: list[str]) -> Listing:
-    """`mounted`: some of the folders are ILSVRC12's archives."""
+    """Return the listing of class folders; `mounted` says that some of them are ILSVRC12's archives."""
     base = _base(tree)
     # A folder called "train" that has no folders inside is a class like any other.
     train_name = next((name for name in _TRAIN if tree.subfolders(f"{base}{name}/")), None)
@@ -130,7 +129,7 @@ def _of_folders(tree: Tree, mounted: bool, notes: list[str]) -> Listing:
 def _listing(
     tree: Tree, layout: str, base: str, prefix: str, train: ByClass, val: ByClass | None, notes: Sequence[str]
 ) -> Listing:
-    """What was found; without `val` some of `train`, whose paths from `prefix` on decide, is held out."""
+    """Return the listing; without `val` hold out some of `train`, chosen by the paths from `prefix` on."""
     held_out = val is None
     if val is None:
         train, val = _hold_out(prefix, train)
@@ -150,9 +149,10 @@ def _listing(
 
 
 def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
-    """Puts ILSVRC12's archives in the place of the folders that they would be unpacked to; whether there are any.
+    """List ILSVRC12's archives as the folders that they would be unpacked to.
 
-    Those that lie unpacked beside are left out, which is noted.
+    Returns:
+        Whether there are any, and notes. Archives that lie unpacked beside are left out, and noted.
     """
     mounted, unpacked = False, []
     wholes = {f"{_TRAIN[-1]}.tar": _TRAIN[:-1], f"{_VAL[-1]}.tar": _VAL[:-1]}
@@ -160,7 +160,7 @@ def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
         folder, slash, name = path.rpartition("/")
         if name in wholes:
             known = [path.removesuffix(".tar"), *(folder + slash + other for other in wholes[name])]
-            if any(map(tree.fills, known)):
+            if any(map(tree.has_files, known)):
                 unpacked.append(path)
             else:
                 tree.mount(path)
@@ -176,7 +176,7 @@ def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
 
 
 def _base(tree: Tree) -> str:
-    """The prefix of the one top folder that holds all the others, "" where there is none."""
+    """Return the prefix of the one top folder that holds all the others, "" where there is none."""
     tops = tree.subfolders("")
     if not tree.images and (tree.archives or tree.packed):
         names = sorted([*tree.archives, *tree.packed], key=os.fsencode)
@@ -200,14 +200,14 @@ def _wnids() -> frozenset[str]:
 
 
 def _by_class(tree: Tree, prefix: str) -> tuple[ByClass, list[str]]:
-    """Class folder -> its images at any depth, and the images that lie in none."""
-    found: ByClass = {name: [] for name in tree.subfolders(prefix)}
+    """Return class folder -> its images at any depth, and the images that lie in none."""
+    by_class: ByClass = {name: [] for name in tree.subfolders(prefix)}
     strays: list[str] = []
     for path in tree.images:
         if path.startswith(prefix):
             name, inside, _ = path[len(prefix) :].partition("/")
-            (found[name] if inside else strays).append(path)
-    return found, sorted(strays, key=os.fsencode)
+            (by_class[name] if inside else strays).append(path)
+    return by_class, sorted(strays, key=os.fsencode)
 
 
 def _check_train(tree: Tree, prefix: str, train: ByClass, strays: Sequence[str]) -> None:
@@ -231,7 +231,7 @@ def _check_train(tree: Tree, prefix: str, train: ByClass, strays: Sequence[str])
 
 def _check_classes(where: str, train: ByClass) -> None:
     if len(train) == 1:
-        raise InputError(f"{where} holds one class only ({min(train)}): a study needs at least four, two a task")
+        raise InputError(f"{where} holds one class only ({min(train)}): a study needs at least four, two per task")
 
 
 def _layout(tree: Tree, base: str, classes: Iterable[str]) -> str:
@@ -242,7 +242,7 @@ def _layout(tree: Tree, base: str, classes: Iterable[str]) -> str:
 
 
 def _words(tree: Tree, base: str, classes: Sequence[str]) -> dict[str, str]:
-    """What the source calls its classes (Tiny-ImageNet's `words.txt`), else what ILSVRC12 does."""
+    """Return the words of the source for its classes (Tiny-ImageNet's `words.txt`), else those of ILSVRC12."""
     words = {synset.wnid: synset.words for synset in ilsvrc12()}
     path = f"{base}words.txt"
     if path in tree.texts:
@@ -252,11 +252,11 @@ def _words(tree: Tree, base: str, classes: Sequence[str]) -> dict[str, str]:
 
 
 def _validation(tree: Tree, prefix: str, layout: str, classes: Iterable[str]) -> tuple[ByClass, list[str]]:
-    """The validation part by class, and what to note about it."""
+    """Return the validation part by class, and notes."""
     val, flat = _by_class(tree, prefix)
     # Some sort Tiny-ImageNet's validation part into class folders and leave the annotations where they were.
-    sorted_already = any(paths for name, paths in val.items() if name != "images")
-    if f"{prefix}val_annotations.txt" in tree.texts and not sorted_already:
+    is_sorted = any(paths for name, paths in val.items() if name != "images")
+    if f"{prefix}val_annotations.txt" in tree.texts and not is_sorted:
         return _annotated(tree, prefix), []
     val = {name: paths for name, paths in val.items() if paths}
     if not flat:
@@ -270,10 +270,10 @@ def _validation(tree: Tree, prefix: str, layout: str, classes: Iterable[str]) ->
 
 
 def _annotated(tree: Tree, prefix: str) -> ByClass:
-    """Tiny-ImageNet's validation part: lines "<file> tab <wnid> tab <box>" name the files of `val/images`."""
+    """Return Tiny-ImageNet's validation part: lines "<file> tab <wnid> tab <box>" name the files of `val/images`."""
     annotations = f"{prefix}val_annotations.txt"
     val: ByClass = {}
-    named = set()
+    paths = set()
     for number, line in enumerate(tree.read_text(annotations).splitlines(), 1):
         if not line.strip():
             continue
@@ -284,11 +284,11 @@ def _annotated(tree: Tree, prefix: str) -> ByClass:
             raise InputError(f"{line_of} is not <file> tab <class>: correct it")
         if path not in tree.images:
             raise InputError(f"{line_of} names {file}, which {prefix}images does not have: unpack it again")
-        if path in named:
+        if path in paths:
             raise InputError(f"{line_of} names {file} for the second time: remove one of the lines")
-        named.add(path)
+        paths.add(path)
         val.setdefault(name.strip(), []).append(path)
-    if extra := sorted(path for path in tree.images if path.startswith(prefix) and path not in named):
+    if extra := sorted(path for path in tree.images if path.startswith(prefix) and path not in paths):
         raise InputError(
             f"{tree.root}: {annotations} does not name {_count(extra)} that {prefix} has ({_few(extra)}): "
             "add the lines or remove the images"
@@ -297,10 +297,9 @@ def _annotated(tree: Tree, prefix: str) -> ByClass:
 
 
 def _published(tree: Tree, flat: Sequence[str], classes: Iterable[str]) -> tuple[ByClass, list[str]]:
-    """ILSVRC12's flat validation part: an image's number says its class.
+    """Return ILSVRC12's flat validation part, in which an image's number says its class, and notes.
 
-    Images of classes that train does not have are left out: that is what a subset of the classes looks
-    like.
+    Images of classes that train does not have are left out: a subset of the classes looks like that.
     """
     labels, synsets = ilsvrc12_val_labels(), ilsvrc12()
     val: ByClass = {name: [] for name in classes}
@@ -330,7 +329,7 @@ def _check_val(where: str, val: ByClass, classes: Iterable[str]) -> None:
 
 
 def _hold_out(prefix: str, images: ByClass) -> tuple[ByClass, ByClass]:
-    """Training and validation images; the rule looks at nothing but names from the class on."""
+    """Return training and validation images; only names from the class on decide."""
     train, val = {}, {}
     for name, paths in images.items():
         digests = {path: xxhash.xxh3_64_intdigest(os.fsencode(path[len(prefix) :])) for path in paths}

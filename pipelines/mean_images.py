@@ -1,4 +1,4 @@
-"""Mean images: what networks see pixels as differences from. A task's is computed once and kept in the cache."""
+"""Mean images, which are subtracted from the pixels. A task's is computed once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 
 Mean = NDArray[np.float32]
 
-_CHUNK = 64 << 20  # bytes of pixels that are held at a time
+_CHUNK = 64 << 20  # bytes of pixels held at a time
 
 
 def compute_mean_image(images: TaskImages) -> Mean:
-    """The mean of every pixel over `images`: (S, S, 3) float32, S the side of the store."""
+    """Return the mean of every pixel over `images`: (S, S, 3) float32, S the side of the store."""
     threads = machine.cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="mean") as pool:
         shares = np.array_split(images.rows, threads)
@@ -38,9 +38,9 @@ def compute_mean_image(images: TaskImages) -> Mean:
 
 
 def _sum(part: StorePart, chunk: int, rows: Rows) -> NDArray[np.int64]:
-    """(S, S, 3), holding at most about `chunk` bytes of pixels at a time."""
+    """Return the sum over `rows`, (S, S, 3) int64; hold at most about `chunk` bytes of pixels at a time."""
     total = np.zeros((part.size, part.size, 3), dtype=np.int64)
-    step = min(max(1, chunk // total.size), 1 << 24)  # so many bytes add up in 32 bits
+    step = min(max(1, chunk // total.size), 1 << 24)  # the sum of so many bytes fits 32 bits
     for some in np.split(rows, range(step, len(rows), step)):
         try:
             total += part.gather(some).sum(axis=0, dtype=np.uint32)
@@ -50,10 +50,10 @@ def _sum(part: StorePart, chunk: int, rows: Rows) -> NDArray[np.int64]:
 
 
 def load_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> Mean:
-    """`compute_mean_image` of a task's training images, from `cache`/means where it was computed before.
+    """Return the mean of a task's training images, from `cache`/means where it was computed before.
 
-    A file is NumPy's own format with the XXH3-128 of that behind it, which NumPy does not read. One that is damaged is
-    computed again, and a cache that cannot be written costs the time of the next study only.
+    A file is in NumPy's format, followed by its XXH3-128, which NumPy does not read. A damaged one is computed again;
+    a cache that cannot be written only costs the next study time.
 
     Args:
         classes, per_class: see `fasttransfer.pipelines.streams.select_task_images`.
@@ -68,7 +68,7 @@ def load_mean_image(store: Store, classes: Sequence[str], per_class: int | None,
 
 
 def has_mean_image(store: Store, classes: Sequence[str], per_class: int | None, cache: Path) -> bool:
-    """Whether `load_mean_image` was computed before."""
+    """Return whether the cache has what `load_mean_image` would return."""
     return _path(store, classes, per_class, cache).exists()
 
 

@@ -1,4 +1,4 @@
-"""The feed of raw stores: pixels are read where they lie, and augmented in one pass a mean image."""
+"""The feed of raw stores: pixels are read where they lie, and augmented in one pass per mean image."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from torch.utils.dlpack import from_dlpack
 from fasttransfer.core import machine
 from fasttransfer.pipelines.pinned_buffers import Staging
 from fasttransfer.pipelines.store import RawStorePart, StorePart
-from fasttransfer.pipelines.store_feed import Augmentation, Pixels, StoreFeed
+from fasttransfer.pipelines.store_feed import Augmentation, ShardPixels, StoreFeed
 from fasttransfer.pipelines.streams import Stream, TaskImages
 
-_CHUNK = 64 << 20  # bytes that are gathered at a time on their way into a GPU's memory
-_GATHERERS = 4  # threads that copy a batch together, at most: one core does not fill a GPU's link
+_CHUNK = 64 << 20  # bytes gathered at a time on their way into a GPU's memory
+_GATHERERS = 4  # threads at most that copy a batch: one core does not fill a GPU's link
 
 
 class MemoryFeed(StoreFeed):
     """Batches straight from a raw store.
 
-    On the CPU the shards are read where they are mapped: whatever of them was read before is in the page cache. For a
-    GPU the task's images either lie in its memory, or each batch is gathered into pinned memory and copied while the
-    GPU computes.
+    On the CPU the shards are read where they are mapped: pages that were read before are in the page cache. For a GPU
+    the task's images either lie in its memory, or each batch is gathered into pinned memory and copied while the GPU
+    computes.
 
     Args:
-        resident: on a GPU, whether the task's images are all held in its memory.
+        resident: whether a GPU's memory holds all images of the task.
 
-    The others are those of `StoreFeed`.
+    The other arguments are those of `StoreFeed`.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class MemoryFeed(StoreFeed):
         **look: Unpack[Augmentation],
     ) -> None:
         super().__init__(train, val, stream, means, device=device, **look)
-        self._mapped: dict[StorePart, list[Tensor]] = {}
-        self._held: dict[TaskImages, Tensor] = {}
+        self._shards: dict[StorePart, list[Tensor]] = {}
+        self._resident: dict[TaskImages, Tensor] = {}
         self._staging: Staging | None = None
         if device.type == "cpu":
-            self._mapped = {images.part: _mapped(images.part) for images in (train, val)}
+            self._shards = {images.part: _map_shards(images.part) for images in (train, val)}
         elif resident:
-            self._held = {images: _held(images, device) for images in (train, val)}
+            self._resident = {images: _load(images, device) for images in (train, val)}
         else:
             side = train.part.size
             self._staging = Staging((stream.batch, side, side, 3), device)
@@ -62,26 +62,26 @@ class MemoryFeed(StoreFeed):
             self._gatherers = ThreadPoolExecutor(self._threads, thread_name_prefix="gather")
 
     def close(self) -> None:
-        """Gives back threads and memory; the feed is not asked again."""
+        """Release threads and memory; the feed cannot be used again."""
         if self._staging is not None:
             self._gatherers.shutdown()
             self._staging.close()
-        self._held = {}
+        self._resident = {}
 
     @contextmanager
-    def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[Pixels]:
+    def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[ShardPixels]:
         if self._staging is not None:
             fill = partial(self._gather, images.part, images.rows[ids.numpy()])
-            with self._staging.copied(len(ids), fill) as there:
-                yield Pixels([there], torch.arange(len(ids)))
-        elif self._held:
-            yield Pixels([self._held[images]], ids)
+            with self._staging.copy(len(ids), fill) as copy:
+                yield ShardPixels([copy], torch.arange(len(ids)))
+        elif self._resident:
+            yield ShardPixels([self._resident[images]], ids)
         else:
-            yield Pixels(self._mapped[images.part], torch.from_numpy(images.rows[ids.numpy()]))
+            yield ShardPixels(self._shards[images.part], torch.from_numpy(images.rows[ids.numpy()]))
 
-    def _gather(self, part: StorePart, rows: np.ndarray, to: Tensor) -> None:
-        """The pixels of `rows` into `to`, (N, S, S, 3), a stretch of them a thread."""
-        pixels = to.numpy()
+    def _gather(self, part: StorePart, rows: np.ndarray, out: Tensor) -> None:
+        """Copy the pixels of `rows` into `out`, (N, S, S, 3) uint8; each thread copies a range of them."""
+        pixels = out.numpy()
         cuts = np.linspace(0, len(rows), self._threads + 1).astype(np.int64)
 
         def work(start: int, stop: int) -> None:
@@ -91,18 +91,18 @@ class MemoryFeed(StoreFeed):
             pass
 
 
-def _mapped(part: StorePart) -> list[Tensor]:
-    """The shards of a part as tensors over the same read-only memory."""
+def _map_shards(part: StorePart) -> list[Tensor]:
+    """Return the shards of a part as tensors over the same read-only memory."""
     assert isinstance(part, RawStorePart), "a jpeg store holds no pixels"
-    # Not from_numpy, which warns that somebody might write.
+    # Not from_numpy, which warns that the memory is read-only.
     return [from_dlpack(shard) for shard in part.shards]
 
 
-def _held(images: TaskImages, device: torch.device) -> Tensor:
-    """All images, in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
+def _load(images: TaskImages, device: torch.device) -> Tensor:
+    """Return all images in the order of the task's list, (n, S, S, 3) uint8 in a GPU's memory."""
     side = images.part.size
-    held = torch.empty((len(images), side, side, 3), dtype=torch.uint8, device=device)
+    pixels = torch.empty((len(images), side, side, 3), dtype=torch.uint8, device=device)
     step = max(1, _CHUNK // (side * side * 3))
     for start in range(0, len(images), step):
-        held[start : start + step] = torch.from_numpy(images.part.gather(images.rows[start : start + step]))
-    return held
+        pixels[start : start + step] = torch.from_numpy(images.part.gather(images.rows[start : start + step]))
+    return pixels

@@ -1,4 +1,4 @@
-"""The next batch made in a thread while this one is trained on: for feeds that wait, for a disk or for a copy."""
+"""Make the next batch in a thread while this one is trained on: for feeds that wait for a disk or for a copy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fasttransfer.pipelines.streams import Batch, Feed
 class PrefetchedFeed:
     """Another feed's batches, made one ahead, see `fasttransfer.pipelines.streams.Feed`.
 
-    After training step s comes step s + 1, most of the time: its batch is made as soon as that of s is asked for. Any
-    other step may be asked for as well; what was made for nothing is dropped, its error with it. An error of the thread
-    is raised where the batch is asked for, with the stack trace of the thread.
+    Step s + 1 usually follows training step s: its batch is made as soon as that of s is requested. Any other step may
+    be requested as well; the batch that was made in vain is dropped, and so is its error. An error of the thread is
+    raised where the batch is requested, with the stack trace of the thread.
 
     Args:
-        feed: asked by one thread only, this one's.
-        start: called once in the thread before anything else: torch's number of threads and its current device are
-            each thread's own.
+        feed: used by this feed's thread only.
+        start: called once in the thread before anything else: torch's number of threads and its current device belong
+            to a thread.
     """
 
     def __init__(self, feed: Feed, start: Callable[[], None]) -> None:
@@ -27,18 +27,18 @@ class PrefetchedFeed:
         self._guess: tuple[int, Future[Batch]] | None = None
 
     def train(self, step: int) -> Batch:
-        """The batch of training step `step`, counted from 0."""
+        """Return the batch of training step `step`, counted from 0."""
         if self._guess is not None and self._guess[0] == step:
-            asked = self._guess[1]
+            batch = self._guess[1]
         else:
             if self._guess is not None:
                 self._guess[1].cancel()
-            asked = self._thread.submit(self._feed.train, step)
+            batch = self._thread.submit(self._feed.train, step)
         self._guess = step + 1, self._thread.submit(self._feed.train, step + 1)
-        return asked.result()
+        return batch.result()
 
     def val(self) -> Iterator[Batch]:
-        """Every validation image once, in order, centre crops."""
+        """Yield batches of every validation image once, in order, as centre crops."""
         batches = self._feed.val()
         following = self._thread.submit(next, batches, None)
         while (batch := following.result()) is not None:
@@ -46,6 +46,6 @@ class PrefetchedFeed:
             yield batch
 
     def close(self) -> None:
-        """Ends the thread, after the batch that it is making, and closes the feed."""
+        """End the thread, after the batch that it is making, and close the feed."""
         self._thread.shutdown(cancel_futures=True)
         self._feed.close()

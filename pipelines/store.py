@@ -1,11 +1,11 @@
-"""The store: every image of a source decoded once, resized, and kept in files that need nothing of this project.
+"""The store: every image of a source, decoded once and resized, in files that need nothing of this project.
 
 A folder with `manifest.json` and, for each part (train, val), `<part>-labels.npy` (int64) and shards. Rows are sorted
 by label, then by the bytes of the image's path. There are two kinds:
 
 * raw: `<part>-0000.npy`, `<part>-0001.npy` … (uint8, rows x size x size x 3, RGB).
 * jpeg: `<part>-0000.tar` … in WebDataset's convention, members `00000123.jpg` and `00000123.cls` (row and label), and
-  `<part>-index.npy` (int64, images x 2: offset and size of a JPEG in its shard), so that no tar is ever searched.
+  `<part>-index.npy` (int64, images x 2: offset and size of a JPEG in its shard), so that no tar is ever scanned.
 
 A shard holds a fixed range of the part's list of images, less those that cannot be decoded: the manifest says how many
 rows each has, which may be none. The manifest has the XXH3-128 of every other file; `fasttransfer data verify` reads
@@ -32,13 +32,13 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.decode import decode_stored
 
 FORMAT = 2
-_CONTENT = 1  # enters the digest: studies on disk name their images by it, whatever becomes of the files' format
-_JPEG_SHARE = 0.16  # of the bytes of the pixels, at quality 95; 0.15 was found on ILSVRC12 at 256 x 256
-_TAR_BYTES = 1800  # headers, label and filling of an image in a tar
+_CONTENT = 1  # enters the digest, by which studies on disk name their images; independent of FORMAT
+_JPEG_SHARE = 0.16  # of the bytes of the pixels, at quality 95; 0.15 was measured on ILSVRC12 at 256 x 256
+_TAR_BYTES = 1800  # headers, label and padding of an image in a tar
 _PIECE = 4 << 20  # bytes read at a time
 MANIFEST = "manifest.json"
 PARTS = ("train", "val")
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # of a file that should be there
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # errors of a file that should be there
 SUFFIX = {"raw": ".npy", "jpeg": ".tar"}
 
 Kind = Literal["raw", "jpeg"]
@@ -48,7 +48,7 @@ Rows = NDArray[np.integer[Any]]
 
 
 class UnreadableStoreError(InputError):
-    """A store that may be whole, but cannot be read as things are: no reason to make it again."""
+    """A store that may be intact, but cannot be read now: no reason to make it again."""
 
 
 class StorePart(Protocol):
@@ -56,22 +56,22 @@ class StorePart(Protocol):
 
     @property
     def labels(self) -> Labels:
-        """(n,) indices into `Store.classes`."""
+        """(n,) int64 indices into `Store.classes`."""
 
     @property
     def size(self) -> int:
-        """Side of an image in pixels."""
+        """The side of an image in pixels."""
 
     def __len__(self) -> int: ...
 
     def gather(self, rows: Rows) -> Pixels:
-        """The images of `rows` in that order; rows may repeat. Thread-safe.
+        """Return the images of `rows` in that order; rows may repeat. Thread-safe.
 
         Args:
             rows: (k,) integers in [0, len(self)).
 
         Returns:
-            (k, size, size, 3) uint8, a fresh array.
+            (k, size, size, 3) uint8, a new array.
 
         Raises:
             IndexError: a row that the part does not have.
@@ -84,15 +84,15 @@ class RawStorePart:
 
     labels: Labels
     shards: tuple[Pixels, ...]  # read-only; shard i holds rows from starts[i]
-    starts: NDArray[np.int64]  # (shards,) first row of each shard
+    starts: NDArray[np.int64]  # (shards,) first row of each
     size: int
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def gather(self, rows: Rows) -> Pixels:
-        """See `StorePart.gather`."""
-        rows = _checked(rows, len(self))
+        """Return the images of `rows`, see `StorePart.gather`."""
+        rows = _check_rows(rows, len(self))
         out = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
         shard = np.searchsorted(self.starts, rows, side="right") - 1
         for index in np.unique(shard):
@@ -107,7 +107,7 @@ class RawStorePart:
 
 
 class JpegStorePart:
-    """A part as JPEGs in tar shards that stay open for as long as this lives, see `StorePart`.
+    """A part as JPEGs in tar shards, which stay open as long as the object lives, see `StorePart`.
 
     Args:
         labels: (n,) int64.
@@ -130,14 +130,14 @@ class JpegStorePart:
         return len(self.labels)
 
     def read(self, row: int) -> bytes:
-        """The JPEG of a row in [0, len(self)). Thread-safe.
+        """Return the JPEG of a row in [0, len(self)). Thread-safe.
 
         Raises:
             IndexError: a row that the part does not have.
             OSError: it cannot be read.
         """
         if not 0 <= row < len(self):
-            raise IndexError(f"row {row} asked of a part with {len(self)} images")
+            raise IndexError(f"row {row} is outside a part with {len(self)} images")
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         offset, size = map(int, self.index[row])
         data = os.pread(self._handles[shard], size, offset)
@@ -146,12 +146,12 @@ class JpegStorePart:
         return data
 
     def gather(self, rows: Rows) -> Pixels:
-        """See `StorePart.gather`; decoded in the thread that calls.
+        """Return the images of `rows`, see `StorePart.gather`; decodes them in the calling thread.
 
         Raises:
             ImageError: a JPEG that is damaged.
         """
-        return decode_stored([self.read(row) for row in _checked(rows, len(self)).tolist()], self.size)
+        return decode_stored([self.read(row) for row in _check_rows(rows, len(self)).tolist()], self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,17 +163,17 @@ class Store:
     size: int
     classes: tuple[str, ...]
     words: dict[str, str]
-    digest: str  # XXH3-128 of classes, size, labels and pixels or JPEGs: equal exactly when training sees the same
+    digest: str  # XXH3-128 of classes, size, labels and pixels or JPEGs: equal where training sees the same
     manifest: dict[str, Any]
     train: StorePart
     val: StorePart
 
     @staticmethod
     def open(folder: Path) -> Store:
-        """Opens a store; checks the manifest and each file's shape, type and length, not what the images show.
+        """Open a store; check the manifest and the shape, type and length of each file, not the images.
 
         Raises:
-            UnreadableError: the system does not let us read it.
+            UnreadableStoreError: the system does not let us read it.
             InputError: no store, one of another version, or a damaged one.
         """
         folder = Path(folder)
@@ -187,8 +187,8 @@ class Store:
                 name: _open_part(folder, name, kind, manifest["parts"][name], size, len(classes)) for name in PARTS
             }
             for file, facts in manifest["files"].items():
-                if (found := (folder / file).stat().st_size) != facts["bytes"]:
-                    raise ValueError(f"{file} has {found:,} bytes, not {facts['bytes']:,}")
+                if (size_on_disk := (folder / file).stat().st_size) != facts["bytes"]:
+                    raise ValueError(f"{file} has {size_on_disk:,} bytes, not {facts['bytes']:,}")
             return Store(
                 folder,
                 kind,
@@ -201,16 +201,16 @@ class Store:
                 parts["val"],
             )
         except OSError as error:
-            raise _unread(folder, error) from error
+            raise _unreadable_error(folder, error) from error
         except (AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
             reason = f"{MANIFEST} lacks {error}" if isinstance(error, KeyError) else str(error)
             raise damaged_store_error(folder, reason) from error
 
     def require_both_parts(self, classes: Iterable[str]) -> None:
-        """Refuses classes that a study cannot use: each needs images to train on and to validate on.
+        """Check that a study can use the classes: each needs images to train on and to validate on.
 
         Raises:
-            InputError: names the first few that lack either.
+            InputError: names the first few classes that lack either.
         """
         label = {name: index for index, name in enumerate(self.classes)}
         wanted = list(classes)
@@ -229,8 +229,8 @@ class Store:
 class Digest:
     """The digest of a store's contents, fed piece by piece, in order of parts and rows.
 
-    How rows are cut into shards does not enter it. What is known of a part only when its last image is decoded
-    (labels, sizes of JPEGs) and the images themselves run in two streams.
+    The shards that rows lie in do not enter it. The images are one stream; what is known of a part only after its last
+    image (labels, sizes of JPEGs) is another.
     """
 
     def __init__(self, classes: Sequence[str], size: int, kind: Kind) -> None:
@@ -239,15 +239,16 @@ class Digest:
         self._images = xxhash.xxh3_128()
 
     def facts(self, facts: NDArray[np.int64]) -> None:
-        """(n,) int64 of one part: first the labels, then of JPEGs their sizes in bytes."""
+        """Add (n,) int64 of one part: first the labels, then the sizes of its JPEGs in bytes."""
         self._facts.update(len(facts).to_bytes(8, "little"))
         self._facts.update(np.ascontiguousarray(facts, dtype="<i8").data)
 
     def images(self, data: bytes | memoryview) -> None:
-        """The pixels or the JPEGs of one or more rows."""
+        """Add the pixels or the JPEGs of one or more rows."""
         self._images.update(data)
 
     def hexdigest(self) -> str:
+        """Return the digest of all that was added."""
         return xxhash.xxh3_128_hexdigest(self._facts.digest() + self._images.digest())
 
 
@@ -258,7 +259,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: is not a prepared store (no {MANIFEST}): run prepare on the images") from None
     except OSError as error:
-        raise _unread(folder, error) from error
+        raise _unreadable_error(folder, error) from error
     except ValueError as error:
         raise damaged_store_error(folder, f"{MANIFEST} cannot be read ({error})") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
@@ -296,12 +297,12 @@ def _open_shard(file: Path, rows: int, size: int) -> Pixels:
 
 
 def shard_name(part: str, index: int, kind: Kind = "raw") -> str:
-    """The file of a part's shard."""
+    """Return the name of a part's shard."""
     return f"{part}-{index:04d}{SUFFIX[kind]}"
 
 
 def expected_bytes(kind: Kind, images: int, size: int) -> int:
-    """About what so many images of a side of `size` pixels will take; of a raw store exactly."""
+    """Return about how many bytes images with a side of `size` pixels take; exact for the pixels of a raw store."""
     pixels = size * size * 3
     return images * (pixels if kind == "raw" else int(pixels * _JPEG_SHARE) + _TAR_BYTES)
 
@@ -321,19 +322,19 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """The XXH3-128 of a manifest without its own checksum."""
+    """Return the XXH3-128 of a manifest without its own checksum."""
     rest = {name: value for name, value in manifest.items() if name != "checksum"}
     return xxhash.xxh3_128_hexdigest(json.dumps(rest).encode())
 
 
 def damaged_store_error(folder: Path, reason: str) -> InputError:
-    """What to say of a store with something wrong in it."""
+    """Return the error about a store that is damaged."""
     return InputError(f"{folder}: the store is damaged ({reason}): delete the folder and prepare the images again")
 
 
 def is_store(folder: Path) -> bool:
-    """Whether a store is here, be it damaged. A folder of images may have somebody else's manifest."""
-    if not os.path.isfile(folder / MANIFEST):  # False as well where nothing can be read
+    """Return whether a folder is a store, even a damaged one. A folder of images may have another manifest."""
+    if not os.path.isfile(folder / MANIFEST):  # False too where the folder cannot be read
         return False
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -342,22 +343,22 @@ def is_store(folder: Path) -> bool:
     return isinstance(manifest, dict) and "format" in manifest
 
 
-def _unread(folder: Path, error: OSError) -> InputError:
+def _unreadable_error(folder: Path, error: OSError) -> InputError:
     name, reason = Path(error.filename or MANIFEST).name, (error.strerror or str(error)).lower()
-    if error.errno in _GONE:
+    if error.errno in _MISSING:
         return damaged_store_error(folder, f"{name}: {reason}")
     return UnreadableStoreError(f"{folder}: {name} cannot be read ({reason}): put that right")
 
 
-def _checked(rows: Rows, count: int) -> NDArray[np.int64]:
+def _check_rows(rows: Rows, count: int) -> NDArray[np.int64]:
     checked: NDArray[np.int64] = np.asarray(rows, dtype=np.int64)
     if len(checked) and (checked.min() < 0 or checked.max() >= count):
-        raise IndexError(f"rows {checked.min()} to {checked.max()} asked of a part with {count} images")
+        raise IndexError(f"rows {checked.min()} to {checked.max()} are outside a part with {count} images")
     return checked
 
 
 def _allow_open_files(count: int) -> None:
-    """Room for as many more open files: each shard is one, ImageNet has a thousand, and so many is the usual limit."""
+    """Raise the limit of open files: each shard is one, and ImageNet has a thousand, which is the usual limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 1024
     if soft != resource.RLIM_INFINITY and soft < wanted:

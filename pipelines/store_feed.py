@@ -1,4 +1,4 @@
-"""Rows of a store -> batches: what every feed does, whether its pixels are mapped, copied or decoded."""
+"""Make batches from rows of a store: the common part of all feeds, whose pixels are mapped, copied or decoded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fasttransfer import ops
 from fasttransfer.pipelines.streams import Batch, Stream, TaskImages, Views, centre_views
 
 
-class Pixels(NamedTuple):
-    """Images as they are stored, where the batch is made.
+class ShardPixels(NamedTuple):
+    """Stored images on the device that makes the batch.
 
-    `shards` are (R_i, S, S, 3) uint8; `rows`, (N,) int64 on the CPU, says which of them the batch has, numbered through
-    all shards.
+    `shards` are (R_i, S, S, 3) uint8; `rows`, (N,) int64 on the CPU, are the images of the batch, numbered through all
+    shards.
     """
 
     shards: Sequence[Tensor]
@@ -26,7 +26,7 @@ class Pixels(NamedTuple):
 
 
 class Augmentation(TypedDict):
-    """What becomes of an image on its way to stage 1, see `StoreFeed`."""
+    """The arguments of `StoreFeed` that say how images become the input of stage 1."""
 
     crop: int
     scale: float
@@ -39,12 +39,12 @@ class StoreFeed(ABC):
     """Batches of a task's images in a store, see `fasttransfer.pipelines.streams.Feed`.
 
     Args:
-        train, val: the images of the task.
+        train, val: images of the task.
         stream: order and views of training.
-        means: task -> its mean image, (S, S, 3) float32; a batch carries one set of images for each.
+        means: task -> its mean image, (S, S, 3) float32; a batch has one set of images for each.
         crop: side of the crop; scale: factor on the pixel differences.
-        device: where batches are made: the bytes cross, the floats do not.
-        block, side, dtype: what becomes one pixel, how many there are, and their type, see `ops.augment`.
+        device: makes the batches, so that bytes cross to it, not floats.
+        block, side, dtype: blocks of pixels, their number per side, and the type, see `ops.augment`.
     """
 
     def __init__(
@@ -67,27 +67,27 @@ class StoreFeed(ABC):
         self._block, self._side, self._dtype = block, side, dtype
 
     def train(self, step: int) -> Batch:
-        """The batch of training step `step`, counted from 0."""
+        """Return the batch of training step `step`, counted from 0."""
         return self._batch(self._train, self._stream.views(step))
 
     def val(self) -> Iterator[Batch]:
-        """Every validation image once, in order, centre crops."""
+        """Yield batches of every validation image once, in order, as centre crops."""
         for ids in torch.arange(len(self._val)).split(self._stream.batch):
             yield self._batch(self._val, centre_views(ids, self._stream.margin))
 
     @abstractmethod
     def close(self) -> None:
-        """Gives back threads and memory; the feed is not asked again."""
+        """Release threads and memory; the feed cannot be used again."""
 
     @abstractmethod
-    def _pixels(self, images: TaskImages, ids: Tensor) -> AbstractContextManager[Pixels]:
-        """The pixels of the images `ids`; they may be overwritten when the context ends."""
+    def _pixels(self, images: TaskImages, ids: Tensor) -> AbstractContextManager[ShardPixels]:
+        """Return a context with the pixels of the images `ids`, which may be overwritten when it ends."""
 
     def _batch(self, images: TaskImages, views: Views) -> Batch:
         labels = torch.from_numpy(images.labels[views.ids.numpy()])
         with self._pixels(images, views.ids) as pixels:
-            rows, top, left, mirror, labels = self._moved(pixels.rows, views.top, views.left, views.mirror, labels)
-            shown = {
+            rows, top, left, mirror, labels = self._to_device(pixels.rows, views.top, views.left, views.mirror, labels)
+            augmented = {
                 task: ops.augment(
                     pixels.shards,
                     rows,
@@ -103,10 +103,10 @@ class StoreFeed(ABC):
                 )
                 for task, mean in self._means.items()
             }
-        return Batch(shown, labels, views.ids, views.number)
+        return Batch(augmented, labels, views.ids, views.number)
 
-    def _moved(self, *lists: Tensor) -> Sequence[Tensor]:
-        """Lists of N numbers on the device, in one copy that nobody waits for."""
+    def _to_device(self, *lists: Tensor) -> Sequence[Tensor]:
+        """Return lists of N numbers on the device, sent in one copy that nothing waits for."""
         if self._device.type == "cpu":
             return lists
         together = torch.stack([each.to(torch.int64) for each in lists])

@@ -1,7 +1,7 @@
-"""What a feed is: batches of one task's images, in the order and with the views that the study's draws say.
+"""Feeds: batches of one task's images, in the order and with the views that the study draws.
 
-Which image comes when, and which crop and mirror of it is shown, are functions of (key, epoch, image): any step
-can be asked for at any time, so that a run may start anywhere.
+The order of the images, and the crop and mirror of each, are functions of (key, epoch, image): any step can be
+requested at any time, so that a run may start anywhere.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Batch(NamedTuple):
     """N images ready for stage 1.
 
     `images` maps the task whose mean was subtracted to (N, 3 * block^2, side, side) in channels-last memory, of the
-    dtype asked for: the same images and views under each mean. `labels`, `ids` (rows of the task's list) and `views`
+    feed's dtype: the same images and views under each mean. `labels`, `ids` (rows of the task's list) and `views`
     (numbers in the stream's list of views; 0 where it has none) are (N,) int64, the latter two on the CPU. `cuts` has
-    what is known of the images further up: source and n, e.g. "A5", -> cut n, (N, ...) bfloat16.
+    known features of the images: source and n, e.g. "A5", -> cut n, (N, ...) bfloat16.
     """
 
     images: Mapping[str, Tensor]
@@ -37,16 +37,16 @@ class Batch(NamedTuple):
 
 
 class Feed(Protocol):
-    """Batches of one task."""
+    """A source of batches of one task."""
 
     def train(self, step: int) -> Batch:
-        """The batch of training step `step`, counted from 0."""
+        """Return the batch of training step `step`, counted from 0."""
 
     def val(self) -> Iterator[Batch]:
-        """Every validation image once, in order, centre crops."""
+        """Yield batches of every validation image once, in order, as centre crops."""
 
     def close(self) -> None:
-        """Gives back threads and memory; the feed is not asked again."""
+        """Release threads and memory; the feed cannot be used again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +64,10 @@ class TaskImages:
 def select_task_images(
     store: Store, part: StorePart, classes: tuple[str, ...], per_class: int | None = None
 ) -> TaskImages:
-    """The images of `classes`, labelled by their position in that list, in the order of the store.
+    """Return the images of `classes`, labelled by their position in that list, in the order of the store.
 
-    `per_class` keeps the first so many of each class, as the paper's reduced-volume study did. That each class has
-    images is for `Store.need_both_parts` to say.
+    `per_class` keeps the first so many of each class, as the paper's reduced-volume study did.
+    `Store.require_both_parts` checks that each class has images.
     """
     label_of = np.full(len(store.classes), -1, dtype=np.int64)
     for label, name in enumerate(classes):
@@ -82,16 +82,16 @@ def select_task_images(
 
 @dataclass(frozen=True)
 class Share:
-    """Which of several processes this is, and so which part of every batch it takes: all of it where there is one.
+    """The part of every batch that this process of several takes; all of it where there is one.
 
-    Parts are as equal as whole images allow, and in the order of the processes.
+    Parts are as equal as whole images allow, in the order of the processes.
     """
 
     rank: int = 0
     ranks: int = 1
 
     def of(self, count: int) -> tuple[int, int]:
-        """Where this process's part of `count` images begins and ends."""
+        """Return the start and the end of this process's part of `count` images."""
         return count * self.rank // self.ranks, count * (self.rank + 1) // self.ranks
 
 
@@ -99,7 +99,7 @@ WHOLE = Share()
 
 
 class Views(NamedTuple):
-    """Which images, and what of them is shown: all (N,); `mirror` bool, the rest int64.
+    """Images and the views of them: all (N,); `mirror` bool, the rest int64.
 
     `number` is the view's place in the stream's list, 0 where it has none.
     """
@@ -119,10 +119,10 @@ class Stream:
 
     Attributes:
         order_key, view_key: Philox keys of the order of an epoch and of the views in it.
-        images: how many there are; batch: images per step.
+        images: number of images; batch: images per step.
         margin: side of the store minus side of the crop, in pixels.
-        choices: the views to draw from, (top, left, mirror) each; without them any crop and its mirror.
-        share: the part of every batch that is made; the order is that of the whole.
+        choices: views to draw from, (top, left, mirror) each; without them any crop and its mirror.
+        share: the part of every batch that this process makes; the order is that of the whole.
     """
 
     order_key: int
@@ -134,7 +134,7 @@ class Stream:
     share: Share = WHOLE
 
     def views(self, step: int) -> Views:
-        """The images of training step `step`, counted from 0, with their crops and mirrors."""
+        """Return the images of training step `step`, counted from 0, with their crops and mirrors."""
         start, stop = (step * self.batch + end for end in self.share.of(self.batch))
         parts = []
         for epoch in range(start // self.images, (stop - 1) // self.images + 1):
@@ -158,22 +158,23 @@ class Stream:
 
 
 class Sweep(Stream):
-    """Every image in every view of the list, once: record number = image * views + view.
+    """A stream of every image in every view of the list, once: record number = image * views + view.
 
-    Behind the last record it comes again and again, so that every batch is full.
+    The last record is repeated so that every batch is full.
     """
 
     @property
     def records(self) -> int:
+        """The number of records."""
         return self.images * len(self.choices)
 
     @property
     def steps(self) -> int:
-        """Batches until every record has come."""
+        """The number of batches that hold every record."""
         return -(-self.records // self.batch)
 
     def views(self, step: int) -> Views:
-        """The records of batch `step`, counted from 0."""
+        """Return the records of batch `step`, counted from 0."""
         records = torch.arange(step * self.batch, (step + 1) * self.batch).clamp(max=self.records - 1)
         ids, number = records // len(self.choices), records % len(self.choices)
         top, left, mirror = torch.tensor(self.choices)[number].unbind(1)
@@ -181,14 +182,14 @@ class Sweep(Stream):
 
 
 def centre_views(ids: Tensor, margin: int) -> Views:
-    """The centre crop of each image, not mirrored: number 0 of every list of views."""
+    """Return the centre crop of each image, not mirrored: number 0 of every list of views."""
     middle = torch.full_like(ids, margin // 2)
     return Views(ids, middle, middle, torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids))
 
 
 @lru_cache(maxsize=8)
 def _table(kind: str, key: int, images: int, epoch: int) -> Tensor:
-    """A table of an epoch, drawn once and not once a step. Two streams with two epochs each are kept."""
+    """Return a table of an epoch, drawn once per epoch, not per step; the cache holds two epochs of two streams."""
     if kind == "order":
         return randomness.permutation(key, images, at=epoch)
     return randomness.philox(key, images, at=epoch)

@@ -1,4 +1,4 @@
-"""Reading a whole store back: `fasttransfer data verify`."""
+"""Read a whole store back: `fasttransfer data verify`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fasttransfer.pipelines.store import (
     shard_name,
 )
 
-_IMAGES = 64  # decoded at a time
-_FEW = 5  # things named in a message
+_IMAGES = 64  # decoded per task
+_NAMED = 5  # damaged things named in a message
 
 
 class _File(NamedTuple):
     name: str
-    holds: str  # which images, for people
+    holds: str  # its images, in words
     images: int
 
 
@@ -45,28 +45,28 @@ def verify(store: Store, log: Log = lambda text: None) -> None:
     All cores read, each a few MB at a time.
 
     Args:
-        say: gets a line of progress every few seconds.
+        log: called with a line of progress every few seconds.
 
     Raises:
-        InputError: a byte is not what was written; names the files and the images in them.
+        InputError: a byte is not what was written; the message names the files and the images in them.
     """
     wrong = []
     if manifest_checksum(store.manifest) != store.manifest.get("checksum"):
         wrong.append(MANIFEST)
     total = len(store.train) + len(store.val)
-    eta = ProgressLog("verify: reading", total, log)
-    for file, same in map_in_order(lambda file: _same(store, file), list(_files(store)), machine.cores()):
-        if not same:
+    progress = ProgressLog("verify: reading", total, log)
+    for file, is_intact in map_in_order(lambda file: _is_intact(store, file), list(_files(store)), machine.cores()):
+        if not is_intact:
             wrong.append(f"{file.name}{file.holds}")
-        eta.step(file.images)
+        progress.step(file.images)
     if store.kind == "jpeg":
-        eta = ProgressLog("verify: decoding", total, log)
-        for rows, bad in map_in_order(lambda rows: _undecodable(store, rows), _tasks(store), machine.cores()):
+        progress = ProgressLog("verify: decoding", total, log)
+        for rows, bad in map_in_order(lambda rows: _find_undecodable(store, rows), _tasks(store), machine.cores()):
             wrong += [f"{rows.part} image {row:,}, which cannot be decoded" for row in bad]
-            eta.step(rows.stop - rows.start)
+            progress.step(rows.stop - rows.start)
     if wrong:
-        more = f"; and {len(wrong) - _FEW:,} more" if len(wrong) > _FEW else ""
-        raise damaged_store_error(store.folder, f"not what was written: {'; '.join(wrong[:_FEW])}{more}")
+        more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
+        raise damaged_store_error(store.folder, f"not what was written: {'; '.join(wrong[:_NAMED])}{more}")
 
 
 def _files(store: Store) -> Iterator[_File]:
@@ -81,7 +81,7 @@ def _files(store: Store) -> Iterator[_File]:
             start += rows
 
 
-def _same(store: Store, file: _File) -> bool:
+def _is_intact(store: Store, file: _File) -> bool:
     try:
         return bool(file_facts(store.folder / file.name) == store.manifest["files"].get(file.name))
     except OSError:
@@ -95,7 +95,7 @@ def _tasks(store: Store) -> Iterator[_Rows]:
             yield _Rows(part, start, min(start + _IMAGES, count))
 
 
-def _undecodable(store: Store, rows: _Rows) -> list[int]:
+def _find_undecodable(store: Store, rows: _Rows) -> list[int]:
     part: JpegStorePart = getattr(store, rows.part)
     try:
         part.gather(np.arange(rows.start, rows.stop))

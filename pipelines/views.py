@@ -1,4 +1,4 @@
-"""The fixed list of views that `--views V` stands for, so that features can be computed once and used again."""
+"""The fixed list of views of `--views V`, so that features can be computed once and reused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNLIMITED = "unlimited"
 
 
 class View(NamedTuple):
-    """One crop of a stored image: its corner in pixels, and whether it is mirrored."""
+    """A crop of a stored image: its corner in pixels, and whether it is mirrored."""
 
     top: int
     left: int
@@ -18,10 +18,10 @@ class View(NamedTuple):
 
 
 def list_views(count: int, margin: int) -> tuple[View, ...]:
-    """The views of a study: 1 is the centre, 2 the centre and its mirror, 10 these and the corners with theirs.
+    """Return the views of a study: 1 is the centre, 2 the centre and its mirror, 10 these and the corners with theirs.
 
-    The shorter lists are the beginnings of the longer ones; number 0 is what validation shows. The ten are those that
-    Krizhevsky et al. 2012 average over when they test.
+    The shorter lists are the beginnings of the longer ones; validation uses number 0. The ten are those that Krizhevsky
+    et al. 2012 average over when they test.
 
     Args:
         count: 1, 2 or 10.
@@ -33,5 +33,5 @@ def list_views(count: int, margin: int) -> tuple[View, ...]:
 
 
 def describe_views(study: Mapping[str, object]) -> str:
-    """How records, tables and figures call the views of a study, from its table in study.toml: "10", "unlimited"."""
+    """Return the name of a study's views in records, tables and figures, from its table in study.toml: "10"."""
     return str(study.get("views", UNLIMITED))

@@ -1,9 +1,8 @@
 """The layout of tar shards by WebDataset's convention: members `<key>.jpg` (or another kind) and `<key>.cls`.
 
 A key is a member's path up to the first dot of its name. `.cls` holds the number of the class in ASCII, or its name;
-`classes.txt` or `classnames.txt` beside the shards says what the numbers are called, a line each from 0 on. Without it
-the numbers are the names, with zeros before them so that they sort. Other members of a key (`.json`, `.txt`) are
-ignored.
+`classes.txt` or `classnames.txt` beside the shards names the numbers, one per line from 0 on. Without it the numbers,
+zero-padded so that they sort, are the names. Other members of a key (`.json`, `.txt`) are ignored.
 
 A shard is for training or for validation by the folder it lies in (`train/`, `val/`) or by its name
 (`train-000000.tar`, `birds-val-000000.tar`); where none says so, all are for training.
@@ -26,13 +25,13 @@ from fasttransfer.pipelines.file_tree import EXTENSIONS, Tree, in_archive
 CLASS_LISTS = ("classes.txt", "classnames.txt")
 
 _PART = re.compile(r"(?:^|[^a-z])(train|val|test)(?:ing|id|idation)?(?=[^a-z]|$)")
-_LOOK = 64  # members of an archive that tell whether it is a shard
-_MOST = 1000  # bytes of a class's name
+_PROBED = 64  # members of an archive that are read to tell whether it is a shard
+_MOST = 1000  # bytes of a class's name at most
 
 Label = int | str
 
 
-class LabelledImage(NamedTuple):
+class LabelledImages(NamedTuple):
     """The images of some shards by class; `val` is None where no shard is for validation."""
 
     train: dict[str, list[str]]
@@ -41,15 +40,15 @@ class LabelledImage(NamedTuple):
 
 
 def is_shard(source: Path) -> bool:
-    """Whether a source is a single shard; a folder, or what is no tar at all, is not."""
+    """Return whether a source is a single shard."""
     try:
-        return source.is_file() and _labelled(Archive(source))
+        return source.is_file() and _has_labels(Archive(source))
     except OSError:
         return False
 
 
 def shards(tree: Tree) -> list[str]:
-    """The paths of the shards that a folder consists of; none where images lie in folders, or tars have no classes.
+    """Return the paths of the shards of a folder; none where images lie in folders, or tars have no classes.
 
     Raises:
         InputError: some of them are compressed.
@@ -57,45 +56,45 @@ def shards(tree: Tree) -> list[str]:
     beside = {path.rpartition("/")[0] for path in tree.archives}
     if any(path.rpartition("/")[0] not in beside for path in tree.images):
         return []
-    found = sorted(tree.archives, key=os.fsencode)
-    if not any(_labelled(tree.open_archive(path)) for path in found):
+    paths = sorted(tree.archives, key=os.fsencode)
+    if not any(_has_labels(tree.open_archive(path)) for path in paths):
         return []
     if tree.packed:
         raise InputError(
             f"{tree.root / min(tree.packed)}: is compressed ({len(tree.packed)} such here), but shards are read in "
             "place: unpack it to a .tar"
         )
-    return found
+    return paths
 
 
-def read(tree: Tree, paths: Sequence[str]) -> LabelledImage:
-    """Enters the images of the shards `paths` into `tree`, and sorts them into classes.
+def read(tree: Tree, paths: Sequence[str]) -> LabelledImages:
+    """List the images of the shards `paths` in `tree`, and sort them into classes.
 
     Raises:
-        InputError: a damaged shard, an image without a class, a class that is not what the others are.
+        InputError: a damaged shard, an image without a class, numbers and names mixed.
     """
     part_of = _parts(tree, paths)
-    found: dict[str, dict[Label, list[str]]] = {"train": {}, "val": {}}
-    where: dict[type, str] = {}
+    by_label: dict[str, dict[Label, list[str]]] = {"train": {}, "val": {}}
+    example: dict[type, str] = {}
     for path, part in part_of.items():
         for image, label in _read_shard(tree, path).items():
-            found[part].setdefault(label, []).append(image)
-            where.setdefault(type(label), image)
-    if len(where) > 1:
+            by_label[part].setdefault(label, []).append(image)
+            example.setdefault(type(label), image)
+    if len(example) > 1:
         raise InputError(
-            f"{tree.root}: the .cls of {where[int]} is a number, that of {where[str]} is not: "
+            f"{tree.root}: the .cls of {example[int]} is a number, that of {example[str]} is not: "
             "write numbers everywhere, or names everywhere"
         )
-    names = _names(tree, {label for labels in found.values() for label in labels})
-    named = {part: {names[label]: images for label, images in found[part].items()} for part in found}
+    names = _names(tree, {label for labels in by_label.values() for label in labels})
+    named = {part: {names[label]: images for label, images in by_label[part].items()} for part in by_label}
     left = sorted(set(paths) - part_of.keys())
     notes = [f"test shards left out: {', '.join(left[:3])}{' …' if left[3:] else ''}"] if left else []
-    return LabelledImage(named["train"], named["val"] if "val" in part_of.values() else None, notes)
+    return LabelledImages(named["train"], named["val"] if "val" in part_of.values() else None, notes)
 
 
-def _labelled(archive: Archive) -> bool:
+def _has_labels(archive: Archive) -> bool:
     try:
-        return any(_key_of(member.name)[1] == "cls" for member in islice(archive.members(), _LOOK))
+        return any(_key_of(member.name)[1] == "cls" for member in islice(archive.members(), _PROBED))
     except ArchiveError:
         return False
 
@@ -107,28 +106,29 @@ def _key_of(name: str) -> tuple[str, str]:
 
 
 def _parts(tree: Tree, paths: Sequence[str]) -> dict[str, str]:
-    """Shard -> "train" or "val"; without the shards that are for testing."""
-    said = {path: _part_of(path) for path in paths}
-    if not any(said.values()):
+    """Return shard -> "train" or "val", without the shards for testing."""
+    names = {path: _part_of(path) for path in paths}
+    if not any(names.values()):
         return dict.fromkeys(paths, "train")
-    if unsaid := sorted(path for path, part in said.items() if not part):
+    if unnamed := sorted(path for path, part in names.items() if not part):
         raise InputError(
-            f"{tree.root}: {unsaid[0]} says neither train nor val while other shards do: rename it or move it elsewhere"
+            f"{tree.root}: {unnamed[0]} says neither train nor val while other shards do: rename it or move it "
+            "elsewhere"
         )
-    kept = {path: part for path, part in said.items() if part != "test"}
-    if "train" not in kept.values():
+    parts = {path: part for path, part in names.items() if part != "test"}
+    if "train" not in parts.values():
         raise InputError(f"{tree.root}: none of the {len(paths)} shards is for training: name them train-000000.tar …")
-    return kept
+    return parts
 
 
 def _part_of(path: str) -> str:
-    """What the name says, else the folder that is nearest."""
-    said = [match[1] for step in path.lower().removesuffix(".tar").split("/") for match in _PART.finditer(step)]
-    return said[-1] if said else ""
+    """Return the part in a shard's name, else in its nearest folder's; "" where there is none."""
+    parts = [match[1] for step in path.lower().removesuffix(".tar").split("/") for match in _PART.finditer(step)]
+    return parts[-1] if parts else ""
 
 
 def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
-    """Enters the images of one shard into `tree`; returns the label of each by its path."""
+    """List the images of one shard in `tree`; return path -> label."""
     here = tree.root / shard
     archive = tree.open_archive(shard)
     prefix, home = (f"{shard}/" if shard else ""), tree.home(shard)
@@ -175,15 +175,15 @@ def _label(shard: Path, key: str, data: bytes) -> Label:
 
 
 def _names(tree: Tree, labels: set[Label]) -> Mapping[Label, str]:
-    """What the classes are called."""
+    """Return label -> the name of its class."""
     numbers = [label for label in labels if isinstance(label, int)]
     if not numbers:
         return {label: str(label) for label in labels}
-    listed = _listed(tree)
-    if listed is None:
+    class_list = _read_class_list(tree)
+    if class_list is None:
         width = len(str(max(numbers)))
         return {number: f"{number:0{width}d}" for number in numbers}
-    path, names = listed
+    path, names = class_list
     if max(numbers) >= len(names):
         raise InputError(
             f"{tree.root}: a .cls says {max(numbers)}, but {path} has {len(names)} lines, for 0 to {len(names) - 1}: "
@@ -192,8 +192,8 @@ def _names(tree: Tree, labels: set[Label]) -> Mapping[Label, str]:
     return {number: names[number] for number in numbers}
 
 
-def _listed(tree: Tree) -> tuple[str, list[str]] | None:
-    """The list of names that lies beside the shards, nearest to the top: where it is, and the names."""
+def _read_class_list(tree: Tree) -> tuple[str, list[str]] | None:
+    """Return the path and the names of the class list beside the shards, the one nearest to the top."""
     if tree.root.is_file():
         beside = ((tree.root.parent / name).resolve() for name in CLASS_LISTS)
         paths = [str(path) for path in beside if path.is_file()]

@@ -44,7 +44,7 @@ class Preparing:
             pass
 
     def go_on(self) -> None:
-        """Ends "holding"."""
+        """Let a process that is "holding" continue."""
         self._connection.send(None)
 
     def rest(self) -> list[str]:

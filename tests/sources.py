@@ -1,4 +1,4 @@
-"""Small sources of images for tests: real encoded files, as a folder or packed into a tar."""
+"""Make small sources of images for tests: real encoded files, as a folder or packed into a tar."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from PIL import Image
 
 
 def noise(seed: int, *, width: int = 10, height: int = 8) -> Image.Image:
-    """An image of noise; another for each seed."""
+    """Return an image of noise, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **choices: Any) -> bytes:
-    """The bytes of the image's file."""
+    """Return the bytes of the image's file."""
     memory = io.BytesIO()
     image.save(memory, kind, **choices)
     return memory.getvalue()
 
 
 def jpeg(seed: int = 0) -> bytes:
-    """The bytes of a small JPEG."""
+    """Return the bytes of a small JPEG."""
     return encoded(noise(seed))
 
 
 def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
-    """Writes the files, by path below `folder`; a path that ends with "/" makes an empty folder."""
+    """Write the files, by path below `folder`; a path that ends with "/" makes an empty folder."""
     for name, data in files.items():
         path = folder / name
         if name.endswith("/"):
@@ -44,7 +44,7 @@ def write(folder: Path, files: Mapping[str, bytes | str]) -> Path:
 
 
 def by_class(part: str, classes: Iterable[str], count: int, *, inside: str = "") -> dict[str, bytes | str]:
-    """`count` JPEGs for each class as `part/<class>/inside/<number>.jpg`."""
+    """Return `count` JPEGs for each class as `part/<class>/inside/<number>.jpg`."""
     return {
         f"{part}{name}/{inside}{number}.jpg": jpeg(1000 * index + number)
         for index, name in enumerate(classes)
@@ -53,7 +53,7 @@ def by_class(part: str, classes: Iterable[str], count: int, *, inside: str = "")
 
 
 def pack(folder: Path, archive: Path, *, top: str = "", mode: Any = "w") -> Path:
-    """Packs what is in `folder`, below `top` ("" for none), with every folder a member as tar itself does."""
+    """Pack the contents of `folder`, below `top` ("" for none), with every folder a member as tar itself does."""
     with tarfile.open(archive, mode) as file:
         for path in sorted(folder.rglob("*"), key=os.fsencode):
             name = str(path.relative_to(folder))

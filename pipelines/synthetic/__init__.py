@@ -1,4 +1,4 @@
-"""The built-in images: rendered, not photographed, so that all can be tried before any data is at hand.
+"""The built-in images: rendered, so that everything can be tried without data.
 
 Sixteen natural and sixteen man-made classes. Each image is a function of its class, its part ("train" or
 "val"), its number and its size: image 7 of a class is the same however many are asked for, and the two
@@ -24,6 +24,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors, make_folder
 from fasttransfer.pipelines.synthetic import manmade, natural
@@ -38,12 +39,12 @@ SIDES: dict[str, str] = {
     **dict.fromkeys(manmade.CLASSES, "man-made"),
 }
 
-# Below this many images per second process costs more than it brings.
-_WORTH_A_PROCESS = 300
+# With fewer images, another process costs more time than it saves.
+_IMAGES_PER_PROCESS = 300
 
 
 def image(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]:
-    """Image `index` of one class, (size, size, 3) uint8 RGB, before any encoding.
+    """Return image `index` of a class, (size, size, 3) uint8 RGB, before any encoding.
 
     Raises:
         KeyError: no class has this name.
@@ -56,7 +57,7 @@ def image(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]:
 
 
 def fingerprint() -> str:
-    """A digest of what the bytes of the images depend on: these sources and the two libraries' versions."""
+    """Return a digest of all that determines the images: these sources and the versions of two libraries."""
     digest = hashlib.blake2b(f"numpy {np.__version__} pillow {PIL.__version__}".encode(), digest_size=8)
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
@@ -64,15 +65,15 @@ def fingerprint() -> str:
 
 
 def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str], None] | None = None) -> None:
-    """Writes JPEGs of every class: `folder`/train/<class>/0000.jpeg … and `folder`/val/<class>/0000.jpeg ….
+    """Write JPEGs of every class: `folder`/train/<class>/0000.jpeg … and `folder`/val/<class>/0000.jpeg ….
 
-    Uses every core this process may use. The files are written in place: a caller who must never meet half a
+    Uses every core that this process may use. The files are written in place: a caller who must never meet half a
     folder renders into a temporary one and renames it.
 
     Args:
-        train, val: images of each class.
+        train, val: images per class.
         size: side of an image in pixels, at least 32; what is drawn scales with it.
-        say: told about progress, a line now and then.
+        log: called with a line of progress.
 
     Raises:
         InputError: a count below zero, no image at all, a size below 32, or a disk that takes no more.
@@ -88,8 +89,7 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
             make_folder(folder / part / name)
     log = log or (lambda text: None)
     total = (train + val) * len(SIDES)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(cores, max(total * size * size // (_WORTH_A_PROCESS * 64 * 64), 1))
+    workers = min(machine.cores(), max(total * size * size // (_IMAGES_PER_PROCESS * 64 * 64), 1))
     log(f"rendering {total} synthetic images of {len(SIDES)} classes at {size} x {size}")
     if workers == 1:
         for name in SIDES:
@@ -119,7 +119,7 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
 def render_share(
     folder: Path, name: str, *, train: int, val: int, size: int, worker: int = 0, workers: int = 1
 ) -> None:
-    """The images of one class whose number leaves `worker` when divided by `workers`."""
+    """Write every `workers`-th image of a class, from number `worker` on."""
     for part, count in (("train", train), ("val", val)):
         for index in range(worker, count, workers):
             target = folder / part / name / f"{index:04d}.jpeg"

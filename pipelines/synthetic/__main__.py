@@ -1,4 +1,4 @@
-"""One of the processes of `render`, with the arguments FOLDER TRAIN VAL SIZE WORKERS WORKER."""
+"""A worker process of `render`, with the arguments FOLDER TRAIN VAL SIZE WORKERS WORKER."""
 
 import sys
 from pathlib import Path

@@ -25,13 +25,13 @@ from fasttransfer.pipelines.synthetic.sketch import (
 
 
 def _box(u: Array, v: Array, half_u: float, half_v: float, corner: float = 0.0) -> Array:
-    """Distance to a box with rounded corners, negative inside."""
+    """Return the distance to a box with rounded corners, negative inside."""
     du, dv = np.abs(u) - (half_u - corner), np.abs(v) - (half_v - corner)
     return norm(np.maximum(du, 0), np.maximum(dv, 0)) + np.minimum(np.maximum(du, dv), 0) - np.float32(corner)
 
 
 def _cell(w: Array) -> tuple[Array, Array]:
-    """Number of the unit cell, and the place in it from -0.5 to 0.5."""
+    """Return the number of the unit cell, and the place in it from -0.5 to 0.5."""
     number = np.floor(w)
     return number, w - number - np.float32(0.5)
 
@@ -505,7 +505,7 @@ def bookshelf(s: Sketch) -> Array:
     tall = s.between(1.8, 2.6)
     row, v = _cell(p.v / tall + s.between(0, 1))
     v = (v + 0.5) * tall  # 0 at the top board
-    # 512 places a shelf, books of random width: one look-up each for number, left edge and height.
+    # 512 places per shelf, books of random width: one look-up each for number, left edge and height.
     widths = s.rng.integers(8, 26, 64)
     ends = np.cumsum(widths)
     starts, sizes = (ends - widths).astype(np.float32), widths.astype(np.float32)
@@ -531,7 +531,7 @@ def bookshelf(s: Sketch) -> Array:
     return image
 
 
-# Class -> how it is drawn, and the palettes it mostly has in life.
+# Class -> the function that draws it, and the palettes it mostly has in life.
 CLASSES: dict[str, tuple[Callable[[Sketch], Array], tuple[int, ...]]] = {
     "bookshelf": (bookshelf, (6, 1, 9)),
     "brick-wall": (brick_wall, (1, 9, 3)),

@@ -1,6 +1,6 @@
 """The natural side: animals' coats, plants, shells, stone, water, sky.
 
-A function each: a sketch in, an image (3, n, n) out; `sketch` has the legend.
+Each function turns a sketch into an image (3, n, n); `sketch` has the legend.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fasttransfer.pipelines.synthetic.sketch import (
 
 
 def _coat_phase(s: Sketch, u: Array, v: Array) -> Array:
-    """Stripe numbers of a coat: nearly parallel bands, bent by the body beneath, that fork here and there."""
+    """Return stripe numbers of a coat: nearly parallel bands, bent by the body beneath, that fork in places."""
     phase = v + s.between(0.3, 1.1) * s.wrap(s.field(s.between(2, 4), 2), u, v, s.between(2.5, 5)) * 2
     for _ in range(s.whole(0, 3)):  # a turn round a point adds one stripe on one side of it: a fork
         sign = 1 if s.chance(0.5) else -1
@@ -328,7 +328,7 @@ def mountains(s: Sketch) -> Array:
     return image
 
 
-# Class -> how it is drawn, and the palettes it mostly has in life.
+# Class -> the function that draws it, and the palettes it mostly has in life.
 CLASSES: dict[str, tuple[Callable[[Sketch], Array], tuple[int, ...]]] = {
     "clouds": (clouds, (2, 6, 8)),
     "feather": (feather, (4, 0, 5)),

@@ -1,7 +1,7 @@
-"""What every built-in image is drawn with: a canvas, a camera, noise, palettes and a lens.
+"""The tools that draw every built-in image: a canvas, a camera, noise, palettes and a lens.
 
 A class draws on a `Sketch` of twice the wanted size, in colours from 0 to 1, planes first. `Sketch.finish`
-then does what a careless photographer would: uneven light, something in the way, blur, poor exposure, grain.
+then adds a careless photographer's faults: uneven light, something in the way, blur, poor exposure, grain.
 
 Legend: n = side of the canvas in pixels (twice the image's). `x`, `y` = screen coordinates, -1 to 1, y
 down. `u`, `v` = coordinates of the drawing, as a turned, sheared and tilted camera sees it. A mask is (n, n),
@@ -22,11 +22,11 @@ from PIL import Image, ImageDraw, ImageFilter
 Array = NDArray[Any]  # float32, which NumPy's type stubs lose track of next to a Python number
 
 # How hard the images are. 0 = upright, clean, evenly lit; 1 = too much for a small network in ten epochs.
-# It scales pose, clutter, things in the way, light, blur, exposure and grain together. How a class varies
-# in itself, flags in their design or signs in their shape, is not touched by it.
+# It scales pose, clutter, things in the way, light, blur, exposure and grain together, but not the variation
+# within a class, such as the designs of flags or the shapes of signs.
 DIFFICULTY = 0.2
 
-# How often a class has the colours it has in life, green leaves and red bricks; else any of its side's.
+# The probability that a class has its colours in life, green leaves and red bricks; else any of its side's.
 USUAL_COLOURS = 0.4
 
 # Dark to light. Any class may get any palette of its side, so that colour alone says little.
@@ -75,7 +75,7 @@ class Plane:
     back: NDArray[np.float64]  # 3x3, drawing -> canvas pixels
 
     def project(self, points: Sequence[tuple[float, float]] | NDArray[np.float64]) -> list[tuple[float, float]]:
-        """Drawing coordinates -> canvas pixels, for PIL's pen."""
+        """Return canvas pixels of drawing coordinates, for PIL's pen."""
         flat = np.asarray(points, dtype=np.float64)
         seen = self.back @ np.stack([flat[:, 0], flat[:, 1], np.ones(len(flat))])
         return list(zip((seen[0] / seen[2]).tolist(), (seen[1] / seen[2]).tolist(), strict=True))
@@ -84,7 +84,7 @@ class Plane:
 class Sketch:
     """A canvas, its random draws and its palette.
 
-    `usual` are the palettes the class mostly has in life, by index. `palette` is (5, 3), dark to light;
+    `usual` has the indices of the palettes that the class mostly has in life. `palette` is (5, 3), dark to light;
     `other` is a second one of the same side, for backgrounds.
     """
 
@@ -99,7 +99,7 @@ class Sketch:
         self.other = self._draw_palette(self.whole(0, pool - 1))
 
     def _resolve(self, n: int) -> None:
-        """From here on one canvas pixel is 2 / n wide."""
+        """Make one canvas pixel 2 / n wide from here on."""
         self.n = n
         axis = ((np.arange(n, dtype=np.float32) + 0.5) * np.float32(2 / n) - 1).astype(np.float32)
         self.x, self.y = axis[None, :], axis[:, None]
@@ -107,17 +107,19 @@ class Sketch:
     # draws
 
     def between(self, low: float, high: float) -> float:
+        """Draw a number, uniform from low to high."""
         return low + (high - low) * float(self.rng.random())
 
     def chance(self, probability: float) -> bool:
+        """Draw True with a probability."""
         return float(self.rng.random()) < probability
 
     def whole(self, low: int, high: int) -> int:
-        """low to high, both included."""
+        """Draw an integer from low to high, both included."""
         return int(self.rng.integers(low, high + 1))
 
     def table(self, count: int = 256) -> Array:
-        """Uniform draws, to be looked up by cell: see `cell_value`."""
+        """Return uniform draws, to be looked up by cell: see `cell_value`."""
         return self.rng.random(count, dtype=np.float32)
 
     def _draw_palette(self, index: int) -> Array:
@@ -130,7 +132,7 @@ class Sketch:
         return np.clip(colours * gain + lift, 0, 1).astype(np.float32)
 
     def tone(self, index: int, spread: float = 0.08) -> Array:
-        """Colour `index` of the palette, a little off: (3,)."""
+        """Return colour `index` of the palette, varied a little: (3,)."""
         return np.clip(self.palette[index] + spread * (self.rng.random(3, dtype=np.float32) - 0.5) * 2, 0, 1)
 
     # the camera
@@ -144,7 +146,7 @@ class Sketch:
         shift: float = 0.25,
         shear: float = 0.14,
     ) -> Plane:
-        """Looks at a drawing.
+        """Return a drawing as a camera at a random place sees it.
 
         `zoom` = drawing units from the centre to the edge of the canvas, log-uniform between the two at
         difficulty 1. `turn` (radians), `lean` (perspective: relative change of scale from centre to edge),
@@ -175,14 +177,14 @@ class Sketch:
     # fields and masks
 
     def field(self, cells: float, octaves: int = 4, *, gain: float = 0.5, stretch: float = 1.0) -> Array:
-        """Smooth noise in [0, 1].
+        """Return smooth noise in [0, 1].
 
         `cells` = bumps across the canvas in the first octave; `stretch` > 1 draws them out downwards.
         """
         high = max(cells / stretch, 1.0)
         grid = self.rng.random((math.ceil(high) + 4, math.ceil(cells) + 4), dtype=np.float32)
         finer, strength = 1, gain
-        # The octaves are summed on a grid that doubles from one to the next, and only the last is made an image.
+        # The octaves are summed on a grid that doubles from one to the next; only the last becomes an image.
         while octaves > 1 and 2 * finer * cells <= self.n / 2:
             grid = _subdivide(_subdivide(grid).T).T
             grid += np.float32(strength) * self.rng.random(grid.shape, dtype=np.float32)
@@ -196,7 +198,7 @@ class Sketch:
         return total
 
     def wrap(self, field: Array, u: Array, v: Array, tile: float = 2.0) -> Array:
-        """`field` laid on the drawing: one copy `tile` units wide in the middle, mirrored ones around it."""
+        """Return `field` laid on the drawing: one copy `tile` units wide in the middle, mirrored ones around it."""
         n = self.n
 
         def index(w: Array) -> NDArray[np.intp]:
@@ -206,9 +208,9 @@ class Sketch:
         return field.ravel()[index(v) * n + index(u)]
 
     def cells(self, u: Array, v: Array, jitter: float = 0.9) -> tuple[Array, Array, NDArray[np.intp]]:
-        """Voronoi cells of one jittered point a unit square.
+        """Return Voronoi cells of one jittered point per unit square.
 
-        Worked out on every second pixel and enlarged: four times as fast, and nobody sees it.
+        They are computed on every second pixel and enlarged: four times as fast, and invisible.
 
         Returns:
             The distance to the nearest point, to the second nearest, and the number of the cell.
@@ -238,7 +240,7 @@ class Sketch:
     # colour
 
     def ramp(self, t: Array, colours: Array) -> Array:
-        """t in [0, 1] -> an image, through `colours` (k, 3) at even steps."""
+        """Return the image of t in [0, 1] through `colours` (k, 3) at even steps."""
         stops = np.linspace(0, 1, len(colours))
         steps = np.linspace(0, 1, 256)
         image = np.empty((3, self.n, self.n), dtype=np.float32)
@@ -249,14 +251,15 @@ class Sketch:
         return image
 
     def flat(self, colour: Array) -> Array:
+        """Return an image of one colour, (3,)."""
         return np.broadcast_to(colour.astype(np.float32)[:, None, None], (3, self.n, self.n)).copy()
 
     def backdrop(self) -> Array:
-        """Something unimportant to stand behind a thing: soft noise or a gradient, and a little clutter."""
+        """Return a background: soft noise or a gradient, and a little clutter."""
         start = self.whole(0, 2)
-        colours = self.other[start : start + 3]  # neighbours: it should stay behind
+        colours = self.other[start : start + 3]  # neighbours: a background has little contrast
         fine = self.n
-        self._resolve(self.size)  # soft stuff: half the canvas' resolution does
+        self._resolve(self.size)  # half the resolution suffices for soft things
         if self.chance(0.6):
             image = self.ramp(self.field(self.between(1.5, 5), 3), colours)
         else:
@@ -269,7 +272,7 @@ class Sketch:
         return image.repeat(fine // self.size, axis=1).repeat(fine // self.size, axis=2)
 
     def blob(self, low: float, high: float) -> Array:
-        """The mask of a disc, a bar or a box somewhere on the canvas."""
+        """Return the mask of a disc, a bar or a box somewhere on the canvas."""
         x, y = self.x - self.between(-1, 1), self.y - self.between(-1, 1)
         angle, radius = self.between(0, math.pi), self.between(low, high)
         along = math.cos(angle) * x + math.sin(angle) * y
@@ -284,7 +287,7 @@ class Sketch:
         return edge(far.astype(np.float32), 3 / self.n)
 
     def paint(self, image: Array, mask: Array, colour: Array, strength: float = 1.0) -> None:
-        """Lays `colour`, (3,) or an image, over `image` where `mask` says so, in place."""
+        """Lay `colour`, (3,) or an image, over `image` by `mask`, in place."""
         mask = mask * np.float32(strength)
         for plane, tint in zip(image, colour, strict=True):  # a plane at a time stays in the cache
             change = tint - plane
@@ -292,18 +295,18 @@ class Sketch:
             plane += change
 
     def shade(self, image: Array, light: Array, strength: float) -> None:
-        """Darkens and lightens in place: `light` 0 to 1, where a half changes nothing."""
+        """Darken and lighten in place: `light` 0 to 1, where a half changes nothing."""
         image *= 1 + np.float32(2 * strength) * (light - np.float32(0.5))
 
     def pen(self) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-        """An empty mask for PIL to draw on with fill 255; `inked` turns it into a mask."""
+        """Return an empty image for PIL to draw on with fill 255, which `inked` turns into a mask."""
         image = Image.new("L", (self.n, self.n), 0)
         return image, ImageDraw.Draw(image)
 
     # the lens
 
     def finish(self, image: Array) -> NDArray[np.uint8]:
-        """(3, n, n) as drawn -> (size, size, 3) uint8 as photographed."""
+        """Return the photograph, (size, size, 3) uint8, of a drawing (3, n, n)."""
         hard, rng = DIFFICULTY, self.rng
         half = image[:, ::2] + image[:, 1::2]
         small = np.float32(0.25) * (half[..., ::2] + half[..., 1::2])
@@ -328,13 +331,13 @@ class Sketch:
         if blur > 0.15:
             out = np.asarray(Image.fromarray(np.ascontiguousarray(out)).filter(ImageFilter.BoxBlur(blur)))
         draws = rng.integers(0, 256, (2, *out.shape), dtype=np.uint8).astype(np.float32)
-        # The difference of two even draws: near enough to a bell, and ten times as fast to draw.
+        # The difference of two uniform draws: close enough to a normal one, and ten times as fast.
         noisy = out + (draws[0] - draws[1]) * np.float32(2.45 * grain)
         return np.clip(noisy + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def _subdivide(grid: Array) -> Array:
-    """Twice the rows, less two: corner cutting, whose limit is a quadratic B-spline."""
+    """Return twice the rows, less two: corner cutting, whose limit is a quadratic B-spline."""
     fine = np.empty((2 * len(grid) - 2, grid.shape[1]), dtype=np.float32)
     quarter, rest = np.float32(0.25) * grid, np.float32(0.75) * grid
     np.add(rest[:-1], quarter[1:], out=fine[::2])
@@ -343,12 +346,12 @@ def _subdivide(grid: Array) -> Array:
 
 
 def edge(distance: Array, soft: float) -> Array:
-    """1 where `distance` is negative, 0 where positive, a ramp `soft` wide between."""
+    """Return 1 where `distance` is negative, 0 where positive, with a ramp `soft` wide between."""
     return np.clip(np.float32(0.5) - distance * np.float32(1 / soft), 0, 1)
 
 
 def modulo(w: Array, period: float) -> Array:
-    """`w` brought into [0, period]; many times as fast as NumPy's own."""
+    """Return `w` modulo `period`, in [0, period]; many times as fast as NumPy's."""
     return w - np.float32(period) * np.floor(w * np.float32(1 / period))
 
 
@@ -357,17 +360,17 @@ def norm(u: Array, v: Array) -> Array:
 
 
 def stripes(phase: Array) -> Array:
-    """0 to 1 and back once a unit of `phase`, smoothly."""
+    """Return 0 to 1 and back, smoothly, once per unit of `phase`."""
     return np.float32(0.5) + np.float32(0.5) * np.sin(phase * np.float32(2 * math.pi))
 
 
 def comb(phase: Array) -> Array:
-    """Distance to the nearest whole number, 0 to 0.5."""
+    """Return the distance to the nearest whole number, 0 to 0.5."""
     return np.abs(phase - np.round(phase))
 
 
 def cell_value(table: Array, column: Array, row: Array) -> Array:
-    """A table's entry for each cell of a grid, the same all over the cell."""
+    """Return a table's entry for each cell of a grid, the same throughout the cell."""
     return table[(column.astype(np.intp) * 73 + row.astype(np.intp) * 151) & (len(table) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""Where images lie, which feed reads them, what a source becomes: decided by sizes alone, and tested by them."""
+"""The choice of feed and store depends on sizes alone, which these tests vary."""
 
 from __future__ import annotations
 

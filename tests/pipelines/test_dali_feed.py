@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def feeds_of(store: Store, classes: Sequence[str] = NATURAL, batch: int = BATCH, **look: Any) -> tuple[Feed, Feed]:
-    """The feed under test, and one that reads the pixels which the store's JPEGs decode to."""
+    """Return the feed under test, and one that reads the pixels of the store's decoded JPEGs."""
     train, val = (select_task_images(store, part, tuple(classes)) for part in (store.train, store.val))
     stream = Stream(1, 2, len(train), batch, SIDE - CROP)
     random = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def test_a_new_feed_goes_on_at_any_step(store: Store) -> None:
 
 
 def test_a_batch_is_not_overwritten_by_later_ones(store: Store) -> None:
-    """DALI's memory is used again as soon as a batch has been shown."""
+    """DALI's memory is reused as soon as the context of a batch ends."""
     found, expected = feeds_of(store)
     first = found.train(0)
     for step in range(1, 20):
@@ -119,9 +119,6 @@ def test_threads_and_batches_made_ahead_change_nothing(store: Store, threads: in
     found.close()
 
 
-# -- damage ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def own(tmp_path: Path) -> Store:
     """A store that a test may damage."""
@@ -130,7 +127,7 @@ def own(tmp_path: Path) -> Store:
 
 
 def damage(part: StorePart, row: int) -> None:
-    """Overwrites the middle of a JPEG's bytes with its own first ones."""
+    """Overwrite the middle of a JPEG's bytes with its own first ones."""
     assert isinstance(part, JpegStorePart)
     offset, size = map(int, part.index[row])
     with open(part.files[0], "r+b") as file:
@@ -190,11 +187,8 @@ def test_nothing_of_dali_is_loaded_before_it_is_used() -> None:
     assert done.stdout.strip() == "False"
 
 
-# -- real images --------------------------------------------------------------------------------------------------
-
-
 def test_the_loss_that_is_stated(shared: Path) -> None:
-    """What a study on a jpeg store sees of full-size images, against one on a raw store."""
+    """A study sees nearly the same full-size images on a jpeg store and on a raw store."""
     source = shared / "data/ilsvrc12-samples.tar"
     raw, jpeg = (
         prepare(source, size=256, cache=cache_folder(), kind=kind, log=lambda text: None) for kind in ("raw", "jpeg")

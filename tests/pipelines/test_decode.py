@@ -38,7 +38,7 @@ def reason(data: bytes, fit: str = "stretch") -> str:
 
 @pytest.fixture
 def only_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where torchvision has no decoder."""
+    """Decode as where torchvision has no decoder."""
     monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
 
 
@@ -143,7 +143,7 @@ def test_crop_is_the_square_in_the_middle() -> None:
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all that only Pillow decodes, with and without transparency and palettes."""
+    """All formats that only Pillow decodes, with and without transparency and palettes."""
     files = [each.data for each in STRANGE.values() if each.good and not each.ordinary]
     clear = scene().convert("RGBA")
     clear.putalpha(scene().convert("L"))
@@ -223,12 +223,12 @@ def test_a_large_image_waits_for_room_and_is_not_overtaken(monkeypatch: pytest.M
         return wait(timeout)
 
     def take(pixels: int) -> None:
-        with room.taken(pixels):
+        with room.reserve(pixels):
             order.append(pixels)
 
     monkeypatch.setattr(room._changed, "wait", noted)
     with ThreadPoolExecutor(2) as pool:
-        with room.taken(8):
+        with room.reserve(8):
             large = pool.submit(take, 5)
             assert waiting.wait(PATIENCE)
             small = pool.submit(take, 1)  # for which there is room

@@ -31,12 +31,12 @@ def on_cpu(fit: str = "stretch", size: int = SIZE) -> GpuDecoder:
 
 
 def large(seed: int) -> bytes:
-    """An ordinary JPEG, another for each seed, that is made smaller."""
+    """Return an ordinary JPEG, different for each seed, that is larger than the store."""
     return encoded(scene(100 + seed, 80 + seed), quality=90)
 
 
 def assert_close(pixels: Pixels | ImageError, wanted: Pixels | ImageError) -> None:
-    """Of images that were made smaller: but for the outermost pixel on each side the same up to rounding."""
+    """Check images that were made smaller: equal up to rounding, except for the outermost pixel on each side."""
     assert isinstance(pixels, np.ndarray) and isinstance(wanted, np.ndarray)
     assert pixels.shape == wanted.shape and pixels.dtype == np.uint8
     assert np.abs(pixels.astype(int) - wanted)[1:-1, 1:-1].max() <= 2

@@ -49,7 +49,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 
 def keep_busy() -> None:
-    """Work that the GPU is still at when we have long asked for more."""
+    """Queue work that keeps the GPU busy while the CPU runs ahead."""
     x = torch.ones(4096, 4096, device="cuda")
     for _ in range(20):
         x = x @ x * 1e-4

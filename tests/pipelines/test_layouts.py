@@ -249,7 +249,7 @@ def test_ilsvrc12_s_training_archive_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["train/", "ILSVRC2012_img_train/", ""])
 def test_ilsvrc12_half_unpacked(tmp_path: Path, part: str) -> None:
-    """Of three classes two are still tars, in the folder of the training part or beside that of the other."""
+    """Two of three classes are still tars, in the folder of the training part or beside that of the other."""
     published(tmp_path / "folder", tmp_path / "archives")
     half = tmp_path / "half" / part
     half.mkdir(parents=True)
@@ -306,7 +306,7 @@ def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path, packed: bool) 
 def test_what_is_no_plain_file_is_refused_and_never_opened(
     tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To open a pipe is to wait for somebody who writes into it."""
+    """Opening a pipe blocks until somebody writes into it."""
     folder = image_folder(tmp_path / "folder")
     os.mkfifo(folder / "train/cat/pipe.jpg")
     (folder / "train/cat/zeros.jpg").symlink_to("/dev/zero")

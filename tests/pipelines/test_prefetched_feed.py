@@ -17,7 +17,7 @@ from fasttransfer.pipelines.streams import Batch
 
 
 class Counting:
-    """Batches that say which step they are of; step 13 and every validation batch after the third cannot be made."""
+    """A feed whose batches hold their step; step 13 and every validation batch after the third fail."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []

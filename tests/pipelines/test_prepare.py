@@ -50,7 +50,7 @@ def visible(folder: Path) -> list[str]:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Shards like those of `preparing`; of the test's `kind`, if it has one."""
+    """Make shards like those of `preparing`, of the test's `kind` if it has one."""
     kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else "raw"
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES[kind])
 
@@ -59,7 +59,7 @@ both_kinds = pytest.mark.parametrize("kind", ["raw", "jpeg"])
 
 
 def same_files(one: Path, other: Path) -> None:
-    """Two folders hold the same, byte for byte."""
+    """Check that two folders hold the same, byte for byte."""
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())
     for name in names:
@@ -90,21 +90,21 @@ def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
     assert stores[0].digest == stores[1].digest and stores[0].folder != stores[1].folder
 
 
-def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_what_the_store_will_take_and_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
-    said: list[str] = []
+    lines: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
-    prepare(source, size=8, cache=tmp_path / "cache", log=said.append)
-    assert "4 images held out" in said[0]
-    assert "36 training and 4 validation images of 2 classes at 8 x 8" in said[1] and said[1].endswith(": 0 MB")
-    assert "16 of 40 images, " in said[2] and "images per second" in said[2] and said[2].endswith("left")
-    assert said[-1].startswith("prepare: done in")
+    prepare(source, size=8, cache=tmp_path / "cache", log=lines.append)
+    assert "4 images held out" in lines[0]
+    assert "36 training and 4 validation images of 2 classes at 8 x 8" in lines[1] and lines[1].endswith(": 0 MB")
+    assert "16 of 40 images, " in lines[2] and "images per second" in lines[2] and lines[2].endswith("left")
+    assert lines[-1].startswith("prepare: done in")
 
 
-def test_progress_is_not_said_more_than_every_few_seconds(tmp_path: Path) -> None:
-    said: list[str] = []
-    prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=said.append)
-    assert len(said) <= 2 + 1  # what it takes and that it is done; one more on a machine this slow
+def test_logs_progress_at_most_every_few_seconds(tmp_path: Path) -> None:
+    lines: list[str] = []
+    prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=lines.append)
+    assert len(lines) <= 2 + 1  # what it takes and that it is done; one more on a machine this slow
 
 
 def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +142,10 @@ def test_a_damaged_store_is_made_again(tmp_path: Path) -> None:
     source, cache = source_of(tmp_path / "source"), tmp_path / "cache"
     store = prepare(source, size=8, cache=cache, log=quiet)
     write(store.folder, {"train-0000.npy": b"short"})
-    said: list[str] = []
-    again = prepare(source, size=8, cache=cache, log=said.append)
+    lines: list[str] = []
+    again = prepare(source, size=8, cache=cache, log=lines.append)
     assert again.digest == store.digest and again.folder == store.folder
-    assert "the store is damaged" in said[0]
+    assert "the store is damaged" in lines[0]
     verify(again)
 
 
@@ -168,13 +168,13 @@ def test_a_store_that_cannot_be_read_just_now_is_not_made_again(
     assert shard.stat() == before
 
 
-def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_an_input_error(tmp_path: Path) -> None:
     for length in (252, 300):
         with pytest.raises(InputError, match="name too long"):
             prepare_into(source_of(tmp_path / "source"), tmp_path / ("x" * length), size=8, log=quiet)
 
 
-def test_the_keys_of_both_kinds_are_found_as_prepare_finds_them(tmp_path: Path) -> None:
+def test_find_started_computes_the_keys_of_prepare(tmp_path: Path) -> None:
     source, cache = list_images(source_of(tmp_path / "source")), tmp_path / "cache"
     assert find_started(source, size=8, cache=cache) == ()
     prepare(source, size=8, cache=cache, kind="jpeg", log=quiet)
@@ -213,9 +213,9 @@ def test_only_the_first_bad_images_are_named(tmp_path: Path) -> None:
 def test_bad_images_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", rows * 8 * 8 * 3)
     clean = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=quiet)
-    source, said = write(tmp_path / "source", BAD), list[str]()
+    source, lines = write(tmp_path / "source", BAD), list[str]()
     listing = list_images(source)
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=said.append)
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=lines.append)
 
     def files_of(part: str) -> list[str]:
         """A shard for each range of the list, even where none of its images can be decoded."""
@@ -226,7 +226,7 @@ def test_bad_images_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert store.digest == clean.digest
     assert {each["path"]: bool(each["reason"]) for each in store.manifest["refused"]} == dict.fromkeys(BAD, True)
-    assert any("4 images cannot be decoded" in text for text in said)
+    assert any("4 images cannot be decoded" in text for text in lines)
     assert visible(store.folder) == sorted(["manifest.json", *(f for part in ("train", "val") for f in files_of(part))])
     for part in ("train", "val"):
         shown = getattr(store, part).gather(np.arange(len(getattr(store, part))))
@@ -247,7 +247,7 @@ def test_a_file_that_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:
     assert "train/cat/lost.jpg (cannot be read: no such file or directory)" in refusal(source, tmp_path / "cache")
 
 
-def test_odd_notes_in_good_images_warn_nobody(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_odd_notes_in_good_images_give_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xffrubbish"
     source = write(source_of(tmp_path / "source"), {"train/cat/odd.jpg": encoded(noise(1), exif=exif)})
     assert len(prepare(source, size=8, cache=tmp_path / "cache", log=quiet).train) == 25
@@ -264,7 +264,7 @@ def test_unknown_word_for_bad_images(tmp_path: Path) -> None:
     assert "say fail or skip" in refusal(tmp_path, tmp_path, bad_images="ignore")
 
 
-def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_an_error_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(tmp_path / "source")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     assert "the store takes 0 MB, the disk has 0 MB free" in refusal(source, tmp_path / "cache")
@@ -276,7 +276,7 @@ def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: p
 def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     source = source_of(tmp_path / "source", 40)
     wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, log=quiet)
-    write_images, said = write_store.write_images, list[str]()
+    write_images, lines = write_store.write_images, list[str]()
 
     def full(file: IO[bytes], *arguments: Any, **choices: Any) -> shard_writer.ShardRecord:
         record = write_images(file, *arguments, **choices)
@@ -287,10 +287,10 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(write_store, "write_images", full)
         with pytest.raises(InputError, match=r"cannot write here \(no space left on device\)"):
-            prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
-    assert "the same command resumes from them" in said[-1]
-    store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
-    assert any("40 images are there from an interrupted run" in text for text in said)
+            prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=lines.append)
+    assert "the same command resumes from them" in lines[-1]
+    store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=lines.append)
+    assert any("40 images are there from an interrupted run" in text for text in lines)
     same_files(store.folder, wanted.folder)
 
 
@@ -313,7 +313,7 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def with_bad_ones(folder: Path) -> Path:
-    """116 good training images, and bad ones before, between and after them."""
+    """Write 116 good training images, and bad ones before, between and after them."""
     bad = ("cat/00", "cat/17", "cat/39", "dog/1", "dog/20", "dog/99", "dog/999")
     return write(source_of(folder, 60), {f"train/{name}.jpg": b"no image" for name in bad} | {"val/cat/99.jpg": b""})
 
@@ -334,10 +334,10 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
             assert len(list(stores.glob(f".*.tmp/{shard_name(part, number, kind)}"))) == 1
         left = visible(stores)
         assert len(left) == 1 and left[0].endswith(".tmp")  # nothing that looks like a store
-    said: list[str] = []
-    store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
-    assert said[0] == "prepare: 116 images are there from an interrupted run: checking them"
-    assert f"{len(list_images(source).train):,} images were there from before" in said[-1]
+    lines: list[str] = []
+    store = prepare(source, cache=tmp_path / "cache", log=lines.append, **choices)  # type: ignore[arg-type]
+    assert lines[0] == "prepare: 116 images are there from an interrupted run: checking them"
+    assert f"{len(list_images(source).train):,} images were there from before" in lines[-1]
     same_files(store.folder, wanted.folder)
     verify(store)
     assert visible(stores) == [store.folder.name]
@@ -352,7 +352,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
         "records swapped": 1, "request flip": 0, "of an older version": 0,
     }.items(),
 )  # fmt: skip
-def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(
+def test_interrupted_work_is_kept_up_to_the_first_damaged_shard(
     tmp_path: Path, kind: Kind, damage: str, whole: int
 ) -> None:
     source = with_bad_ones(tmp_path / "source")
@@ -388,11 +388,11 @@ def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(
         case "of an older version":
             (left / write_store.REQUEST).rename(left / "journal")
     (left / "stray.tmp").write_text("half a file")
-    said: list[str] = []
-    store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
+    lines: list[str] = []
+    store = prepare(source, cache=tmp_path / "cache", log=lines.append, **choices)  # type: ignore[arg-type]
     same_files(store.folder, wanted.folder)
-    assert any("are there from an interrupted run" in text for text in said) == bool(whole)
-    assert said[-1].endswith(", 20 images were there from before") == bool(whole)
+    assert any("are there from an interrupted run" in text for text in lines) == bool(whole)
+    assert lines[-1].endswith(", 20 images were there from before") == bool(whole)
 
 
 def swap(one: Path, other: Path) -> None:
@@ -413,8 +413,8 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path) -> None:
     with held(source, tmp_path / "cache", "train-0002.npy") as other:
         assert other.process.pid is not None
         os.kill(other.process.pid, signal.SIGINT)
-        said = other.rest()
-    assert "the same command resumes" in said[-2] and "KeyboardInterrupt" in said[-1]
+        output = other.rest()
+    assert "the same command resumes" in output[-2] and "KeyboardInterrupt" in output[-1]
     lines: list[str] = []
     again = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=lines.append)
     assert lines[0].startswith("prepare: 37 images are there")
@@ -422,14 +422,14 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path) -> None:
     same_files(again.folder, wanted.folder)
 
 
-def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_of_other_versions_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = with_bad_ones(tmp_path / "source")
     with held(source, tmp_path / "cache", "train-0002.npy"):
         pass
     monkeypatch.setattr(store_request, "version", lambda name: "99")
-    said: list[str] = []
-    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=said.append)
-    assert not any("interrupted run" in text for text in said)
+    lines: list[str] = []
+    store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=lines.append)
+    assert not any("interrupted run" in text for text in lines)
     assert store.manifest["versions"]["pillow"] == "99"
     assert visible(store.folder.parent) == [store.folder.name]
 
@@ -449,7 +449,7 @@ def test_a_bad_image_found_before_the_kill_still_fails(tmp_path: Path, monkeypat
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_an_image_that_is_readable_only_later_changes_nothing_that_is_done_with(
+def test_an_image_that_becomes_readable_later_does_not_change_complete_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A range that is complete is not read again, even where all of its images were left out."""
@@ -476,7 +476,7 @@ def test_an_image_that_is_readable_only_later_changes_nothing_that_is_done_with(
 
 
 @pytest.mark.parametrize("how", ["grows", "is touched"])
-def test_an_image_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> None:
+def test_an_image_that_changes_meanwhile_is_an_error(tmp_path: Path, how: str) -> None:
     source = source_of(tmp_path / "source")
     listing, changed = list_images(source), source / "train/dog/3.jpg"
     if how == "grows":
@@ -488,7 +488,7 @@ def test_an_image_that_changes_meanwhile_is_told(tmp_path: Path, how: str) -> No
     assert visible(tmp_path / "cache/stores") == []
 
 
-def test_an_archive_that_changes_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_changes_meanwhile_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = pack(source_of(tmp_path / "source"), tmp_path / "source.tar")
     read = write_store._read
 
@@ -500,7 +500,7 @@ def test_an_archive_that_changes_meanwhile_is_told(tmp_path: Path, monkeypatch: 
     assert "changed while it was prepared" in refusal(archive, tmp_path / "cache")
 
 
-def test_what_a_killed_run_left_goes_when_nobody_can_go_on_with_it(tmp_path: Path) -> None:
+def test_work_that_nobody_can_resume_is_removed(tmp_path: Path) -> None:
     source, cache, stores = source_of(tmp_path / "source", 60), tmp_path / "cache", tmp_path / "cache/stores"
     with held(source, cache, "train-0001.npy"):
         other = source_of(tmp_path / "other")
@@ -532,24 +532,21 @@ def test_two_at_once_make_it_once(tmp_path: Path) -> None:
     with held(source, cache, "train-0002.npy") as first, preparing(source, cache) as second:
         second.wait_for("prepare: another run is preparing these images")
         first.go_on()
-        said = [first.rest(), second.rest()]
-    assert "prepare: done in" in said[0][-2]
+        lines = [first.rest(), second.rest()]
+    assert "prepare: done in" in lines[0][-2]
     wanted = prepare(source, size=8, cache=tmp_path / "other", bad_images="skip", log=quiet)
-    assert said[0][-1] == f"digest {wanted.digest}" and said[1] == said[0][-1:]
+    assert lines[0][-1] == f"digest {wanted.digest}" and lines[1] == lines[0][-1:]
 
 
-def test_the_waiting_one_goes_on_when_the_first_is_killed(tmp_path: Path) -> None:
+def test_the_waiting_process_resumes_when_the_first_is_killed(tmp_path: Path) -> None:
     source, cache = source_of(tmp_path / "source", 60), tmp_path / "cache"
     with held(source, cache, "train-0002.npy") as first, preparing(source, cache) as second:
         second.wait_for("prepare: another run is preparing these images")
         first.kill()
-        said = second.rest()
-    assert said[0].startswith("prepare: 40 images are there from an interrupted run")
+        lines = second.rest()
+    assert lines[0].startswith("prepare: 40 images are there from an interrupted run")
     wanted = prepare(source, size=8, cache=tmp_path / "other", bad_images="skip", log=quiet)
-    assert said[-1] == f"digest {wanted.digest}"
-
-
-# -- a jpeg store ---------------------------------------------------------------------------------------------------
+    assert lines[-1] == f"digest {wanted.digest}"
 
 
 @pytest.mark.parametrize("kind", ["jpeg"])
@@ -570,8 +567,8 @@ def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
                 for image, label in zip(members[::2], members[1::2], strict=True):
                     assert [image.name, label.name] == [f"{row:08d}.jpg", f"{row:08d}.cls"]
                     assert image.isreg() and (image.mtime, image.uid, image.uname) == (0, 0, "")
-                    data, said = (archive.extractfile(each).read() for each in (image, label))  # type: ignore[union-attr]
-                    assert data == part.read(row) and int(said) == part.labels[row]
+                    data, text = (archive.extractfile(each).read() for each in (image, label))  # type: ignore[union-attr]
+                    assert data == part.read(row) and int(text) == part.labels[row]
                     assert data == encoded(Image.fromarray(pixels.gather([row])[0]), quality=95)
                     row += 1
             assert file.stat().st_size % 10240 == 0
@@ -579,10 +576,10 @@ def test_a_jpeg_store_is_a_webdataset(tmp_path: Path, kind: Kind) -> None:
     assert len(store.manifest["parts"]["train"]["shards"]) > 3
 
 
-def test_a_jpeg_store_says_about_what_it_takes(shared: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, kind="jpeg", log=said.append)
-    (line,) = (text for text in said if "256 x 256" in text)
+def test_prepare_estimates_the_size_of_a_jpeg_store(shared: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    store = prepare(shared / "data/ilsvrc12-samples.tar", size=256, cache=tmp_path, kind="jpeg", log=lines.append)
+    (line,) = (text for text in lines if "256 x 256" in text)
     about = float(line.rpartition(": about ")[2].removesuffix(" MB"))
     taken = sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6
     assert 0.8 < taken / about < 1.2
@@ -597,17 +594,14 @@ def test_fit_crop_keeps_the_aspect(tmp_path: Path) -> None:
     assert np.all(store.train.gather(np.arange(2)) == [255, 0, 0]) and store.manifest["fit"] == "crop"
 
 
-# -- a folder that somebody named -----------------------------------------------------------------------------------
-
-
 def test_prepare_into_a_folder(tmp_path: Path) -> None:
-    source, folder, said = source_of(tmp_path / "source"), tmp_path / "deep/store", list[str]()
-    store = prepare_into(source, folder, size=8, log=said.append)
+    source, folder, lines = source_of(tmp_path / "source"), tmp_path / "deep/store", list[str]()
+    store = prepare_into(source, folder, size=8, log=lines.append)
     assert store.folder == folder
     same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", log=quiet).folder)
-    said.clear()
-    assert prepare_into(source, folder, size=8, log=said.append).digest == store.digest
-    assert said == [f"prepare: {folder} is this store already: nothing to do"]
+    lines.clear()
+    assert prepare_into(source, folder, size=8, log=lines.append).digest == store.digest
+    assert lines == [f"prepare: {folder} is this store already: nothing to do"]
 
 
 def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
@@ -643,7 +637,7 @@ def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: 
     assert visible(folder) == ["thesis.tex"]
 
 
-def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_into_resumes_and_leaves_the_work_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source, folder = source_of(tmp_path / "source", 60), tmp_path / "store"
     write(tmp_path, {".other.tmp/work": "of another program", ".other.lock": b""})
@@ -651,9 +645,9 @@ def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monk
         patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_into(source, folder, size=8, log=quiet)
-    said: list[str] = []
-    store = prepare_into(source, folder, size=8, log=said.append)
-    assert "124 images are there from an interrupted run" in said[0]
+    lines: list[str] = []
+    store = prepare_into(source, folder, size=8, log=lines.append)
+    assert "124 images are there from an interrupted run" in lines[0]
     same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", log=quiet).folder)
     assert store.kind == "raw" and visible(tmp_path) == [".other.tmp", "cache", "source", "store"]
 

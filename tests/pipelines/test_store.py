@@ -204,7 +204,7 @@ def test_a_store_may_have_more_shards_than_files_may_usually_be_open(store: Stor
 
 
 def unfit(store: Store) -> str:
-    """What verify says."""
+    """Return the message of verify."""
     with pytest.raises(InputError, match="delete the folder") as caught:
         verify(Store.open(store.folder))
     return str(caught.value)
@@ -256,7 +256,7 @@ def test_verify_finds_a_shard_that_was_cut(store: Store) -> None:
 
 
 def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files may be as they were written and still be no images."""
+    """Files may be as they were written and still hold no images."""
     encode = write_store._encode_jpeg
 
     def broken(pixels: np.ndarray) -> bytes:
@@ -275,12 +275,12 @@ def test_verify_finds_a_changed_manifest(store: Store) -> None:
         assert "manifest.json" in unfit(store)
 
 
-def test_verify_says_how_far_it_is(jpegs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_logs_its_progress(jpegs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
-    said: list[str] = []
-    verify(jpegs, said.append)
-    assert any(text.startswith("verify: reading: 21 of 27 images, ") for text in said)
-    assert said[-1].startswith("verify: decoding: 27 of 27 images, ")
+    lines: list[str] = []
+    verify(jpegs, lines.append)
+    assert any(text.startswith("verify: reading: 21 of 27 images, ") for text in lines)
+    assert lines[-1].startswith("verify: decoding: 27 of 27 images, ")
 
 
 def test_the_digest_of_the_same_images_stays_what_it_always_was() -> None:

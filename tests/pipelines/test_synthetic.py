@@ -23,7 +23,7 @@ UNGUARDED = """
 import os, sys
 from pathlib import Path
 from fasttransfer.pipelines import synthetic
-synthetic._WORTH_A_PROCESS = 1
+synthetic._IMAGES_PER_PROCESS = 1
 os.sched_getaffinity = lambda pid: {0, 1}
 synthetic.render(Path(sys.argv[1]), train=2, val=1, size=32)
 """
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synthetic, "_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(synthetic, "_IMAGES_PER_PROCESS", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
 
 
