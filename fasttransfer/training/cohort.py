@@ -217,7 +217,7 @@ class Cohort:
                     self._finish(m, emit)
                 break
             active = [m for m in members if m.step == step]
-            self._train_step(step, active)
+            self.train_step(step, active)
             step += 1
             cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
             macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
@@ -236,7 +236,9 @@ class Cohort:
         emit(Advanced(self._steps, self._steps, macs))
         return True
 
-    def _train_step(self, step: int, active: Sequence[TrainingCell]) -> None:
+    def train_step(self, step: int, active: Sequence[TrainingCell] | None = None) -> None:
+        """Train the cells `active`, by default all, on the batch of `step`, counted from 0."""
+        active = self._members if active is None else active
         batch = self._target.feed.train(step)
         self._at.fill_(step)
         self._lr.fill_(self._recipe.lr_at(step, self._steps))
@@ -301,7 +303,7 @@ class Cohort:
         """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
         lost = []
         give_up = self._recipe.give_up
-        for m, (val_loss, correct) in zip(active, self._validate(active), strict=True):
+        for m, (val_loss, correct) in zip(active, self.validate(active), strict=True):
             val_top1 = float(correct.sum() / len(correct))
             found = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
             m.evaluations.append(found)
@@ -319,8 +321,13 @@ class Cohort:
         return lost
 
     @torch.no_grad()
-    def _validate(self, active: Sequence[TrainingCell]) -> list[tuple[float, Tensor]]:
-        """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
+    def validate(self, active: Sequence[TrainingCell] | None = None) -> list[tuple[float, Tensor]]:
+        """Validate the cells `active`, by default all, without dropout.
+
+        Returns:
+            For each its mean loss, and (validation images,) bool: those it got right.
+        """
+        active = self._members if active is None else active
         total = self._target.val_images
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
         correct = torch.zeros(len(active), total, dtype=torch.uint8, device=self._device)

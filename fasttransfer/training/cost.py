@@ -39,6 +39,6 @@ def validation_macs(geometry: Geometry, outputs: int, cells: Iterable[Cell]) -> 
     return prefix_macs(geometry, outputs, cells) + live
 
 
-def weight_count(geometry: Geometry, outputs: int) -> int:
-    """Numbers in one network: weights and biases."""
-    return sum(math.prod(shape) + shape[0] for shape in geometry.weight_shapes(outputs))
+def weight_count(geometry: Geometry, outputs: int, start: int = 0) -> int:
+    """Return how many weights and biases the stages behind cut `start` have."""
+    return sum(math.prod(shape) + shape[0] for shape in geometry.weight_shapes(outputs)[start:])

@@ -62,6 +62,17 @@ class TrainingJob:
         sizes = (terms.geometry, terms.outputs, terms.batch, terms.precision)
         return memory_use.OWN + memory_use.cohort_bytes(*sizes, self.cells)
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the checkpoints of all cells: weights and velocities of what they train."""
+        terms = self.terms
+        return sum(8 * cost.weight_count(terms.geometry, terms.outputs, cell.first_trained) for cell in self.cells)
+
+    @property
+    def shape(self) -> TrainingJob:
+        """The same cells of seed 0 and target B: jobs of one shape cost the same."""
+        return replace(self, cells=tuple(sorted(replace(cell, seed=0, target="B") for cell in self.cells)))
+
 
 @dataclass(frozen=True)
 class JobPlan:
