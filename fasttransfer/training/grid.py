@@ -164,7 +164,7 @@ class _StudyRun:
             self._log(f"memory: {division.waves}")
         with Display(self._console, sum(job.macs for job in division.jobs)) as display:
             on_message = partial(self._on_message, display)
-            return train(self._setting, division, on_message, state_of=self._state)
+            return train(self._setting, division, on_message, ended=self._state)
 
     def _on_message(self, display: Display, message: Message | JobRetried) -> None:
         book = self._book

@@ -57,14 +57,14 @@ class Here:
         fate = self.fates[len(self.given)] if len(self.given) < len(self.fates) else None
         self.given.append(job)
         calls, said = itertools.count(), list[WorkerMessage]()
-        worker.train_job(self.setting, job, CPU, said.append, lambda: next(calls) == fate)
+        worker_loop.train_job(self.setting, job, CPU, said.append, lambda: next(calls) == fate)
         if fate == "untold":
             said = [m for m in said if not isinstance(m, Ended | WorkerFree)]
         if fate is not None:
             said = [*(m for m in said if not isinstance(m, WorkerFree)), WorkerLost("signal 9", self.memory)]
         self._said += [(worker, m) for m in said]
 
-    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+    def receive(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
         said, self._said = self._said, []
         return said
 
