@@ -1,6 +1,6 @@
 """Train cells of one target and seed on one stream of batches.
 
-Each batch is made once. Each source's frozen prefix runs once and hands every cut to the cells that start there;
+Each batch is made once. Each source's frozen prefix runs once, for all the cells that start at a cut of it;
 fine-tuned cells and bases start from the images. What a cell computes never depends on what else is in its cohort:
 its draws are functions of study, target and step, and no operation mixes cells.
 """
@@ -279,11 +279,11 @@ class Cohort:
             net, mean, stops = self._sources[source].net, cells[0].mean_of, sorted({cell.n for cell in cells})
             if self._study.views is not None:
                 names = {kept_cut(n): cut_name(source, kept_cut(n)) for n in stops}
-                kept = {cut: batch[name] for cut, name in names.items() if name in batch}
-                if live := names.keys() - kept.keys():
-                    kept |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
+                rounded = {cut: batch[name] for cut, name in names.items() if name in batch}
+                if live := names.keys() - rounded.keys():
+                    rounded |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
                 for n in stops:
-                    cuts[source, n] = net(kept[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
+                    cuts[source, n] = net(rounded[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
                 continue
             x = batch[mean]
             for start, stop in zip([0, *stops], stops, strict=False):

@@ -93,7 +93,7 @@ def test_a_network_that_does_not_fit_is_refused_in_one_sentence() -> None:
 
 def test_memory_grows_with_cells_and_a_frozen_cell_takes_what_it_trains() -> None:
     def memory(*cells: Cell, batch: int = 64) -> int:
-        return memory.cohort_bytes(CAFFENET, 500, batch, "fp32", cells)
+        return memory_use.cohort_bytes(CAFFENET, 500, batch, "fp32", cells)
 
     whole, frozen = Cell(0, "B", "transfer+", 6), Cell(0, "B", "transfer", 6)
     each = 8 * cost.weight_count(CAFFENET, 500)

@@ -224,14 +224,14 @@ def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Calla
     for state in list(waiting):
         parts = []
         for job in state.parts:
-            kept = []
+            trainable = []
             for cell in job.cells:
                 if cell.needs is not None and (how := _NO_SOURCE.get(ended(cell.needs) or "")):
                     on_message(Ended(cell, "skipped", 0, f"its source {cell.needs.name} {how}"))
                 else:
-                    kept.append(cell)
-            if kept:
-                parts.append(replace(job, cells=tuple(kept)))
+                    trainable.append(cell)
+            if trainable:
+                parts.append(replace(job, cells=tuple(trainable)))
         state.parts = parts
         if not parts:
             waiting.remove(state)
