@@ -10,23 +10,23 @@ BENCHES ?=
 NATIVE := $(shell find csrc -type f)
 # Vendored files keep their own style, so that they stay identical to upstream's.
 SOURCES := $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) -print)
-# Without the build tools' warnings, which only speak to packagers; errors are shown.
+# The build tools' warnings address packagers only, so they are off; errors are shown.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: help grid test sanitize lint format bench bench-check clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make grid      train the study on the built-in images and write its page   (ARGS="--dry-run" adds arguments)'
-	@echo 'make test      run the tests                                                 (ARGS="-k dropout" adds arguments)'
-	@echo 'make sanitize  run the tests of native code with every access to memory checked            (ARGS="-k augment" likewise)'
-	@echo 'make lint      check style and types of Python and C++'
-	@echo 'make format    put Python and C++ into shape'
-	@echo 'make bench     measure everything and write a page of it, in 15 minutes     (ARGS=--quick; BENCHES=bench/test_forms.py)'
-	@echo 'make bench-check           compare how much faster than PyTorch things are with what was recorded'
-	@echo 'make clean     remove what was built, the environment included; studies in runs/ stay'
+	@echo 'make grid         train the study on the built-in images and write its page  (ARGS="--dry-run" adds arguments)'
+	@echo 'make test         run the tests                                              (ARGS="-k dropout" adds arguments)'
+	@echo 'make sanitize     run the tests of native code with memory access checked    (ARGS="-k augment" adds arguments)'
+	@echo 'make lint         check style, types and the direction of imports'
+	@echo 'make format       format Python and C++'
+	@echo 'make bench        measure everything in 15 minutes and write a page of it    (ARGS=--quick; BENCHES=bench/test_forms.py)'
+	@echo 'make bench-check  check that no recorded speedup over PyTorch has shrunk'
+	@echo 'make clean        remove build outputs and the environment; keep runs/'
 	@echo ''
-	@echo 'The environment in $(VENV)/ is made on first use; PYTHON=python3.12 chooses the Python for it.'
+	@echo 'The first use creates the environment in $(VENV)/; PYTHON=python3.12 chooses its Python.'
 
 grid: $(VENV)/.installed
 	@$(BIN)/fasttransfer grid --split natural-manmade $(ARGS)
@@ -34,9 +34,9 @@ grid: $(VENV)/.installed
 test: $(VENV)/.installed
 	@$(BIN)/python -m pytest $(ARGS)
 
-# A copy of the package, its libraries for CPUs and for shards built with the sanitizers of GCC. They have to be in the
-# process before anything else, and libstdc++ with them, whose exceptions they follow. Python itself never frees all
-# that it holds: no search for leaks.
+# This builds the libraries for CPUs and for shards in a copy of the package with GCC's sanitizers. The sanitizers must
+# load before anything else, and so must libstdc++, whose exceptions they intercept. Leak detection is off because
+# Python itself does not free all of its memory.
 SANITIZED := build/sanitize
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(COMPILER) -print-file-name=lib$(name).so))
@@ -57,6 +57,7 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(call typed,build/typed)
+	@cd build/typed && ../../$(BIN)/lint-imports --no-logo --no-cache ../../pyproject.toml > ../imports.txt || { cat ../imports.txt; exit 1; }
 	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 
 format: $(VENV)/.installed
@@ -64,7 +65,7 @@ format: $(VENV)/.installed
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(SOURCES)
 
-# The page of everything; or suites, one JSON each, the machine described inside.
+# Without BENCHES everything and its page; with BENCHES those suites, one JSON each with the machine's description.
 bench: $(VENV)/.installed
 ifeq ($(BENCHES),)
 	@$(BIN)/fasttransfer bench all $(ARGS)
@@ -84,8 +85,8 @@ clean:
 	find fasttransfer pipelines tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(foreach end,so dylib pyd,fasttransfer/ops/_native_*.$(end) fasttransfer/features/_shards.*$(end))
 
-# mypy knows no packages that are mapped from elsewhere: it is shown a folder of links that looks like what gets
-# installed. Standing there, the paths it prints are those of the tree but for pipelines/.
+# mypy cannot follow packages that setup.py maps from other folders, so it gets a folder of links that looks like the
+# installed package. The paths it prints are those of the tree except for pipelines/ and bench/, which sed corrects.
 define typed
 rm -rf $(1) && mkdir -p $(1)/fasttransfer && \
 ln -s ../../setup.py $(1)/ && \
@@ -106,7 +107,7 @@ $(VENV)/bin/python:
 		{ echo "There is no C++ compiler ($(COMPILER)): install one (on Debian and Ubuntu: apt install g++) or name one with make CXX=clang++." >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV)
 
-# What the build of the native library imports comes first, so that PyTorch is downloaded once.
+# The imports of the native library's build come first, so that PyTorch is downloaded once.
 $(VENV)/.tools: constraints.txt | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): the first time this downloads PyTorch, on Linux several GB, and takes minutes.'
 	@$(PIP) pip setuptools ninja torch

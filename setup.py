@@ -53,7 +53,7 @@ else:
 
 cpu = CppExtension(
     "fasttransfer.ops._native_cpu",
-    sources=sorted(["csrc/schemas.cpp", *glob("csrc/cpu/*.cpp")]),
+    sources=sorted(glob("csrc/cpu/*.cpp")),
     depends=sorted([*glob("csrc/*.h"), *glob("csrc/cpu/*.h"), *glob("csrc/math/*.h")]),
     include_dirs=[str(ROOT / "csrc")],  # ninja runs elsewhere
     define_macros=STABLE_ABI,

@@ -20,8 +20,8 @@ import torch
 
 from fasttransfer.core.files import replace_file
 from fasttransfer.features import cache
-from fasttransfer.features.cache import CacheKey, EntryInfo
-from fasttransfer.features.cache_key import versions
+from fasttransfer.features.cache_entry import EntryInfo
+from fasttransfer.features.cache_key import CacheKey, versions
 from fasttransfer.features.export import export
 from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.pipelines.store import RawStorePart
@@ -79,9 +79,9 @@ def main() -> None:
             "digest_us": round(1e6 * seconds(key.digest, 20), 1),
             "find_ms": round(1e3 * seconds(lambda: cache.find_entry(root, key), 20), 2),
             "open_ms": round(1e3 * seconds(lambda: entry.open().close(), 20), 2),
-            "use_us": round(1e6 * seconds(lambda: cache.count_use(entry), 20), 1),
+            "use_us": round(1e6 * seconds(entry.count_use, 20), 1),
             "make_gb_s": round(gigabytes / making, 2),
-            "verify_gb_s": round(gigabytes / seconds(lambda: cache.verify_entry(entry), 3), 2),
+            "verify_gb_s": round(gigabytes / seconds(entry.verify, 3), 2),
             "export_safetensors_gb_s": round(gigabytes / seconds(lambda: export(entry, root / "x.safetensors")), 2),
         }
     result = {"command": "python bench/cache.py", "machine": environment.describe_machine(), **found}

@@ -123,7 +123,7 @@ def filling(setting: StudyContext, device: torch.device) -> dict[str, Any]:
         _cohort(setting, LAYERS, device, "cache")._target.feed.close()
         built.append(time.perf_counter() - start)
     filled = built[0] - built[1]
-    entries = [entry for entry in cache.list_entries(cache.cache_root()) if entry.about.part == "train"]
+    entries = [entry for entry in cache.list_entries(cache.cache_root()) if entry.info.part == "train"]
     return {
         "records": records,
         "fill_seconds": round(filled, 2),

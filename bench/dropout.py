@@ -63,7 +63,7 @@ def _paired(one: records.StudyResults, other: records.StudyResults) -> list[reco
 def _freezing(
     results: Sequence[records.Result], facts: Mapping[str, Any] | None = None
 ) -> dict[int, list[float | None] | None]:
-    return {row.n: pair(row.freezing) for row in analysis.summarise(results, facts=facts).rows}
+    return {row.n: pair(row[analysis.FREEZING]) for row in analysis.summarise(results, facts=facts).rows}
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def plain(x: Tensor, labels: Tensor, classes: int, batches: list[Tensor]) -> Ten
     """One head as it is usually written."""
     head = torch.nn.Linear(x.shape[1], classes)
     optimiser = torch.optim.SGD(head.parameters(), lr=1.0, momentum=0.9, weight_decay=1e-4)
-    mean, scale = heads.centre_of(x)
+    mean, scale = heads.compute_centring(x)
     x = (x.float() - mean) * scale
     for ids in batches:
         optimiser.zero_grad()
@@ -108,7 +108,7 @@ def sweep(images: int, width: int, classes: int, seeds: int) -> dict[str, Any]:
     lessons = draw_example_sets(labels, [str(i) for i in range(classes)], asked.examples, asked.seeds)
     stacks = HeadTrainer(x, labels, x_val, val_labels, torch.arange(images), asked, classes, choose_dtype(CPU))
     with ThreadPoolExecutor(machine.cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        scored = list(pool.map(stacks.trained, lessons))
+        scored = list(pool.map(stacks.train_and_score, lessons))
     seconds = time.perf_counter() - start
     reported = sum(lesson.fold is None for lesson in lessons) * len(asked.pairs)
     return {
@@ -123,7 +123,7 @@ def sweep(images: int, width: int, classes: int, seeds: int) -> dict[str, Any]:
 
 
 def standardised(features: Tensor) -> tuple[Tensor, Tensor]:
-    """As `heads.centre_of`, but a factor for each feature; those that hardly vary are held back."""
+    """As `heads.compute_centring`, but a factor for each feature; those that hardly vary are held back."""
     x = features.float()
     mean = x.mean(0)
     deviations = x.std(0) + 0.01 * (x - mean).std()
@@ -137,12 +137,12 @@ def choices(run: Path, cuts: tuple[int, ...], seeds: tuple[int, ...]) -> dict[st
     train, val = (torch.from_numpy(asked.images[part].labels) for part in PARTS)
     lessons = [x for x in draw_example_sets(train, asked.classes, (1, 5, 25, None), seeds) if x.fold is None]
     rates, decays = zip(*itertools.product((0.03, 0.1, 0.3, 1.0, 3.0, 10.0), (1e-5, 1e-4, 1e-3, 1e-2)), strict=True)
-    forms = {"one factor": heads.centre_of, "standardised": standardised}
+    forms = {"one factor": heads.compute_centring, "standardised": standardised}
     found: dict[str, Any] = {}
     for cut in cuts:
         x, x_val = (read_features(asked, [cut], part, asked.ids(part), keep=True)[cut].flat() for part in PARTS)
         for (form, centre), steps in itertools.product(forms.items(), (300, 1000)):
-            heads.centre_of, examples.STEPS = centre, steps
+            heads.compute_centring, examples.STEPS = centre, steps
             best = {}
             for k in (1, 5, 25, None):
                 hits = torch.stack(

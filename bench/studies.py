@@ -93,9 +93,9 @@ def table(recorded: records.StudyResults) -> dict[str, Any]:
             row.n: {
                 "top1": {treatment: round(mean.value, 4) for treatment, mean in row.top1.items()},
                 "minus base": {treatment: pair(mean) for treatment, mean in row.difference.items()},
-                "freezing": pair(row.freezing),
-                "specificity": pair(row.specificity),
-                "boost": pair(row.boost),
+                "freezing": pair(row[analysis.FREEZING]),
+                "specificity": pair(row[analysis.SPECIFICITY]),
+                "boost": pair(row[analysis.BOOST]),
             }
             for row in summary.rows
         },

@@ -133,8 +133,8 @@ def _feed(book: Book, gpu: bool) -> GoalReading | None:
         return GoalReading(f"{rate:,.0f} images/s", rate >= 120_000, command)
     gain = rate / feed["images per second"]["DataLoader + Pillow"]
     why = (
-        f"it runs at {feed['of_copy']:.0%} of the speed at which this core copies the bytes that have to be read and "
-        f"written; 15 times as fast would be {feed['of_copy'] * 15 / gain:.0%} of it, with the arithmetic in between"
+        f"the feed runs at {feed['of_copy']:.0%} of the speed at which this core copies the bytes that have to be read "
+        f"and written; 15x would be {feed['of_copy'] * 15 / gain:.0%} of that speed, with arithmetic in between"
     )
     return GoalReading(f"{gain:.1f}x", gain >= 15, command, why)
 
@@ -181,8 +181,8 @@ def _study(book: Book, gpu: bool) -> GoalReading | None:
     why = ""
     if share := shares.get("the network's products"):
         why = (
-            f"{share:.0%} of the time is what the networks' products alone would take; fine-tuned cells, most of the "
-            "arithmetic, share nothing but their images"
+            f"the networks' convolutions and products alone would take {share:.0%} of the time; fine-tuned cells, most "
+            "of the arithmetic, share nothing but their images"
         )
     return GoalReading(text, met, grid["command"], why)
 
@@ -201,7 +201,10 @@ def _cached(book: Book, gpu: bool) -> GoalReading | None:
         why += (
             f", and {allowed} with the last stage in float32, which multiplies at {1 / slower:.0%} of bfloat16's speed"
         )
-    why += "; a cell's own stages stay to be trained, and the frozen stage 7 runs live, whose dropout is new each step"
+    why += (
+        "; the cell's own stages still have to be trained, and frozen stage 7 runs live, because its dropout changes "
+        "in every step"
+    )
     return GoalReading(f"{gains['5']:.1f}x / {gains['7']:.1f}x", met, part["command"], why)
 
 
@@ -241,13 +244,13 @@ TARGETS = (
         "3x / 1.5x / 80 %",
         _step,
     ),
-    Goal("images per second of it", "the study's K20: 145", "", "60,000", _images),
+    Goal("images per second of that step", "the study's K20: 145", "", "60,000", _images),
     Goal(
         "feed from a raw store, 256 to 227", "DataLoader + Pillow, per core", "15x", "120,000 images/s", _feed
     ),
     Goal("cohort of 7 frozen cells", "the same 7 one after another, live", "1.5x", "1.5x", _cohort),
     Goal("frozen cell from the cache, n = 5 / 7", "the same cell live", "5x / 30x", "5x / 30x", _cached),
-    Goal("packed features, n = 5", "dense bf16; unpacked a core", "half; 2 GB/s", "half; 500 GB/s", _packed),
+    Goal("packed features, n = 5", "dense bf16; unpacking per core", "half; 2 GB/s", "half; 500 GB/s", _packed),
     Goal("a built-in study, to its page", "the same in plain PyTorch", "5x", "", _study),
     Goal("the whole study, projected", f"{projection.K20_DAYS} K20-days", "", "48 hours", _whole),
 )  # fmt: skip

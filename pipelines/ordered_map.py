@@ -1,4 +1,4 @@
-"""Work in threads whose results come in order, of which only so many wait."""
+"""A map over threads whose results come in order, with a bounded number of them waiting."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 def map_in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], threads: int
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Each task with its result, in order, at most two a thread ahead of what was asked for.
+    """Yield each task with its result, in order; at most two tasks per thread run ahead of the caller.
 
-    Closing it early waits for the tasks under way and drops the others.
+    Closing the generator early waits for the running tasks and drops the others.
     """
     ahead: deque[tuple[Task, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix=getattr(work, "__name__", "work"))

@@ -1,4 +1,4 @@
-"""Images -> a store: every file is decoded once, checked, resized, and never looked at again."""
+"""Make a store from images: every file is decoded once, checked, resized, and never read again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors
 from fasttransfer.core.make_once import make_once, temporary_of
 from fasttransfer.core.progress import Log
-from fasttransfer.pipelines import journal
 from fasttransfer.pipelines.decode import FITS
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableStoreError
-from fasttransfer.pipelines.write_store import StoreRequest, request_digests, write_store
+from fasttransfer.pipelines.store_request import StoreRequest, digest_requests
+from fasttransfer.pipelines.write_store import read_unfinished, write_store
 
-_KEEP_SECONDS = 7 * 24 * 3600  # for so long work that was stopped waits in the cache to be gone on with
+_KEEP_SECONDS = 7 * 24 * 3600  # how long interrupted work waits in the cache to be resumed
 
 
 def prepare(
@@ -33,30 +33,31 @@ def prepare(
     device: str = "cpu",
     log: Log = print,
 ) -> Store:
-    """The store of `source` (a folder or a tar, see `layouts`), made unless the cache has it.
+    """Return the store of `source` (a folder or a tar, see `layouts`); make it unless the cache has it.
 
     It is made again when a file was added, removed or changed (its size or time of change). An image that cannot be
-    decoded neither stops a run later nor shrinks it unseen: with "fail" all are checked and then told together, with
-    "skip" they are left out and listed in the manifest with their reasons. Two runs at once make it once.
+    decoded neither stops a later run nor silently shrinks it: with "fail" all images are checked and the bad ones
+    listed together, with "skip" they are left out and listed in the manifest with their reasons. Two processes that
+    prepare the same images make the store once.
 
-    A kill at any moment, Ctrl-C or a full disk leaves nothing that looks like a store, and loses no shard that was
-    complete: the same call goes on from there, once it has read them back, and ends with the same files as if nothing
-    had happened. Work on other images that was stopped is removed from the cache after a week, and at once when its
-    source is gone or is being prepared again after a change.
+    A kill at any moment, Ctrl-C or a full disk leaves nothing that looks like a store, and loses no complete shard: the
+    same call resumes, once it has verified the shards, and ends with the same files as an undisturbed one. Interrupted
+    work on other images is removed from the cache after a week, and at once when its source is gone or is being
+    prepared again after a change.
 
     Args:
         size: side of the stored images in pixels.
-        cache: the store is `cache/stores/<key>/`. Which device decoded does not enter the key: what is there is used.
+        cache: the store is `cache/stores/<key>/`. The device does not enter the key: a store that is there is used.
         kind: "raw" | "jpeg", see `fasttransfer.pipelines.store`.
         fit: "stretch" | "crop", see `fasttransfer.pipelines.decode.decode`.
         bad_images: "fail" | "skip".
-        device: "cpu" | "cuda", where to decode.
-        say: gets a line of progress at most every few seconds.
+        device: "cpu" | "cuda", the device that decodes.
+        log: called with a line of progress at most every few seconds.
 
     Raises:
         InputError: bad source, bad images, images that changed meanwhile, no room on the disk.
     """
-    return _in_cache(_job(source, size, kind, fit, bad_images, device), Path(cache), log)
+    return _make_in_cache(_request(source, size, kind, fit, bad_images, device), Path(cache), log)
 
 
 def prepare_into(
@@ -70,68 +71,70 @@ def prepare_into(
     device: str = "cpu",
     log: Log = print,
 ) -> Store:
-    """Like `prepare`, but the store is `folder`, which is to be absent, empty, or this very store.
+    """Make the store in `folder`, which must be absent, empty, or this very store; else like `prepare`.
 
-    What is left of a call that was stopped is the hidden folder `.<name>.tmp` beside it.
+    An interrupted call leaves its work in the hidden folder `.<name>.tmp` beside it.
 
     Raises:
         InputError: as `prepare`, and when something else is in `folder`.
     """
-    job = _job(source, size, kind, fit, bad_images, device)
+    request = _request(source, size, kind, fit, bad_images, device)
     folder = Path(folder).resolve()
-    if job.listing.source.resolve() in folder.parents:
+    if request.listing.source.resolve() in folder.parents:
         raise InputError(f"{folder}: lies inside the images, which then would change: name a folder elsewhere")
 
-    def stale() -> bool:
-        return not _is_store_of(job, folder)
+    def is_stale() -> bool:
+        return not _is_store_of(request, folder)
 
-    def fill_still_free(temporary: Path) -> None:
-        write_store(temporary, job, log)
+    def fill(temporary: Path) -> None:
+        write_store(temporary, request, log)
         if folder.exists():
-            stale()  # raises if somebody put something there meanwhile
+            is_stale()  # raises if somebody put something there meanwhile
 
     with disk_errors(folder):
-        there = folder.exists() and not stale()
-    if there:
+        is_there = folder.exists() and not is_stale()
+    if is_there:
         log(f"prepare: {folder} is this store already: nothing to do")
-    # Work of others beside it is not ours to judge.
-    return _make(job, folder, fill_still_free, stale, lambda other: True, log)
+    # The folder may be anywhere: what other programs left beside it stays.
+    return _make(request, folder, fill, is_stale, lambda other: True, log)
 
 
 def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "fail") -> tuple[Kind, ...]:
-    """The kinds of store that `prepare` has in the cache, or works on, or would go on with."""
+    """Return the kinds of store that the cache has, complete, in work or interrupted."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
-    jobs = [_job(source, size, kind, bad_images=bad_images) for kind in kinds]
-    folders = [Path(cache) / "stores" / key for key in request_digests(source, [job.named for job in jobs])]
-    of = zip(kinds, folders, strict=True)
-    return tuple(kind for kind, folder in of if folder.exists() or temporary_of(folder).exists())
+    requests = [_request(source, size, kind, bad_images=bad_images) for kind in kinds]
+    keys = digest_requests(source, [request.key_head for request in requests])
+    folders = [Path(cache) / "stores" / key for key in keys]
+    return tuple(
+        kind for kind, folder in zip(kinds, folders, strict=True) if folder.exists() or temporary_of(folder).exists()
+    )
 
 
 def find_finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_images: str = "fail") -> Path | None:
-    """The store that `prepare` has in the cache; None where there is work left."""
-    folder = Path(cache) / "stores" / _job(source, size, kind, bad_images=bad_images).key
+    """Return the store that the cache has; None where `prepare` would have to make it."""
+    folder = Path(cache) / "stores" / _request(source, size, kind, bad_images=bad_images).key
     return folder if folder.exists() else None
 
 
 def builtin_folder(*, size: int, cache: Path, train: int, val: int) -> Path:
-    """Where `prepare_builtin` renders the images that it prepares."""
-    from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
+    """Return the folder into which `prepare_builtin` renders the images that it prepares."""
+    from fasttransfer.pipelines import synthetic  # here, because it imports the whole renderer
 
     key = xxhash.xxh3_128_hexdigest(f"{synthetic.fingerprint()} {size} {train} {val}".encode())
     return Path(cache) / "builtin" / key
 
 
 def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind = "raw", log: Log = print) -> Store:
-    """The store of the built-in images, rendered into `cache/builtin/<key>/` unless they are there.
+    """Return the store of the built-in images, rendered into `cache/builtin/<key>/` unless they are there.
 
     Args:
         size: side of the rendered and of the stored images in pixels.
         train, val: images per class.
 
     Raises:
-        InputError: fewer than one image a class and part, too small a size, no room on the disk.
+        InputError: fewer than one image per class and part, too small a size, no room on the disk.
     """
-    from fasttransfer.pipelines import synthetic  # here, for it brings the whole renderer along
+    from fasttransfer.pipelines import synthetic  # here, because it imports the whole renderer
 
     if train < 1 or val < 1:
         raise InputError(f"{train} training and {val} validation images per class: say at least one of each")
@@ -148,10 +151,10 @@ def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind 
         stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != images,
         waiting=lambda: log("prepare: another run is drawing these images, waiting for it"),
     )
-    return _in_cache(_job(folder, size, kind, synthetic=True), Path(cache), log)
+    return _make_in_cache(_request(folder, size, kind, synthetic=True), Path(cache), log)
 
 
-def _job(
+def _request(
     source: Path | Listing,
     size: int,
     kind: Kind = "raw",
@@ -173,11 +176,11 @@ def _job(
     return StoreRequest(listing, size, kind, fit, bad_images, device, synthetic)
 
 
-def _in_cache(job: StoreRequest, cache: Path, log: Log) -> Store:
-    folder = cache / "stores" / job.key
+def _make_in_cache(request: StoreRequest, cache: Path, log: Log) -> Store:
+    folder = cache / "stores" / request.key
     damage = ""
 
-    def stale() -> bool:
+    def is_stale() -> bool:
         nonlocal damage
         try:
             Store.open(folder)
@@ -188,63 +191,68 @@ def _in_cache(job: StoreRequest, cache: Path, log: Log) -> Store:
             return True
         return False
 
-    def fill_and_tell(temporary: Path) -> None:
+    def fill(temporary: Path) -> None:
         if damage:
             log(f"prepare: {damage}: done now")
-        write_store(temporary, job, log)
+        write_store(temporary, request, log)
 
-    return _make(job, folder, fill_and_tell, stale, lambda other: _may_go_on(other, job), log)
+    return _make(request, folder, fill, is_stale, lambda other: _is_resumable(other, request), log)
 
 
 def _make(
-    job: StoreRequest,
+    request: StoreRequest,
     folder: Path,
     fill: Callable[[Path], None],
-    stale: Callable[[], bool],
-    keep: Callable[[Path], bool],
+    is_stale: Callable[[], bool],
+    should_keep: Callable[[Path], bool],
     log: Log,
 ) -> Store:
-    def keep_ours_too(temporary: Path) -> bool:
+    """Make `folder` once; `should_keep` decides about interrupted work on other stores beside it."""
+
+    def should_keep_ours_too(temporary: Path) -> bool:
         if temporary != temporary_of(folder):
-            return keep(temporary)
-        head, entries = journal.read_journal(temporary)
-        return head == job.head and any(entry.shard for entry in entries)
+            return should_keep(temporary)
+        return read_unfinished(temporary) == request.identity
 
     try:
         make_once(
             folder,
             fill,
-            stale=stale,
+            stale=is_stale,
             waiting=lambda: log("prepare: another run is preparing these images, waiting for it"),
-            keep=keep_ours_too,
+            keep=should_keep_ours_too,
         )
     except BaseException:
-        if keep_ours_too(temporary_of(folder)):
-            log("prepare: stopped; what is complete is kept, the same command goes on from there")
+        if should_keep_ours_too(temporary_of(folder)):
+            log("prepare: interrupted; complete shards are kept, and the same command resumes from them")
         raise
     return Store.open(folder)
 
 
-def _may_go_on(temporary: Path, job: StoreRequest) -> bool:
-    """Whether work that was stopped, on another store than that of `job`, may still be gone on with."""
-    head, entries = journal.read_journal(temporary)
-    if head is None or not any(entry.shard for entry in entries) or not Path(head["source"]).exists():
+def _is_resumable(temporary: Path, request: StoreRequest) -> bool:
+    """Return whether interrupted work on another store than the requested one may still be resumed."""
+    identity = read_unfinished(temporary)
+    if identity is None or not Path(identity["source"]).exists():
         return False
-    if (head["source"], head["choices"]) == (job.head["source"], job.head["choices"]):
+    if all(identity[name] == request.identity[name] for name in ("source", "choices")):
         return False  # the images changed
-    return time.time() - (temporary / journal.JOURNAL).stat().st_mtime < _KEEP_SECONDS
+    return time.time() - temporary.stat().st_mtime < _KEEP_SECONDS
 
 
-def _is_store_of(job: StoreRequest, folder: Path) -> bool:
-    """False where there is room for it; raises where there is something else."""
+def _is_store_of(request: StoreRequest, folder: Path) -> bool:
+    """Return whether `folder` is the requested store; False where there is room for it.
+
+    Raises:
+        InputError: something else is there.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: a file has this name, a folder is needed: choose another")
     if (folder / MANIFEST).exists():
-        there = Store.open(folder)
-        if there.manifest.get("key") != job.key:
+        store = Store.open(folder)
+        if store.manifest.get("key") != request.key:
             raise InputError(
-                f"{folder}: another store is here ({there.kind}, {there.size} x {there.size}, of "
-                f"{there.manifest.get('source')}, or the images changed since): name another folder or delete it"
+                f"{folder}: another store is here ({store.kind}, {store.size} x {store.size}, of "
+                f"{store.manifest.get('source')}, or the images changed since): name another folder or delete it"
             )
         return True
     if any(folder.iterdir()):

@@ -1,210 +1,192 @@
-"""Images into the shards of a part: written in order, digested on the way, flushed in the background.
+"""A shard of a store: a fixed range of a part's images, written once and described by a record beside it.
 
-A shard is never memory-mapped while it is written: a page of a mapped file costs more than the copy, and a disk found
-full in the middle of one kills the process.
+While a store is being made, `<shard>.done` says that the shard is complete and what it holds. The record is written
+after the shard is on disk, so a shard without one is the work of a killed process. A finished store has no records.
+
+A shard is never memory-mapped while it is written: a page fault of a mapped file costs more than the copy, and a disk
+that fills up kills the process with a signal.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fasttransfer.pipelines.store import Digest, Kind, Pixels, shard_name
+from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines.layouts import ImageFile, Listing
+from fasttransfer.pipelines.store import PARTS, Digest, Kind, Pixels, expected_bytes, file_facts, shard_name
 
 SHARD_BYTES = 256 << 20
+DONE = ".done"
 
-_BLOCK = 512  # tar counts in these
-_RECORD = 20 * _BLOCK  # and ends at a multiple of this
-_PIECE = 4 << 20  # bytes read at a time
+_BLOCK = 512  # the unit of a tar
+_RECORD = 20 * _BLOCK  # a tar's length is a multiple of this
 
 
-class ImageShard(NamedTuple):
-    """A shard that is complete."""
+class RefusedImage(NamedTuple):
+    """An image that cannot be decoded."""
+
+    path: str
+    reason: str
+
+
+class ShardRange(NamedTuple):
+    """The images of a part's list that go into one shard."""
+
+    part: str
+    file: str
+    images: Sequence[ImageFile]
+
+
+class ShardRecord(NamedTuple):
+    """A complete shard.
+
+    Attributes:
+        rows: images in the shard.
+        bytes: size of its file.
+        checksum: XXH3-128 of its file.
+        sizes: bytes of each JPEG; empty in a raw store.
+        refused: images of the range that cannot be decoded.
+    """
 
     rows: int
     bytes: int
-    checksum: str  # XXH3-128 of the file
-    sizes: list[int]  # bytes of each JPEG; empty in a raw store
+    checksum: str
+    sizes: list[int]
+    refused: list[RefusedImage]
 
 
-class Flusher:
-    """Puts one shard on disk while the next is written; a third waits, so that little is ever on its way."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
-        self._last: Future[None] | None = None
-
-    def put(self, work: Callable[[], None]) -> None:
-        """Does `work` after all that was put before it.
-
-        Raises:
-            OSError: from earlier work.
-        """
-        self.wait()
-        self._last = self._pool.submit(work)
-
-    def wait(self) -> None:
-        """Returns when all is done; raises what it raised."""
-        if self._last is not None:
-            self._last.result()
-
-    def close(self) -> None:
-        """Waits for what is under way, whatever becomes of it."""
-        self._pool.shutdown()
+def images_per_shard(kind: Kind, size: int) -> int:
+    """Return how many images of a list become one shard of about `SHARD_BYTES`."""
+    return max(1, SHARD_BYTES // expected_bytes(kind, 1, size))
 
 
-@contextmanager
-def flusher() -> Iterator[Flusher]:
-    """A `Flusher` whose work is done on a clean exit."""
-    with closing(Flusher()) as one:
-        yield one
-        one.wait()
+def plan_shards(listing: Listing, kind: Kind, size: int) -> list[ShardRange]:
+    """Return the ranges of both parts, in the order in which they are written."""
+    step = images_per_shard(kind, size)
+    plan = []
+    for part in PARTS:
+        images: tuple[ImageFile, ...] = getattr(listing, part)
+        for number, start in enumerate(range(0, len(images), step)):
+            plan.append(ShardRange(part, shard_name(part, number, kind), images[start : start + step]))
+    return plan
 
 
-class PartWriter:
-    """Appends images to the shards of `part` in `folder`.
+def write_images(
+    file: IO[bytes], kind: Kind, images: Iterable[tuple[int, Pixels | bytes]], *, size: int, expected: int, row: int,
+    digest: Digest,
+) -> ShardRecord:  # fmt: skip
+    """Write a shard into an open, empty file and flush Python's buffer; the record has no refused images yet.
 
     Args:
-        first: the shard to begin with; row: the first row of it.
-        most: images that may come at most.
-        size: side of an image in pixels.
-        digest: told every image.
-        flusher: has each complete shard put on disk; `complete` is called then, in its thread.
+        images: label and either (size, size, 3) uint8 pixels or a JPEG, by kind.
+        expected: images that come unless some are refused.
+        row: number in the part of the first image.
+        digest: fed every image.
+
+    Raises:
+        OSError: the disk is full or fails.
     """
+    state, sizes, length, rows = xxhash.xxh3_128(), list[int](), 0, 0
 
-    def __init__(
-        self, folder: Path, part: str, kind: Kind, *, first: int, row: int, most: int, size: int, digest: Digest,
-        flusher: Flusher,
-    ) -> None:  # fmt: skip
-        self._folder, self._part, self._kind, self._size = folder, part, kind, size
-        self._next, self._row, self._left = first, row, most
-        self._digest, self._flusher = digest, flusher
-        self._shard: _RawShard | _TarShard | None = None
+    def put(data: bytes | memoryview) -> None:
+        nonlocal length
+        file.write(data)
+        state.update(data)
+        length += len(data)
 
-    def add(self, image: Pixels | bytes, label: int) -> bool:
-        """One image, (size, size, 3) uint8 or its JPEG; returns whether the shard is full: then call `cut`."""
-        if self._shard is None:
-            path = self._folder / shard_name(self._part, self._next, self._kind)
-            self._shard = _RawShard(path, self._size, self._left) if self._kind == "raw" else _TarShard(path, self._row)
+    if kind == "raw":
+        put(npy_header((expected, size, size, 3)))
+    for label, image in images:
         data = memoryview(image if isinstance(image, bytes) else image.data).cast("B")
-        self._digest.images(data)
-        self._shard.add(data, label)
-        self._row += 1
-        self._left -= 1
-        return self._shard.full
-
-    def cut(self, complete: Callable[[ImageShard | None], None]) -> None:
-        """Ends the shard; `complete` gets it when it is on disk, or None where none is begun."""
-        self._flusher.wait()  # if it failed, before this shard is left to it
-        if self._shard is None:
-            self._flusher.put(lambda: complete(None))
-            return
-        shard, handle = self._shard.end(), self._shard.handle
-        self._shard = None
-        self._next += 1
-
-        def flush() -> None:
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            complete(shard)
-
-        self._flusher.put(flush)
-
-    def close(self) -> None:
-        """Gives up a shard that is begun."""
-        if self._shard is not None:
-            os.close(self._shard.handle)
+        digest.images(data)
+        if kind == "raw":
+            put(data)
+        else:
+            key = f"{row + rows:08d}"
+            put(_member(f"{key}.jpg", data) + _member(f"{key}.cls", str(label).encode()))
+            sizes.append(len(data))
+        rows += 1
+    if kind == "jpeg":
+        put(bytes(2 * _BLOCK + -(length + 2 * _BLOCK) % _RECORD))
+    file.flush()
+    checksum = state.hexdigest()
+    if kind == "raw" and rows < expected:  # the header, with which the checksum begins, counts the refused images
+        file.seek(0)
+        file.write(npy_header((rows, size, size, 3)))
+        file.flush()
+        checksum = file_facts(Path(file.name))["xxh3_128"]
+    return ShardRecord(rows, length, checksum, sizes, [])
 
 
-class _RawShard:
-    """A NumPy file whose room is reserved when it is begun."""
+def complete_shard(file: IO[bytes], record: ShardRecord) -> None:
+    """Flush a written shard to disk, close it, and write its record.
 
-    def __init__(self, path: Path, size: int, most: int) -> None:
-        self._row_bytes = size * size * 3
-        self._rows = min(max(1, SHARD_BYTES // self._row_bytes), most)
-        self._size, self._filled = size, 0
-        header = npy_header((self._rows, size, size, 3))
-        self._start = len(header)
-        self.handle = _create(path)
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.handle, 0, self._end_of(self._rows))
-            _write(self.handle, header, 0)
-        except OSError:
-            os.close(self.handle)
-            raise
-        self._state = xxhash.xxh3_128(header)
-
-    @property
-    def full(self) -> bool:
-        return self._filled == self._rows
-
-    def add(self, pixels: memoryview, label: int) -> None:
-        _write(self.handle, pixels, self._end_of(self._filled))
-        self._state.update(pixels)
-        self._filled += 1
-
-    def end(self) -> ImageShard:
-        if not self.full:  # what was left out shows in the header, with which the checksum begins
-            os.ftruncate(self.handle, self._end_of(self._filled))
-            _write(self.handle, npy_header((self._filled, self._size, self._size, 3)), 0)
-            self._state = xxhash.xxh3_128()
-            for start in range(0, self._end_of(self._filled), _PIECE):
-                self._state.update(os.pread(self.handle, _PIECE, start))
-        return ImageShard(self._filled, self._end_of(self._filled), self._state.hexdigest(), [])
-
-    def _end_of(self, rows: int) -> int:
-        return self._start + rows * self._row_bytes
+    Raises:
+        OSError: the disk is full or fails.
+        InputError: the record cannot be written.
+    """
+    with file:
+        os.fsync(file.fileno())
+    write_sealed(Path(file.name + DONE), record)
 
 
-class _TarShard:
-    """A tar whose bytes are a function of the images: without times or owners."""
-
-    def __init__(self, path: Path, row: int) -> None:
-        self._row, self._bytes = row, 0
-        self._sizes: list[int] = []
-        self.handle = _create(path)
-        self._state = xxhash.xxh3_128()
-
-    @property
-    def full(self) -> bool:
-        return self._bytes >= SHARD_BYTES
-
-    def add(self, jpeg: memoryview, label: int) -> None:
-        key = f"{self._row + len(self._sizes):08d}"
-        self._append(b"".join((*_member(f"{key}.jpg", jpeg), *_member(f"{key}.cls", str(label).encode()))))
-        self._sizes.append(len(jpeg))
-
-    def end(self) -> ImageShard:
-        self._append(bytes(2 * _BLOCK + -(self._bytes + 2 * _BLOCK) % _RECORD))
-        return ImageShard(len(self._sizes), self._bytes, self._state.hexdigest(), self._sizes)
-
-    def _append(self, data: bytes) -> None:
-        _write(self.handle, data, self._bytes)
-        self._state.update(data)
-        self._bytes += len(data)
+def read_record(shard: Path) -> ShardRecord | None:
+    """Return the record of a shard; None where there is none, or a damaged one."""
+    values = read_sealed(shard.with_name(shard.name + DONE))
+    if values is None:
+        return None
+    record = ShardRecord(*values)
+    return record._replace(refused=[RefusedImage(*each) for each in record.refused])
 
 
-def _member(name: str, data: bytes | memoryview) -> tuple[bytes, bytes | memoryview, bytes]:
-    info = tarfile.TarInfo(name)  # of an ordinary file, mode 0644, all else 0
-    info.size = len(data)
-    return info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)
+def read_back(shard: Path, kind: Kind, record: ShardRecord, digest: Digest) -> bool:
+    """Return whether a file is the shard of a record; if so, feed its images to `digest`."""
+    try:
+        data = memoryview(shard.read_bytes())
+    except OSError:
+        return False
+    if xxhash.xxh3_128_hexdigest(data) != record.checksum:
+        return False
+    if kind == "raw":
+        digest.images(data[len(npy_header((record.rows, 1, 1, 3))) :])
+    else:
+        for offset, size in jpeg_index([record.sizes]).tolist():
+            digest.images(data[offset : offset + size])
+    return True
 
 
-def jpeg_index(shards: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """(n, 2) offset and size of each JPEG in its shard, from the sizes in each shard."""
+def write_sealed(path: Path, value: Any) -> None:
+    """Write a JSON value behind its checksum: whole or not at all.
+
+    Raises:
+        InputError: the disk is full, read-only or not ours to write.
+    """
+    text = json.dumps(value).encode()
+    with replace_file(path) as file:
+        file.write(xxhash.xxh3_64_hexdigest(text).encode() + b" " + text)
+
+
+def read_sealed(path: Path) -> Any | None:
+    """Return what `write_sealed` wrote; None where the file is absent, unreadable or changed."""
+    try:
+        checksum, _, text = path.read_bytes().partition(b" ")
+    except OSError:
+        return None
+    return json.loads(text) if xxhash.xxh3_64_hexdigest(text).encode() == checksum else None
+
+
+def jpeg_index(shards: Iterable[Sequence[int]]) -> NDArray[np.int64]:
+    """Return (n, 2) int64, the offset and size of each JPEG in its shard, from the sizes in each shard."""
     index = [np.empty((0, 2), np.int64)]
     for some in shards:
         sizes = np.asarray(some, dtype=np.int64)
@@ -213,55 +195,15 @@ def jpeg_index(shards: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return np.concatenate(index)
 
 
-def read_back(path: Path, kind: Kind, shard: ImageShard, digest: Digest) -> bool:
-    """Whether the file is the shard that was written; tells `digest` its images on the way."""
-    state = xxhash.xxh3_128()
-    try:
-        with open(path, "rb") as file:
-            for length, is_image in _spans(kind, shard):
-                left = length
-                while left:
-                    piece = file.read(min(left, _PIECE))
-                    if not piece:
-                        return False
-                    state.update(piece)
-                    if is_image:
-                        digest.images(piece)
-                    left -= len(piece)
-            return not file.read(1) and state.hexdigest() == shard.checksum
-    except OSError:
-        return False
-
-
-def _spans(kind: Kind, shard: ImageShard) -> Iterator[tuple[int, bool]]:
-    """The bytes of a shard from its start: how many, and whether they are of images."""
-    start = 0
-    if kind == "raw":
-        start = len(npy_header((shard.rows, 1, 1, 3)))
-        yield start, False
-        yield shard.bytes - start, True
-        return
-    for offset, size in jpeg_index([shard.sizes]).tolist():
-        yield offset - start, False
-        yield size, True
-        start = offset + size
-    yield shard.bytes - start, False
-
-
 def npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a NumPy file of uint8; of the same length for any number of images."""
+    """Return the header of a NumPy file of uint8; its length is the same for any number of images."""
     memory = io.BytesIO()
-    description = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(memory, description)
+    np.lib.format.write_array_header_1_0(memory, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return memory.getvalue()
 
 
-def _create(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-
-
-def _write(handle: int, data: bytes | memoryview, offset: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(handle, rest, offset)
-        rest, offset = rest[written:], offset + written
+def _member(name: str, data: bytes | memoryview) -> bytes:
+    """Return a tar member that is a function of its name and data: without times or owners, mode 0644."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    return b"".join((info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)))

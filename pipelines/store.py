@@ -3,12 +3,13 @@
 A folder with `manifest.json` and, for each part (train, val), `<part>-labels.npy` (int64) and shards. Rows are sorted
 by label, then by the bytes of the image's path. There are two kinds:
 
-* raw: `<part>-0000.npy`, `<part>-0001.npy` … (uint8, rows x size x size x 3, RGB). All shards of a part but the last
-  have the same number of rows.
+* raw: `<part>-0000.npy`, `<part>-0001.npy` … (uint8, rows x size x size x 3, RGB).
 * jpeg: `<part>-0000.tar` … in WebDataset's convention, members `00000123.jpg` and `00000123.cls` (row and label), and
   `<part>-index.npy` (int64, images x 2: offset and size of a JPEG in its shard), so that no tar is ever searched.
 
-The manifest has the XXH3-128 of every other file; `fasttransfer data verify` reads everything back.
+A shard holds a fixed range of the part's list of images, less those that cannot be decoded: the manifest says how many
+rows each has, which may be none. The manifest has the XXH3-128 of every other file; `fasttransfer data verify` reads
+everything back.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FORMAT = 2
 _CONTENT = 1  # enters the digest: studies on disk name their images by it, whatever becomes of the files' format
 _JPEG_SHARE = 0.16  # of the bytes of the pixels, at quality 95; 0.15 was found on ILSVRC12 at 256 x 256
 _TAR_BYTES = 1800  # headers, label and filling of an image in a tar
+_PIECE = 4 << 20  # bytes read at a time
 MANIFEST = "manifest.json"
 PARTS = ("train", "val")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # of a file that should be there
@@ -236,12 +238,6 @@ class Digest:
         self._facts = xxhash.xxh3_128(json.dumps(head).encode())
         self._images = xxhash.xxh3_128()
 
-    def copy(self) -> Digest:
-        """One that goes on from here by itself."""
-        copy = object.__new__(Digest)
-        copy._facts, copy._images = self._facts.copy(), self._images.copy()
-        return copy
-
     def facts(self, facts: NDArray[np.int64]) -> None:
         """(n,) int64 of one part: first the labels, then of JPEGs their sizes in bytes."""
         self._facts.update(len(facts).to_bytes(8, "little"))
@@ -308,6 +304,20 @@ def expected_bytes(kind: Kind, images: int, size: int) -> int:
     """About what so many images of a side of `size` pixels will take; of a raw store exactly."""
     pixels = size * size * 3
     return images * (pixels if kind == "raw" else int(pixels * _JPEG_SHARE) + _TAR_BYTES)
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what the manifest has of a file: its "bytes" and its "xxh3_128".
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    state, size = xxhash.xxh3_128(), 0
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            state.update(piece)
+            size += len(piece)
+    return {"bytes": size, "xxh3_128": state.hexdigest()}
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import xxhash
 
 from fasttransfer.core import machine
 from fasttransfer.core.progress import Log
@@ -19,11 +18,11 @@ from fasttransfer.pipelines.store import (
     JpegStorePart,
     Store,
     damaged_store_error,
+    file_facts,
     manifest_checksum,
     shard_name,
 )
 
-_PIECE = 4 << 20  # bytes read at a time
 _IMAGES = 64  # decoded at a time
 _FEW = 5  # things named in a message
 
@@ -83,16 +82,10 @@ def _files(store: Store) -> Iterator[_File]:
 
 
 def _same(store: Store, file: _File) -> bool:
-    facts = store.manifest["files"].get(file.name)
-    state, size = xxhash.xxh3_128(), 0
     try:
-        with open(store.folder / file.name, "rb", buffering=0) as opened:
-            while piece := opened.read(_PIECE):
-                state.update(piece)
-                size += len(piece)
+        return bool(file_facts(store.folder / file.name) == store.manifest["files"].get(file.name))
     except OSError:
         return False
-    return facts == {"bytes": size, "xxh3_128": state.hexdigest()}
 
 
 def _tasks(store: Store) -> Iterator[_Rows]:

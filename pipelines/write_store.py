@@ -1,7 +1,7 @@
-"""Filling the folder of a store: decode, resize, write, and go on where a killed process stopped.
+"""Fill the folder of a store: decode, resize, write, and resume where an earlier process stopped.
 
-The files of a store are a function of the images, of the choices and of the libraries that decode; not of what ran
-when, or of how often it was stopped.
+The files of a store are a function of the images, of the choices and of the libraries that decode; never of what ran
+when, or how often it was interrupted.
 """
 
 from __future__ import annotations
@@ -9,359 +9,256 @@ from __future__ import annotations
 import io
 import json
 import os
-import platform
 import shutil
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import replace_file, sync_folder
-from fasttransfer.core.progress import Log  # fmt: skip
-from fasttransfer.core.progress import format_bytes as in_words
-from fasttransfer.pipelines import journal
+from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.pipelines.decode import ImageError
 from fasttransfer.pipelines.decoders import Decoder, decoder_for
-from fasttransfer.pipelines.journal import JOURNAL, Head, Journal, JournalEntry
 from fasttransfer.pipelines.layouts import ImageFile, Listing
 from fasttransfer.pipelines.ordered_map import map_in_order
 from fasttransfer.pipelines.progress_log import ProgressLog
-from fasttransfer.pipelines.shard_writer import Flusher, ImageShard, PartWriter, flusher, jpeg_index, read_back
+from fasttransfer.pipelines.shard_writer import (
+    DONE,
+    RefusedImage,
+    ShardRange,
+    ShardRecord,
+    complete_shard,
+    jpeg_index,
+    plan_shards,
+    read_back,
+    read_record,
+    read_sealed,
+    write_images,
+    write_sealed,
+)
 from fasttransfer.pipelines.store import (
     FORMAT,
     MANIFEST,
     PARTS,
     Digest,
-    Kind,
     Pixels,
     expected_bytes,
+    file_facts,
     manifest_checksum,
-    shard_name,
 )
+from fasttransfer.pipelines.store_request import StoreRequest, archive_stamp
 
 JPEG_QUALITY = 95
+REQUEST = "request"  # the file that says what an unfinished folder is for
 
-_KEYS = 1  # enters keys; raw stores keep theirs, so that one of an older format is found and replaced
-_AHEAD_BYTES = 256 << 20  # of pixels that wait to be written
-_LINES = 1000  # about images, digested at a time
-_FEW = 5  # bad images named in a message
+_AHEAD_BYTES = 256 << 20  # of decoded pixels that wait to be written
+_NAMED_IMAGES = 5  # bad images named in a message
+
+Outcome = Pixels | bytes | RefusedImage
 
 
 class SourceError(InputError):
-    """The images cannot become the store that was asked for, however often it is tried."""
+    """Images that cannot become the requested store, however often it is tried."""
 
 
-class RefusedImage(NamedTuple):
-    """An image that cannot be decoded."""
-
-    path: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class StoreRequest:
-    """What to make of which images, see `fasttransfer.pipelines.prepare.prepare`."""
-
-    listing: Listing
-    size: int
-    kind: Kind
-    fit: str
-    bad_images: str
-    device: str
-    synthetic: bool
-
-    @property
-    def images(self) -> int:
-        """Of both parts."""
-        return len(self.listing.train) + len(self.listing.val)
-
-    @property
-    def key(self) -> str:
-        """A digest of what determines the store, found without opening a single image."""
-        return self._digests[0]
-
-    @property
-    def file_list(self) -> str:
-        """A digest of the parts, labels, paths, sizes and times of the images."""
-        return self._digests[1]
-
-    @cached_property
-    def head(self) -> Head:
-        """What work on this store must agree on to be gone on with."""
-        source = self.listing.source.resolve()
-        return {
-            "key": self.key,
-            "source": str(source),
-            "choices": [self.size, self.kind, self.fit, self.bad_images],
-            "archive": _stamp(source),
-            "device": self.device,
-            "versions": self.versions,
-        }
-
-    @cached_property
-    def versions(self) -> dict[str, str]:
-        """Of what has a say in what the store holds."""
-        names = ["fasttransfer", "numpy", "pillow", "torch", "torchvision"]
-        found = {"python": platform.python_version()} | {name: version(name) for name in names}
-        if self.device == "cuda":
-            for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
-                try:
-                    found[name] = version(name)
-                except PackageNotFoundError:
-                    continue
-        return found
-
-    @property
-    def named(self) -> bytes:
-        """What of the key comes before the images."""
-        listing, words = self.listing, sorted(self.listing.words.items())
-        head: list[Any] = [_KEYS, self.size, self.bad_images, str(listing.source.resolve()), listing.layout]
-        head += [listing.classes, words]
-        if (self.kind, self.fit) != ("raw", "stretch"):
-            head += [self.kind, self.fit]
-        return json.dumps(head).encode()
-
-    @cached_property
-    def _digests(self) -> list[str]:
-        return request_digests(self.listing, [self.named, b""])
-
-
-def request_digests(listing: Listing, heads: Sequence[bytes]) -> list[str]:
-    """Of each head and, behind it, the parts, labels, paths, sizes and times of the images, in one pass over them."""
-    states = [xxhash.xxh3_128(head) for head in heads]
-    for part in PARTS:
-        images: tuple[ImageFile, ...] = getattr(listing, part)
-        for start in range(0, len(images), _LINES):
-            lines = []
-            for image in images[start : start + _LINES]:
-                file = listing.tree.images[image.path]
-                lines.append(f"{part}\0{image.label}\0{image.path}\0{file.size}\0{file.mtime_ns}\n")
-            some = os.fsencode("".join(lines))
-            for state in states:
-                state.update(some)
-    return [state.hexdigest() for state in states]
-
-
-def write_store(folder: Path, job: StoreRequest, log: Log) -> None:
-    """Fills `folder`, which is empty or what a killed call left: shards that are as they were written are kept.
+def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
+    """Fill `folder`, which is empty or what an interrupted call left: shards that are still intact are kept.
 
     Raises:
-        ImagesError: bad images, or images that changed meanwhile.
+        SourceError: bad images, or images that changed meanwhile.
         InputError: no room on the disk.
-        OSError: the disk.
+        OSError: the disk fails.
     """
+    plan = plan_shards(request.listing, request.kind, request.size)
+    digest = Digest(request.listing.classes, request.size, request.kind)
     try:
-        digest, entries = _resumed(folder, job, log)
-        _announce(folder, job, entries, log)
+        records = _keep_complete_shards(folder, request, plan, digest, log)
+        _announce(folder, request, records, log)
+        write_sealed(folder / REQUEST, request.identity)
+        done = sum(len(shard.images) for shard in plan[: len(records)])
+        progress = ProgressLog("prepare", request.images, log, done)
         with warnings.catch_warnings():
             # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
             warnings.simplefilter("ignore")
-            _fill(folder, job, digest, entries, log)
+            _make_shards(folder, request, plan, records, digest, progress)
+        _finish(folder, request, plan, records, digest, log)
+        progress.finish()
     except SourceError:
-        (folder / JOURNAL).unlink(missing_ok=True)  # nothing to go on with
+        (folder / REQUEST).unlink(missing_ok=True)  # there is nothing to resume
         raise
 
 
+def read_unfinished(folder: Path) -> dict[str, Any] | None:
+    """Return the `identity` of the request that `folder` was being filled for; None where no shard is complete."""
+    identity: dict[str, Any] | None = read_sealed(folder / REQUEST)
+    return identity if identity and any(folder.glob(f"*{DONE}")) else None
+
+
 def describe_refused(refused: Sequence[RefusedImage]) -> str:
-    """How many images cannot be decoded, and the first of them."""
-    some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_FEW])
-    more = f"; and {len(refused) - _FEW:,} more" if len(refused) > _FEW else ""
+    """Return a sentence with the number of images that cannot be decoded and the first of them."""
+    some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_NAMED_IMAGES])
+    more = f"; and {len(refused) - _NAMED_IMAGES:,} more" if len(refused) > _NAMED_IMAGES else ""
     return f"{len(refused):,} image{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
 
 
-# -- what is there already ------------------------------------------------------------------------------------------
+def _keep_complete_shards(
+    folder: Path, request: StoreRequest, plan: Sequence[ShardRange], digest: Digest, log: Log
+) -> list[ShardRecord]:
+    """Return the records of the leading shards that are intact, fed to `digest`; remove all other files.
 
-
-def _resumed(folder: Path, job: StoreRequest, log: Log) -> tuple[Digest, list[JournalEntry]]:
-    """The shards of an earlier call that can be trusted, and the digest after them; removes all else."""
-    digest, trusted = Digest(job.listing.classes, job.size, job.kind), list[JournalEntry]()
-    head, entries = journal.read_journal(folder)
-    kept = {JOURNAL}
-    if head == job.head and any(entry.shard for entry in entries):
-        total = sum(entry.shard.rows for entry in entries if entry.shard)
-        log(f"prepare: {total:,} images are there from an earlier run, which was stopped: checking them")
-        eta = ProgressLog("prepare: checking", total, log)
-        for entry, file in zip(entries, _files_of(entries, job.kind), strict=True):
-            if entry.shard:
-                ahead = digest.copy()
-                if not read_back(folder / file, job.kind, entry.shard, ahead):
-                    log(f"prepare: {file} is not what was written: made again, with what follows")
-                    break
-                digest = ahead
-                kept.add(file)
-                eta.step(entry.shard.rows)
-            trusted.append(entry)
+    The shards after a damaged one are made again too: the digest is one of all images in order, and row numbers in a
+    tar depend on the images that were refused before it.
+    """
+    recorded: list[ShardRecord] = []
+    if read_sealed(folder / REQUEST) == request.identity:
+        for shard in plan:
+            if (record := read_record(folder / shard.file)) is None:
+                break
+            recorded.append(record)
+    if recorded:
+        total = sum(record.rows for record in recorded)
+        log(f"prepare: {total:,} images are there from an interrupted run: checking them")
+    progress = ProgressLog("prepare: checking", sum(len(shard.images) for shard in plan[: len(recorded)]), log)
+    records: list[ShardRecord] = []
+    for shard, record in zip(plan, recorded, strict=False):
+        if not read_back(folder / shard.file, request.kind, record, digest):
+            log(f"prepare: {shard.file} is not what was written: it and all that follows is made again")
+            break
+        records.append(record)
+        progress.step(len(shard.images))
+    kept = {shard.file + suffix for shard in plan[: len(records)] for suffix in ("", DONE)}
     for path in folder.iterdir():
-        if path.name not in kept:
+        if path.name not in kept and path.name != REQUEST:
             path.unlink()
-    return digest, trusted
+    return records
 
 
-def _files_of(entries: Sequence[JournalEntry], kind: Kind) -> Iterator[str]:
-    """The file of each entry's shard; only the last entry of a part may have none."""
-    for part in PARTS:
-        mine = [entry for entry in entries if entry.part == part]
-        yield from (shard_name(part, index, kind) for index in range(len(mine)))
+def _announce(folder: Path, request: StoreRequest, records: Sequence[ShardRecord], log: Log) -> None:
+    """Log what the store will take.
 
-
-def _announce(folder: Path, job: StoreRequest, entries: Sequence[JournalEntry], log: Log) -> None:
-    listing = job.listing
+    Raises:
+        InputError: the disk has less room.
+    """
+    listing = request.listing
     for note in listing.notes:
         log(f"prepare: {listing.source}: {note}")
-    about = "about " if job.kind == "jpeg" else ""
-    there = sum(entry.shard.bytes for entry in entries if entry.shard)
-    need, free = expected_bytes(job.kind, job.images, job.size), shutil.disk_usage(folder).free
+    about = "about " if request.kind == "jpeg" else ""
+    present = sum(record.bytes for record in records)
+    need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(folder).free
     log(
         f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation images of "
-        f"{len(listing.classes):,} classes at {job.size} x {job.size} into {folder.parent}: {about}{in_words(need)}"
-        + (f", of which {in_words(there)} are there" if there else "")
+        f"{len(listing.classes):,} classes at {request.size} x {request.size} into {folder.parent}: "
+        f"{about}{format_bytes(need)}" + (f", of which {format_bytes(present)} are there" if present else "")
     )
-    if need - there > free:
+    if need - present > free:
         raise InputError(
-            f"{folder.parent}: the store takes {about}{in_words(need - there)}, the disk has {in_words(free)} free: "
-            "free space or choose another folder"
+            f"{folder.parent}: the store takes {about}{format_bytes(need - present)}, the disk has "
+            f"{format_bytes(free)} free: free space or choose another folder"
         )
 
 
-# -- filling --------------------------------------------------------------------------------------------------------
-
-
-class _Made(NamedTuple):
-    """A part that is complete."""
-
-    labels: NDArray[np.int64]
-    shards: list[ImageShard]
-    refused: list[RefusedImage]
-
-
-def _fill(folder: Path, job: StoreRequest, digest: Digest, entries: Sequence[JournalEntry], log: Log) -> None:
-    before = job.head["archive"]
-    eta = ProgressLog("prepare", job.images, log, done=_looked_at(entries))
-    parts: dict[str, _Made] = {}
-    decoder = decoder_for(job.device, job.size, job.fit)
-    # The journal is closed last: the flusher writes into it until it is done.
-    with closing(Journal(folder, job.head, entries)) as book, flusher() as disk:
-        for part in PARTS:
-            mine = [entry for entry in entries if entry.part == part]
-            bad = any(made.refused for made in parts.values())
-            parts[part] = _fill_part(folder, job, part, mine, decoder, digest, book, disk, eta, bad)
-    if _stamp(job.listing.source) != before:
-        raise _changed(job.listing, "it")
-    refused = [each for part in PARTS for each in parts[part].refused]
-    if refused and job.bad_images == "fail":
-        told_all = f"{job.listing.source}: {describe_refused(refused)}"
-        raise SourceError(f"{told_all}: repair or remove, or leave out with --bad-images skip")
-    if refused:
-        _refuse_emptied(job.listing, parts, refused)
-        log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
-    files: Files = {}
-    for part in PARTS:
-        files |= _finish_part(folder, job.kind, part, parts[part], digest)
-    _write_manifest(folder, job, parts, files, digest.hexdigest(), refused)
-    (folder / JOURNAL).unlink()
-    sync_folder(folder)
-    eta.finish()
-
-
-def _looked_at(entries: Sequence[JournalEntry]) -> int:
-    return sum(max((entry.looked_at for entry in entries if entry.part == part), default=0) for part in PARTS)
-
-
-def _fill_part(
+def _make_shards(
     folder: Path,
-    job: StoreRequest,
-    part: str,
-    entries: Sequence[JournalEntry],
-    decoder: Decoder,
+    request: StoreRequest,
+    plan: Sequence[ShardRange],
+    records: list[ShardRecord],
     digest: Digest,
-    book: Journal,
-    disk: Flusher,
-    eta: ProgressLog,
-    bad: bool,
-) -> _Made:
-    """Goes on with a part after `entries`; `bad`: there were bad images in an earlier one."""
-    images: tuple[ImageFile, ...] = getattr(job.listing, part)
-    first = entries[-1].looked_at if entries else 0
-    refused = [RefusedImage(*each) for entry in entries for each in entry.refused]
-    left_out = {each.path for each in refused}
-    labels = [image.label for image in islice(images, first) if image.path not in left_out]
-    shards = [entry.shard for entry in entries if entry.shard]
-    entered = len(refused)
+    progress: ProgressLog,
+) -> None:
+    """Make the shards of `plan` that `records` lacks; add their records. A thread flushes one while the next is made.
 
-    def doomed() -> bool:
-        """All that is written is thrown away: the rest is only checked."""
-        return (bad or bool(refused)) and job.bad_images == "fail"
+    Raises:
+        SourceError: bad images unless they are to be skipped, or images that changed meanwhile.
+    """
+    listing, todo = request.listing, plan[len(records) :]
+    rows = Counter[str]()
+    for shard, record in zip(plan, records, strict=False):
+        rows[shard.part] += record.rows
+    images = [image for shard in todo for image in shard.images]
+    refused: list[RefusedImage] = []
+    flush: Future[None] | None = None
+    decoded = _decoded(request, images, decoder_for(request.device, request.size, request.fit), progress)
+    with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
+        for shard in todo:
+            with ExitStack() as opened:
+                file = opened.enter_context(open(folder / shard.file, "wb"))
+                bad: list[RefusedImage] = []
+                record = write_images(
+                    file, request.kind, _sort_out(islice(decoded, len(shard.images)), bad), size=request.size,
+                    expected=len(shard.images), row=rows[shard.part], digest=digest,
+                )._replace(refused=bad)  # fmt: skip
+                if bad and request.bad_images == "fail":  # there will be no store: only check the rest
+                    refused = bad + [outcome for _, outcome in decoded if isinstance(outcome, RefusedImage)]
+                    break
+                if flush is not None:
+                    flush.result()  # so that at most one shard waits for the disk
+                opened.pop_all()
+                flush = disk.submit(complete_shard, file, record)
+            rows[shard.part] += record.rows
+            records.append(record)
+        if flush is not None:
+            flush.result()
+    if archive_stamp(listing.source) != request.identity["archive"]:
+        raise _changed(listing, "it")
+    if refused:
+        every = f"{listing.source}: {describe_refused(refused)}"
+        raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
 
-    def cut(looked_at: int) -> None:
-        nonlocal entered
-        since, entered = [(each.path, each.reason) for each in refused[entered:]], len(refused)
 
-        def complete(shard: ImageShard | None) -> None:
-            if shard:
-                shards.append(shard)
-            book.add(JournalEntry(part, looked_at, since, shard))
-
-        writer.cut(complete)
-
-    writer = PartWriter(
-        folder, part, job.kind, first=len(shards), row=len(labels), most=len(images) - len(labels), size=job.size,
-        digest=digest, flusher=disk,
-    )  # fmt: skip
-    with closing(writer), closing(_decoded(job, images[first:], decoder)) as outcomes:
-        for looked_at, (image, outcome) in enumerate(outcomes, first + 1):
-            eta.step()
-            if isinstance(outcome, RefusedImage):
-                refused.append(outcome)
-                continue
-            if doomed():
-                continue
-            labels.append(image.label)
-            if writer.add(outcome, image.label):
-                cut(looked_at)
-        if first < len(images) and not doomed():
-            cut(len(images))
-    disk.wait()
-    return _Made(np.asarray(labels, dtype=np.int64), shards, refused)
+def _sort_out(
+    decoded: Iterable[tuple[ImageFile, Outcome]], refused: list[RefusedImage]
+) -> Iterator[tuple[int, Pixels | bytes]]:
+    """Yield the label and the data of each image that was decoded; add the others to `refused`."""
+    for image, outcome in decoded:
+        if isinstance(outcome, RefusedImage):
+            refused.append(outcome)
+        else:
+            yield image.label, outcome
 
 
 def _decoded(
-    job: StoreRequest, images: Sequence[ImageFile], decoder: Decoder
-) -> Generator[tuple[ImageFile, Pixels | bytes | RefusedImage], None, None]:
-    """Each image in order with its pixels, its JPEG or why it has neither; a few tasks are decoded ahead."""
+    request: StoreRequest, images: Sequence[ImageFile], decoder: Decoder, progress: ProgressLog
+) -> Generator[tuple[ImageFile, Outcome], None, None]:
+    """Yield each image in order with its pixels, its JPEG or why it has neither; threads decode some ahead."""
 
-    def work(some: Sequence[ImageFile]) -> list[Pixels | bytes | RefusedImage]:
-        read = [_read(job.listing, image) for image in some]
+    def decode(some: Sequence[ImageFile]) -> list[Outcome]:
+        read = [_read(request.listing, image) for image in some]
         pixels = iter(decoder([data for data in read if isinstance(data, bytes)]))
-        outcomes: list[Pixels | bytes | RefusedImage] = []
+        outcomes: list[Outcome] = []
         for image, data in zip(some, read, strict=True):
-            found = data if isinstance(data, RefusedImage) else next(pixels)
-            if isinstance(found, RefusedImage):
-                outcomes.append(found)
-            elif isinstance(found, ImageError):
-                outcomes.append(RefusedImage(image.path, str(found)))
+            outcome = data if isinstance(data, RefusedImage) else next(pixels)
+            if isinstance(outcome, RefusedImage):
+                outcomes.append(outcome)
+            elif isinstance(outcome, ImageError):
+                outcomes.append(RefusedImage(image.path, str(outcome)))
             else:
-                outcomes.append(np.ascontiguousarray(found) if job.kind == "raw" else _jpeg(found))
+                outcomes.append(np.ascontiguousarray(outcome) if request.kind == "raw" else _encode_jpeg(outcome))
         return outcomes
 
-    each = min(decoder.images, max(1, _AHEAD_BYTES // (job.size * job.size * 3) // (2 * decoder.threads)))
+    ahead = _AHEAD_BYTES // expected_bytes("raw", 1, request.size)
+    each = min(decoder.images, max(1, ahead // (2 * decoder.threads)))
     tasks = (images[start : start + each] for start in range(0, len(images), each))
-    with closing(map_in_order(work, tasks, decoder.threads)) as done:
-        for some, outcomes in done:
+    with closing(map_in_order(decode, tasks, decoder.threads)) as results:
+        for some, outcomes in results:
             yield from zip(some, outcomes, strict=True)
+            progress.step(len(some))
 
 
 def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
+    """Return an image's file.
+
+    Raises:
+        SourceError: it is not the file that was listed.
+    """
     try:
         data = listing.read(image)
     except OSError as error:
@@ -369,7 +266,7 @@ def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
     listed = listing.tree.images[image.path]
     if len(data) != listed.size:
         raise _changed(listing, image.path)
-    # Of an archive's members only the size is known to be as it was; the archive itself is looked at in the end.
+    # An archive's members have no time of their own on disk; the archive itself is checked in the end.
     with suppress(FileNotFoundError, NotADirectoryError):
         if os.stat(f"{listing.source}/{image.path}").st_mtime_ns != listed.mtime_ns:
             raise _changed(listing, image.path)
@@ -380,101 +277,107 @@ def _changed(listing: Listing, what: str) -> SourceError:
     return SourceError(f"{listing.source}: {what} changed while it was prepared: run it again when nobody writes there")
 
 
-def _stamp(source: Path) -> list[int] | None:
-    """The size and time of an archive; None for a folder, whose files have their own."""
-    if source.is_dir():
-        return None
-    found = source.stat()
-    return [found.st_size, found.st_mtime_ns]
-
-
-def _jpeg(pixels: Pixels) -> bytes:
+def _encode_jpeg(pixels: Pixels) -> bytes:
     memory = io.BytesIO()
     Image.fromarray(pixels).save(memory, "JPEG", quality=JPEG_QUALITY)
     return memory.getvalue()
 
 
-def _refuse_emptied(listing: Listing, parts: Mapping[str, _Made], refused: Sequence[RefusedImage]) -> None:
-    """Leaving bad images out must not leave a class out."""
+def _finish(
+    folder: Path,
+    request: StoreRequest,
+    plan: Sequence[ShardRange],
+    records: Sequence[ShardRecord],
+    digest: Digest,
+    log: Log,
+) -> None:
+    """Write the labels, the index and the manifest; remove what only an unfinished store needs.
+
+    Raises:
+        SourceError: the images that are left out leave a class empty.
+    """
+    listing = request.listing
+    refused = [image for record in records for image in record.refused]
+    paths = {image.path for image in refused}
+    labels = {
+        part: np.array([image.label for image in getattr(listing, part) if image.path not in paths], dtype=np.int64)
+        for part in PARTS
+    }
+    if refused:
+        _check_classes(listing, labels, refused)
+        log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
+    files: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for part in PARTS:
-        had = np.bincount([each.label for each in getattr(listing, part)], minlength=len(listing.classes))
-        has = np.bincount(parts[part].labels, minlength=len(listing.classes))
-        for label in np.flatnonzero((had > 0) & (has == 0)):
-            what = {"train": "training", "val": "validation"}[part]
+        shards = [(shard.file, record) for shard, record in zip(plan, records, strict=True) if shard.part == part]
+        arrays = {f"{part}-labels.npy": labels[part]}
+        digest.facts(labels[part])
+        if request.kind == "jpeg":
+            index = arrays[f"{part}-index.npy"] = jpeg_index(record.sizes for _, record in shards)
+            digest.facts(index[:, 1])
+        for name, array in arrays.items():
+            memory = io.BytesIO()  # NumPy does not say why it cannot write into a file
+            np.save(memory, array, allow_pickle=False)
+            with replace_file(folder / name) as file:
+                file.write(memory.getbuffer())
+            files[name] = file_facts(folder / name)
+        files |= {name: {"bytes": record.bytes, "xxh3_128": record.checksum} for name, record in shards}
+        parts[part] = {
+            "pictures": len(labels[part]),
+            "shards": [record.rows for _, record in shards],
+            "per_class": np.bincount(labels[part], minlength=len(listing.classes)).tolist(),
+        }
+    _write_manifest(folder, request, parts, files, digest.hexdigest(), refused)
+    for shard in reversed(plan):  # so that a kill here leaves shards that can be resumed from
+        (folder / (shard.file + DONE)).unlink()
+    (folder / REQUEST).unlink()
+    sync_folder(folder)
+
+
+def _check_classes(listing: Listing, labels: dict[str, NDArray[np.int64]], refused: Sequence[RefusedImage]) -> None:
+    """Raise a `SourceError` if leaving out the refused images empties a class of a part."""
+    for part, what in (("train", "training"), ("val", "validation")):
+        before = np.bincount([image.label for image in getattr(listing, part)], minlength=len(listing.classes))
+        after = np.bincount(labels[part], minlength=len(listing.classes))
+        for label in np.flatnonzero((before > 0) & (after == 0)):
             raise SourceError(
                 f"{listing.source}: class {listing.classes[label]} has no {what} image left when those "
                 f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
             )
 
 
-# -- what is written last -------------------------------------------------------------------------------------------
-
-Files = dict[str, dict[str, Any]]
-
-
-def _finish_part(folder: Path, kind: Kind, part: str, made: _Made, digest: Digest) -> Files:
-    """Writes the small files of a part; returns size and checksum of all its files."""
-    files: Files = {}
-    digest.facts(made.labels)
-    arrays = {f"{part}-labels.npy": made.labels}
-    if kind == "jpeg":
-        index = jpeg_index([shard.sizes for shard in made.shards])
-        digest.facts(index[:, 1])
-        arrays[f"{part}-index.npy"] = index
-    for name, array in arrays.items():
-        memory = io.BytesIO()
-        np.save(memory, array, allow_pickle=False)
-        with replace_file(folder / name) as file:
-            file.write(memory.getbuffer())
-        files[name] = _facts(len(memory.getbuffer()), xxhash.xxh3_128_hexdigest(memory.getbuffer()))
-    for number, shard in enumerate(made.shards):
-        files[shard_name(part, number, kind)] = _facts(shard.bytes, shard.checksum)
-    return files
-
-
-def _facts(size: int, checksum: str) -> dict[str, Any]:
-    return {"bytes": size, "xxh3_128": checksum}
-
-
 def _write_manifest(
     folder: Path,
-    job: StoreRequest,
-    parts: Mapping[str, _Made],
-    files: Files,
+    request: StoreRequest,
+    parts: dict[str, dict[str, Any]],
+    files: dict[str, dict[str, Any]],
     digest: str,
     refused: Sequence[RefusedImage],
 ) -> None:
-    listing = job.listing
+    listing = request.listing
     manifest: dict[str, Any] = {
         "format": FORMAT,
-        "kind": job.kind,
+        "kind": request.kind,
         "digest": digest,
-        "key": job.key,
-        "size": job.size,
-        "fit": job.fit,
-        **({"quality": JPEG_QUALITY} if job.kind == "jpeg" else {}),
-        "device": job.device,
+        "key": request.key,
+        "size": request.size,
+        "fit": request.fit,
+        **({"quality": JPEG_QUALITY} if request.kind == "jpeg" else {}),
+        "device": request.device,
         "layout": listing.layout,
         "source": str(listing.source.resolve()),
-        "file_list": job.file_list,
-        "synthetic": job.synthetic,
+        "file_list": request.file_list,
+        "synthetic": request.synthetic,
         "held_out": listing.held_out,
         "notes": listing.notes,
-        "parts": {
-            part: {
-                "pictures": len(made.labels),
-                "shards": [shard.rows for shard in made.shards],
-                "per_class": np.bincount(made.labels, minlength=len(listing.classes)).tolist(),
-            }
-            for part, made in parts.items()
-        },
-        "bad_pictures": job.bad_images,
+        "parts": parts,
+        "bad_pictures": request.bad_images,
         "refused": [each._asdict() for each in refused],
-        "versions": job.versions,
+        "versions": request.versions,
         "classes": listing.classes,
         "words": listing.words,
         "files": files,
     }
     manifest["checksum"] = manifest_checksum(manifest)
-    with replace_file(folder / MANIFEST, "wb") as file:
+    with replace_file(folder / MANIFEST) as file:
         file.write(json.dumps(manifest, indent=1).encode())

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fasttransfer.features import cache
-from fasttransfer.features.cache import CacheEntry, EntryInfo
+from fasttransfer.features.cache_entry import CacheEntry, EntryInfo
 from fasttransfer.features.cache_key import CacheKey
 from fasttransfer.networks.geometry import Geometry
 from fasttransfer.pipelines.store import Pixels, Rows
 from fasttransfer.pipelines.streams import TaskImages
 
 TINY = Geometry("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
-ABOUT = EntryInfo("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))
+INFO = EntryInfo("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))
 KEY = CacheKey(
     prefix="1" * 32,
     mean="2" * 32,
@@ -36,12 +36,12 @@ KEY = CacheKey(
 
 
 def key(**changes: object) -> CacheKey:
-    """`KEY`, but for `changes`."""
+    """Return `KEY` with `changes`."""
     return replace(KEY, **changes)  # type: ignore[arg-type]
 
 
 def features(n: int, shape: Sequence[int], share: float = 0.3, seed: int = 0) -> Tensor:
-    """(n, *shape) bfloat16, of which `share` is not zero, in channels-last memory."""
+    """Return (n, *shape) bfloat16, of which `share` is not zero, in channels-last memory."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn((n, *shape), generator=generator).abs() + 0.01
     x = x.masked_fill(torch.rand(x.shape, generator=generator) >= share, 0.0).bfloat16()
@@ -49,7 +49,7 @@ def features(n: int, shape: Sequence[int], share: float = 0.3, seed: int = 0) ->
 
 
 class NoPart:
-    """Stands where a part of a store does: nothing is read from it."""
+    """A stand-in for a part of a store; nothing is read from it."""
 
     labels = np.zeros(0, np.int64)
     size = TINY.store
@@ -62,14 +62,14 @@ class NoPart:
 
 
 def images(n: int) -> TaskImages:
-    """Every third row, of two classes."""
+    """Return every third row, of two classes."""
     return TaskImages(NoPart(), np.arange(n) * 3, np.arange(n) % 2)
 
 
-def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, about: EntryInfo = ABOUT) -> Tensor:
-    """Makes an entry; returns its records."""
+def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, info: EntryInfo = INFO) -> Tensor:
+    """Make an entry and return its records."""
     x = features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
-    with cache.make_entries(root, [(key, about)], images(n)) as writers:
+    with cache.make_entries(root, [(key, info)], images(n)) as writers:
         for writer in writers:
             for part in x.split(7):
                 writer.append(part)
@@ -77,12 +77,12 @@ def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, ab
 
 
 def found(root: Path, key: CacheKey = KEY) -> CacheEntry:
-    """The entry, which is there."""
+    """Return the entry, which is there."""
     entry = cache.find_entry(root, key)
     assert entry is not None
     return entry
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Bit for bit."""
+    """Return whether all bits are equal."""
     return a.shape == b.shape and torch.equal(a.view(torch.int16), b.view(torch.int16))

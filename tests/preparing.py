@@ -1,23 +1,25 @@
 """Another process that prepares, and stops where a test wants it to: for kills, interrupts and two at once.
 
-Processes are forked from one that has imported all there is to import, which otherwise takes longer than the tests.
+Processes are forked from a server that has imported everything, which would otherwise take longer than the tests.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO, Any
 
-from fasttransfer.pipelines import shard_writer
+from fasttransfer.pipelines import shard_writer, write_store
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.pipelines.store import Kind, shard_name
+from fasttransfer.pipelines.store import Kind, expected_bytes
 
 SIZE = 8
-SHARD_BYTES = {"raw": 20 * SIZE * SIZE * 3, "jpeg": 20 * 2048}  # 20 images
+SHARD_BYTES = {kind: 20 * expected_bytes(kind, 1, SIZE) for kind in ("raw", "jpeg")}  # 20 images of the list
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["fasttransfer.pipelines.prepare"])
@@ -26,8 +28,8 @@ _context.set_forkserver_preload(["fasttransfer.pipelines.prepare"])
 class Preparing:
     """A process that prepares `source` into `cache`, with shards of `SHARD_BYTES`.
 
-    It stops once the first image is in the shard called `hold` and all shards before are on disk, says "holding", and
-    goes on when it is told to.
+    It stops once the first image is in the shard called `hold` and all shards before are complete, sends "holding", and
+    continues after `go_on`.
     """
 
     def __init__(self, source: Path, cache: Path, kind: Kind = "raw", hold: str = "") -> None:
@@ -37,7 +39,7 @@ class Preparing:
         theirs.close()
 
     def wait_for(self, start: str) -> None:
-        """Returns when it has said something that begins so."""
+        """Return when it has sent a line that begins with `start`."""
         while not self._connection.recv().startswith(start):
             pass
 
@@ -46,24 +48,24 @@ class Preparing:
         self._connection.send(None)
 
     def rest(self) -> list[str]:
-        """Everything more that it says until it ends."""
-        said = []
+        """Return all lines that it still sends until it ends."""
+        lines = []
         try:
             while True:
-                said.append(self._connection.recv())
+                lines.append(self._connection.recv())
         except EOFError:
             self.process.join()
-            return said
+            return lines
 
     def kill(self) -> None:
-        """SIGKILL; returns when it is dead."""
+        """Send SIGKILL; return when it is dead."""
         self.process.kill()
         self.process.join()
 
 
 @contextmanager
 def preparing(source: Path, cache: Path, kind: Kind = "raw", hold: str = "") -> Iterator[Preparing]:
-    """A `Preparing` that is killed in the end, if it is not done."""
+    """Yield a `Preparing`, which is killed in the end if it still runs."""
     other = Preparing(source, cache, kind, hold)
     try:
         yield other
@@ -73,28 +75,34 @@ def preparing(source: Path, cache: Path, kind: Kind = "raw", hold: str = "") -> 
 
 @contextmanager
 def held(source: Path, cache: Path, shard: str, kind: Kind = "raw") -> Iterator[Preparing]:
-    """Within, another process has stopped in the middle of `shard`; afterwards it has been killed."""
+    """Yield a process that has stopped in the middle of `shard`; afterwards it is killed."""
     with preparing(source, cache, kind, shard) as other:
         other.wait_for("holding")
         yield other
 
 
 def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: str) -> None:
-    add = shard_writer.PartWriter.add
+    write, written = write_store.write_images, list[Path]()
 
-    def add_and_hold(self: shard_writer.PartWriter, image: bytes, label: int) -> bool:
-        begins = self._shard is None
-        full = add(self, image, label)
-        if begins and shard_name(self._part, self._next, kind) == hold:
-            self._flusher.wait()
-            connection.send("holding")
-            while not connection.poll(0.05):  # recv() alone sleeps through a signal that arrives just before it does
-                pass
-            connection.recv()
-        return full
+    def hold_after_first(images: Iterable[Any]) -> Iterator[Any]:
+        for number, image in enumerate(images):
+            yield image
+            if number == 0:
+                while not all(Path(f"{path}{shard_writer.DONE}").exists() for path in written):
+                    time.sleep(0.01)
+                connection.send("holding")
+                while not connection.poll(0.05):  # recv() alone sleeps through a signal that arrives just before it
+                    pass
+                connection.recv()
+
+    def write_and_hold(file: IO[bytes], kind: Kind, images: Iterable[Any], **choices: Any) -> shard_writer.ShardRecord:
+        path = Path(file.name)
+        record = write(file, kind, hold_after_first(images) if path.name == hold else images, **choices)
+        written.append(path)
+        return record
 
     shard_writer.SHARD_BYTES = SHARD_BYTES[kind]
-    shard_writer.PartWriter.add = add_and_hold  # type: ignore[method-assign, assignment]
+    write_store.write_images = write_and_hold
     try:
         store = prepare(source, size=SIZE, cache=cache, kind=kind, bad_images="skip", log=connection.send)
         connection.send(f"digest {store.digest}")

@@ -125,9 +125,9 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
 
         def on_message(message: Message) -> None:
             if isinstance(message, Checked):
-                book.checked((message.cell, e) for e in message.evaluations)
+                book.record_checks((message.cell, e) for e in message.evaluations)
             elif isinstance(message, Ended):
-                book.finished(message.cell, message.state, message.steps, message.reason, message.correct)
+                book.end_cell(message.cell, message.state, message.steps, message.reason, message.correct)
 
         for cell in cells:
             build_cohort(setting, [cell], torch.device("cpu")).run(on_message, lambda: False, 1e9)

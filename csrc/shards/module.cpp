@@ -1,5 +1,5 @@
-// fasttransfer.features._shards: what fasttransfer/features/shards.py is thin above. Tensors come as addresses, which that file
-// has checked; the GIL is not held while anything is read, written or waited for.
+// fasttransfer.features._shards: what fasttransfer/features/shards.py is thin above. Tensors come as addresses, which
+// that file has checked; the GIL is not held while anything is read, written or waited for.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -1,11 +1,10 @@
-"""`fasttransfer cache …`: what is kept, whether it is whole, how it goes, and how it leaves for elsewhere."""
+"""`fasttransfer cache …`: fill the feature cache, list, verify, prune and export its entries."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,21 +13,22 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.progress import Log, format_bytes, format_duration
 from fasttransfer.core.tables import plain_table
 from fasttransfer.study.configuration import Choices
 
-if TYPE_CHECKING:  # PyTorch is not loaded to print a manual page
-    from fasttransfer.features.cache import CacheEntry
+if TYPE_CHECKING:  # printing --help does not load PyTorch
+    from fasttransfer.features.cache_entry import CacheEntry
 
-_DIGITS = 8  # of a digest, where a person reads it
+_DIGITS = 8  # of a digest, for people
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True)
 class CacheBuild:
-    """Compute features of a trained network and keep them, all cuts in one forward pass; what is there stays.
+    """Compute features of a trained network and keep them, all cuts in one forward pass; entries that are there stay.
 
-    Training images are shown in the views, validation images in the first of them, as a study does.
+    Training images are read in all views, validation images in the first one, as in a study.
 
     For example, all that cells on task B read from base A:
 
@@ -38,36 +38,35 @@ class CacheBuild:
     study: Annotated[Path, tyro.conf.Positional]
     """Folder of the study, the --out of grid."""
     network: str = "baseA"
-    """A network of it, e.g. baseA, A3B+ or, of another seed, baseA.s1."""
+    """A network of the study, e.g. baseA, A3B+ or, of another seed, baseA.s1."""
     cuts: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-    """Which cuts, 1 to 6; for 7 it is cut 6 that is kept."""
+    """Cuts to keep, 1 to 6; for 7 cut 6 is kept."""
     task: str | None = None
-    """The task whose images they are, A or B; by default the one that the network was trained on."""
+    """The task whose images are read, A or B; by default the one that the network was trained on."""
     views: int = 10
     """1 (the centre crop), 2 (with its mirror) or 10 (corners and centre with mirrors)."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import network_features
 
-        def log(sentence: str) -> None:
-            console.print(Text(sentence), soft_wrap=True)
-
-        shown = network_features.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
-        centre = replace(shown, views=shown.views[:1])
+        log = _log_to(console)
+        train = network_features.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
+        val = train.with_first_view()
         with console.status("") as status:
-            kept = network_features.keep_features(shown, self.cuts, "train", log=log, progress=status.update)
-            kept += network_features.keep_features(centre, self.cuts, "val", log=log, progress=status.update)
-        for entry in kept:
-            log(f"{entry.folder.name[:_DIGITS]}: {_what(entry)}, {format_bytes(entry.bytes)}, {_share(entry)} of dense")
+            entries = network_features.keep_features(train, self.cuts, "train", log=log, progress=status.update)
+            entries += network_features.keep_features(val, self.cuts, "val", log=log, progress=status.update)
+        for entry in entries:
+            size = format_bytes(entry.bytes)
+            log(f"{entry.folder.name[:_DIGITS]}: {_describe(entry)}, {size}, {_share(entry)} of dense")
         return 0
 
 
 @dataclass(frozen=True)
 class CacheList:
-    """List the features that are kept: of which network, cut, images and views, their size and their use.
+    """List the entries of the cache: network, cut, images and views, size and use.
 
-    The share is that of the same features without packing, as bfloat16. Cells with n = 7 use the features of cut 6.
+    The share is the size relative to the same features without packing, as bfloat16. Cells with n = 7 use the features
+    of cut 6.
 
     For example:
 
@@ -75,37 +74,36 @@ class CacheList:
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import cache
 
-        root, said = cache.cache_root(), list[str]()
-        there = sorted(cache.list_entries(root, said.append), key=lambda entry: -entry.use.last)
+        root, errors, log = cache.cache_root(), list[str](), _log_to(console)
+        entries = sorted(cache.list_entries(root, errors.append), key=lambda entry: -entry.use.last)
         rows = plain_table("entry", "features", "of", "size", "share", "used", "last")
-        for entry in there:
+        for entry in entries:
             hits, last = entry.use
             rows.add_row(
                 entry.folder.name[:_DIGITS],
-                f"{entry.about.network} cut {entry.key.cut}",
+                f"{entry.info.network} cut {entry.key.cut}",
                 _images(entry),
                 format_bytes(entry.bytes),
                 _share(entry),
                 str(hits),
                 _ago(last),
             )
-        if there:
+        if entries:
             console.print(rows)
-        for sentence in said:
-            console.print(Text(sentence), soft_wrap=True)
+        for error in errors:
+            log(error)
         for folder in cache.list_damaged(root):
-            console.print(Text(f"{folder}: damaged, set aside: cache prune removes it"), soft_wrap=True)
-        total = f"{len(there)} {'entry' if len(there) == 1 else 'entries'}, {format_bytes(sum(e.bytes for e in there))}"
-        console.print(Text(f"{total} in {root}"), soft_wrap=True)
+            log(f"{folder}: damaged, quarantined: cache prune removes it")
+        count = f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+        log(f"{count}, {format_bytes(sum(entry.bytes for entry in entries))} in {root}")
         return 0
 
 
 @dataclass(frozen=True)
 class CacheShow:
-    """Say all that is known of an entry: what it is, and what its key is made of.
+    """Show all facts of an entry and its key.
 
     For example:
 
@@ -116,18 +114,17 @@ class CacheShow:
     """The entry's name in list, or as much of it as tells it from the others."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features.cache_key import FORMAT
 
-        entry = _one(self.entry)
+        entry = _find_entry(self.entry)
         key, (hits, last) = entry.key, entry.use
         rows = plain_table("", "")
         facts = {
             "entry": entry.folder.name,
             "folder": str(entry.folder),
-            "network": entry.about.network,
-            "study": entry.about.study,
-            "images": f"{_images(entry)}, {len(entry.about.classes)} classes",
+            "network": entry.info.network,
+            "study": entry.info.study,
+            "images": f"{_images(entry)}, {len(entry.info.classes)} classes",
             "cut": f"{key.cut}: {' x '.join(map(str, entry.shape))}",
             "size": f"{format_bytes(entry.bytes)} in {len(entry.shards)} shards, {_share(entry)} of "
             f"{format_bytes(entry.dense)}",
@@ -150,9 +147,9 @@ class CacheShow:
 
 @dataclass(frozen=True)
 class CacheVerify:
-    """Read entries back, all of them unless some are named, and set aside those that are damaged.
+    """Read entries back, all of them unless some are named, and quarantine those that are damaged.
 
-    Exit code 1 says that there were such.
+    The exit code is 1 if there were any.
 
     For example:
 
@@ -163,44 +160,33 @@ class CacheVerify:
     """Names in list, or as much of each as tells it from the others."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.core.progress import format_bytes
         from fasttransfer.core.tensor_files import CorruptFileError
         from fasttransfer.features import cache
-        from fasttransfer.features import cache_entry as on_disk
+        from fasttransfer.features.cache_entry import find_in_folder
 
-        folders = [_folder(name) for name in self.entries] or cache.list_folders(cache.cache_root())
-        wrong, bytes_ = 0, 0
+        folders = [_find_folder(name) for name in self.entries] or cache.list_folders(cache.cache_root())
+        log, good, size = _log_to(console), 0, 0
         for folder in folders:
-
-            def log(sentence: str) -> None:
-                console.print(Text(sentence), soft_wrap=True)
-
             try:
-                entry = on_disk.find_entry(folder, log)
-                if entry is None:
-                    wrong += 1
-                    continue
-                cache.verify_entry(entry, log)
-            except CorruptFileError:  # which was said
-                wrong += 1
+                if entry := find_in_folder(folder, log):
+                    entry.verify(log)
+                    good, size = good + 1, size + entry.bytes
+            except CorruptFileError:
+                pass  # logged
             except InputError as error:
                 log(str(error))
-                wrong += 1
-            else:
-                bytes_ += entry.bytes
-        good = len(folders) - wrong
-        which = "entry is as it was" if good == 1 else "entries are as they were"
-        what = f"{good} {which} written ({format_bytes(bytes_)})"
-        console.print(Text(f"{what}, {wrong} cannot be used" if wrong else what), soft_wrap=True)
-        return 1 if wrong else 0
+        bad = len(folders) - good
+        summary = f"{good} {'entry is as it was' if good == 1 else 'entries are as they were'} written"
+        log(f"{summary} ({format_bytes(size)}){f', {bad} cannot be used' if bad else ''}")
+        return 1 if bad else 0
 
 
 @dataclass(frozen=True)
 class CachePrune:
     """Remove entries: those that are named, or those that were not used for longest until the rest is small enough.
 
-    What was set aside as damaged goes as well, and what killed processes left. A process that is reading an entry reads
-    on, and the disk gets its bytes back when that ends.
+    Quarantined entries and leftovers of killed processes go as well. A process that is reading an entry reads on, and
+    the disk gets its bytes back when that ends.
 
     For example:
 
@@ -210,29 +196,24 @@ class CachePrune:
     entries: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Names in list, or as much of each as tells it from the others."""
     max_size: str | None = None
-    """What may stay, e.g. 10GB, 500MB or 0."""
+    """The size that may stay, e.g. 10GB, 500MB or 0."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import cache
 
         if not self.entries and self.max_size is None:
             raise InputError("cache prune: name entries, or say what may stay, e.g. --max-size 10GB")
-        most = None if self.max_size is None else _bytes(self.max_size)
-        root = cache.cache_root()
-        folders = [_folder(name) for name in self.entries]
-        for folder in folders:
-            gone = cache.remove_folder(folder)
-            told = "removed" if gone else "is being made: left alone"
-            console.print(Text(f"{folder.name[:_DIGITS]}: {told}"), soft_wrap=True)
+        most = None if self.max_size is None else _parse_size(self.max_size)
+        root, log = cache.cache_root(), _log_to(console)
+        for folder in [_find_folder(name) for name in self.entries]:
+            outcome = "removed" if cache.remove_entry(folder) else "is being made: left alone"
+            log(f"{folder.name[:_DIGITS]}: {outcome}")
         if most is None:
             cache.remove_leftovers(root)
         else:
             for entry in cache.prune(root, most):
-                told = f"{entry.folder.name[:_DIGITS]}: removed ({_what(entry)}, {format_bytes(entry.bytes)})"
-                console.print(Text(told), soft_wrap=True)
-        left = sum(entry.bytes for entry in cache.list_entries(root))
-        console.print(Text(f"{format_bytes(left)} in {root}"), soft_wrap=True)
+                log(f"{entry.folder.name[:_DIGITS]}: removed ({_describe(entry)}, {format_bytes(entry.bytes)})")
+        log(f"{format_bytes(sum(entry.bytes for entry in cache.list_entries(root)))} in {root}")
         return 0
 
 
@@ -258,22 +239,22 @@ class CacheExport:
         from fasttransfer.core.tensor_files import CorruptFileError
         from fasttransfer.features.export import export
 
-        said: list[str] = []
+        lines: list[str] = []
         try:
-            files = export(_one(self.entry), self.out, said.append)
+            files = export(_find_entry(self.entry), self.out, lines.append)
         except CorruptFileError:
-            raise InputError(f"{said[0]}: run again what made it") from None
+            raise InputError(f"{lines[0]}: run again what made it") from None
         for path in files:
-            console.print(Text(str(path)), soft_wrap=True)
+            _log_to(console)(str(path))
         return 0
 
 
 @dataclass(frozen=True)
 class CachePlan(Choices):
-    """Measure for every cut whether reading its features beats computing them here, and what they would take.
+    """Measure for every cut whether reading its features is faster than computing them here, and their size.
 
-    The arguments are those of grid, which decides so by itself; its --dry-run prints this table too. Random weights
-    stand for the networks, which leave fewer zeros than trained ones.
+    The arguments are those of grid, which decides by the same rule; its --dry-run prints this table too. Random weights
+    stand for the networks; they leave fewer zeros than trained ones.
 
     For example:
 
@@ -284,7 +265,7 @@ class CachePlan(Choices):
         from fasttransfer.training import study_plan, time_estimate
 
         if self.views is None:
-            raise InputError("cache plan: where any crop is shown none can be kept: give --views 1, 2 or 10")
+            raise InputError("cache plan: features of random crops cannot be kept: give --views 1, 2 or 10")
         plan = study_plan.make_plan(self)
         time_estimate.print_features(plan, plan.cells(), "auto", console)
         return 0
@@ -292,9 +273,9 @@ class CachePlan(Choices):
 
 @dataclass(frozen=True)
 class CacheWhere:
-    """Print the folder of the cache, what it holds and what the disk has free.
+    """Print the folder of the cache, the size of its entries and the free space of the disk.
 
-    FASTTRANSFER_CACHE names another folder; there are prepared images in it as well.
+    FASTTRANSFER_CACHE names another folder, for prepared images as well.
 
     For example:
 
@@ -302,23 +283,21 @@ class CacheWhere:
     """
 
     def run(self, console: Console) -> int:
-        from fasttransfer.core.progress import format_bytes
         from fasttransfer.features import cache
+        from fasttransfer.pipelines.choose_feed import free_disk
 
-        root = there = cache.cache_root()
-        while not there.exists() and there != there.parent:
-            there = there.parent
+        root = cache.cache_root()
         rows = plain_table("", "")
         rows.add_row("folder", Text(str(root), overflow="fold"))
         rows.add_row("features", format_bytes(sum(entry.bytes for entry in cache.list_entries(root))))
-        rows.add_row("free", format_bytes(shutil.disk_usage(there).free))
+        rows.add_row("free", format_bytes(free_disk(root)))
         console.print(rows)
         return 0
 
 
 @dataclass(frozen=True)
 class Cache:
-    """Look at, check, remove and export the frozen features that studies with --views and probe keep."""
+    """Fill, list, verify, prune and export the cache of frozen features that studies with --views and probes share."""
 
     command: (
         Annotated[CacheBuild, tyro.conf.subcommand("build")]
@@ -335,38 +314,43 @@ class Cache:
         return self.command.run(console)
 
 
-def _folder(name: str) -> Path:
-    """The folder of the entry whose name begins so, whatever is in it."""
+def _log_to(console: Console) -> Log:
+    """Return the log that prints lines as they are, however long."""
+    return lambda line: console.print(Text(line), soft_wrap=True)
+
+
+def _find_folder(name: str) -> Path:
+    """Return the folder of the entry whose name begins with `name`, readable or not."""
     from fasttransfer.features import cache
 
-    found = [folder for folder in cache.list_folders(cache.cache_root()) if folder.name.startswith(name)]
-    if not found:
+    folders = [folder for folder in cache.list_folders(cache.cache_root()) if folder.name.startswith(name)]
+    if not folders:
         raise InputError(f"{name}: no entry of the cache begins so: see fasttransfer cache list")
-    if len(found) > 1:
-        names = ", ".join(folder.name[: max(_DIGITS, len(name) + 2)] for folder in found[:3])
-        raise InputError(f"{name}: {len(found)} entries begin so ({names}): give more digits")
-    return found[0]
+    if len(folders) > 1:
+        names = ", ".join(folder.name[: max(_DIGITS, len(name) + 2)] for folder in folders[:3])
+        raise InputError(f"{name}: {len(folders)} entries begin so ({names}): give more digits")
+    return folders[0]
 
 
-def _one(name: str) -> CacheEntry:
-    """The entry whose name begins so."""
-    from fasttransfer.features import cache_entry as on_disk
+def _find_entry(name: str) -> CacheEntry:
+    """Return the entry whose name begins with `name`."""
+    from fasttransfer.features.cache_entry import find_in_folder
 
-    folder, said = _folder(name), list[str]()
-    entry = on_disk.find_entry(folder, said.append)
+    folder, lines = _find_folder(name), list[str]()
+    entry = find_in_folder(folder, lines.append)
     if entry is None:
-        raise InputError(said[0] if said else f"{folder}: was removed")
+        raise InputError(lines[0] if lines else f"{folder}: was removed")
     return entry
 
 
-def _what(entry: CacheEntry) -> str:
-    return f"{entry.about.network} cut {entry.key.cut}, {_images(entry)}"
+def _describe(entry: CacheEntry) -> str:
+    return f"{entry.info.network} cut {entry.key.cut}, {_images(entry)}"
 
 
 def _images(entry: CacheEntry) -> str:
-    about = entry.about
+    info = entry.info
     views = f"{entry.views} view{'s' if entry.views > 1 else ''}"
-    return f"{entry.images:,} {about.part} of {about.data} {about.task} in {views}"
+    return f"{entry.images:,} {info.part} of {info.data} {info.task} in {views}"
 
 
 def _share(entry: CacheEntry) -> str:
@@ -374,14 +358,12 @@ def _share(entry: CacheEntry) -> str:
 
 
 def _ago(seconds: float) -> str:
-    from fasttransfer.core.progress import format_duration
-
     return f"{format_duration(max(0.0, time.time() - seconds))} ago"
 
 
-def _bytes(text: str) -> int:
-    """10GB, 500 MB, 1.5T, 0 -> bytes; units are decimal."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
-    if not found:
+def _parse_size(text: str) -> int:
+    """Return the bytes of 10GB, 500 MB, 1.5T or 0; units are decimal."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip().upper())
+    if not match:
         raise InputError(f"--max-size {text}: is no size: write it as 10GB, 500MB or 0")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])

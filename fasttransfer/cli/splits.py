@@ -14,7 +14,7 @@ from fasttransfer.core.tables import plain_table
 
 @dataclass(frozen=True)
 class SplitsList:
-    """List the splits that exist without a file.
+    """List the splits that need no file, with the number of classes in each task.
 
     For example:
 
@@ -33,7 +33,7 @@ class SplitsList:
 
 @dataclass(frozen=True)
 class SplitsShow:
-    """Show which classes a split puts into which task.
+    """Show the classes that a split puts into each task.
 
     For example:
 
@@ -58,7 +58,7 @@ class SplitsShow:
 
 @dataclass(frozen=True)
 class SplitsExport:
-    """Print a split as a TOML file that --split reads, to be changed and used.
+    """Print a split as a TOML file that you can edit and pass to --split.
 
     For example:
 
@@ -70,14 +70,14 @@ class SplitsExport:
     data: str | None = None
     """builtin, a source of images or a prepared store; by default the 1000 ILSVRC12 classes."""
     validation_list: Literal["A", "B"] | None = None
-    """Print the paper's list of this half instead: "<ILSVRC12 validation file> <new label>" a line."""
+    """Print the paper's list of this half instead: one line "<ILSVRC12 validation file> <new label>" per image."""
 
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
         split, words = _split_of(self.split, self.data)
         if self.validation_list:
-            text = splits.validation_list(split.a if self.validation_list == "A" else split.b)
+            text = splits.export_validation_list(split.a if self.validation_list == "A" else split.b)
         else:
             text = splits.export(split, words)
         sys.stdout.write(text)
@@ -99,9 +99,9 @@ class SplitsVerify:
         rows = plain_table("half", "published", "found", "")
         checks = splits.verify()
         for check in checks:
-            rows.add_row(check.half, check.expected, check.found, "same" if check.same else "DIFFERENT")
+            rows.add_row(check.half, check.expected, check.actual, "same" if check.is_same else "DIFFERENT")
         console.print(rows)
-        return 0 if all(check.same for check in checks) else 1
+        return 0 if all(check.is_same for check in checks) else 1
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class Splits:
 
 
 def _split_of(spec: str, data: str | None) -> tuple[Any, dict[str, str]]:
-    """The split `spec` of the classes of `data` (ILSVRC12's when None), and the classes' words."""
+    """Return the split `spec` of the classes of `data` (ILSVRC12's when None), and the classes' words."""
     from fasttransfer.study import images, splits
 
     if data is None:
-        words = splits.known_words()
+        words = splits.load_ilsvrc12_words()
         return splits.make_split(spec, list(words)), words
-    found = images.find_source(data)
-    return splits.make_split(spec, found.classes), found.words
+    source = images.find_source(data)
+    return splits.make_split(spec, source.classes), source.words

@@ -3,18 +3,18 @@
 An entry is a folder named by the digest of its key. It appears whole, by renaming: a process that is killed leaves a
 temporary folder that the next one sweeps away, and that no reader could take for an entry.
 
-    entry = find(root, key)
+    entry = find_entry(root, key)
     if entry is None:
-        with making(root, [(key, about)], images) as writers:
+        with make_entries(root, [(key, info)], images) as writers:
             for features in batches:
                 for writer in writers:
                     writer.append(features)
-        entry = find(root, key)
+        entry = find_entry(root, key)
     with entry.open() as reader:
         ...
 
-Whoever makes an entry holds the lock of a file beside it. Readers hold none, so that a cache on a read-only disk can
-be read; an entry that is removed stays readable to those who have it open.
+The process that makes an entry holds the lock of a file beside it. Readers hold none, so that a cache on a read-only
+disk can be read; an entry that is removed stays readable to those who have it open.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,81 +40,38 @@ from fasttransfer.core.make_once import lock_of, sweep_unfinished, temporary_of
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache_entry as on_disk
-from fasttransfer.features.cache_entry import (
-    DAMAGED,
-    IMAGES,
-    MANIFEST,
-    USES,
-    CacheEntry,
-    EntryInfo,
-    FeatureShard,
-    OtherVersionError,
-    RemovedError,
-    UnreadableEntryError,
-    print_warning,
-    quarantine,
-)
+from fasttransfer.features.cache_entry import CacheEntry, EntryInfo, FeatureShard, UnreadableEntryError, print_warning
 from fasttransfer.features.cache_key import FORMAT, CacheKey
-from fasttransfer.features.shards import ShardWriter, write_shard
+from fasttransfer.features.shards import ShardWriter, should_pack, write_shard
 from fasttransfer.pipelines.streams import TaskImages
 
-__all__ = [
-    "SHARD_BYTES",
-    "CacheEntry",
-    "CacheKey",
-    "EntryInfo",
-    "EntryWriter",
-    "Log",
-    "OtherVersionError",
-    "RemovedError",
-    "UnreadableEntryError",
-    "cache_root",
-    "count_use",
-    "find_entry",
-    "list_damaged",
-    "list_entries",
-    "list_folders",
-    "make_entries",
-    "print_warning",
-    "prune",
-    "quarantine",
-    "remove_entry",
-    "remove_folder",
-    "remove_leftovers",
-    "verify_entry",
-]  # fmt: skip
-
 SHARD_BYTES = 256 << 20
-"""A shard that has reached this size is ended."""
+"""Size at which a shard ends and the next one begins."""
 
 _NAME = re.compile(r"[0-9a-f]{32}")
-_DENSE = 15 / 16  # share of features that are not zero, from which the mask takes more than it saves
 
 
 def cache_root() -> Path:
-    """The folder of the user's cache."""
+    """Return the folder of the user's cache."""
     return cache_folder() / "features"
 
 
 def find_entry(root: Path, key: CacheKey, log: Log = print_warning) -> CacheEntry | None:
-    """The entry of `key`, whole as far as its own files and their sizes tell; the reader verifies the rest.
+    """Return the entry of `key`, whole as far as its own files and their sizes tell; the reader verifies the rest.
 
-    One that is damaged is set aside, which is said, and not found. Not to be called by who is making it.
+    A damaged one is quarantined and logged, and None returned. The process that makes the entry must not call this.
 
     Raises:
-        OtherVersionError, UnreadableError: it is of another version, or cannot be read.
+        OtherVersionError, UnreadableEntryError: it is of another version, or cannot be read.
     """
-    return on_disk.find_entry(root / key.digest(), log)
-
-
-# -- making ---------------------------------------------------------------------------------------------------------
+    return on_disk.find_in_folder(root / key.digest(), log)
 
 
 class EntryWriter:
-    """What `make_entries` hands out for each entry that is not there."""
+    """The writer of one entry, see `make_entries`."""
 
-    def __init__(self, key: CacheKey, about: EntryInfo, images: TaskImages, folder: Path) -> None:
-        self.key, self.about, self.images, self.folder = key, about, images, folder
+    def __init__(self, key: CacheKey, info: EntryInfo, images: TaskImages, folder: Path) -> None:
+        self.key, self.info, self.images, self.folder = key, info, images, folder
         self.shape = key.geometry.cut_shape(key.cut)
         self._records = len(images) * len(key.views)
         self._packed: bool | None = None
@@ -123,7 +81,7 @@ class EntryWriter:
         self._file = ExitStack()  # of the shard that is being written
 
     def append(self, x: Tensor) -> None:
-        """Adds records, which come in order: all views of the first image, all of the second …
+        """Add records, which come in order: all views of the first image, all of the second …
 
         Args:
             x: (N, *shape) bfloat16 on the CPU; four dimensions in channels-last memory, two contiguous.
@@ -135,46 +93,46 @@ class EntryWriter:
         if not len(x):
             return
         if self._packed is None:
-            self._packed = int(x.count_nonzero()) < _DENSE * x.numel()
+            self._packed = should_pack(x)
         with disk_errors(self.folder):
             if self._writer is None:
-                self._writer = self._begin()
+                self._writer = self._begin_shard()
             self._writer.append(x)
             if not self._done:
                 self._need_room(self._writer.bytes / len(x) * self._records)
             self._done += len(x)
             if self._writer.bytes >= SHARD_BYTES:
-                self._end()
+                self._end_shard()
 
     def finish(self) -> None:
-        """The last shard and `entry.json`; `make_entries` calls it."""
+        """Write the end of the last shard and `entry.json`; `make_entries` calls it."""
         if self._done != self._records:
             raise RuntimeError(f"{self.folder}: {self._done} records were appended, the entry has {self._records}")
         with disk_errors(self.folder):
-            self._end()
-            (self.folder / USES).touch()
-        listed = io.BytesIO()
-        np.save(listed, np.stack([self.images.rows, self.images.labels], axis=1), allow_pickle=False)
-        with replace_file(self.folder / IMAGES) as file:
-            file.write(listed.getbuffer())
-        said = {
+            self._end_shard()
+            (self.folder / on_disk.USES).touch()
+        listing = io.BytesIO()
+        np.save(listing, np.stack([self.images.rows, self.images.labels], axis=1), allow_pickle=False)
+        with replace_file(self.folder / on_disk.IMAGES) as file:
+            file.write(listing.getbuffer())
+        facts = {
             "format": FORMAT,
-            "about": asdict(self.about),
+            "about": asdict(self.info),
             "key": self.key.facts(),
             "made": time.time_ns(),  # so that an entry that is made again is another one
             "packed": bool(self._packed),
             "images": len(self.images),
-            "listed": xxhash.xxh3_128_hexdigest(listed.getbuffer()),
+            "listed": xxhash.xxh3_128_hexdigest(listing.getbuffer()),
             "shards": [shard._asdict() for shard in self._shards],
         }
-        with replace_file(self.folder / MANIFEST) as file:
-            file.write(on_disk.encode_manifest(said))
+        with replace_file(self.folder / on_disk.MANIFEST) as file:
+            file.write(on_disk.encode_manifest(facts))
 
     def abandon(self) -> None:
-        """Closes what is open, without an end; `make_entries` calls it."""
-        self._file.__exit__(_Abandoned, _Abandoned(), None)
+        """Close an unfinished shard without an end; `make_entries` calls it."""
+        self._file.__exit__(_AbandonedError, _AbandonedError(), None)
 
-    def _begin(self) -> ShardWriter:
+    def _begin_shard(self) -> ShardWriter:
         position = len(self._shards)
         return self._file.enter_context(
             write_shard(
@@ -187,7 +145,7 @@ class EntryWriter:
             )
         )
 
-    def _end(self) -> None:
+    def _end_shard(self) -> None:
         if self._writer is None:
             return
         self._file.close()
@@ -205,7 +163,7 @@ class EntryWriter:
             )
 
 
-class _Abandoned(Exception):
+class _AbandonedError(Exception):
     pass
 
 
@@ -213,46 +171,47 @@ class _Abandoned(Exception):
 def make_entries(
     root: Path, wanted: Sequence[tuple[CacheKey, EntryInfo]], images: TaskImages, log: Log = print_warning
 ) -> Iterator[list[EntryWriter]]:
-    """A writer for each entry of `wanted` that is not there, in that order; there may be none.
+    """Yield a writer for each entry of `wanted` that is not there, in that order; there may be none.
 
-    They appear when the context ends well, and not at all when it ends otherwise. Another process that wants one of
-    them waits here until it is there; so does this one, and says so.
+    The entries appear when the context ends well, and not at all when it ends otherwise. A process that wants an entry
+    that another one is making logs that, and waits here until it is there.
 
     Args:
         root: the folder of the cache.
-        wanted: keys, and what to say of them.
-        images: of which all of them are.
+        wanted: keys and descriptions, all over the same images.
+        images: these images.
 
     Raises:
         InputError: the disk is full, read-only or not ours to write; the native module is missing.
     """
     make_folder(root)
-    by_digest = {key.digest(): (key, about) for key, about in wanted}
+    by_digest = {key.digest(): (key, info) for key, info in wanted}
     with ExitStack() as locks:
-        mine: set[str] = set()
+        missing: set[str] = set()
         for digest in sorted(by_digest):  # all take locks in one order, so that none waits for another forever
-            if _is_whole(root / digest):
+            folder, (key, info) = root / digest, by_digest[digest]
+            with suppress(FileNotFoundError, CorruptFileError):
+                on_disk.read_entry(folder)  # without the lock: the disk may be read-only
                 continue
-            lock = ExitStack()
-            lock.enter_context(hold_lock(lock_of(root / digest), _waiting(*by_digest[digest], log)))
-            locks.enter_context(lock)
-            if _is_there(root / digest, log):
-                lock.close()
-            else:
-                mine.add(digest)
-        if not mine:
+            waiting = f"waiting for another process that computes features of {info.network} at cut {key.cut}"
+            with ExitStack() as lock:
+                lock.enter_context(hold_lock(lock_of(folder), partial(log, waiting)))
+                if on_disk.find_locked(folder, log) is None:
+                    missing.add(digest)
+                    locks.enter_context(lock.pop_all())
+        if not missing:
             yield []
             return
         sweep_unfinished(root)
         writers: list[EntryWriter] = []
         try:
             with disk_errors(root):
-                for digest, (key, about) in by_digest.items():
-                    if digest in mine:
+                for digest, (key, info) in by_digest.items():
+                    if digest in missing:
                         temporary = temporary_of(root / digest)
                         on_disk.remove_path(temporary)
                         temporary.mkdir()
-                        writers.append(EntryWriter(key, about, images, temporary))
+                        writers.append(EntryWriter(key, info, images, temporary))
             yield writers
             for writer in writers:
                 writer.finish()
@@ -266,89 +225,39 @@ def make_entries(
                 shutil.rmtree(writer.folder, ignore_errors=True)
 
 
-def _is_whole(folder: Path) -> bool:
-    try:
-        on_disk.read_entry(folder)
-    except (FileNotFoundError, CorruptFileError):
-        return False
-    return True
-
-
-def _is_there(folder: Path, log: Log) -> bool:
-    """As `find_entry`, for who holds the lock."""
-    try:
-        on_disk.read_entry(folder)
-    except FileNotFoundError:
-        return False
-    except CorruptFileError as error:
-        on_disk.quarantine_locked(folder, error, log)
-        return False
-    return True
-
-
-def _waiting(key: CacheKey, about: EntryInfo, log: Log) -> Callable[[], None]:
-    return lambda: log(f"waiting for another process that computes features of {about.network} at cut {key.cut}")
-
-
-# -- using ----------------------------------------------------------------------------------------------------------
-
-
-def count_use(entry: CacheEntry) -> None:
-    """Counts a use. Any number of processes may do so; where the cache cannot be written nothing is counted."""
-    with suppress(OSError):
-        file = os.open(entry.folder / USES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            os.write(file, b".")
-        finally:
-            os.close(file)
-
-
-def verify_entry(entry: CacheEntry, log: Log = print_warning) -> None:
-    """Reads everything back.
-
-    Raises:
-        CorruptFileError: something is damaged; the entry has been set aside.
-        RemovedError, UnreadableError: as `CacheEntry.open`.
-    """
-    entry.listing(log)
-    with entry.open(log=log) as reader:
-        try:
-            reader.verify()
-        except CorruptFileError as error:
-            quarantine(entry, error, log)
-            raise
-
-
-# -- all of them ----------------------------------------------------------------------------------------------------
-
-
 def list_entries(root: Path, log: Log = lambda sentence: None) -> list[CacheEntry]:
-    """Every entry that is whole, as `find_entry` sees it; what is wrong with the others is said, and they stay."""
-    found = []
+    """Return every entry that is whole, see `find_entry`; errors of the others are logged, and they stay."""
+    entries = []
     for folder in list_folders(root):
         try:
-            found.append(on_disk.read_entry(folder))
+            entries.append(on_disk.read_entry(folder))
         except FileNotFoundError:
-            continue  # removed by another
+            continue  # removed by another process
         except (CorruptFileError, UnreadableEntryError) as error:
             log(str(error))
-    return found
+    return entries
 
 
-def list_folders(root: Path) -> list[Path]:
-    """Those of all entries, whatever is in them."""
-    return _listed(root)
+def list_folders(root: Path, suffix: str = "") -> list[Path]:
+    """Return the folders of all entries, whole or not; of those that are quarantined with their suffix."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise on_disk.unreadable_error(root, error) from error
+    return [root / name for name in names if name.endswith(suffix) and _NAME.fullmatch(name.removesuffix(suffix))]
 
 
 def list_damaged(root: Path) -> list[Path]:
-    """The folders that were set aside."""
-    return _listed(root, DAMAGED)
+    """Return the folders of quarantined entries."""
+    return list_folders(root, on_disk.DAMAGED)
 
 
 def prune(root: Path, most_bytes: int) -> list[CacheEntry]:
-    """Removes entries, those that were not used for longest first, until the rest take at most `most_bytes`.
+    """Remove entries, those that were not used for longest first, until the rest take at most `most_bytes`.
 
-    What killed processes left and what was set aside goes in any case. Entries that are being made stay. One that is
+    Leftovers of killed processes and quarantined entries go in any case. Entries that are being made stay. One that is
     being read stays readable to its reader, and the disk gets its bytes back when that ends.
 
     Returns:
@@ -358,19 +267,19 @@ def prune(root: Path, most_bytes: int) -> list[CacheEntry]:
         InputError: the cache is not ours to write.
     """
     remove_leftovers(root)
-    there = sorted(list_entries(root), key=lambda entry: entry.use.last)
-    total, removed = sum(entry.bytes for entry in there), []
-    for entry in there:
+    entries = sorted(list_entries(root), key=lambda entry: entry.use.last)
+    total, removed = sum(entry.bytes for entry in entries), []
+    for entry in entries:
         if total <= most_bytes:
             break
-        if remove_entry(entry):
+        if remove_entry(entry.folder):
             total -= entry.bytes
             removed.append(entry)
     return removed
 
 
 def remove_leftovers(root: Path) -> None:
-    """Removes what was set aside, and what killed processes left.
+    """Remove quarantined entries, and what killed processes left.
 
     Raises:
         InputError: the cache is not ours to write.
@@ -381,15 +290,14 @@ def remove_leftovers(root: Path) -> None:
             on_disk.remove_path(folder)
 
 
-def remove_entry(entry: CacheEntry) -> bool:
-    """Removes an entry; False if it is being made at this moment."""
-    return remove_folder(entry.folder)
+def remove_entry(folder: Path) -> bool:
+    """Remove the entry in `folder`, readable or not; return False if it is being made at this moment.
 
-
-def remove_folder(folder: Path) -> bool:
-    """As `remove_entry`, for a folder whose entry may not be readable."""
+    Raises:
+        InputError: the cache is not ours to write.
+    """
     try:
-        with hold_lock(lock_of(folder), _refuse), disk_errors(folder):
+        with hold_lock(lock_of(folder), _refuse_to_wait), disk_errors(folder):
             temporary = temporary_of(folder)
             on_disk.remove_path(temporary)
             with suppress(FileNotFoundError):
@@ -404,17 +312,5 @@ class _BusyError(Exception):
     pass
 
 
-def _refuse() -> None:
+def _refuse_to_wait() -> None:
     raise _BusyError
-
-
-def _listed(root: Path, suffix: str = "") -> list[Path]:
-    try:
-        names = os.listdir(root)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise on_disk.unreadable_error(root, error) from error
-    return [
-        root / name for name in sorted(names) if name.endswith(suffix) and _NAME.fullmatch(name.removesuffix(suffix))
-    ]

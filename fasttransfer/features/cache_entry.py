@@ -1,9 +1,9 @@
-"""An entry of the feature cache on disk: a folder with `entry.json`, which says what it is, and shards.
+"""An entry of the feature cache on disk: a folder with `entry.json`, which describes it, and shards.
 
 `entry.json` has a checksum of itself and, of each shard, the one in its footer, which covers its index, which covers
-its records. So a few bytes per shard tell whether an entry is whole and is the one that was written; that each record
-is, a reader verifies. `images.npy`, (n, 2) int64, has the row in the store and the label of each image, for use
-elsewhere. What is damaged is set aside as `<digest>.damaged`, never read.
+its records. So a few bytes per shard tell whether an entry is whole and the one that was written; a reader verifies
+each record. `images.npy`, (n, 2) int64, has the row in the store and the label of each image, for use elsewhere.
+Damaged entries are quarantined as `<digest>.damaged` and never read.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from fasttransfer.features.shards import ShardReader
 MANIFEST = "entry.json"
 IMAGES = "images.npy"
 USES = "uses"
-"""A file that grows by a byte with every use: appending needs no lock, and its time is that of the last use."""
+"""Name of a file that grows by a byte per use: appending needs no lock, and its time is that of the last use."""
 
 DAMAGED = ".damaged"
-_END = 16  # bytes: a shard's last checksum, and the mark behind it
+_FOOTER_END = 16  # bytes: a shard's last checksum, and the mark behind it
 
 
 def print_warning(sentence: str) -> None:
-    """Says something to the user, where nobody else has taken that on."""
+    """Print a sentence to stderr, the log of callers who name none."""
     print(f"fasttransfer: {sentence}", file=sys.stderr)
 
 
@@ -60,11 +60,11 @@ class RemovedError(UnreadableEntryError):
 
 @dataclass(frozen=True)
 class EntryInfo:
-    """What an entry is, for people: nothing of it is part of the key.
+    """A description of an entry for people; nothing of it is part of the key.
 
     Attributes:
         network: e.g. "baseA.s0"; study: the folder that it was trained in.
-        data: what the images are, as the study says; part: "train" or "val"; task: "A" or "B".
+        data: the images, in the study's words; part: "train" or "val"; task: "A" or "B".
         classes: of the task, in the order of its labels.
     """
 
@@ -77,7 +77,7 @@ class EntryInfo:
 
 
 class FeatureShard(NamedTuple):
-    """What `entry.json` says of a shard; `checksum` is the one in its footer."""
+    """A shard as `entry.json` lists it; `checksum` is the one in its footer."""
 
     records: int
     bytes: int
@@ -85,7 +85,7 @@ class FeatureShard(NamedTuple):
 
 
 class EntryUse(NamedTuple):
-    """How often an entry was used, and when last in seconds since 1970: when it was made, if never."""
+    """The number of uses of an entry, and the time of the last in seconds since 1970, or of its making."""
 
     hits: int
     last: float
@@ -96,42 +96,43 @@ class CacheEntry:
     """Features of `images` images in each of `views` views: record number = image * views + view.
 
     Attributes:
-        listed: checksum of `images.npy`.
-        packed: whether without the zeros.
-        checksum: of `entry.json`, and by those in it of everything.
+        list_checksum: of `images.npy`.
+        packed: whether stored without the zeros.
+        checksum: of `entry.json`, and through the checksums in it of everything.
     """
 
     key: CacheKey
     folder: Path
-    about: EntryInfo
+    info: EntryInfo
     images: int
-    listed: str
+    list_checksum: str
     shards: tuple[FeatureShard, ...]
     packed: bool
     checksum: str
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one record: (C, H, W) or (E,)."""
+        """Return the shape of one record: (C, H, W) or (E,)."""
         return self.key.geometry.cut_shape(self.key.cut)
 
     @property
     def views(self) -> int:
+        """Return the number of views."""
         return len(self.key.views)
 
     @property
     def bytes(self) -> int:
-        """What the shards take."""
+        """Return the bytes that the shards take."""
         return sum(shard.bytes for shard in self.shards)
 
     @property
     def dense(self) -> int:
-        """Bytes of the same features as they are computed, in bfloat16."""
+        """Return the bytes of the same features as they are computed, in bfloat16."""
         return 2 * self.images * self.views * prod(self.shape)
 
     @property
     def use(self) -> EntryUse:
-        """How much it was used, at this moment."""
+        """Return how often the entry was used until now."""
         with suppress(OSError):
             status = (self.folder / USES).stat()
             return EntryUse(status.st_size, status.st_mtime)
@@ -139,36 +140,73 @@ class CacheEntry:
             return EntryUse(0, (self.folder / MANIFEST).stat().st_mtime)
         return EntryUse(0, 0.0)
 
+    def count_use(self) -> None:
+        """Count a use. Any number of processes may do so; a cache that cannot be written counts nothing."""
+        with suppress(OSError):
+            file = os.open(self.folder / USES, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                os.write(file, b".")
+            finally:
+                os.close(file)
+
     def listing(self, log: Log = print_warning) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The images' rows in their part of the store, and their labels: both (n,) int64.
+        """Return the images' rows in their part of the store, and their labels: both (n,) int64.
 
         Raises:
-            CorruptFileError, RemovedError, UnreadableError: as `open`.
+            CorruptFileError, RemovedError, UnreadableEntryError: see `open`.
         """
         path = self.folder / IMAGES
-        with self._reading(log):
+        with self._opening(log):
             if self.folder.exists() and not path.exists():
                 raise CorruptFileError(f"{path}: is missing")
             content = path.read_bytes()
-            if xxhash.xxh3_128_hexdigest(content) != self.listed:
+            if xxhash.xxh3_128_hexdigest(content) != self.list_checksum:
                 raise CorruptFileError(f"{path}: its checksum does not match its contents")
         rows, labels = np.load(io.BytesIO(content), allow_pickle=False).T
         return rows, labels
 
     def open(self, threads: int | None = None, log: Log = print_warning) -> ShardReader:
-        """A reader of the records; `threads` as there. What its reading raises goes to `quarantine`.
+        """Open a reader of the records; whoever reads passes damage that shows later on to `quarantine`.
+
+        Args:
+            threads: that read, see `ShardReader`.
 
         Raises:
-            CorruptFileError: a shard is damaged; the entry has been set aside.
+            CorruptFileError: a shard is damaged; the entry is quarantined.
             RemovedError: the entry is there no longer.
-            UnreadableError: it cannot be read.
+            UnreadableEntryError: it cannot be read.
         """
         paths = [shard_path(self.folder, i) for i in range(len(self.shards))]
-        with self._reading(log):
+        with self._opening(log):
             return ShardReader(paths, entry=self.folder.name, shape=self.shape, threads=threads)
 
     @contextmanager
-    def _reading(self, log: Log) -> Iterator[None]:
+    def reading(self, log: Log = print_warning) -> Iterator[ShardReader]:
+        """Open a reader for a while; damage that shows meanwhile quarantines the entry.
+
+        Raises:
+            CorruptFileError, RemovedError, UnreadableEntryError: see `open`.
+        """
+        with self.open(log=log) as reader:
+            try:
+                yield reader
+            except CorruptFileError as error:
+                quarantine(self, error, log)
+                raise
+
+    def verify(self, log: Log = print_warning) -> None:
+        """Read everything back.
+
+        Raises:
+            CorruptFileError: something is damaged; the entry is quarantined.
+            RemovedError, UnreadableEntryError: see `open`.
+        """
+        self.listing(log)
+        with self.reading(log) as reader:
+            reader.verify()
+
+    @contextmanager
+    def _opening(self, log: Log) -> Iterator[None]:
         try:
             yield
         except CorruptFileError as error:
@@ -183,179 +221,174 @@ class CacheEntry:
 
 
 def shard_path(folder: Path, position: int) -> Path:
+    """Return the path of an entry's shard."""
     return folder / f"{position:05}.shard"
 
 
-# -- entry.json -----------------------------------------------------------------------------------------------------
-
-
-def encode_manifest(said: Mapping[str, Any]) -> bytes:
-    """The contents of `entry.json`: `said` and its checksum."""
-    return json.dumps({**said, "checksum": _checksum(said)}, indent=1, sort_keys=True).encode() + b"\n"
+def encode_manifest(facts: Mapping[str, Any]) -> bytes:
+    """Return the contents of `entry.json`: `facts` and their checksum."""
+    return json.dumps({**facts, "checksum": _checksum(facts)}, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def read_entry(folder: Path) -> CacheEntry:
-    """The entry in `folder`, whole as far as its own files and their sizes tell; its records are not read.
+    """Return the entry in `folder`, whole as far as its own files and their sizes tell; its records are not read.
 
     Raises:
         FileNotFoundError: there is none.
         CorruptFileError: it is not what was written.
-        OtherVersionError, UnreadableError: it is of another version, or cannot be read.
+        OtherVersionError, UnreadableEntryError: it is of another version, or cannot be read.
     """
-    if not folder.exists():
-        raise FileNotFoundError(folder)
     path = folder / MANIFEST
     try:
         text = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         if not folder.exists():
-            raise FileNotFoundError(folder) from None  # removed since
+            raise FileNotFoundError(folder) from None
         raise CorruptFileError(f"{folder}: damaged: its {MANIFEST} is missing") from None
     except OSError as error:
         raise unreadable_error(folder, error) from error
-    entry = _entry(folder, _parsed(path, text))
+    entry = _build_entry(folder, _parse_manifest(path, text))
     for i, shard in enumerate(entry.shards):
-        _check(shard_path(folder, i), shard)
+        _check_shard(shard_path(folder, i), shard)
     return entry
 
 
-def find_entry(folder: Path, log: Log = print_warning) -> CacheEntry | None:
-    """Read the entry as `read_entry` does, but quarantine a damaged one; not for the process that makes it.
-
-    Raises:
-        OtherVersionError, UnreadableError: as `read_entry`.
-    """
+def _parse_manifest(path: Path, text: bytes) -> Mapping[str, Any]:
+    """Return what `encode_manifest` got, and the checksum; it and the format have the same place in every version."""
     try:
-        return read_entry(folder)
-    except FileNotFoundError:
-        return None
-    except CorruptFileError as error:
-        return quarantine_unless_whole(folder, error, log)
-
-
-def _parsed(path: Path, text: bytes) -> Mapping[str, Any]:
-    """Return what `encode_manifest` got. Where format and checksum stand is the same in every version."""
-    try:
-        said = json.loads(text)
-        checksum, version = said.pop("checksum"), said["format"]
+        facts = json.loads(text)
+        checksum, version = facts.pop("checksum"), facts["format"]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise CorruptFileError(f"{path}: damaged: it cannot be read ({error})") from None
-    if checksum != _checksum(said):
+    if checksum != _checksum(facts):
         raise CorruptFileError(f"{path}: its checksum does not match its contents")
     if version != FORMAT:
-        newer = isinstance(version, int) and version > FORMAT
+        is_newer = isinstance(version, int) and version > FORMAT
         raise OtherVersionError(
-            f"{path}: written by {'a newer' if newer else 'an older'} fasttransfer (format {version}, this one reads "
-            f"{FORMAT}): {'update fasttransfer or ' if newer else ''}remove the entry with fasttransfer cache prune "
-            f"{path.parent.name}"
+            f"{path}: written by {'a newer' if is_newer else 'an older'} fasttransfer (format {version}, this one "
+            f"reads {FORMAT}): {'update fasttransfer or ' if is_newer else ''}remove the entry with fasttransfer "
+            f"cache prune {path.parent.name}"
         )
-    if text != encode_manifest(said):
+    if text != encode_manifest(facts):
         raise CorruptFileError(f"{path}: damaged: it is not as it was written")
-    return {**said, "checksum": checksum}
+    return {**facts, "checksum": checksum}
 
 
-def _entry(folder: Path, said: Mapping[str, Any]) -> CacheEntry:
+def _build_entry(folder: Path, facts: Mapping[str, Any]) -> CacheEntry:
     path = folder / MANIFEST
     try:
-        key = CacheKey.of_facts(said["key"])
-        shards = tuple(FeatureShard(**facts) for facts in said["shards"])
-        about = EntryInfo(**{**said["about"], "classes": tuple(said["about"]["classes"])})
-        entry = CacheEntry(key, folder, about, said["images"], said["listed"], shards, said["packed"], said["checksum"])
-        fits = sum(shard.records for shard in shards) == entry.images * entry.views
+        key = CacheKey.of_facts(facts["key"])
+        shards = tuple(FeatureShard(**shard) for shard in facts["shards"])
+        info = EntryInfo(**{**facts["about"], "classes": tuple(facts["about"]["classes"])})
+        images, packed, checksum = facts["images"], facts["packed"], facts["checksum"]
+        entry = CacheEntry(key, folder, info, images, facts["listed"], shards, packed, checksum)
+        is_complete = sum(shard.records for shard in shards) == entry.images * entry.views
         digest = key.digest()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(f"{path}: makes no sense ({error})") from None
     if digest != folder.name:
         raise CorruptFileError(f"{path}: is that of entry {digest}, which was moved to this place")
-    if not fits:
+    if not is_complete:
         raise CorruptFileError(f"{path}: its shards do not hold {entry.images} images in {entry.views} views")
     return entry
 
 
-def _checksum(said: Mapping[str, Any]) -> str:
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+def _checksum(facts: Mapping[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
 
-# -- shards ---------------------------------------------------------------------------------------------------------
-
-
 def footer_checksum(path: Path) -> str:
-    """The checksum that a shard ends with, which fits no other shard."""
+    """Return the checksum that a shard ends with, which fits no other shard."""
     with path.open("rb") as file:
-        file.seek(-min(_END, path.stat().st_size), os.SEEK_END)
+        file.seek(-min(_FOOTER_END, path.stat().st_size), os.SEEK_END)
         return file.read(8).hex()
 
 
-def _check(path: Path, shard: FeatureShard) -> None:
+def _check_shard(path: Path, shard: FeatureShard) -> None:
     try:
-        bytes_, checksum = path.stat().st_size, footer_checksum(path)
+        size, checksum = path.stat().st_size, footer_checksum(path)
     except FileNotFoundError:
         if not path.parent.exists():
             raise
         raise CorruptFileError(f"{path}: is missing") from None
     except OSError as error:
         raise unreadable_error(path, error) from error
-    if bytes_ != shard.bytes:
-        raise CorruptFileError(f"{path}: has {bytes_} bytes, {shard.bytes} were written")
+    if size != shard.bytes:
+        raise CorruptFileError(f"{path}: has {size} bytes, {shard.bytes} were written")
     if checksum != shard.checksum:
         raise CorruptFileError(f"{path}: is not the shard that was written")
 
 
-# -- damage ---------------------------------------------------------------------------------------------------------
+def find_in_folder(folder: Path, log: Log = print_warning) -> CacheEntry | None:
+    """Return the entry in `folder`; None where there is none, or where it is damaged and now quarantined.
 
-
-def quarantine(entry: CacheEntry, why: CorruptFileError, log: Log = print_warning) -> None:
-    """Moves an entry out of the way that proved damaged when its records were read, and says so.
-
-    If it has been made again meanwhile, that one stays. Where the cache is not ours to write, the entry stays too.
-    """
-    quarantine_unless_whole(entry.folder, why, log, but=entry.checksum)
-
-
-def quarantine_unless_whole(folder: Path, why: CorruptFileError, log: Log, but: str | None = None) -> CacheEntry | None:
-    """Sets aside what is in `folder`, unless it is whole by now and its checksum is another than `but`.
-
-    Returns:
-        The entry that is there, if it is whole.
+    The process that makes the entry must not call this: it would wait for its own lock.
 
     Raises:
-        OtherVersionError, UnreadableError: as `read_entry`.
+        OtherVersionError, UnreadableEntryError: see `read_entry`.
     """
     try:
+        return read_entry(folder)
+    except FileNotFoundError:
+        return None
+    except CorruptFileError as error:
+        return _lock_and_quarantine(folder, error, log)
+
+
+def quarantine(entry: CacheEntry, error: CorruptFileError, log: Log = print_warning) -> None:
+    """Quarantine an entry that proved damaged when its records were read, and log that.
+
+    If it was made again meanwhile, the new one stays. Where the cache is not ours to write, the entry stays too.
+    """
+    _lock_and_quarantine(entry.folder, error, log, entry.checksum)
+
+
+def _lock_and_quarantine(
+    folder: Path, error: CorruptFileError, log: Log, checksum: str | None = None
+) -> CacheEntry | None:
+    try:
         with hold_lock(lock_of(folder), lambda: None):  # whoever holds it may be making the entry again
-            try:
-                now = read_entry(folder)
-                if now.checksum != but:
-                    return now
-            except FileNotFoundError:
-                return None
-            except CorruptFileError as error:
-                why = error
-            quarantine_locked(folder, why, log)
+            return find_locked(folder, log, error, checksum)
     except UnreadableEntryError:
         raise
-    except InputError as error:
-        log(f"{why}; it is not read, and left alone: {error}")
-    return None
+    except InputError as refusal:
+        log(f"{error}; it is not read, and left alone: {refusal}")
+        return None
 
 
-def quarantine_locked(folder: Path, why: CorruptFileError, log: Log) -> None:
-    """Sets aside what is in `folder`; for who holds its lock.
+def find_locked(
+    folder: Path, log: Log, error: CorruptFileError | None = None, checksum: str | None = None
+) -> CacheEntry | None:
+    """Return the entry in `folder` as `find_in_folder` does, for the process that holds its lock.
+
+    Args:
+        checksum: of an entry that proved damaged, if one did; error: how.
 
     Raises:
+        OtherVersionError, UnreadableEntryError: see `read_entry`.
         InputError: the cache is not ours to write.
     """
+    try:
+        entry = read_entry(folder)
+    except FileNotFoundError:
+        return None
+    except CorruptFileError as now:
+        error = now
+    else:
+        if entry.checksum != checksum:
+            return entry
     target = folder.with_name(f"{folder.name}{DAMAGED}")
     with disk_errors(folder):
         remove_path(target)
         folder.rename(target)
         sync_folder(folder.parent)
-    log(f"{why}; the entry is set aside as {target.name} and not read")
+    log(f"{error}; the entry is quarantined as {target.name} and not read")
+    return None
 
 
 def remove_path(path: Path) -> None:
-    """Removes a folder with all that is in it, or a file, if it is there."""
+    """Remove a folder with all that is in it, or a file, if it is there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -363,6 +396,6 @@ def remove_path(path: Path) -> None:
 
 
 def unreadable_error(path: Path, error: OSError) -> UnreadableEntryError:
-    """What to say of a file that the system does not let us read."""
+    """Return the error of a file that the system does not let us read."""
     reason = (error.strerror or str(error)).lower()
     return UnreadableEntryError(f"{path}: cannot be read ({reason}): see to its permissions, or set FASTTRANSFER_CACHE")

@@ -1,8 +1,8 @@
-"""What determines features, to the bit: the key that an entry of the cache is found under.
+"""The key of an entry of the cache: all that determines features, to the bit.
 
-A key says which weights, images and views, and what computes them: precision, device, threads, batch, and the
-versions of everything that could round a sum in another way. It never says what a network or a folder is called, or
-when: the same features asked for by another study are the same entry.
+A key has digests of weights, images and views, and describes what computes: precision, device, threads, batch, and the
+versions of everything that could round a sum in another way. It has no name of a network or a folder, and no time: the
+same features of another study are the same entry.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fasttransfer.ops import native
 from fasttransfer.study.configuration import Study
 
 FORMAT = 2
-"""Of keys and of what an entry says of itself; raised when either changes. It enters every digest."""
+"""Version of keys and manifests, raised when either changes. It enters every digest."""
 
 # Extensions that choose between kernels whose sums differ in order or in type.
 _EXTENSIONS = (
@@ -49,14 +49,14 @@ _EXTENSIONS = (
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What determines the bytes of an entry.
+    """All that determines the bytes of an entry.
 
     Attributes:
         prefix: `weights_digest` of the stages up to the cut.
         mean: `mean_digest` of the mean image that is subtracted.
         scale: factor on the pixel differences.
         geometry: sizes of the network; its name does not count.
-        cut: 1 to 6. Cut 7 passes through a dropout: who starts there reads cut 6 and runs stage 7.
+        cut: 1 to 6. Cut 7 passes through a dropout: a cell that starts there reads cut 6 and runs stage 7.
         images: `images_digest` of the images.
         views: (top, left, mirror) of each view, in order.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
@@ -82,22 +82,22 @@ class CacheKey:
             raise ValueError(f"features of cut {self.cut} are not kept, only of 1 to 6")
 
     def digest(self) -> str:
-        """32 hexadecimal digits."""
+        """Return the name of the entry, 32 hexadecimal digits."""
         facts = self.facts()
         del facts["geometry"]["name"]
         text = json.dumps([FORMAT, facts], sort_keys=True, separators=(",", ":"))
         return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
     def facts(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the key as plain values for JSON."""
         return asdict(self) | {"versions": dict(self.versions), "views": [list(view) for view in self.views]}
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> CacheKey:
-        """The key that `facts` came from.
+        """Return the key whose `facts` these are.
 
         Raises:
-            KeyError, TypeError, ValueError: they are not those of a key.
+            KeyError, TypeError, ValueError: they are not the facts of a key.
         """
         sizes = facts["geometry"]
         geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"]), "hidden": tuple(sizes["hidden"])})
@@ -116,10 +116,10 @@ def make_key(
     device: str,
     decodes: bool,
 ) -> CacheKey:
-    """The key of a cut of a network of `study`, computed by this process as it is set now.
+    """Return the key of a cut of a network of `study`, computed by this process as it is set now.
 
     Args:
-        weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, what it sees pixels less.
+        weights: at least of stages 1 to `cut`, float32; mean: (S, S, 3) float32, the mean image it subtracts.
         images: see `images_digest`.
         device, decodes: see `versions`.
     """
@@ -140,7 +140,7 @@ def make_key(
 
 
 def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:
-    """Of the float32 weights of stages 1 to `cut` under Caffe's names; those of later stages do not count."""
+    """Return the digest of the float32 weights of stages 1 to `cut` under Caffe's names."""
     digest = xxhash.xxh3_128()
     for layer in LAYER_NAMES[:cut]:
         for name in (f"{layer}.weight", f"{layer}.bias"):
@@ -149,17 +149,17 @@ def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:
 
 
 def mean_digest(mean: Tensor) -> str:
-    """Of a mean image, (S, S, 3) float32."""
+    """Return the digest of a mean image, (S, S, 3) float32."""
     digest = xxhash.xxh3_128()
     _add(digest, "mean", mean)
     return str(digest.hexdigest())
 
 
 def images_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
-    """Of some images in their order.
+    """Return the digest of some images in their order.
 
     Args:
-        store: digest of the store that they are in.
+        store: digest of their store.
         part: "train" or "val".
         rows: (n,) their numbers in the part.
     """
@@ -169,14 +169,14 @@ def images_digest(store: str, part: str, rows: NDArray[np.int64]) -> str:
 
 
 def versions(device: str, *, decodes: bool = False) -> dict[str, str]:
-    """What the bits of a forward pass depend on beside what is computed, on this machine as it is set now.
+    """Return what the bits of a forward pass depend on beside its inputs, on this machine as it is set now.
 
     Args:
         device: "cpu" or "cuda".
         decodes: whether pixels are decoded on the way (a jpeg store), rather than read as they are.
     """
     native.load()
-    found = {
+    facts = {
         "torch": torch.__version__,
         "matmul": torch.get_float32_matmul_precision(),
         "native library": _libraries(device),
@@ -186,21 +186,21 @@ def versions(device: str, *, decodes: bool = False) -> dict[str, str]:
     if device == "cuda":
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         cudnn = torch.backends.cudnn
-        found |= {
+        facts |= {
             "device": f"{properties.name} sm_{properties.major}{properties.minor}",
             "cuda": str(torch.version.cuda),
             "cudnn": f"{cudnn.version()} deterministic={cudnn.deterministic} benchmark={cudnn.benchmark}",
         }
     else:
-        has = set(machine.instructions())
-        found |= {
+        available = set(machine.instructions())
+        facts |= {
             "device": machine.processor(),
-            "instructions": " ".join(name for name in _EXTENSIONS if name in has),
+            "instructions": " ".join(name for name in _EXTENSIONS if name in available),
             "kernels": f"{torch.backends.cpu.get_cpu_capability()} {os.environ.get('ONEDNN_MAX_CPU_ISA', 'ALL')}",
         }
     if decodes:
-        found |= {package: machine.version(package) for package in ("torchvision", "nvidia-dali")}
-    return found
+        facts |= {package: machine.version(package) for package in ("torchvision", "nvidia-dali")}
+    return facts
 
 
 def _add(digest: Any, name: str, tensor: Tensor) -> None:
@@ -211,22 +211,22 @@ def _add(digest: Any, name: str, tensor: Tensor) -> None:
 
 
 def _libraries(device: str) -> str:
-    """The native libraries that are loaded, by their contents; PyTorch where none is."""
+    """Return digests of the native libraries that are loaded; "PyTorch" where none is."""
     folder = Path(ops.__file__).resolve().parent
     names = ("_native_cpu", "_native_cuda") if device == "cuda" else ("_native_cpu",)
-    loaded = sorted(Path(path).resolve() for path in torch.ops.loaded_libraries)
-    ours = [path for path in loaded if path.parent == folder and path.name.startswith(names)]
-    return " ".join(_contents(path) for path in ours) or "PyTorch"
+    libraries = sorted(Path(path).resolve() for path in torch.ops.loaded_libraries)
+    ours = [path for path in libraries if path.parent == folder and path.name.startswith(names)]
+    return " ".join(_file_digest(path) for path in ours) or "PyTorch"
 
 
 @cache
-def _contents(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     return str(xxhash.xxh3_128_hexdigest(path.read_bytes()))
 
 
 @cache
 def _sources() -> str:
-    """The code that says which operators a stage runs, and their plain forms: no version number could be forgotten."""
+    """Return the digest of the code of networks and operators: unlike a version number, it cannot be forgotten."""
     digest = xxhash.xxh3_128()
     operators = sorted(Path(ops.__file__).resolve().parent.glob("*.py"))
     for path in (Path(geometry.__file__), Path(caffenet.__file__), *operators):

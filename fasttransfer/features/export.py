@@ -1,4 +1,4 @@
-"""Features out of the cache, for programs that know nothing of it: NumPy's files, or one in safetensors.
+"""Features out of the cache for other programs: as NumPy's files, or as one in safetensors.
 
 Both hold features (images, views, C, H, W) or (images, views, E), ids (images,) and labels (images,), and views
 (views, 3): top, left and mirror of each crop. NumPy has no bfloat16, so that a .npy holds float32, which is exact and
@@ -23,40 +23,41 @@ from torch import Tensor
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import make_folder, replace_file
 from fasttransfer.core.progress import Log, format_bytes
-from fasttransfer.core.tensor_files import CorruptFileError, TensorSource, write_safetensors
-from fasttransfer.features.cache_entry import CacheEntry, print_warning, quarantine
+from fasttransfer.core.tensor_files import TensorSource, write_safetensors
+from fasttransfer.features.cache_entry import CacheEntry, print_warning
+from fasttransfer.features.shards import empty_features
 
-_AT_ONCE = 32 << 20  # bytes of features that are in memory at a time, as bfloat16
+_CHUNK_BYTES = 32 << 20  # of features in memory at a time, as bfloat16
 
 
 def export(entry: CacheEntry, out: Path, log: Log = print_warning) -> list[Path]:
-    """Writes the features of `entry` with their ids, labels and views; memory stays within about 200 MB.
+    """Write the features of `entry` with their ids, labels and views; memory stays within about 200 MB.
 
-    ids are the images' rows in their part of the store; labels count through `entry.about.classes`.
+    ids are the images' rows in their part of the store; labels count through `entry.info.classes`.
 
     Args:
-        out: a .safetensors, whose metadata says what it is; or a .npy, beside which <name>-ids.npy, <name>-labels.npy,
-            <name>-views.npy and <name>.json come to lie.
+        out: a .safetensors, whose metadata describes it; or a .npy, beside which <name>-ids.npy, <name>-labels.npy,
+            <name>-views.npy and <name>.json are written.
 
     Returns:
         The files.
 
     Raises:
-        InputError: another ending; a file of these names is there; the disk is full.
-        CorruptFileError: something is damaged; the entry has been set aside.
+        InputError: another suffix; a file of these names is there; the disk is full.
+        CorruptFileError: something is damaged; the entry is quarantined.
     """
     rows, labels = entry.listing(log)
-    beside = {"ids": rows, "labels": labels, "views": np.array(entry.key.views, dtype=np.int64)}
+    arrays = {"ids": rows, "labels": labels, "views": np.array(entry.key.views, dtype=np.int64)}
     match out.suffix:
         case ".npy":
-            paths = {name: out.with_name(f"{out.stem}-{name}.npy") for name in beside}
+            paths = {name: out.with_name(f"{out.stem}-{name}.npy") for name in arrays}
             files = [*paths.values(), out.with_suffix(".json"), out]
             _need_room(files, 2 * entry.dense)
             for name, path in paths.items():
                 with replace_file(path) as file:
-                    np.save(file, beside[name], allow_pickle=False)
+                    np.save(file, arrays[name], allow_pickle=False)
             with replace_file(out.with_suffix(".json"), "w") as file:
-                json.dump(_about(entry), file, indent=1)
+                json.dump(_describe(entry), file, indent=1)
             with replace_file(out) as file:  # last: where it is, the others are
                 header = {"descr": "<f4", "fortran_order": False, "shape": _shape(entry)}
                 np.lib.format.write_array_header_1_0(file, header)
@@ -67,12 +68,12 @@ def export(entry: CacheEntry, out: Path, log: Log = print_warning) -> list[Path]
             _need_room(files, entry.dense)
             tensors = {
                 name: TensorSource(torch.int64, array.shape, [np.ascontiguousarray(array).data])
-                for name, array in beside.items()
+                for name, array in arrays.items()
             }
             parts = (x.view(torch.int16).numpy().data for x in _features(entry, log))
             tensors["features"] = TensorSource(torch.bfloat16, _shape(entry), parts)
             with replace_file(out) as file:
-                write_safetensors(file, tensors, {"fasttransfer": json.dumps(_about(entry), sort_keys=True)})
+                write_safetensors(file, tensors, {"fasttransfer": json.dumps(_describe(entry), sort_keys=True)})
         case _:
             raise InputError(f"{out}: features are exported to a .npy or a .safetensors: choose such a name")
     return files
@@ -82,31 +83,26 @@ def _shape(entry: CacheEntry) -> tuple[int, ...]:
     return entry.images, entry.views, *entry.shape
 
 
-def _about(entry: CacheEntry) -> dict[str, Any]:
-    return {"entry": entry.folder.name, "about": asdict(entry.about), "key": entry.key.facts()}
+def _describe(entry: CacheEntry) -> dict[str, Any]:
+    return {"entry": entry.folder.name, "about": asdict(entry.info), "key": entry.key.facts()}
 
 
 def _features(entry: CacheEntry, log: Log) -> Iterator[Tensor]:
-    """Yield all records in order, (N, *shape) contiguous bfloat16 on the CPU at a time.
+    """Yield all records in order, as chunks of (n, *shape) contiguous bfloat16 on the CPU.
 
-    All lie in the same memory: each is overwritten when the next is asked for. Were each allocated anew, the C library
-    would leave gaps between them that the next does not fit in, and memory would grow by hundreds of MB.
+    All chunks lie in the same memory and each overwrites the one before. Were each allocated anew, the C library would
+    leave gaps between them that the next does not fit in, and memory would grow by hundreds of MB.
 
     Raises:
-        CorruptFileError: a record is damaged; the entry has been set aside.
+        CorruptFileError: a record is damaged; the entry is quarantined.
     """
-    step, records = max(1, _AT_ONCE // (2 * prod(entry.shape))), entry.images * entry.views
+    step, records = max(1, _CHUNK_BYTES // (2 * prod(entry.shape))), entry.images * entry.views
     order = (range(at, min(at + step, records)) for at in range(0, records, step))
     rows = torch.empty((min(step, records), *entry.shape), dtype=torch.bfloat16)
-    format = torch.channels_last if rows.ndim == 4 else torch.contiguous_format  # what shards are read into
-    out = [torch.empty_like(rows, memory_format=format) for _ in range(2)]
-    with entry.open(log=log) as reader, closing(reader.batches(order, ahead=1, out=out)) as batches:
-        try:
-            for x in batches:
-                yield rows[: len(x)].copy_(x)
-        except CorruptFileError as error:
-            quarantine(entry, error, log)
-            raise
+    out = [empty_features(len(rows), entry.shape) for _ in range(2)]
+    with entry.reading(log) as reader, closing(reader.batches(order, ahead=1, out=out)) as batches:
+        for x in batches:
+            yield rows[: len(x)].copy_(x)
 
 
 def _need_room(files: list[Path], bytes_: int) -> None:

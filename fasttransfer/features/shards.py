@@ -1,8 +1,8 @@
-"""Shards: files of features at a cut, written once, checked whenever they are read, read by threads ahead of need.
+"""Shards: files of features at a cut, written once, verified at every read, read by threads ahead of need.
 
 An entry of the feature cache is a list of records, each the features of one image in one view, cut into shards of a
-few hundred MB. A shard knows whose it is: the entry's identity, its place in the entry and the number of its first
-record are in its header. csrc/shards/format.h says how it lies on the disk.
+few hundred MB. The header of a shard has the identity of the entry, the shard's place in it and the number of its first
+record. csrc/shards/format.h describes the layout on disk.
 
     with write_shard(folder / "00000.shard", entry=key, position=0, first=0, shape=(256, 6, 6), packed=True) as shard:
         for features in batches:
@@ -15,47 +15,42 @@ record are in its header. csrc/shards/format.h says how it lies on the disk.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import replace_file
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.ops import PackedFeatures
 
 VERSION = 2
-"""Of the format; a shard of another one is refused. It belongs into an entry's key."""
+"""Version of the format; shards of another one are refused. It is part of an entry's key."""
 
 _shards: Any = None
-_why_not = ""
+_load_error = ""
 try:
     _shards = import_module("fasttransfer.features._shards")
 except ImportError as error:
-    _why_not = str(error)
+    _load_error = str(error)
 else:
     if _shards.VERSION != VERSION:
-        _shards, _why_not = None, f"it is a build of format {_shards.VERSION}, this source has {VERSION}"
+        _shards, _load_error = None, f"it is a build of format {_shards.VERSION}, this source has {VERSION}"
 
 _IDENTITY = 64  # bytes
+_DENSE = 15 / 16  # share of features that are not zero, from which a mask takes more than it saves
 
 
 class ShardWriter:
-    """What `write_shard` hands out.
-
-    Attributes:
-        records: how many have been appended.
-        bytes: what they take, the header included.
-    """
+    """The writer of one shard, see `write_shard`."""
 
     def __init__(self, file: int, entry: str, position: int, first: int, shape: Sequence[int], packed: bool) -> None:
         self._shape = tuple(shape)
@@ -63,14 +58,16 @@ class ShardWriter:
 
     @property
     def records(self) -> int:
+        """Return the number of records appended so far."""
         return int(self._writer.records)
 
     @property
     def bytes(self) -> int:
+        """Return the bytes that header and records take."""
         return int(self._writer.bytes)
 
     def append(self, x: Tensor) -> None:
-        """Adds images, a record each. What is written is in the order of memory, so that channels come first.
+        """Append images, a record each, in the order of memory, so that channels come first.
 
         Args:
             x: (N, *shape) bfloat16 on the CPU; four dimensions in channels-last memory, two contiguous.
@@ -83,7 +80,7 @@ class ShardWriter:
         self._writer.append(x.data_ptr(), len(x))
 
     def finish(self) -> None:
-        """Index and footer; `write_shard` calls it."""
+        """Write index and footer; `write_shard` calls it."""
         self._writer.finish()
 
 
@@ -91,15 +88,15 @@ class ShardWriter:
 def write_shard(
     path: Path, *, entry: str, position: int, first: int, shape: Sequence[int], packed: bool
 ) -> Iterator[ShardWriter]:
-    """Writes a shard that is whole or absent: under a temporary name, flushed to disk, then renamed.
+    """Yield the writer of a shard that is whole or absent: written under a temporary name, flushed to disk, renamed.
 
     Args:
-        path: where; its folder exists. A file that is there is replaced.
+        path: of the shard, in a folder that exists. A file that is there is replaced.
         entry: the identity of the entry, at most 64 bytes: a digest of all that determines its features.
-        position: which of the entry's shards this is, from 0.
+        position: place among the entry's shards, from 0.
         first: the number in the entry of this shard's first record.
         shape: of one record: (C, H, W) or (E,).
-        packed: without the zeros, and values in 12 bits where they allow it; False where that does not pay.
+        packed: whether zeros are left out and values stored in 12 bits where they allow it, see `should_pack`.
 
     Raises:
         InputError: the disk is full, read-only or not ours to write; the native module is missing.
@@ -121,7 +118,7 @@ class ShardReader:
         paths: all shards, in order.
         entry: the identity that they were written with.
         shape: of one record: (C, H, W) or (E,).
-        threads: that read, beside the caller when it waits; by default one a core.
+        threads: that read, beside the caller when it waits; by default one per core.
 
     Raises:
         CorruptFileError: a shard is damaged, cut short, of another entry, at another place, or of a later version.
@@ -131,7 +128,7 @@ class ShardReader:
     """
 
     def __init__(self, paths: Sequence[Path], *, entry: str, shape: Sequence[int], threads: int | None = None) -> None:
-        threads = threads or _cores()
+        threads = threads or machine.cores()
         self.shape = tuple(shape)
         module = _module()
         with _corruption():
@@ -140,9 +137,7 @@ class ShardReader:
     def __enter__(self) -> ShardReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -150,46 +145,46 @@ class ShardReader:
 
     @property
     def bytes(self) -> int:
-        """What the files take."""
+        """Return the bytes that the files take."""
         return int(self._reader.bytes)
 
     @property
     def packed(self) -> bool:
-        """Whether every shard is."""
+        """Return whether every shard is packed."""
         return bool(self._reader.packed)
 
     def close(self) -> None:
-        """Ends the threads and lets go of the files, once what is under way has ended."""
+        """End the threads and let go of the files, once pending reads have ended."""
         self._reader = None
 
     def read(self, rows: Tensor | Sequence[int], out: Tensor | None = None) -> Tensor:
-        """Records, in any order, unpacked.
+        """Read records in any order, unpacked.
 
         Args:
             rows: (N,) int64, numbered through all shards.
-            out: (N, *shape) bfloat16 on the CPU, to be written to, e.g. in pinned memory; new memory by default.
+            out: (N, *shape) bfloat16 on the CPU, written to, e.g. in pinned memory; new memory by default.
 
         Returns:
             (N, *shape) bfloat16, four dimensions in channels-last memory.
 
         Raises:
             CorruptFileError: a record is not what was written. Nothing in `out` may be used.
-            IndexError: a record that is not there.
+            IndexError: no such record.
             RuntimeError: `out` is of another type, shape, device or memory order.
         """
         return self.start(rows, out).wait()
 
     def start(self, rows: Tensor | Sequence[int], out: Tensor | None = None) -> Read:
-        """As `read`, but returns at once: the threads read while the caller does something else.
+        """Start to read as `read` does, and return at once: the threads read while the caller does something else.
 
         `out` is kept alive and must not be touched before `Read.wait` has returned it.
         """
         numbers = _listed(rows)
         if out is None:
-            out = _empty(len(numbers), self.shape)
+            out = empty_features(len(numbers), self.shape)
         _check_features(out, self.shape)
         if len(out) != len(numbers):
-            raise RuntimeError(f"out has room for {len(out)} images, {len(numbers)} are asked for")
+            raise RuntimeError(f"out has room for {len(out)} images, {len(numbers)} are to be read")
         return Read(self._reader.read_dense(numbers, out.data_ptr(), out))
 
     def batches(
@@ -199,12 +194,12 @@ class ShardReader:
 
         Args:
             order: lists of rows, each as for `read`.
-            ahead: how many batches are read beside the one that is due.
+            ahead: number of batches that are read beside the one that is due.
             out: `ahead` + 1 tensors as for `read`, with room for the longest list. Batches lie in them in turn, and
-                each is overwritten once the next is asked for. By default every batch is new memory.
+                each is overwritten when the caller takes the next. By default every batch is new memory.
 
         Raises:
-            CorruptFileError, IndexError, RuntimeError: as `read`, when the batch is due.
+            CorruptFileError, IndexError, RuntimeError: see `read`; raised when the batch is due.
             ValueError: `out` has another number of tensors.
         """
         if out is not None and len(out) != ahead + 1:
@@ -218,14 +213,14 @@ class ShardReader:
             yield reads.popleft().wait()
 
     def read_packed(self, rows: Tensor | Sequence[int], *, pinned: bool = False) -> PackedFeatures:
-        """Records as they lie on disk, verified: for `unpack_features` on the device that they are sent to.
+        """Read records as they lie on disk, verified, for `unpack_features` on the device that they are sent to.
 
         Args:
-            rows: as `read`.
-            pinned: in memory from which a GPU copies without waiting.
+            rows: see `read`.
+            pinned: whether into memory from which a GPU copies without waiting.
 
         Raises:
-            CorruptFileError, IndexError: as `read`.
+            CorruptFileError, IndexError: see `read`.
             RuntimeError: the shards are not packed.
         """
         if not self.packed:
@@ -242,10 +237,10 @@ class ShardReader:
         return packed
 
     def verify(self, *, batch: int = 256) -> None:
-        """Reads everything once.
+        """Read everything once.
 
         Raises:
-            CorruptFileError: some record is not what was written.
+            CorruptFileError: a record is not what was written.
         """
         order = (range(at, min(at + batch, len(self))) for at in range(0, len(self), batch))
         for _ in self.batches(order, ahead=1):
@@ -253,13 +248,13 @@ class ShardReader:
 
 
 class Read:
-    """A batch that is being read, see `ShardReader.start`. Dropping it ends the reading."""
+    """A pending batch, see `ShardReader.start`. Dropping it ends the reading."""
 
     def __init__(self, pending: Any) -> None:
         self._pending = pending
 
     def wait(self) -> Tensor:
-        """The batch, once it is there.
+        """Return the batch, once it is read.
 
         Raises:
             CorruptFileError: a record is not what was written.
@@ -280,14 +275,10 @@ def _corruption() -> Iterator[None]:
 def _module() -> Any:
     if _shards is None:
         raise InputError(
-            f"the feature cache needs fasttransfer.features._shards, which does not load ({_why_not}): build it in the "
-            "source tree with a C++ compiler and pip install --no-build-isolation --editable ."
+            f"the feature cache needs fasttransfer.features._shards, which does not load ({_load_error}): build it in "
+            "the source tree with a C++ compiler and pip install --no-build-isolation --editable ."
         )
     return _shards
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(entry: str) -> str:
@@ -300,14 +291,23 @@ def _listed(rows: Tensor | Sequence[int]) -> list[int]:
     return rows.tolist() if isinstance(rows, Tensor) else list(rows)
 
 
-def _empty(n: int, shape: Sequence[int]) -> Tensor:
-    format = torch.channels_last if len(shape) == 3 else torch.contiguous_format
-    return torch.empty((n, *shape), dtype=torch.bfloat16, memory_format=format)
+def should_pack(x: Tensor) -> bool:
+    """Return whether so many features are zero that storing them packed takes fewer bytes."""
+    return int(x.count_nonzero()) < _DENSE * x.numel()
+
+
+def memory_format(shape: Sequence[int]) -> torch.memory_format:
+    """Return the memory format of a batch of records of this shape."""
+    return torch.channels_last if len(shape) == 3 else torch.contiguous_format
+
+
+def empty_features(n: int, shape: Sequence[int]) -> Tensor:
+    """Return (n, *shape) bfloat16 on the CPU, not initialised, in the memory format of shards."""
+    return torch.empty((n, *shape), dtype=torch.bfloat16, memory_format=memory_format(shape))
 
 
 def _check_features(x: Tensor, shape: Sequence[int]) -> None:
-    format = torch.channels_last if len(shape) == 3 else torch.contiguous_format
     if x.dtype != torch.bfloat16 or x.shape[1:] != tuple(shape) or x.device.type != "cpu":
         raise RuntimeError(f"features must be (N, {', '.join(map(str, shape))}) bfloat16 on the CPU")
-    if not x.is_contiguous(memory_format=format):
+    if not x.is_contiguous(memory_format=memory_format(shape)):
         raise RuntimeError("features of four dimensions must be in channels-last memory, of two contiguous")

@@ -1,8 +1,8 @@
-"""The operators: what the network spends its time on outside of its matrix products, natively where there is a kernel.
+"""The operators that a network spends its time on outside of matrix products, native where there is a kernel.
 
 Shapes: N images, C channels, H x W pixels, S the side of a stored image. Activations are NCHW tensors in
-channels-last memory. One module an operator: what it computes, its reference in plain PyTorch, which runs where the
-native libraries have no kernel (see `fasttransfer.ops.native`), what a compiler must know of it, and its gradient.
+channels-last memory. One module per operator: its public function, its reference in plain PyTorch, which runs where
+the native libraries have no kernel (see `fasttransfer.ops.native`), its fake for compilers, and its gradient.
 """
 
 from __future__ import annotations

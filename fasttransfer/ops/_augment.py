@@ -1,4 +1,4 @@
-"""Stored bytes to what stage 1 reads."""
+"""Crop, normalise and mirror stored images into the input of stage 1."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ def augment(
     side: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Gathers images of a store; crops, subtracts the mean image, scales, mirrors; space to depth.
+    """Gather images of a store, crop, subtract the mean image, scale, mirror, and turn blocks of pixels into channels.
 
-    Caffe's order: the mean is taken at the pixels that were cropped, then the difference is mirrored. Computed in
+    The order is Caffe's: the mean is taken at the pixels of the crop, then the difference is mirrored. Computed in
     float32: with a scale of 1 exactly pixel - mean.
 
     Channel (dy * block + dx) * 3 + c of pixel (y, x) of the result is channel c of pixel (y * block + dy,
-    x * block + dx) of the crop, and zero where that lies outside of it.
+    x * block + dx) of the crop, and zero outside of the crop.
 
     Args:
         shards: the store's images in order, each (R_i, S, S, 3) uint8, contiguous.
-        rows: (N,) int64, which images, numbered through all shards.
+        rows: (N,) int64, the numbers of the images, counted through all shards.
         mean_ssc: (S, S, 3) float32.
         top, left: (N,) int64 in [0, S - crop].
         mirror: (N,) bool.
         crop: side of the crop in pixels.
-        block: side in pixels of what becomes one pixel of the result.
-        side: side of the result; by default all that `crop` fills, ceil(crop / block).
+        block: side of the block of pixels that becomes one pixel of the result.
+        side: side of the result; by default ceil(crop / block), the whole crop.
         dtype: float32 or bfloat16.
 
     Returns:
         (N, 3 * block^2, side, side), channels-last.
 
     Raises:
-        RuntimeError: another type, shape or device; a row, a top or a left outside of the store, where the images
-            lie on the CPU.
+        RuntimeError: an argument has another type, shape or device; on the CPU also if a row, a top or a left lies
+            outside of the store.
     """
     return torch.ops.fasttransfer.augment(
         list(shards),
@@ -80,19 +80,19 @@ def augment_reference(
     scale: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """What `augment` computes, in plain PyTorch; it runs where there is no native kernel."""
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
     images = _gather(shards, rows)
     steps = torch.arange(crop, device=images.device)
     at_row = (top[:, None] + steps)[:, :, None]
     at_column = torch.where(mirror[:, None], left[:, None] + (crop - 1) - steps, left[:, None] + steps)[:, None, :]
-    which = torch.arange(len(images), device=images.device)[:, None, None]
-    x = images[which, at_row, at_column].to(torch.float32)
+    at_image = torch.arange(len(images), device=images.device)[:, None, None]
+    x = images[at_image, at_row, at_column].to(torch.float32)
     x -= mean_ssc[at_row, at_column]
     x *= scale
     if side * block != crop:
-        n, kept = len(x), min(crop, side * block)
-        padded = x.new_zeros((n, side * block, side * block, 3))
-        padded[:, :kept, :kept] = x[:, :kept, :kept]
+        common = min(crop, side * block)
+        padded = x.new_zeros((len(x), side * block, side * block, 3))
+        padded[:, :common, :common] = x[:, :common, :common]
         x = padded
     if block > 1:
         blocks = x.view(len(x), side, block, side, block, 3).transpose(2, 3)
@@ -107,8 +107,8 @@ def _gather(shards: Sequence[Tensor], rows: Tensor) -> Tensor:
     shard_of = torch.searchsorted(starts, rows, right=True) - 1
     images = shards[0].new_empty((len(rows), *shards[0].shape[1:]))
     for i, shard in enumerate(shards):
-        mine = torch.nonzero(shard_of == i).flatten()
-        images[mine] = shard[rows[mine] - starts[i]]
+        positions = torch.nonzero(shard_of == i).flatten()
+        images[positions] = shard[rows[positions] - starts[i]]
     return images
 
 

@@ -1,4 +1,4 @@
-"""A frozen stage 1 or 2 in one operator: nothing is kept for a backward pass, not even the convolution's output."""
+"""A frozen stage 1 or 2 in one operator that stores nothing for a backward pass, not even the convolution's output."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from fasttransfer.core import machine
 from fasttransfer.ops import native
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 
-# Where PyTorch's own convolution, made for many channels, leaves something to gain.
-_FEW_CHANNELS = 4
+_FEW_CHANNELS = 4  # up to here PyTorch's own convolution, made for many channels, is slower
 
 
-def _faster() -> frozenset[torch.dtype]:
-    """The types for which this processor gains from one operator."""
+def _find_faster_dtypes() -> frozenset[torch.dtype]:
+    """Return the types for which a single operator is faster on this processor."""
     instructions = machine.instructions() if native.load() else ()
-    found = {
+    is_faster = {
         torch.float32: "avx512f" in instructions,
         torch.bfloat16: "avx512_bf16" in instructions and "amx_bf16" not in instructions,
     }
-    return frozenset(dtype for dtype, gains in found.items() if gains)
+    return frozenset(dtype for dtype, faster in is_faster.items() if faster)
 
 
-_FASTER = _faster()
+_FASTER_DTYPES = _find_faster_dtypes()
 
 
 def conv_relu_pool_lrn(
     x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1
 ) -> Tensor:
-    """Convolution, then `relu_pool_lrn`; has no gradient.
+    """Compute a convolution, then `relu_pool_lrn`; has no gradient.
 
-    Natively the convolution's sums stay float32 until the result is rounded, and bfloat16 numbers too small to be
-    normalised (below 2**-126) may count as zero. On a GPU that is so in bfloat16; in float32, and where a row is too
-    long for its shared memory, two operators run. Under autocast x and weight are cast as for a convolution.
+    The native kernel keeps the convolution's sums in float32 until it rounds the result, and may flush subnormal
+    bfloat16 numbers (below 2**-126) to zero. On a GPU the kernel runs in bfloat16; in float32, and if a row is too long
+    for the GPU's shared memory, two operators run instead. Under autocast x and weight are cast as for a convolution.
 
     Args:
         x: (N, C, H, W), float32 or bfloat16.
@@ -45,8 +44,8 @@ def conv_relu_pool_lrn(
         (N, K, H', W') of x's type, the convolution's output pooled.
 
     Raises:
-        RuntimeError: a gradient would have to be kept; shapes or types that do not fit; a convolution's output
-            smaller than 3 x 3.
+        RuntimeError: an argument needs a gradient; shapes or types do not fit; the convolution's output is smaller
+            than 3 x 3.
     """
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
         raise RuntimeError(
@@ -63,25 +62,25 @@ def conv_relu_pool_lrn(
 
 
 def conv_relu_pool_lrn_pays(dtype: torch.dtype, device_type: str, channels: int) -> bool:
-    """Whether `conv_relu_pool_lrn` was measured to be faster than a convolution and `relu_pool_lrn`.
+    """Return whether `conv_relu_pool_lrn` was measured to be faster than a convolution and `relu_pool_lrn`.
 
     Args:
         dtype: of x and weight.
         device_type: "cpu" or "cuda".
         channels: C / groups. The numbers are in docs/decisions/frozen-stages.md.
     """
-    return device_type == "cpu" and channels <= _FEW_CHANNELS and dtype in _FASTER
+    return device_type == "cpu" and channels <= _FEW_CHANNELS and dtype in _FASTER_DTYPES
 
 
 def conv_relu_pool_lrn_reference(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, groups: int
 ) -> Tensor:
-    """What `conv_relu_pool_lrn` computes, in two operators; it runs where there is no native kernel."""
+    """Compute the operator as two: runs where there is no native kernel."""
     return relu_pool_lrn(F.conv2d(x, weight, None, stride, padding, groups=groups), bias)
 
 
 def _runs_on_a_gpu(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
-    """The type and the shared memory that csrc/cuda/conv.cuh needs, which has the sums of three rows there."""
+    """Return whether type and sizes suit csrc/cuda/conv.cuh, which has the sums of three rows in shared memory."""
     columns = (x.shape[3] + 2 * padding - weight.shape[3]) // stride + 1
     channels = weight.shape[0]
     needed = 3 * columns * (channels + 11) * 4 + max(30 * 1024, 32 * (channels + 4))
@@ -89,7 +88,7 @@ def _runs_on_a_gpu(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool
 
 
 def _shared_memory(device: int) -> int:
-    """Bytes that a block can have on a GPU."""
+    """Return the most bytes of shared memory that a block can have on a GPU."""
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 

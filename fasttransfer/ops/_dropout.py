@@ -1,4 +1,4 @@
-"""Dropout whose mask is a function of (key, step): nothing is stored between forward and backward."""
+"""Dropout with a mask that is a function of (key, step): forward stores nothing for backward."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from torch import Tensor
 from fasttransfer.core.randomness import words
 from fasttransfer.ops import native
 
-_WORDS = 2**32  # how many values a word of the stream can have
+_WORDS = 2**32  # number of values of a word of the stream
 
 native.load()
 
 
 def dropout(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
-    """x * keep / (1 - p); element i is kept where word i of `randomness.words(key, n, at=at)` >= p * 2**32.
+    """Return x * mask / (1 - p); mask[i] is 1 where word i of `randomness.words(key, n, at=at)` >= p * 2**32, else 0.
 
-    The gradient draws the same mask again. The same bits on every device and for any number of threads.
+    The gradient draws the same mask again. The bits are the same on every device and for any number of threads.
 
     Args:
         x: any shape, contiguous; float32, bfloat16 or float64. Elements are numbered in memory order.
         key: 64 bits, from `randomness.key`.
-        at: the step, int64 without dimensions, on x's device: a recorded CUDA graph reads it anew each time.
-        p: the share of elements set to zero, 0 <= p < 1 once rounded to a multiple of 2**-32.
+        at: the step, () int64 on x's device: a CUDA graph reads it anew at every replay.
+        p: the probability of setting an element to zero, 0 <= p < 1 once rounded to a multiple of 2**-32.
 
     Raises:
-        RuntimeError: another type, not contiguous, or p out of its range; `at` elsewhere or not one int64.
+        RuntimeError: x has another type or is not contiguous; p is out of its range; `at` is on another device or not
+            one int64.
     """
-    # Operators take signed numbers of 64 bits.
+    # Operators take signed 64-bit integers.
     return torch.ops.fasttransfer.dropout(x, key - 2**64 if key >= 2**63 else key, at, p)
 
 
 def dropout_reference(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
-    """What `dropout` computes, in plain PyTorch; it runs where there is no native kernel."""
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
     if not 0.0 <= p < 1.0 - 0.5 / _WORDS:
         raise RuntimeError(f"dropout: p must be at least 0 and below 1, not {p}")
     if not x.is_contiguous():
@@ -52,7 +53,7 @@ def _fake(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, int, Tensor, float], output: Tensor) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Tensor, float], output: Tensor) -> None:
     _, ctx.key, at, ctx.p = inputs
     ctx.save_for_backward(at)
 
@@ -62,8 +63,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     return torch.ops.fasttransfer.dropout(gradient.contiguous(), ctx.key, at, ctx.p), None, None, None
 
 
-# A native kernel is of one device and goes before this one, which is of all. Autocast needs no rule: x keeps
-# its type, whatever it is.
+# A native kernel is registered for one device and has precedence over the reference, which is for all. Autocast needs
+# no rule: x keeps its type.
 torch.library.impl("fasttransfer::dropout", "CompositeExplicitAutograd", dropout_reference)
 torch.library.register_fake("fasttransfer::dropout", _fake)
-torch.library.register_autograd("fasttransfer::dropout", _backward, setup_context=_remember)
+torch.library.register_autograd("fasttransfer::dropout", _backward, setup_context=_setup_context)

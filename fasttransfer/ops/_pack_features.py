@@ -1,7 +1,7 @@
-"""Features at a cut without their zeros: a bit for every element and the values of those that are not zero.
+"""Lossless packing of features without their zeros: a bit for every element, and the nonzero values.
 
-Behind a ReLU most features are zero. Packed they take less memory, less of a disk, and less of the way to a GPU; they
-are unpacked faster than memory could be read. Nothing is lost: the same bits come back.
+Behind a ReLU most features are zero. Packed features take less memory, disk and bandwidth to a GPU, and unpacking them
+is faster than reading the unpacked ones from memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fasttransfer.ops import native
 
-_WORD = 64  # elements: what a mask is rounded up to
+_WORD = 64  # the mask of an image is padded to a multiple of so many elements
 
 native.load()
 
@@ -25,9 +25,9 @@ class PackedFeatures(NamedTuple):
     """N images of E elements each, packed.
 
     Attributes:
-        mask: (N, ceil(E / 64) * 8) uint8. Element i of an image, in memory order, is bit i % 8 of byte i // 8: 0 where
-            its 16 bits are. Bits beyond the last element are 0.
-        values: (K,) bfloat16, the elements that are not zero of all images, one after another.
+        mask: (N, ceil(E / 64) * 8) uint8. Element i of an image, in memory order, is bit i % 8 of byte i // 8: 0 if its
+            16 bits are all 0. Bits beyond the last element are 0.
+        values: (K,) bfloat16, the nonzero elements of all images, one image after another.
         offsets: (N + 1,) int64. Image i has the values from offsets[i] to offsets[i + 1].
     """
 
@@ -37,34 +37,34 @@ class PackedFeatures(NamedTuple):
 
 
 def pack_features(x: Tensor) -> PackedFeatures:
-    """Packs features, losslessly: only the bit pattern 0 counts as zero, not the negative zero.
+    """Pack features losslessly: only the bit pattern 0 counts as zero, not the negative zero.
 
-    On a GPU this waits for the stream: how many values there are has to be known. No gradient.
+    On a GPU this waits for the stream to learn the number of values. There is no gradient.
 
     Args:
         x: (N, C, H, W) bfloat16 in channels-last memory, or (N, E) contiguous.
 
     Raises:
-        RuntimeError: another type or layout.
+        RuntimeError: x has another type or layout.
     """
     return PackedFeatures(*torch.ops.fasttransfer.pack_features(_flat(x)))
 
 
 def unpack_features(packed: PackedFeatures, shape: Sequence[int], rows: Tensor | None = None) -> Tensor:
-    """The features again, bit for bit.
+    """Unpack features to the bits that were packed.
 
     Args:
-        packed: what `pack_features` made.
+        packed: the result of `pack_features`.
         shape: of one image: (C, H, W) or (E,).
-        rows: (M,) int64 on the device of `packed`: which images, in any order; all by default.
+        rows: (M,) int64 on the device of `packed`, the numbers of the images, in any order; by default all.
 
     Returns:
         (M, C, H, W) in channels-last memory or (M, E), bfloat16.
 
     Raises:
-        RuntimeError: tensors that do not belong together; on the CPU also a row that is not there, or a mask that
-            speaks of another number of values. On a GPU, where asking would mean waiting, the nearest row is taken and
-            missing values are zero.
+        RuntimeError: the tensors do not belong together; on the CPU also if a row does not exist or a mask does not fit
+            its number of values. A GPU, which would have to be waited for, takes the nearest row, and missing values
+            are zero.
     """
     if rows is None:
         rows = torch.arange(packed.mask.shape[0], device=packed.mask.device)
@@ -76,7 +76,7 @@ def unpack_features(packed: PackedFeatures, shape: Sequence[int], rows: Tensor |
 
 
 def _flat(x: Tensor) -> Tensor:
-    """(N, E) as the elements lie in memory."""
+    """Return x as (N, E), in the order of memory."""
     if x.dim() != 4:
         return x
     if not x.is_contiguous(memory_format=torch.channels_last):
@@ -87,37 +87,37 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def pack_reference(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the operator computes, in plain PyTorch; it runs where there is no native kernel."""
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
     if x.dtype != torch.bfloat16:
         raise RuntimeError(f"pack_features: x must be bfloat16, not {x.dtype}")
     if x.dim() != 2 or not x.is_contiguous():
         raise RuntimeError("pack_features: x must be (images, elements), contiguous")
     words = x.view(torch.int16)
-    kept = words != 0
+    nonzero = words != 0
     weights = 2 ** torch.arange(8, dtype=torch.uint8, device=x.device)
-    in_bytes = F.pad(kept.byte(), (0, -x.shape[1] % _WORD)).unflatten(1, (-1, 8))
+    in_bytes = F.pad(nonzero.byte(), (0, -x.shape[1] % _WORD)).unflatten(1, (-1, 8))
     mask = (in_bytes * weights).sum(2, dtype=torch.uint8)
-    offsets = F.pad(kept.sum(1).cumsum(0), (1, 0))
-    return mask, words[kept].view(torch.bfloat16), offsets
+    offsets = F.pad(nonzero.sum(1).cumsum(0), (1, 0))
+    return mask, words[nonzero].view(torch.bfloat16), offsets
 
 
 def unpack_reference(mask: Tensor, values: Tensor, offsets: Tensor, rows: Tensor, elements: int) -> Tensor:
-    """What the operator computes, in plain PyTorch; it runs where there is no native kernel."""
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
     _check_packed(mask, values, offsets, rows, elements)
     n = mask.shape[0]
     if rows.numel() and (int(rows.min()) < 0 or int(rows.max()) >= n):
         raise RuntimeError(f"unpack_features: an image is asked for that is not there, there are {n}")
     bits = mask[rows][:, :, None] >> torch.arange(8, dtype=torch.uint8, device=mask.device) & 1
-    kept = bits.flatten(1).bool()
+    nonzero = bits.flatten(1).bool()
     begin, end = offsets[rows], offsets[rows + 1]
     if not bool(((begin >= 0) & (begin <= end) & (end <= values.numel())).all()):
         raise RuntimeError(f"unpack_features: an image has values that are not there, there are {values.numel()}")
-    if not torch.equal(kept.sum(1), end - begin) or bool(kept[:, elements:].any()):
+    if not torch.equal(nonzero.sum(1), end - begin) or bool(nonzero[:, elements:].any()):
         raise RuntimeError("unpack_features: the mask of an image does not fit its number of values")
     y = torch.zeros((len(rows), elements), dtype=torch.int16, device=mask.device)
-    kept = kept[:, :elements]
-    at = begin[:, None] + kept.cumsum(1) - 1
-    y[kept] = values.view(torch.int16)[at[kept]]
+    nonzero = nonzero[:, :elements]
+    at = begin[:, None] + nonzero.cumsum(1) - 1
+    y[nonzero] = values.view(torch.int16)[at[nonzero]]
     return y.view(torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""What follows the fifth convolution: bias, ReLU, max pooling."""
+"""Bias, ReLU and max pooling behind the fifth convolution."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 from fasttransfer.ops import native
 
-# Where a maximum stands in its window, 3 * row + column, or this where the ReLU stops it (csrc/math/pool.h).
+# The code of a maximum's place in its window is 3 * row + column, or this where the ReLU stops it (csrc/math/pool.h).
 STOPPED = 15
 
 native.load()
 
 
 def relu_pool(x: Tensor, bias: Tensor) -> Tensor:
-    """ReLU of x + bias, then 3x3 max pooling with stride 2, the output size rounded up (Caffe's rule).
+    """Compute ReLU of x + bias, then 3x3 max pooling with stride 2, the output size rounded up (Caffe's rule).
 
-    Where several of a window are the largest, the gradient goes to the first, as in PyTorch. A NaN is larger than
+    If several elements of a window are the largest, the gradient goes to the first, as in PyTorch. A NaN is larger than
     any number.
 
     Args:
@@ -28,11 +28,11 @@ def relu_pool(x: Tensor, bias: Tensor) -> Tensor:
         bias: (C,) float32, or float64 if x is.
 
     Returns:
-        (N, C, ceil((H - 3) / 2) + 1, ceil((W - 3) / 2) + 1) of x's type, channels-last. The bias is added in float32
-        at least; the gradient of the bias is summed so too.
+        (N, C, ceil((H - 3) / 2) + 1, ceil((W - 3) / 2) + 1) of x's type, channels-last. The bias is added, and its
+        gradient summed, in float32 or wider.
 
     Raises:
-        RuntimeError: another type or shape.
+        RuntimeError: an argument has another type or shape.
     """
     keep = torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)
     y, _ = torch.ops.fasttransfer.relu_pool(x.contiguous(memory_format=torch.channels_last), bias, keep)
@@ -40,20 +40,20 @@ def relu_pool(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def relu_pool_reference(x: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """What the operator computes, in plain PyTorch; it runs where there is no native kernel."""
-    p, argmax = pooled_reference("relu_pool", x, bias, keep)
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
+    p, argmax = pool_reference("relu_pool", x, bias, keep)
     return p.to(x.dtype).contiguous(memory_format=torch.channels_last), argmax
 
 
 def relu_pool_backward_reference(gradient: Tensor, argmax: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of bias from that of y, in plain PyTorch."""
+    """Return the gradients of x and of bias from that of y, in plain PyTorch."""
     wide = gradient.double() if gradient.dtype == torch.float64 else gradient.float()
-    dx, dbias = unpooled_reference(wide, argmax, height, width)
+    dx, dbias = unpool_reference(wide, argmax, height, width)
     return dx.to(gradient.dtype), dbias
 
 
-def pooled_reference(operator: str, x: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
-    """(what is pooled, in float32 at least; where from, packed, empty without `keep`)."""
+def pool_reference(operator: str, x: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    """Return the pooled values, in float32 or wider, and the packed argmax, empty without `keep`."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise RuntimeError(f"{operator}: x must be float32, bfloat16 or float64, not {x.dtype}")
     if bias.dtype != torch.float32 and not bias.dtype == x.dtype == torch.float64:
@@ -76,8 +76,8 @@ def pooled_reference(operator: str, x: Tensor, bias: Tensor, keep: bool) -> tupl
     return p, code[..., 0::2] | code[..., 1::2] << 4
 
 
-def unpooled_reference(gradient: Tensor, argmax: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """(the gradient of x, that of bias) from the gradient of what was pooled, all in its type."""
+def unpool_reference(gradient: Tensor, argmax: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and bias from that of the pooled values, all of its type."""
     n, c, ph, pw = gradient.shape
     code = torch.stack([argmax & 15, argmax >> 4], -1).flatten(3)[..., :c].permute(0, 3, 1, 2).long()
     passes = code != STOPPED
@@ -90,7 +90,7 @@ def unpooled_reference(gradient: Tensor, argmax: Tensor, height: int, width: int
 
 
 def _corners(ph: int, pw: int, *, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The first row (ph, 1) and the first column (pw,) of every window."""
+    """Return the first row, (ph, 1), and the first column, (pw,), of every window."""
     return 2 * torch.arange(ph, device=device)[:, None], 2 * torch.arange(pw, device=device)
 
 
@@ -122,22 +122,22 @@ def _fake_backward(gradient: Tensor, argmax: Tensor, height: int, width: int) ->
     return fake_gradients(gradient, height, width)
 
 
-def remember_pooled(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, ...]) -> None:
-    """Keeps for the backward pass what the forward pass returned behind y."""
-    ctx.side = inputs[0].shape[2:]
+def save_pooled(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, ...]) -> None:
+    """Save the results of the forward pass behind y for the backward pass."""
+    ctx.sides = inputs[0].shape[2:]
     ctx.save_for_backward(*output[1:])
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
-def unpooled_by(operator: str) -> Callable[..., tuple[Tensor | None, Tensor | None, None]]:
-    """The backward pass by an operator that takes the gradient of y, what was kept, and the side of x."""
+def make_backward(operator: str) -> Callable[..., tuple[Tensor | None, Tensor | None, None]]:
+    """Return the backward pass that calls an operator with the gradient of y, the saved tensors and the sides of x."""
 
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
         if gradient is None:
             return None, None, None
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        dx, dbias = getattr(torch.ops.fasttransfer, operator)(gradient, *ctx.saved_tensors, *ctx.side)
+        dx, dbias = getattr(torch.ops.fasttransfer, operator)(gradient, *ctx.saved_tensors, *ctx.sides)
         return dx, dbias, None
 
     return backward
@@ -148,5 +148,5 @@ torch.library.impl("fasttransfer::relu_pool_backward", "CompositeExplicitAutogra
 torch.library.register_fake("fasttransfer::relu_pool", _fake)
 torch.library.register_fake("fasttransfer::relu_pool_backward", _fake_backward)
 torch.library.register_autograd(
-    "fasttransfer::relu_pool", unpooled_by("relu_pool_backward"), setup_context=remember_pooled
+    "fasttransfer::relu_pool", make_backward("relu_pool_backward"), setup_context=save_pooled
 )

@@ -1,4 +1,4 @@
-"""What follows the first two convolutions: bias, ReLU, max pooling, local response normalisation."""
+"""Bias, ReLU, max pooling and local response normalisation behind the first two convolutions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fasttransfer.ops._relu_pool import (
     fake_argmax,
     fake_gradients,
     fake_pooled,
-    pooled_reference,
-    remember_pooled,
-    unpooled_by,
-    unpooled_reference,
+    make_backward,
+    pool_reference,
+    save_pooled,
+    unpool_reference,
 )
 
-# Caffe's local response normalisation across channels (paper README: size 5, alpha / size, beta 3/4, k 1).
+# Caffe's local response normalisation across channels, with k = 1.
 LRN_SIZE = 5
 LRN_ALPHA = 1e-4
 LRN_BETA = 0.75
@@ -26,17 +26,17 @@ native.load()
 
 
 def relu_pool_lrn(x: Tensor, bias: Tensor) -> Tensor:
-    """`relu_pool`, then local response normalisation: p / (1 + alpha / 5 * sum of p^2 over 5 channels)^(3/4).
+    """Compute `relu_pool`, then local response normalisation: p / (1 + alpha / 5 * sum of p^2 over 5 channels)^(3/4).
 
     Args:
         x: (N, C, H, W), H and W at least 3; float32, bfloat16 or, on the CPU, float64.
         bias: (C,) float32, or float64 if x is.
 
     Returns:
-        As `relu_pool`. All between x and the result is computed in float32 at least, and not rounded.
+        Like `relu_pool`. Intermediate values are float32 or wider and not rounded.
 
     Raises:
-        RuntimeError: another type or shape.
+        RuntimeError: an argument has another type or shape.
     """
     keep = torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad)
     y, _, _ = torch.ops.fasttransfer.relu_pool_lrn(x.contiguous(memory_format=torch.channels_last), bias, keep)
@@ -44,8 +44,8 @@ def relu_pool_lrn(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def relu_pool_lrn_reference(x: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What the operator computes, in plain PyTorch; it runs where there is no native kernel."""
-    p, argmax = pooled_reference("relu_pool_lrn", x, bias, keep)
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
+    p, argmax = pool_reference("relu_pool_lrn", x, bias, keep)
     y = p * _scale(p) ** -LRN_BETA
     format = torch.channels_last
     pooled = p.to(x.dtype).contiguous(memory_format=format) if keep else x.new_empty(0)
@@ -55,13 +55,13 @@ def relu_pool_lrn_reference(x: Tensor, bias: Tensor, keep: bool) -> tuple[Tensor
 def relu_pool_lrn_backward_reference(
     gradient: Tensor, pooled: Tensor, argmax: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x and of bias from that of y, in plain PyTorch."""
+    """Return the gradients of x and of bias from that of y, in plain PyTorch."""
     wide = torch.float64 if gradient.dtype == torch.float64 else torch.float32
     g, p = gradient.to(wide), pooled.to(wide)
     scale = _scale(p)
     power = scale**-LRN_BETA
     dp = g * power - (2 * LRN_BETA * LRN_ALPHA / LRN_SIZE) * p * _near_sum(g * p * power / scale)
-    dx, dbias = unpooled_reference(dp, argmax, height, width)
+    dx, dbias = unpool_reference(dp, argmax, height, width)
     return dx.to(gradient.dtype), dbias
 
 
@@ -70,7 +70,7 @@ def _scale(p: Tensor) -> Tensor:
 
 
 def _near_sum(x: Tensor) -> Tensor:
-    """The sum over a channel and two on each side."""
+    """Return the sum over a channel and two on each side."""
     reach = LRN_SIZE // 2
     padded = F.pad(x, (0, 0, 0, 0, reach, reach))
     total = padded[:, : x.shape[1]].clone()
@@ -94,5 +94,5 @@ torch.library.impl(
 torch.library.register_fake("fasttransfer::relu_pool_lrn", _fake)
 torch.library.register_fake("fasttransfer::relu_pool_lrn_backward", _fake_backward)
 torch.library.register_autograd(
-    "fasttransfer::relu_pool_lrn", unpooled_by("relu_pool_lrn_backward"), setup_context=remember_pooled
+    "fasttransfer::relu_pool_lrn", make_backward("relu_pool_lrn_backward"), setup_context=save_pooled
 )

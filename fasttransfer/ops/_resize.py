@@ -1,4 +1,4 @@
-"""A decoded image to the side that a store has."""
+"""Resizing of a decoded image to the side of a store's images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Box = tuple[int, int, int, int]
 
 
 def resize(image_hwc: Tensor, size: int, box: Box | None = None) -> Tensor:
-    """An image, or the part of it inside a box, resized to a square: bilinear with antialias.
+    """Resize an image, or the part of it inside a box, to a square: bilinear with antialias.
 
     Gives the bits of PyTorch's `interpolate` for bytes on a CPU: weights in 16-bit fixed point, rows before columns
-    with a rounding to bytes between. That lies within 2 of Pillow, nearly always within 1. What lies outside of the box
-    has no influence. Runs in the calling thread, without the interpreter's lock.
+    with a rounding to bytes between. That is within 2 of Pillow, nearly always within 1. Pixels outside of the box have
+    no influence. Runs in the calling thread, without the interpreter's lock.
 
     Args:
         image_hwc: (H, W, 3) uint8, contiguous.
@@ -29,14 +29,14 @@ def resize(image_hwc: Tensor, size: int, box: Box | None = None) -> Tensor:
         (size, size, 3) uint8, contiguous.
 
     Raises:
-        RuntimeError: another type, shape or device; a box that reaches outside of the image.
+        RuntimeError: the image has another type, shape or device, or the box reaches outside of it.
     """
     top, left, height, width = (0, 0, *image_hwc.shape[:2]) if box is None else box
     return torch.ops.fasttransfer.resize(image_hwc, size, top, left, height, width)
 
 
 def resize_reference(image_hwc: Tensor, size: int, top: int, left: int, height: int, width: int) -> Tensor:
-    """What `resize` computes, in plain PyTorch; it runs where there is no native kernel."""
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
     part = image_hwc[top : top + height, left : left + width].permute(2, 0, 1)[None]
     if (height, width) == (size, size):
         return part[0].permute(1, 2, 0).clone(memory_format=torch.contiguous_format)

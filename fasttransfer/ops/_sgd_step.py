@@ -1,4 +1,4 @@
-"""Caffe's optimiser, all parameters at once."""
+"""A step of Caffe's SGD on all parameters at once."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ def sgd_step(
     lr_scale: Sequence[float],
     decay: Sequence[float],
 ) -> None:
-    """Caffe's SGD, in place: v = momentum * v + lr * (g + decay * w); w = w - v; copy = w.
+    """Take a step of Caffe's SGD in place: v = momentum * v + lr * (g + decay * w); w = w - v; copy = w.
 
-    The rate is inside the velocity: when it drops, what was gathered at the old rate still carries on.
-    PyTorch's SGD applies the rate to the whole velocity and differs from there on.
+    The learning rate is inside the velocity: when it drops, the velocity still contains steps at the old one.
+    PyTorch's SGD multiplies the whole velocity by the learning rate, and differs from the first drop on.
 
     Args:
-        weights, velocities: one tensor a parameter, float32, same shapes and strides, without gaps in memory. (Of
-            float64, which no kernel knows, the step is taken in plain PyTorch.)
-        gradients: likewise, float32 or bfloat16; one that lies in memory differently is rearranged first.
-        copies: none, or one a parameter, bfloat16 or float32: what the next forward pass reads. A copy that is
-            its weight itself stays so.
-        lr: the rate of this step, float32 without dimensions, on the weights' device.
-        lr_scale, decay: one number a parameter; `lr_scale` multiplies the rate.
+        weights, velocities: one tensor per parameter, float32, same shapes and strides, without gaps in memory. (With
+            float64, which no kernel supports, the step runs in plain PyTorch.)
+        gradients: likewise, float32 or bfloat16; a gradient with other strides is rearranged first.
+        copies: none, or one per parameter, bfloat16 or float32, for the next forward pass to read. A copy may be the
+            weight itself.
+        lr: the learning rate of this step, () float32 on the weights' device.
+        lr_scale, decay: one number per parameter; `lr_scale` multiplies the learning rate.
 
     Raises:
-        RuntimeError: another type, shape, layout or device; lists of different lengths.
+        RuntimeError: a tensor has another type, shape, layout or device; the lists have different lengths.
     """
     if any(w.dtype == torch.float64 for w in weights):
         sgd_step_reference(weights, velocities, gradients, copies, lr, momentum, lr_scale, decay)
         return
-    gradients = [_laid_out_as(w, g) for w, g in zip(weights, gradients, strict=True)]
-    copied = [bool(copies) and copies[i] is not w for i, w in enumerate(weights)]
+    gradients = [_match_strides(w, g) for w, g in zip(weights, gradients, strict=True)]
+    needs_copy = [bool(copies) and copies[i] is not w for i, w in enumerate(weights)]
     # The operator copies all of its parameters or none.
-    for wanted in (True, False):
-        chosen = [i for i, is_copied in enumerate(copied) if is_copied == wanted]
-        if chosen:
+    for with_copies in (True, False):
+        group = [i for i, needed in enumerate(needs_copy) if needed == with_copies]
+        if group:
             torch.ops.fasttransfer.sgd_step(
-                [weights[i] for i in chosen],
-                [velocities[i] for i in chosen],
-                [gradients[i] for i in chosen],
-                [copies[i] for i in chosen] if wanted else [],
+                [weights[i] for i in group],
+                [velocities[i] for i in group],
+                [gradients[i] for i in group],
+                [copies[i] for i in group] if with_copies else [],
                 lr,
                 momentum,
-                [lr_scale[i] for i in chosen],
-                [decay[i] for i in chosen],
+                [lr_scale[i] for i in group],
+                [decay[i] for i in group],
             )
-    # Autograd refuses to use what it kept from before: it cannot see that an operator writes to its arguments.
+    # Autograd cannot see that an operator writes to its arguments; now it refuses to use tensors saved before.
     torch.autograd.graph.increment_version([*weights, *velocities, *copies])
 
 
-def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
+def _match_strides(weight: Tensor, gradient: Tensor) -> Tensor:
     if gradient.stride() == weight.stride():
         return gradient
     return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
@@ -80,7 +80,7 @@ def sgd_step_reference(
     lr_scale: Sequence[float],
     decay: Sequence[float],
 ) -> None:
-    """What `sgd_step` computes, in plain PyTorch; it runs where there is no native kernel."""
+    """Compute the operator in plain PyTorch: runs where there is no native kernel."""
     weights, velocities = list(weights), list(velocities)
     steps = torch._foreach_add(
         [g.to(w.dtype) for g, w in zip(gradients, weights, strict=True)], torch._foreach_mul(weights, list(decay))

@@ -1,1 +1,1 @@
-"""`fasttransfer probe`: many softmax regressions on the features of a cut, trained together."""
+"""Linear heads on the features of a cut: many softmax regressions, trained together (`fasttransfer probe`)."""

@@ -1,7 +1,7 @@
-"""Which training images per head learns from, which are held out meanwhile, and in what order they come.
+"""The training images that heads learn from, those held out meanwhile, and the order of batches.
 
-Every draw is a function of the seed: never of the network, the cut, or what else is in the sweep, so that cuts are
-compared on the same examples.
+Every draw is a function of the seed, never of the network, the cut, or the rest of the sweep, so that cuts are compared
+on the same examples.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from fasttransfer.core.errors import InputError
 
 STEPS = 300
 BATCH = 64
-EPOCHS = 10  # at least: where there are more examples than BATCH * STEPS covers so often, batches are larger
+"""The smallest batch, where there are as many examples."""
+EPOCHS = 10
+"""The fewest passes over the examples: batches grow where BATCH * STEPS images would be fewer."""
 FOLDS = 5
-MANY = 25  # examples per class from which on one part of them is enough to choose by
+MANY = 25
+"""Examples per class from which on a single held-out part is enough to choose a head by."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExampleSet:
-    """What a stack of heads learns from, one after the other batch of it.
+    """The examples that a stack of heads learns from.
 
     Attributes:
-        per_class: examples of each class before any are held out, None for all there are.
-        seed: which draw of them; fold: which part is held out, None for none.
+        per_class: examples per class before any are held out, None for all.
+        seed: number of the draw; fold: number of the held-out part, None for none.
         rows, held_out: (n,) and (m,) int64, rows of the training images, those learned from and those held out.
     """
 
@@ -40,14 +43,14 @@ class ExampleSet:
 
     @property
     def batch(self) -> int:
-        """Examples a step."""
+        """Return the number of examples per step."""
         return min(len(self.rows), max(BATCH, -(-EPOCHS * len(self.rows) // STEPS)))
 
     def batches(self) -> Iterator[Tensor]:
-        """(B,) int64 positions in `rows` of each of STEPS steps.
+        """Yield (B,) int64 positions in `rows` for each of STEPS steps.
 
-        Epoch after epoch in an order of its own, running on across their ends; all the examples at every step where
-        there are no more than BATCH.
+        Every epoch has an order of its own, and batches run on across the ends of epochs. Up to BATCH examples are all
+        in every batch.
         """
         n, batch = len(self.rows), self.batch
         if n == batch:
@@ -64,43 +67,46 @@ class ExampleSet:
 
 
 def count_folds(per_class: int) -> int:
-    """Into how many parts the examples of a class are cut, of which one is held out: into none of a single example."""
+    """Return the number of parts of a class's examples, of which one at a time is held out; 0 for a single example."""
     return 0 if per_class == 1 else min(FOLDS, per_class)
 
 
 def draw_example_sets(
     labels: Tensor, classes: Sequence[str], examples: Sequence[int | None], seeds: Sequence[int]
 ) -> list[ExampleSet]:
-    """Everything that is learned on: for each number of examples and seed all of them, and all but a part held out.
+    """Return, for each number of examples and each seed, the set of all examples, and the sets without a held-out part.
 
-    The examples of a class are the first of its images in an order that the seed draws: those of 5 include those of
-    2. In that order every fifth belongs to one part, or every second. Each part is held out once, of MANY examples a
-    class and more the first alone.
+    The examples of a class are the first of its images in an order that the seed draws, so 5 examples include the 2. In
+    that order, every fifth (or every second) belongs to one part. Each part is held out once; from MANY examples per
+    class on, only the first part.
 
     Args:
         labels: (N,) int64 of the training images.
-        classes: their names.
+        classes: names of the classes.
+        examples: numbers of examples per class, None for all.
 
     Raises:
-        InputError: a class with fewer images than are asked for.
+        InputError: a class has fewer images than the largest number of examples.
     """
     of_class = [torch.nonzero(labels == label).view(-1) for label in range(len(classes))]
-    few, name = min((len(rows), name) for rows, name in zip(of_class, classes, strict=True))
+    fewest, name = min((len(rows), name) for rows, name in zip(of_class, classes, strict=True))
     most = max((k for k in examples if k is not None), default=0)
-    if most > few:
-        raise InputError(f"--examples {most}: class {name} has {few} training images: ask for {few} or fewer, or all")
-    lessons = []
+    if most > fewest:
+        raise InputError(
+            f"--examples {most}: class {name} has {fewest} training images: ask for {fewest} or fewer, or all"
+        )
+    sets = []
     for seed in seeds:
         orders = [
             rows[randomness.permutation(randomness.key(seed, "probe-examples", name), len(rows))]
             for rows, name in zip(of_class, classes, strict=True)
         ]
         for per_class in examples:
-            chosen = [order[:per_class] for order in orders]
-            lessons.append(ExampleSet(per_class, seed, None, torch.cat(chosen), labels.new_empty(0)))
-            parts = count_folds(per_class or few)
-            for fold in range(parts if (per_class or few) < MANY else 1):
-                kept = [rows[torch.arange(len(rows)) % parts != fold] for rows in chosen]
-                out = [rows[fold::parts] for rows in chosen]
-                lessons.append(ExampleSet(per_class, seed, fold, torch.cat(kept), torch.cat(out)))
-    return lessons
+            drawn = [order[:per_class] for order in orders]
+            sets.append(ExampleSet(per_class, seed, None, torch.cat(drawn), labels.new_empty(0)))
+            parts = count_folds(per_class or fewest)
+            for fold in range(parts if (per_class or fewest) < MANY else 1):
+                rest = [rows[torch.arange(len(rows)) % parts != fold] for rows in drawn]
+                held_out = [rows[fold::parts] for rows in drawn]
+                sets.append(ExampleSet(per_class, seed, fold, torch.cat(rest), torch.cat(held_out)))
+    return sets

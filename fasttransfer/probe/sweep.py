@@ -1,4 +1,4 @@
-"""Every head of a probe: what is asked for, how it is trained, which rate and decay are chosen, what came out."""
+"""The sweep of a probe: its settings, the training of all heads, the choice of learning rate and decay, the results."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, estimate
 from fasttransfer.core.progress import Log, format_bytes, format_duration
 from fasttransfer.features import network_features
+from fasttransfer.features.feature_source import Part
 from fasttransfer.features.network_features import FeatureRequest
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.probe import heads
@@ -30,7 +31,7 @@ _TIMED_STEPS = 10
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What is swept over. `examples` are numbers of each class, None for all there are."""
+    """The values that a sweep combines. `examples` are numbers per class, None for all."""
 
     cuts: tuple[int, ...]
     examples: tuple[int | None, ...]
@@ -65,15 +66,16 @@ class SweepSettings:
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
-        """Rate and decay of each head of a stack."""
+        """Return learning rate and weight decay of each head of a stack."""
         return list(itertools.product(sorted(self.rates), sorted(self.decays)))
 
 
 class Head(NamedTuple):
     """One head, trained on all its examples.
 
-    `held_out_top1` and `held_out_loss` are those of the heads like it that were trained without some of its examples,
-    on the examples left out; None for a single example a class. Losses are mean cross-entropies in nats.
+    `rate` is its learning rate, `decay` its weight decay. `held_out_top1` and `held_out_loss` are the scores, on
+    held-out examples, of the heads with the same settings that were trained without them; None for a single example per
+    class. Losses are mean cross-entropies in nats.
     """
 
     cut: int
@@ -90,150 +92,156 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeResults:
-    """All heads of a probe. `examples` maps a number of examples of each class, None for all, to their mean number."""
+    """All heads of a probe; `examples` maps a number of examples per class, None for all, to its mean over classes."""
 
-    asked: FeatureRequest
-    swept: SweepSettings
+    request: FeatureRequest
+    settings: SweepSettings
     heads: tuple[Head, ...]
     examples: dict[int | None, float]
     dtype: torch.dtype
 
     def chosen(self, cut: int, per_class: int | None) -> list[Head]:
-        """The head of each seed whose rate and decay were chosen."""
+        """Return the head of each seed whose learning rate and decay were chosen."""
         return [head for head in self.heads if head.chosen and (head.cut, head.per_class) == (cut, per_class)]
 
     def top1(self, cut: int, per_class: int | None) -> Estimate:
-        """Mean top-1 of the chosen heads on the validation images, its interval over seeds."""
-        found = estimate((self.asked.task, head.seed, head.val_top1) for head in self.chosen(cut, per_class))
-        assert found is not None
-        return found
+        """Return the mean top-1 of the chosen heads on the validation images, with its interval over seeds."""
+        mean = estimate((self.request.task, head.seed, head.val_top1) for head in self.chosen(cut, per_class))
+        assert mean is not None
+        return mean
 
 
-def run_probe(asked: FeatureRequest, swept: SweepSettings, *, log: Log) -> ProbeResults:
-    """Trains all heads on the features of `asked`, which are read from the cache or put into it.
+def run_probe(request: FeatureRequest, settings: SweepSettings, *, log: Log) -> ProbeResults:
+    """Train all heads on the features of `request`, which are read from the cache or computed into it.
 
     Args:
-        say: told for each cut what it takes, before it is done.
+        log: receives a line about the size and duration of each cut before its heads are trained.
 
     Raises:
-        InputError: more examples than a class has; features that do not fit into memory.
+        InputError: a class has too few examples, or the features do not fit into memory.
     """
-    train, val = asked.images["train"], asked.images["val"]
+    train, val = request.images["train"], request.images["val"]
     labels, val_labels = torch.from_numpy(train.labels), torch.from_numpy(val.labels)
-    lessons = draw_example_sets(labels, asked.classes, swept.examples, swept.seeds)
-    used = torch.unique(torch.cat([lesson.rows for lesson in lessons]))
+    sets = draw_example_sets(labels, request.classes, settings.examples, settings.seeds)
+    used = torch.unique(torch.cat([example_set.rows for example_set in sets]))
     place = torch.full((len(train),), -1)
     place[used] = torch.arange(len(used))
-    dtype = choose_dtype(asked.device)
-    made: list[Head] = []
-    for cut in swept.cuts:
-        workers = _workers(asked, swept, cut, len(used), len(val), lessons)
-        x = network_features.read_features(asked, [cut], "train", used, keep=True, log=log)[cut].flat().to(asked.device)
-        x_val = (
-            network_features.read_features(asked, [cut], "val", asked.ids("val"), keep=True, log=log)[cut]
-            .flat()
-            .to(asked.device)
-        )
-        stacks = HeadTrainer(x, labels[used], x_val, val_labels, place, swept, len(asked.classes), dtype)
+    dtype = choose_dtype(request.device)
+    parts: list[tuple[Part, Tensor]] = [("train", used), ("val", request.ids("val"))]
+    trained: list[Head] = []
+    for cut in settings.cuts:
+        workers = _count_workers(request, settings, cut, len(used), len(val), sets)
+        x, x_val = (_read_features(request, cut, part, ids, log) for part, ids in parts)
+        trainer = HeadTrainer(x, labels[used], x_val, val_labels, place, settings, len(request.classes), dtype)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            seconds = pool.submit(stacks.seconds, lessons).result() / workers
+            seconds = pool.submit(trainer.estimate_seconds, sets).result() / workers
             log(
                 f"cut {cut}: {len(used):,} and {len(val):,} images x {x.shape[1]:,} values, "
-                f"{format_bytes(x.nbytes + x_val.nbytes)}; {len(lessons) * len(swept.pairs):,} heads in {len(lessons)} "
+                f"{format_bytes(x.nbytes + x_val.nbytes)}; {len(sets) * len(settings.pairs):,} heads in {len(sets)} "
                 f"stacks, about {format_duration(seconds)}"
             )
-            scored = list(pool.map(stacks.trained, lessons))
-        made += _judged(cut, swept, lessons, scored, len(val))
-    examples = {lesson.per_class: len(lesson.rows) / len(asked.classes) for lesson in lessons if lesson.fold is None}
-    return ProbeResults(asked, swept, tuple(made), examples, dtype)
+            scores = list(pool.map(trainer.train_and_score, sets))
+        trained += _collect_heads(cut, settings, sets, scores, len(val))
+    examples = {each.per_class: len(each.rows) / len(request.classes) for each in sets if each.fold is None}
+    return ProbeResults(request, settings, tuple(trained), examples, dtype)
+
+
+def _read_features(request: FeatureRequest, cut: int, part: Part, ids: Tensor, log: Log) -> Tensor:
+    """Return the features of images `ids`, (N * V, E) bfloat16, on the device of the request."""
+    features = network_features.read_features(request, [cut], part, ids, keep=True, log=log)
+    return features[cut].flat().to(request.device)
 
 
 @dataclass(frozen=True, eq=False)
 class HeadTrainer:
-    """What all stacks of a cut are trained and scored on; `place` maps a row of the task's list to one of `x`."""
+    """Trains and scores the stacks of a cut; `place` maps a row of the task's list of images to a row of `x`."""
 
     x: Tensor
     labels: Tensor
     x_val: Tensor
     val_labels: Tensor
     place: Tensor
-    swept: SweepSettings
+    settings: SweepSettings
     classes: int
     dtype: torch.dtype
 
-    def trained(self, lesson: ExampleSet) -> tuple[Tensor, Tensor]:
-        """Hits and sums of losses of a stack, see `heads.score`: on what is held out, else on validation images."""
-        found = self._train(lesson, STEPS)
-        if lesson.fold is None:
-            scored = heads.score(found, self.x_val, self.val_labels.to(self.x.device))
+    def train_and_score(self, example_set: ExampleSet) -> tuple[Tensor, Tensor]:
+        """Return hits and summed losses of a stack, see `heads.score`: on held-out examples, else validation images."""
+        stack = self._train(example_set, STEPS)
+        if example_set.fold is None:
+            hits, losses = heads.score(stack, self.x_val, self.val_labels.to(self.x.device))
         else:
-            rows = self.place[lesson.held_out]
-            scored = heads.score(found, self.x[rows], self.labels[rows].to(self.x.device))
-        return scored[0].cpu(), scored[1].cpu()
+            rows = self.place[example_set.held_out]
+            hits, losses = heads.score(stack, self.x[rows], self.labels[rows].to(self.x.device))
+        return hits.cpu(), losses.cpu()
 
-    def seconds(self, lessons: Sequence[ExampleSet]) -> float:
-        """About how long all of them will take, one after the other, from some steps of one of each size."""
-        sizes = Counter(len(lesson.rows) for lesson in lessons)
+    def estimate_seconds(self, sets: Sequence[ExampleSet]) -> float:
+        """Return about how long all stacks take, one after the other, from some steps of one stack of each size."""
+        sizes = Counter(len(example_set.rows) for example_set in sets)
         total = 0.0
-        for lesson in {len(lesson.rows): lesson for lesson in lessons}.values():
+        for example_set in {len(example_set.rows): example_set for example_set in sets}.values():
             start = time.perf_counter()
-            self._train(lesson, _TIMED_STEPS)
-            total += (time.perf_counter() - start) * STEPS / _TIMED_STEPS * sizes[len(lesson.rows)]
+            self._train(example_set, _TIMED_STEPS)
+            total += (time.perf_counter() - start) * STEPS / _TIMED_STEPS * sizes[len(example_set.rows)]
         return total
 
-    def _train(self, lesson: ExampleSet, steps: int) -> heads.Heads:
-        rows = self.place[lesson.rows]
-        rates, decays = zip(*self.swept.pairs, strict=True)
+    def _train(self, example_set: ExampleSet, steps: int) -> heads.Heads:
+        rows = self.place[example_set.rows]
+        rates, decays = zip(*self.settings.pairs, strict=True)
         return heads.train(
             self.x[rows],
             self.labels[rows].to(self.x.device),
             self.classes,
-            list(itertools.islice(lesson.batches(), steps)),
+            list(itertools.islice(example_set.batches(), steps)),
             rates=rates,
             decays=decays,
             dtype=self.dtype,
         )
 
 
-def _judged(
-    cut: int, swept: SweepSettings, lessons: Sequence[ExampleSet], scored: Sequence[tuple[Tensor, Tensor]], val: int
+def _collect_heads(
+    cut: int,
+    settings: SweepSettings,
+    sets: Sequence[ExampleSet],
+    scores: Sequence[tuple[Tensor, Tensor]],
+    val_images: int,
 ) -> list[Head]:
-    """The heads of a cut, the one chosen of each number of examples and seed marked."""
+    """Return the heads of a cut, with the one chosen for each number of examples and seed marked."""
     groups: dict[tuple[int | None, int], list[tuple[ExampleSet, Tensor, Tensor]]] = defaultdict(list)
-    for lesson, (hits, losses) in zip(lessons, scored, strict=True):
-        groups[lesson.per_class, lesson.seed].append((lesson, hits, losses))
-    made = []
+    for example_set, (hits, losses) in zip(sets, scores, strict=True):
+        groups[example_set.per_class, example_set.seed].append((example_set, hits, losses))
+    collected = []
     for (per_class, seed), group in groups.items():
-        ((_, hits, losses),) = [each for each in group if each[0].fold is None]
-        out = [each for each in group if each[0].fold is not None]
-        held = sum(len(lesson.held_out) for lesson, _, _ in out)
-        tops = [float(sum(each[1][i] for each in out)) / held for i in range(len(hits))] if out else None
-        outs = [float(sum(each[2][i] for each in out)) / held for i in range(len(hits))] if out else None
-        best = choose_head(swept.pairs, tops, outs)
-        for i, (rate, decay) in enumerate(swept.pairs):
-            made.append(
-                Head(
-                    cut,
-                    per_class,
-                    seed,
-                    rate,
-                    decay,
-                    tops[i] if tops else None,
-                    outs[i] if outs else None,
-                    float(hits[i]) / val,
-                    float(losses[i]) / val,
-                    i == best,
-                )
+        ((_, hits, losses),) = [stack for stack in group if stack[0].fold is None]
+        folds = [stack for stack in group if stack[0].fold is not None]
+        held_out = sum(len(example_set.held_out) for example_set, _, _ in folds)
+        fold_top1 = [float(sum(stack[1][i] for stack in folds)) / held_out for i in range(len(hits))] if folds else None
+        fold_loss = [float(sum(stack[2][i] for stack in folds)) / held_out for i in range(len(hits))] if folds else None
+        best = choose_head(settings.pairs, fold_top1, fold_loss)
+        collected += [
+            Head(
+                cut,
+                per_class,
+                seed,
+                rate,
+                decay,
+                fold_top1[i] if fold_top1 else None,
+                fold_loss[i] if fold_loss else None,
+                float(hits[i]) / val_images,
+                float(losses[i]) / val_images,
+                i == best,
             )
-    return made
+            for i, (rate, decay) in enumerate(settings.pairs)
+        ]
+    return collected
 
 
 def choose_head(
     pairs: Sequence[tuple[float, float]], held_out_top1: Sequence[float] | None, held_out_loss: Sequence[float] | None
 ) -> int:
-    """Which rate and decay to take: the most held-out examples right, of equals the least held-out loss.
+    """Return the index of the pair with the most held-out examples right, and of equals the one of least held-out loss.
 
-    Where nothing was held out, the middle of the rates and the middle of the decays, of two middles the larger.
+    If nothing was held out, the pair of the middle learning rate and the middle decay, of two middles the larger.
     """
     if held_out_top1 is None or held_out_loss is None:
         rates, decays = (sorted(set(values)) for values in zip(*pairs, strict=True))
@@ -242,34 +250,34 @@ def choose_head(
 
 
 def choose_dtype(device: torch.device) -> torch.dtype:
-    """Of the matrix products: bfloat16 where the hardware multiplies it."""
+    """Return the type of the matrix products: bfloat16 if the hardware multiplies it, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if {"avx512_bf16", "amx_bf16"} & set(machine.instructions()) else torch.float32
 
 
-def _workers(
-    asked: FeatureRequest, swept: SweepSettings, cut: int, train: int, val: int, lessons: Sequence[ExampleSet]
+def _count_workers(
+    request: FeatureRequest, settings: SweepSettings, cut: int, train: int, val: int, sets: Sequence[ExampleSet]
 ) -> int:
-    """Threads that train a stack each: as many as there are cores and memory for.
+    """Return the number of threads that train a stack each: as many as there are cores and memory for.
 
     Raises:
-        InputError: not even one has room.
+        InputError: there is not enough memory for one.
     """
-    width = prod(asked.study.recipe.geometry.cut_shape(cut))
-    stored = asked.bytes(cut, train + val)
+    width = prod(request.study.recipe.geometry.cut_shape(cut))
+    features = request.bytes(cut, train + val)
     # Twice as float32 while they are centred, once as they are multiplied; weights, velocities, copies, gradients.
-    largest = max(len(lesson.rows) for lesson in lessons)
-    stack = (10 * largest + 12 * len(swept.pairs) * len(asked.classes)) * width
+    largest = max(len(example_set.rows) for example_set in sets)
+    stack = (10 * largest + 12 * len(settings.pairs) * len(request.classes)) * width
     free = machine.free_memory()
-    cores = 1 if asked.device.type == "cuda" else min(len(lessons), machine.cores())
+    cores = 1 if request.device.type == "cuda" else min(len(sets), machine.cores())
     if free is None:
         return cores
-    room = int(HOST_SHARE * free - 2 * stored) // stack  # twice while they are laid out image by image
+    room = int(HOST_SHARE * free - 2 * features) // stack  # twice while they are laid out image by image
     if room < 1:
         raise InputError(
-            f"cut {cut}: {train + val:,} images x {width:,} values and a stack of {len(swept.pairs)} heads take "
-            f"{format_bytes(2 * stored + stack)}, {format_bytes(free)} of memory are free: leave the cut out, or ask "
+            f"cut {cut}: {train + val:,} images x {width:,} values and a stack of {len(settings.pairs)} heads take "
+            f"{format_bytes(2 * features + stack)}, {format_bytes(free)} of memory are free: leave the cut out, or ask "
             "for fewer --examples or fewer --lrs and --decays at a time"
         )
     return min(cores, room)

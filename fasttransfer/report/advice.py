@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.report.analysis import Advice, Choice, Estimate, class_count, stuck
@@ -12,17 +10,17 @@ from fasttransfer.report.analysis.advice import CHOICES
 from fasttransfer.report.findings import CHEAP
 from fasttransfer.report.numbers import (
     MINUS,
+    cost,
     decimals,
-    half,
     intervals,
     is_within_noise,
     label,
     per_cent,
     plain,
-    points,
     signed,
     some,
 )
+from fasttransfer.report.terminal import grid
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE_PLUS
 from fasttransfer.study.records import StudyResults
@@ -31,26 +29,23 @@ from fasttransfer.study.records import StudyResults
 def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:
     """The verdict on the base, the choices, a line each, and below them the sentences; for rich, in 80 columns."""
     digits = decimals(recorded.facts, [advice.target])
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    grid.add_column(f"on {advice.target}", no_wrap=True)
-    for heading in ("runs", "top-1, %", "- scratch", "behind best", "work saved"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("")
+    table = grid([f"on {advice.target}"], ["runs", "top-1, %", "- scratch", "behind best", "work saved"])
+    table.add_column("")
     for choice in advice.choices:
         best = choice == advice.best
-        grid.add_row(
+        table.add_row(
             _short(choice),
             str(choice.top1.runs),
             per_cent(choice.top1.value, digits),
-            "" if choice.difference is None else plain(_amount(choice.difference, digits)),
-            "" if best else plain(_amount(choice.behind, digits, with_sign=False)),
+            "" if choice.difference is None else plain(signed(choice.difference, digits)),
+            "" if best else plain(cost(choice.behind, digits)),
             "" if choice.saves is None else f"{100 * choice.saves:.0f} %",
             "best" if best else "cheapest" if choice == advice.cheapest else "",
         )
     judged = verdict(recorded, advice.score, advice.target)
     lead = [] if judged is None else [judged.text]
     return Group(
-        *(Text(plain(text)) for text in lead), grid, *(Text(plain(text)) for text in sentences(recorded, advice))
+        *(Text(plain(text)) for text in lead), table, *(Text(plain(text)) for text in sentences(recorded, advice))
     )
 
 
@@ -119,7 +114,7 @@ def _best(advice: Advice, digits: int) -> str:
     difference = best.difference
     text = (
         f"Best on {advice.target}: {_long(best)}: {top1}, "
-        f"{points(difference.value, digits)}{half(difference, digits)} points from training from scratch"
+        f"{signed(difference, digits)} points from training from scratch"
     )
     scratch = next(choice for choice in advice.choices if choice.treatment == "base").behind
     if scratch.half is not None and scratch.value <= scratch.half:
@@ -165,7 +160,7 @@ def _short(choice: Choice) -> str:
 
 
 def _behind(behind: Estimate, digits: int) -> str:
-    text = f"{_amount(behind, digits, with_sign=False)} points behind"
+    text = f"{cost(behind, digits)} points behind"
     most = behind.value + (behind.half or 0)
     return f"{text}, so that it may cost up to {per_cent(most, digits)}" if most >= CHEAP else text
 
@@ -179,8 +174,3 @@ def _saved(choice: Choice) -> str:
     if choice.faster is not None:
         text += f" (measured: {choice.faster:.1f} times the images per second)"
     return text
-
-
-def _amount(value: Estimate, digits: int, *, with_sign: bool = True) -> str:
-    number = points(value.value, digits)
-    return (number if with_sign else number.removeprefix("+")) + half(value, digits)

@@ -1,24 +1,23 @@
-"""Studies side by side as tables for the terminal."""
+"""Tables for the terminal with studies side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.comparison import Comparison, Line
-from fasttransfer.report.analysis.summary import PARTS
+from fasttransfer.report.analysis import Comparison, Line
 from fasttransfer.report.numbers import count, half, intervals, per_cent, plain, signed
+from fasttransfer.report.terminal import grid
 from fasttransfer.report.verdict import verdict
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """Every study's differences and how far they are from the first study's, bases by volume; for rich."""
+    """Return tables for rich: each study's effects, how far they are from the first study's, and bases by volume."""
     parts: list[RenderableType] = []
     letters = [f"[{i}]" for i in range(1, len(comparison.names) + 1)]
     for letter, name, study in zip(letters, comparison.names, comparison.studies, strict=True):
@@ -30,13 +29,13 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     if comparison.lines:
         apart = [f"{letter} - [1]" for letter in letters[1:]]
         which = "last check" if comparison.score == "last" else "ten best checks"
-        equal = [line for line in comparison.lines if line.treatment in PARTS]
-        from_base = [line for line in comparison.lines if line.treatment not in PARTS]
+        equal = [line for line in comparison.lines if not line.effect.is_from_base]
+        from_base = [line for line in comparison.lines if line.effect.is_from_base]
         if equal:
-            told = "; ".join(f"{name}: {what}" for name, what in PARTS.items() if name in {e.treatment for e in equal})
+            named = "; ".join(f"{part.name}: {part.networks}" for part in dict.fromkeys(line.effect for line in equal))
             parts += [
                 _lines(equal, [*letters, *apart], "part"),
-                Text(f"Points of top-1 at equal training, mean over targets, {which}. {plain(told)}."),
+                Text(f"Points of top-1 at equal training, mean over targets, {which}. {named}."),
             ]
         if from_base:
             parts += [
@@ -46,11 +45,11 @@ def comparison_table(comparison: Comparison) -> RenderableType:
                     "paper's comparison. A base has had one schedule of training, the others two."
                 ),
             ]
-        shown = [one for line in comparison.lines for one in line.differences if one is not None]
+        shown = [one for line in comparison.lines for one in line.estimates if one is not None]
         if made_of := intervals(shown):
             parts.append(Text(f"{plain(made_of)}; of each number by itself."))
     if comparison.volumes:
-        volumes = _grid(["study", "target"], ["images per class", "base, %", "chance, %"])
+        volumes = grid(["study", "target"], ["images per class", "base, %", "chance, %"])
         volumes.add_column("", no_wrap=True)
         for volume in comparison.volumes:
             level = "" if volume.chance is None else per_cent(volume.chance)
@@ -63,23 +62,14 @@ def comparison_table(comparison: Comparison) -> RenderableType:
 
 
 def _lines(lines: Sequence[Line], heads: Sequence[str], what: str) -> Table:
-    """A row for each of `lines`, named where the name changes."""
-    grid = _grid([what, "n"], heads)
+    """Return a table with a row for each of `lines`, named where the name changes."""
+    table = grid([what, "n"], heads)
     before = ""
     for line in lines:
-        cells = [_amount(one) for one in (*line.differences, *line.apart[1:])]
-        grid.add_row("" if line.treatment == before else line.treatment, str(line.n), *cells)
-        before = line.treatment
-    return grid
-
-
-def _grid(left: Sequence[str], right: Sequence[str]) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for heading in left:
-        grid.add_column(heading, no_wrap=True)
-    for heading in right:
-        grid.add_column(Text(heading), justify="right", no_wrap=True)
-    return grid
+        cells = [_amount(one) for one in (*line.estimates, *line.apart[1:])]
+        table.add_row("" if line.effect.name == before else line.effect.name, str(line.n), *cells)
+        before = line.effect.name
+    return table
 
 
 def _amount(one: Estimate | None) -> str:

@@ -20,11 +20,18 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from fasttransfer.report import drawing
 from fasttransfer.report.analysis import (
+    CO_ADAPTATION,
+    FREEZING,
+    FROM_BASE,
+    SPECIFICITY,
+    Effect,
     Estimate,
+    Row,
     Score,
     Summary,
     chance,
     class_count,
+    decompose,
     images_per_class,
     pair_scores,
     recovered,
@@ -35,17 +42,17 @@ from fasttransfer.report.analysis import (
 )
 from fasttransfer.report.drawing import STUDY_LOOKS, STYLES, Style, key, layer_colour
 from fasttransfer.report.filters import first_filters, montage
-from fasttransfer.report.pieces import Piece, pieces
+from fasttransfer.report.numbers import task_title
 from fasttransfer.report.svg import FAINT, INK, PAPER, settings
 from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import Result, StudyResults
 
 PART_COLOURS = {  # the first two are the same piece, at equal training and as the paper measures it
-    "freezing": STYLES["selffer"].colour,
-    "co-adaptation": STYLES["selffer"].colour,
-    "specificity": STYLES["transfer"].colour,
+    FREEZING: STYLES["selffer"].colour,
+    CO_ADAPTATION: STYLES["selffer"].colour,
+    SPECIFICITY: STYLES["transfer"].colour,
 }
-_HATCHES = {"freezing": "", "co-adaptation": "", "specificity": "////"}
+_HATCHES = {FREEZING: "", CO_ADAPTATION: "", SPECIFICITY: "////"}
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "linestyle": "", "zorder": 4, "clip_on": False}
 _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for only makes the file long
 
@@ -108,7 +115,7 @@ def differences(
     shown: list[Estimate] = []
     for name in treatments:
         style = STYLES[name]
-        runs = [(drop.n, value) for drop in found if (value := drop.difference(name)) is not None]
+        runs = [(drop.n, value) for drop in found if (value := drop[FROM_BASE[name]]) is not None]
         rows = [row for row in summary.rows if name in row.difference]
         drawing.line(ax, [(row.n, row.difference[name].value) for row in rows], style, runs)
         for row in rows:
@@ -149,15 +156,16 @@ def decomposition(
     targets = targets_of(recorded.results)
     summary = summarise(recorded.results, score=score, target=target, facts=recorded.facts)
     alone = target or (targets[0] if len(targets) == 1 else None)
-    found = pieces(recorded, summary)
-    what = _task(recorded, alone) if alone else "Mean over tasks"
-    ax.set_title(f"{what}: {'equal training' if found.is_equal or not found.split else 'the paper’s pieces'}")
+    found = decompose(recorded, summary)
+    what = task_title(recorded, alone) if alone else "Mean over tasks"
+    ax.set_title(f"{what}: {'equal training' if found.is_equal or not found.complete else 'the paper’s pieces'}")
     ax.set_ylabel(f"points of top-1 from {'selffer+' if found.is_equal else 'the base'}")
-    rows = found.split
+    rows = found.complete
     for stretch in _stretches(rows):
-        _areas(ax, stretch, found.first_name)
+        _areas(ax, stretch, (found.first, SPECIFICITY))
     drawing.zero(ax)
-    nets = [(row.n, replace(row.whole, value=-row.whole.value)) for row in rows]
+    wholes = {row.n: row.effects[found.whole] for row in rows}
+    nets = [(n, replace(whole, value=-whole.value)) for n, whole in wholes.items()]
     for n, net in nets:
         ax.plot([n], [100 * net.value], zorder=4, **drawing.marker(STYLES["base"], 4.5))
         drawing.interval(ax, n, net, INK)
@@ -166,8 +174,8 @@ def decomposition(
     drawing.nothing(ax, bool(rows))
     if keys:
         handles: list[Any] = [
-            Patch(facecolor=PART_COLOURS[name], hatch=_HATCHES[name], edgecolor=PAPER, linewidth=0, label=name)
-            for name in (found.first_name, "specificity")
+            Patch(facecolor=PART_COLOURS[part], hatch=_HATCHES[part], edgecolor=PAPER, linewidth=0, label=part.name)
+            for part in (found.first, SPECIFICITY)
         ]
         handles.append(Line2D([], [], linestyle="", label="frozen transfer", **drawing.marker(STYLES["base"], 4.5)))
         drawing.legend(figure, handles)
@@ -354,7 +362,7 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
     results = [result for result in recorded.results if result.target in targets]
     summary = summarise(results, score=score, facts=recorded.facts)
     found = pair_scores(results, score)
-    ax.set_title(_task(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
+    ax.set_title(task_title(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
     ax.set_ylabel("validation top-1, %")
     bases = [
         value for result in results if result.treatment == "base" if (value := score_of(result, score)) is not None
@@ -399,9 +407,9 @@ def _behind(
     return {name: means for name, means in found.items() if means}
 
 
-def _stretches(rows: Sequence[Piece]) -> list[list[Piece]]:
+def _stretches(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows whose n follow each other."""
-    found: list[list[Piece]] = []
+    found: list[list[Row]] = []
     for row in rows:
         if found and row.n == found[-1][-1].n + 1:
             found[-1].append(row)
@@ -410,16 +418,14 @@ def _stretches(rows: Sequence[Piece]) -> list[list[Piece]]:
     return found
 
 
-def _areas(ax: Axes, rows: Sequence[Piece], first_name: str) -> None:
+def _areas(ax: Axes, rows: Sequence[Row], parts: Sequence[Effect]) -> None:
     """Costs stacked below the reference, gains above it; half a column wide on both sides of the outer n."""
     layers = np.array([row.n for row in rows], dtype=float)
     # Fine enough that where a part turns from loss to gain, its neighbour's edge turns at the same place.
     xs = np.union1d(np.linspace(layers[0] - 0.3, layers[-1] + 0.3, 60 * len(rows) + 1).round(4), layers)
     above, below = np.zeros_like(xs), np.zeros_like(xs)
-    for name in (first_name, "specificity"):
-        colour = PART_COLOURS[name]
-        parts = (row.specificity if name == "specificity" else row.first for row in rows)
-        change = np.interp(xs, layers, [-100 * part.value if part else 0.0 for part in parts])
+    for part in parts:
+        change = np.interp(xs, layers, [-100 * row.effects[part].value for row in rows])
         for side, share in ((above, change.clip(min=0)), (below, change.clip(max=0))):
             if share.any():
                 ax.fill_between(
@@ -427,8 +433,8 @@ def _areas(ax: Axes, rows: Sequence[Piece], first_name: str) -> None:
                     side,
                     side + share,
                     where=share != 0,
-                    facecolor=colour,
-                    hatch=_HATCHES[name],
+                    facecolor=PART_COLOURS[part],
+                    hatch=_HATCHES[part],
                     edgecolor=PAPER,
                     linewidth=0,
                     zorder=2,
@@ -488,11 +494,6 @@ def _layer_keys(recorded: StudyResults) -> list[Line2D]:
 
 def _handle(style: Style) -> Line2D:
     return Line2D([], [], color=style.colour, linestyle=style.line, label=style.label, **drawing.marker(style, 4.5))
-
-
-def _task(recorded: StudyResults, target: str) -> str:
-    classes = class_count(recorded.facts, target)
-    return f"Task {target}" + (f", {classes} classes" if classes else "")
 
 
 def _thin(result: Result) -> list[tuple[int, float]]:

@@ -6,13 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fasttransfer.report.analysis import (
+    BOOST,
+    SPECIFICITY,
     STUCK_SHARE,
+    Decomposition,
+    Effect,
     Estimate,
     Score,
     Summary,
     budget_of,
     class_count,
     confounds,
+    decompose,
     mean_chance,
     recovered,
     share_at_chance,
@@ -32,7 +37,6 @@ from fasttransfer.report.numbers import (
     signed,
     some,
 )
-from fasttransfer.report.pieces import Pieces, pieces
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.records import Result, StudyResults
 
@@ -53,7 +57,7 @@ class _Context:
     """What all sentences share; `unit` is what the study's seeds are called."""
 
     summary: Summary
-    pieces: Pieces
+    decomposition: Decomposition
     digits: int
     unit: str
     is_unfinished: bool  # the bases
@@ -70,7 +74,7 @@ def findings(recorded: StudyResults, score: Score = "last") -> list[Finding]:
     told = verdict(recorded, score)
     context = _Context(
         summary,
-        pieces(recorded, summary),
+        decompose(recorded, summary),
         decimals(recorded.facts, summary.targets),
         recorded.facts.get("seeds_are", "seeds"),
         told is not None and told.is_bad,
@@ -156,11 +160,12 @@ def _sentence(text: str, opening: str) -> str:
 
 
 def _frozen_transfer(context: _Context) -> Finding | None:
-    found = context.pieces
-    costs = {row.n: row.whole for row in found.rows}
-    if not found.is_equal:  # what is not taken apart is over all frozen transfers, also those without a selffer
+    found = context.decomposition
+    if found.is_equal:
+        costs = {row.n: row.effects[found.whole] for row in found.rows}
+    else:  # the paper's whole cost is over all frozen transfers, also those without a selffer
         from_base = {row.n: row.difference.get("transfer") for row in context.summary.rows}
-        costs = {n: replace(found, value=-found.value) for n, found in from_base.items() if found is not None}
+        costs = {n: replace(mean, value=-mean.value) for n, mean in from_base.items() if mean is not None}
     if not costs:
         return None
     if not found.is_equal and context.is_unfinished:
@@ -212,29 +217,33 @@ def _doubt(losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
 
 
 def _parts(context: _Context) -> Finding | None:
-    found = context.pieces
-    if not found.split or (not found.is_equal and context.is_unfinished):
+    found = context.decomposition
+    if not found.complete or (not found.is_equal and context.is_unfinished):
         return _specificity(context)
     digits = context.digits
-    row = max(found.split, key=lambda row: row.whole.value)
-    whole, first, specificity = row.whole, row.first, row.specificity
-    if first is None or specificity is None or whole.value < _VISIBLE or is_within_noise(whole):
+    row = max(found.complete, key=lambda row: row.effects[found.whole].value)
+    whole, first, specificity = (row.effects[effect] for effect in (found.whole, found.first, SPECIFICITY))
+    if whole.value < _VISIBLE or is_within_noise(whole):
         return None
-    name = f"freezing (selffer+ {MINUS} selffer)" if found.is_equal else f"co-adaptation (base {MINUS} selffer)"
     text = (
         f"of the {cost(whole, digits)} points that frozen transfer costs at n = {row.n}, "
-        f"{cost(first, digits)}{_noise(first)} are {name} and {cost(specificity, digits)}{_noise(specificity)} "
-        f"specificity (selffer {MINUS} transfer)"
+        f"{cost(first, digits)}{_noise(first)} are {found.first.name} ({_networks(found.first)}) and "
+        f"{cost(specificity, digits)}{_noise(specificity)} specificity ({_networks(SPECIFICITY)})"
     )
-    peak = max(found.split, key=lambda row: row.first.value if row.first else 0.0)
-    if peak.n != row.n and peak.first is not None and peak.first.value >= _VISIBLE and not is_within_noise(peak.first):
-        text += f"; {found.first_name} is largest at n = {peak.n}, {cost(peak.first, digits)} points"
+    peak = max(found.complete, key=lambda row: row.effects[found.first].value)
+    most = peak.effects[found.first]
+    if peak.n != row.n and most.value >= _VISIBLE and not is_within_noise(most):
+        text += f"; {found.first.name} is largest at n = {peak.n}, {cost(most, digits)} points"
     return _finding(text, context, [whole, first, specificity])
+
+
+def _networks(effect: Effect) -> str:
+    return effect.networks.replace(" - ", f" {MINUS} ")
 
 
 def _specificity(context: _Context) -> Finding | None:
     """The one piece that needs no base: both networks have had the same training."""
-    known = {row.n: row.specificity for row in context.summary.rows if row.specificity is not None}
+    known = {row.n: found for row in context.summary.rows if (found := row[SPECIFICITY])}
     if not known:
         return None
     most = max(known, key=lambda n: known[n].value)
@@ -249,7 +258,7 @@ def _specificity(context: _Context) -> Finding | None:
 
 def _fine_tuning(context: _Context) -> Finding | None:
     summary, digits = context.summary, context.digits
-    from_base, boost = summary.difference.get("transfer+"), summary.boost
+    from_base, boost = summary.difference.get("transfer+"), summary[BOOST]
     if from_base is None and boost is None:
         return None
     if boost is None:
@@ -257,7 +266,8 @@ def _fine_tuning(context: _Context) -> Finding | None:
         text += ": no fine-tuned selffer was run on the same halves and cuts"
         if from_base is not None and not context.is_unfinished:
             text += f"; {_papers_boost(from_base, digits)}"
-        return _finding(text, context, _known(row.boost_over_base for row in summary.rows) or _known([from_base]))
+        means = [row.difference["transfer+"] for row in summary.rows if "transfer+" in row.difference]
+        return _finding(text, context, means)
     mean = f"(transfer+ {MINUS} selffer+, mean over n)"
     amount = cost(replace(boost, value=abs(boost.value)), digits)
     if float(amount.split()[0]) == 0:
@@ -269,12 +279,12 @@ def _fine_tuning(context: _Context) -> Finding | None:
     else:
         side = "above" if boost.value > 0 else "below"
         text = f"fine-tuned transfer ends {amount} points {side} fine-tuned selffer {mean}"
-    unpaired = sum(1 for row in summary.rows if row.boost is None and row.boost_over_base is not None)
+    unpaired = sum(1 for row in summary.rows if row[BOOST] is None and "transfer+" in row.difference)
     if unpaired:
         text += f", where both were run: at {len(summary.rows) - unpaired} of {len(summary.rows)} n"
     if from_base is not None and not context.is_unfinished:
         text += f"; {_papers_boost(from_base, digits)}"
-    return _finding(text, context, _known([boost]))
+    return _finding(text, context, [boost])
 
 
 def _papers_boost(from_base: Estimate, digits: int) -> str:
@@ -282,10 +292,6 @@ def _papers_boost(from_base: Estimate, digits: int) -> str:
         f"the paper's comparison, transfer+ {MINUS} base, is {signed(from_base, digits)}{_noise(from_base)} and "
         "contains what training on for one more schedule does to the base itself"
     )
-
-
-def _known(found: Iterable[Estimate | None]) -> list[Estimate]:
-    return [estimate for estimate in found if estimate is not None]
 
 
 def _random(context: _Context, treatment: str, subject: str, level: float | None) -> Finding | None:

@@ -11,14 +11,22 @@ from markupsafe import Markup
 
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import Score, Summary, score_of, summarise
-from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, blocks, task_title
+from fasttransfer.report.analysis import (
+    BOOST,
+    FROZEN_COST,
+    Decomposition,
+    Score,
+    Summary,
+    decompose,
+    score_of,
+    summarise,
+)
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES, layer_colour
 from fasttransfer.report.filters import first_filters, smoothness
 from fasttransfer.report.findings import findings
-from fasttransfer.report.numbers import count, decimals, intervals, per_cent, points
-from fasttransfer.report.pieces import Pieces, pieces
+from fasttransfer.report.html_tables import blocks
+from fasttransfer.report.numbers import count, decimals, intervals, per_cent, points, task_title
 from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, treatment_keys
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.records import Result, StudyResults
@@ -30,12 +38,12 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
     `overlay` is the part of the paper whose curves are laid behind the study's.
     """
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
-    taken_apart = pieces(recorded, summary)
+    decomposition = decompose(recorded, summary)
     done = sum(result.trained for result in recorded.results)
     drawn: dict[str, Any] = {
         "accuracy": _accuracy(recorded, summary, overlay),
-        "decomposition": _decomposition(recorded, summary, taken_apart),
-        "numbers": [block for block in blocks(recorded, summary) if block.top1] if done else [],
+        "decomposition": _decomposition(recorded, summary, decomposition),
+        "numbers": blocks(recorded, summary) if done else [],
         "learning": _learning(recorded),
         "filters": _filters(recorded),
     }
@@ -55,12 +63,8 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
         keys=_keys(summary, overlay),
         overlaid=_overlaid(overlay),
         intervals=_intervals(recorded, summary),
-        part_caption=PART_CAPTION,
-        part_heads=PART_HEADS,
-        paper_caption=PAPER_CAPTION,
-        paper_heads=PAPER_HEADS,
-        parts_equal=taken_apart.is_equal,
-        part_keys=part_keys(taken_apart.first_name),
+        parts_equal=decomposition.is_equal,
+        part_keys=part_keys(decomposition.first),
         smoothness=_smoothness(recorded),
         layer_keys=_layer_keys(recorded),
         networks=_networks(recorded),
@@ -166,8 +170,10 @@ def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
 
 def _intervals(recorded: StudyResults, summary: Summary) -> str:
     """What the ± of the page are made of; empty where there is none."""
-    shown = [found for row in summary.rows for found in (*row.difference.values(), row.frozen_cost, row.boost) if found]
-    return intervals(shown, recorded.facts.get("seeds_are", "seeds"))
+    shown = [(*row.difference.values(), row[FROZEN_COST], row[BOOST]) for row in summary.rows]
+    return intervals(
+        [estimate for row in shown for estimate in row if estimate], recorded.facts.get("seeds_are", "seeds")
+    )
 
 
 def _smoothness(recorded: StudyResults) -> list[str]:
@@ -222,15 +228,15 @@ def _accuracy(recorded: StudyResults, summary: Summary, overlay: StudyResults | 
     return drawn
 
 
-def _decomposition(recorded: StudyResults, summary: Summary, found: Pieces) -> list[Markup]:
-    if not found.split:
+def _decomposition(recorded: StudyResults, summary: Summary, found: Decomposition) -> list[Markup]:
+    if not found.complete:
         return []
     chosen: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
     return [
         element(
             figures.decomposition(recorded, summary.score, target=target, keys=False),
             f"parts-{target or 'mean'}",
-            f"Points lost to {found.first_name} and to specificity against n, {f'task {target}' if target else 'mean'}",
+            f"Points lost to {found.first.name} and to specificity against n, {f'task {target}' if target else 'mean'}",
         )
         for target in chosen
     ]

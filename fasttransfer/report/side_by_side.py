@@ -9,26 +9,27 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import PARTS, Comparison, Estimate, Score, Summary, compare, summarise
-from fasttransfer.report.blocks import PAPER_CAPTION, PAPER_HEADS, PART_CAPTION, PART_HEADS, Rows, TableCell, block
+from fasttransfer.report.analysis import (
+    FROM_BASE,
+    PARTS,
+    Comparison,
+    Effect,
+    Estimate,
+    Score,
+    Summary,
+    compare,
+    decompose,
+    summarise,
+)
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.findings import findings, warnings
+from fasttransfer.report.html_tables import HtmlTable, TableCell, summary_tables
 from fasttransfer.report.numbers import MINUS, count, per_cent, signed
-from fasttransfer.report.pieces import pieces
 from fasttransfer.report.template import SCORES, LegendKey, element, part_keys, render, study_keys, treatment_keys
 from fasttransfer.report.verdict import Verdict, verdict
 from fasttransfer.study import paper
 from fasttransfer.study.records import StudyResults
-
-
-@dataclass(frozen=True)
-class ComparisonTable:
-    """A table of a section: `heads` of all its columns, `rows` of what stands in front and the cells."""
-
-    caption: str
-    heads: tuple[str, ...]
-    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,15 @@ class ComparisonSection:
     lead: str
     figures: Sequence[Markup] = ()
     keys: Sequence[LegendKey] = ()
-    tables: Sequence[ComparisonTable] = ()
+    tables: Sequence[HtmlTable] = ()
 
 
 def comparison_page(comparison: Comparison, *, command: str) -> str:
     """The page of studies side by side; `command` makes it again."""
     score, studies = comparison.score, dict(zip(comparison.names, comparison.studies, strict=True))
     sections = [*_equal_section(comparison), *([_transfer_section(comparison)] if comparison.lines else [])]
-    for treatment in STYLES:
-        table = _table(comparison, treatment)
+    for treatment, effect in FROM_BASE.items():
+        table = _table(comparison, effect, STYLES[treatment].label.capitalize())
         if table.rows and treatment not in ("transfer", "random"):
             figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
             name = treatment.replace("+", "-plus")
@@ -58,9 +59,7 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
                 f"{treatment} has had one schedule of training more than its base."
             )
             sections.append(
-                ComparisonSection(
-                    name, STYLES[treatment].label.capitalize(), lead, [drawn], study_keys(studies, table.heads), [table]
-                )
+                ComparisonSection(name, table.caption, lead, [drawn], study_keys(studies, table.heads), [table])
             )
     if comparison.volumes:
         sections.append(_volume_section(comparison.studies, score))
@@ -141,7 +140,9 @@ def paper_figures(score: Score = "best10") -> dict[str, Figure]:
 
 
 def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection:
-    score, tables = summary.score, block(halves, summary, "")
+    score = summary.score
+    top1, equal, from_base = summary_tables(halves, summary)
+    top1 = replace(top1, caption="Top-1 in per cent; smaller, points from the base, paired")
     return ComparisonSection(
         "halves",
         "Random halves (the paper's figure 2)",
@@ -156,14 +157,8 @@ def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection
             element(figures.differences(halves, score, keys=False), "paired", "Paired differences, random halves"),
             element(figures.decomposition(halves, score, keys=False), "parts", "Co-adaptation and specificity, by n"),
         ],
-        [*treatment_keys(["base", *summary.treatments]), *part_keys(pieces(halves, summary).first_name)],
-        [
-            ComparisonTable(
-                "Top-1 in per cent; smaller, points from the base, paired", ("n", *tables.treatments), tables.top1
-            ),
-            ComparisonTable(PAPER_CAPTION, PAPER_HEADS, tables.paper),
-            ComparisonTable(PART_CAPTION, PART_HEADS, tables.parts),
-        ],
+        [*treatment_keys(["base", *summary.treatments]), *part_keys(decompose(halves, summary).first)],
+        [top1, from_base, equal],
     )
 
 
@@ -175,7 +170,7 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
         alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
         drawn.append(element(alone, "transfer-alone", "Difference from the base of frozen transfer networks"))
     lines = [LegendKey("frozen transfer", "var(--ink)"), LegendKey("frozen random layers", "var(--ink)", "dotted")]
-    tables = [_table(comparison, treatment) for treatment in ("transfer", "random")]
+    tables = [_table(comparison, FROM_BASE[name], STYLES[name].label.capitalize()) for name in ("transfer", "random")]
     return ComparisonSection(
         "transfer",
         "Transfer and random layers (the paper's figure 3)",
@@ -189,11 +184,8 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
 
 def _equal_section(comparison: Comparison) -> list[ComparisonSection]:
     """What is compared at equal training, as tables; none where no two studies or none at all have it."""
-    tables = [
-        replace(table, caption=f"{name.capitalize()}: {what.replace(' - ', f' {MINUS} ')}")
-        for name, what in PARTS.items()
-        if (table := _table(comparison, name)).rows
-    ]
+    captions = {part: f"{part.name.capitalize()}: {part.networks.replace(' - ', f' {MINUS} ')}" for part in PARTS}
+    tables = [table for part in PARTS if (table := _table(comparison, part, captions[part])).rows]
     if not tables:
         return []
     lead = (
@@ -208,17 +200,14 @@ def _verdicts(studies: Mapping[str, StudyResults], score: Score) -> list[Verdict
     return [replace(told, text=f"{name}: {told.text}") for name, told in found if told is not None]
 
 
-def _table(comparison: Comparison, treatment: str) -> ComparisonTable:
-    """Differences of each study and how far they are from the first one's, as far as there are any."""
-    lines = [line for line in comparison.lines if line.treatment == treatment]
+def _table(comparison: Comparison, effect: Effect, caption: str) -> HtmlTable:
+    """Return `effect` in each study and how far each is from the first one; columns without a number are left out."""
+    lines = [line for line in comparison.lines if line.effect == effect]
     heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
-    fields = [(*line.differences, *line.apart) for line in lines]
-    kept = [i for i in range(len(heads)) if any(found[i] is not None for found in fields)]
-    rows = tuple(
-        (str(line.n), tuple(_amount(found[i]) for i in kept)) for line, found in zip(lines, fields, strict=True)
-    )
-    caption = STYLES[treatment].label.capitalize() if treatment in STYLES else treatment
-    return ComparisonTable(caption, ("n", *(heads[i] for i in kept)), rows)
+    fields = [(*line.estimates, *line.apart) for line in lines]
+    kept = [i for i in range(len(heads)) if any(row[i] is not None for row in fields)]
+    rows = tuple((str(line.n), tuple(_amount(row[i]) for i in kept)) for line, row in zip(lines, fields, strict=True))
+    return HtmlTable(caption, ("n", *(heads[i] for i in kept)), rows)
 
 
 def _amount(found: Estimate | None) -> TableCell:
@@ -239,7 +228,7 @@ def _volume_section(studies: Sequence[StudyResults], score: Score) -> Comparison
         "no better than chance: its training failed, which says nothing about what that many images are worth.",
         [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training images per class")],
         study_keys(several) if len(points) > 1 else [],
-        [ComparisonTable("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
+        [HtmlTable("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from fasttransfer.networks.geometry import STAGES
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis import (
+    GAIN,
     Estimate,
     Score,
     chance,
@@ -86,18 +87,9 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> byt
 def _means(recorded: StudyResults, score: Score) -> Iterator[tuple[int, str, Estimate]]:
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     if summary.gain is not None:
-        yield STAGES, "base+ - base", summary.gain
+        yield STAGES, GAIN.networks, summary.gain
     for row in summary.rows:
-        yield from ((row.n, f"{treatment} - base", mean) for treatment, mean in row.difference.items())
-        parts = {
-            "selffer+ - selffer": row.freezing,
-            "selffer - transfer": row.specificity,
-            "selffer+ - transfer": row.frozen_cost,
-            "transfer+ - selffer+": row.boost,
-            "base - transfer": row.lost,
-            "base - selffer": row.co_adaptation,
-        }
-        yield from ((row.n, what, mean) for what, mean in parts.items() if mean is not None)
+        yield from ((row.n, effect.networks, mean) for effect, mean in row.effects.items())
 
 
 def _paired(result: Result, base: Result | None, score: Score, suffix: str) -> dict[str, str | None]:

@@ -1,38 +1,54 @@
 """The tables printed when a grid is done: n down, treatments across, in 80 columns, terminal or not.
 
-The verdict on the bases comes first, then every treatment with its difference from the base, then what the study
-compares at equal training, with intervals.
+The verdict on the bases comes first, then every treatment with its difference from the base, then the effects that the
+study has, those at equal training before the paper's, with intervals.
 """
 
 from __future__ import annotations
 
-from rich import box
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis import PARTS, Estimate, Row, Score, Summary, mean_chance, summarise
-from fasttransfer.report.numbers import cost, count, decimals, intervals, label, per_cent, plain, points, signed, some
+from fasttransfer.report.analysis import (
+    BOOST,
+    CO_ADAPTATION,
+    FREEZING,
+    FROZEN_COST,
+    SPECIFICITY,
+    Effect,
+    Row,
+    Score,
+    Summary,
+    mean_chance,
+    summarise,
+)
+from fasttransfer.report.numbers import amount, count, decimals, intervals, label, per_cent, plain, points, some
+from fasttransfer.report.terminal import grid
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.records import StudyResults
 
+_EFFECTS = (FREEZING, SPECIFICITY, FROZEN_COST, BOOST, CO_ADAPTATION)
+
 
 def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:
-    """Top-1 in per cent, mean over targets and seeds, in brackets the difference from the base; for rich."""
+    """Return the tables of a study for rich: top-1 in per cent, differences and effects in points."""
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     if summary.base is None and not any(row.top1 for row in summary.rows):
         return Text(f"Nothing to compare yet: no network is finished ({_progress(recorded)}).")
     digits = decimals(recorded.facts, summary.targets)
-    told = verdict(recorded, score)
-    parts: list[RenderableType] = [Text(plain(told.text))] if told is not None else []
+    judged = verdict(recorded, score)
+    parts: list[RenderableType] = [] if judged is None else [Text(plain(judged.text))]
     parts.append(Text(_base_line(recorded, summary, digits)))
     if summary.rows:
-        parts.append(_grid(summary, digits))
-    columns = _columns(summary)
-    if columns:
-        parts.append(_costs(summary, columns, digits))
-    return Group(*parts, Text(plain(_note(recorded, summary, columns))))
+        parts.append(_top1(summary, digits))
+    effects = [effect for effect in _EFFECTS if any(row[effect] for row in summary.rows)]
+    if effects:
+        parts.append(_costs(summary, effects, digits))
+    return Group(*parts, Text(plain(_note(recorded, summary, effects))))
 
 
 def _base_line(recorded: StudyResults, summary: Summary, digits: int) -> str:
@@ -48,69 +64,30 @@ def _base_line(recorded: StudyResults, summary: Summary, digits: int) -> str:
     return text if level is None else f"{text}, chance {per_cent(level, digits)} %"
 
 
-def _grid(summary: Summary, digits: int) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="bold")
-    grid.add_column("n", justify="right")
-    for treatment in summary.treatments:
-        grid.add_column(treatment, justify="right", no_wrap=True)
+def _top1(summary: Summary, digits: int) -> Table:
+    top1 = grid([], ["n", *summary.treatments], padding=(0, 0, 0, 0))
     for row in summary.rows:
-        grid.add_row(str(row.n), *(_cell(row, treatment, digits) for treatment in summary.treatments))
-    return grid
+        top1.add_row(str(row.n), *(_cell(row, treatment, digits) for treatment in summary.treatments))
+    return top1
 
 
 def _cell(row: Row, treatment: str, digits: int) -> str:
-    top1 = row.top1.get(treatment)
+    top1, difference = row.top1.get(treatment), row.difference.get(treatment)
     if top1 is None:
         return "-"
-    difference = row.difference.get(treatment)
     bracket = f"({plain(points(difference.value, digits))})" if difference else ""
     # Numbers of a column stand under each other whatever the width of their differences.
     return f"{per_cent(top1.value, digits)} {bracket:>{5 + 2 * (digits > 0)}}"
 
 
-# Heading -> what it compares; all but the last at equal training.
-_COMPARED = {
-    "freezing": PARTS["freezing"],
-    "specificity": PARTS["specificity"],
-    "both": "selffer+ - transfer",
-    "boost": PARTS["boost"],
-    "co-adapt.": "base - selffer",
-}
-
-
-def _compared(row: Row) -> dict[str, Estimate | None]:
-    return {
-        "freezing": row.freezing,
-        "specificity": row.specificity,
-        "both": row.frozen_cost,
-        "boost": row.boost,
-        "co-adapt.": row.co_adaptation,
-    }
-
-
-def _columns(summary: Summary) -> list[str]:
-    """The comparisons that have a number at some n."""
-    return [name for name in _COMPARED if any(_compared(row)[name] is not None for row in summary.rows)]
-
-
-def _costs(summary: Summary, columns: list[str], digits: int) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1), header_style="bold")
-    grid.add_column("n", justify="right")
-    for name in columns:
-        grid.add_column(name, justify="right", no_wrap=True)
+def _costs(summary: Summary, effects: Sequence[Effect], digits: int) -> Table:
+    costs = grid([], ["n", *(effect.heading for effect in effects)], padding=(0, 0, 0, 1), edge=True)
     for row in summary.rows:
-        found = _compared(row)
-        grid.add_row(str(row.n), *(_amount(found[name], digits, is_cost=name != "boost") for name in columns))
-    return grid
+        costs.add_row(str(row.n), *(plain(amount(effect, row[effect], digits)) for effect in effects))
+    return costs
 
 
-def _amount(estimate: Estimate | None, digits: int, *, is_cost: bool) -> str:
-    if estimate is None:
-        return "-"
-    return plain(cost(estimate, digits) if is_cost else signed(estimate, digits))
-
-
-def _note(recorded: StudyResults, summary: Summary, columns: list[str]) -> str:
+def _note(recorded: StudyResults, summary: Summary, effects: Sequence[Effect]) -> str:
     unit = recorded.facts.get("seeds_are", "seeds").removesuffix("s")
     behind = f"{count(len(summary.targets), 'target')} and {count(len(summary.seeds), unit)}"
     which = "last check" if summary.score == "last" else "ten best checks"
@@ -118,13 +95,12 @@ def _note(recorded: StudyResults, summary: Summary, columns: list[str]) -> str:
         f"Top-1 in %, mean over {behind}, {which}.",
         "In brackets: minus the base of the same target and seed, the paper's comparison.",
     ]
-    equal = [name for name in columns if name != "co-adapt."]
-    if equal:
-        lines.append(f"Points, at equal training: {'; '.join(f'{name}: {_COMPARED[name]}' for name in equal)}.")
-    if "co-adapt." in columns:
-        lines.append(f"co-adapt.: {_COMPARED['co-adapt.']}, the paper's comparison.")
-    shown = [found for row in summary.rows for name in columns if (found := _compared(row)[name]) is not None]
-    made_of = intervals(shown, f"{unit}s")
+    if equal := [f"{effect.heading}: {effect.networks}" for effect in effects if not effect.is_from_base]:
+        lines.append(f"Points, at equal training: {'; '.join(equal)}.")
+    if CO_ADAPTATION in effects:
+        lines.append(f"{CO_ADAPTATION.heading}: {CO_ADAPTATION.networks}, the paper's comparison.")
+    estimates = [estimate for row in summary.rows for effect in effects if (estimate := row[effect])]
+    made_of = intervals(estimates, f"{unit}s")
     if made_of:
         lines.append(f"{made_of}.")
     planned = len(summary.targets) * len(summary.seeds)
@@ -136,14 +112,13 @@ def _note(recorded: StudyResults, summary: Summary, columns: list[str]) -> str:
     lines.append(f"views: {describe_views(recorded.study)}.")
     if recorded.facts.get("synthetic"):
         lines.append("The images are synthetic.")
-    several = len(summary.seeds) > 1
-    diverged = [label(result, several) for result in recorded.results if result.state == "diverged"]
-    if diverged:
-        lines.append(f"Diverged, not counted: {some(diverged)}.")
-    if skipped := [label(result, several) for result in recorded.results if result.state == "skipped"]:
-        lines.append(f"Not trained, for their source diverged or is stuck: {some(skipped)}.")
-    if stuck := [label(result, several) for result in recorded.results if result.state == "stuck"]:
-        lines.append(f"Stuck at chance, ended early, counted: {some(stuck)}.")
+    for state, what in (
+        ("diverged", "Diverged, not counted"),
+        ("skipped", "Not trained, for their source diverged or is stuck"),
+        ("stuck", "Stuck at chance, ended early, counted"),
+    ):
+        if names := [label(r, len(summary.seeds) > 1) for r in recorded.results if r.state == state]:
+            lines.append(f"{what}: {some(names)}.")
     if any(result.waiting for result in recorded.results):
         lines.append(f"Unfinished: {_progress(recorded)}; the rest is not counted.")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import fasttransfer
-from fasttransfer.report.analysis import Score
+from fasttransfer.report.analysis import SPECIFICITY, Effect, Score
 from fasttransfer.report.drawing import STUDY_LOOKS, STYLES
 from fasttransfer.report.figures import PART_COLOURS
 from fasttransfer.report.svg import inline
@@ -72,11 +72,11 @@ def treatment_keys(treatments: Iterable[str]) -> list[LegendKey]:
     return keys
 
 
-def part_keys(first_name: str = "freezing") -> list[LegendKey]:
-    """What the areas of the decomposition look like; `first_name` is what the first piece is called."""
+def part_keys(first: Effect) -> list[LegendKey]:
+    """What the areas of the decomposition look like: `first` is FREEZING or CO_ADAPTATION."""
     keys = [
-        LegendKey(first_name, PART_COLOURS[first_name], swatch="swatch"),
-        LegendKey("specificity", PART_COLOURS["specificity"], swatch="swatch hatched"),
+        LegendKey(first.name, PART_COLOURS[first], swatch="swatch"),
+        LegendKey(SPECIFICITY.name, PART_COLOURS[SPECIFICITY], swatch="swatch hatched"),
     ]
     return [*keys, LegendKey("frozen transfer, which is both together", "var(--ink)", "none", "◆")]
 

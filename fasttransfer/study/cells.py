@@ -1,12 +1,12 @@
-"""What one network of the study is, which networks there are, and what depends on what.
+"""The networks of a study, called cells: which there are, their names, and which is copied from which.
 
 The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, 1..7.
 `baseB` is trained on B from scratch; `BnB` is the selffer (first n layers from baseB, frozen), `BnB+` the same
 fine-tuned; `AnB` and `AnB+` are the transfer networks (first n layers from baseA); `RnB` has n random, frozen layers.
-`B8B+`, "base+", is baseB trained on for one more full schedule: what it gains, a comparison with a base that had not
-finished learning would credit to whatever is compared with it. The paper, which trained to the end, did without.
-One more control is not the paper's: `HnB` is `RnB` with He's initial values in all its layers. The paper's small
-Gaussian lets a signal fade behind three frozen layers, so that `RnB` says nothing about random features from there on.
+`B8B+`, "base+", is baseB trained on for one more full schedule. Its gain is the missing training of the base, which a
+comparison with the base would otherwise credit to the network compared. The paper, which trained to the end, had none.
+`HnB` is not in the paper either: it is `RnB` with He's initial values in all its layers. Behind three frozen layers of
+the paper's small Gaussian values the signal fades, so that `RnB` says nothing about random features from there on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def source(self) -> str | None:
-        """Where the first n layers come from: task "A" or "B", "R" or "H" (random values), None for a base."""
+        """Return the source of the first n layers: task "A" or "B", "R" or "H" (random values), None for a base."""
         if self.treatment == BASE:
             return None
         if self.treatment == BASE_PLUS:
@@ -56,59 +56,59 @@ class Cell:
 
     @property
     def frozen(self) -> bool:
-        """Whether the copied layers stay as they are."""
+        """True if the copied layers are not trained."""
         return self.treatment in ("selffer", "transfer", "random", RANDOM_HE)
 
     @property
     def first_trained(self) -> int:
-        """The cut behind which its stages are trained: n where the copied ones are frozen, else 0."""
+        """Return the cut behind which the stages are trained: n if the copied ones are frozen, else 0."""
         return self.n if self.frozen else 0
 
     @property
     def mean_of(self) -> str:
-        """The task whose mean image is subtracted: that of the first layer's training set, else its own."""
+        """Return the task whose mean image is subtracted: that of the first layer's training set, else the target."""
         return self.source if self.source in TASKS else self.target
 
     @property
     def name(self) -> str:
-        """The paper's name, e.g. baseA, B3B, A3B+, R3B; H3B is named after it."""
+        """Return the paper's name, e.g. baseA, B3B, A3B+, R3B; H3B follows R3B."""
         if self.treatment == BASE:
             return f"base{self.target}"
         return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"
 
     @property
     def label(self) -> str:
-        """The name with its seed, unique within a study and fit for a file name, e.g. A3B+.s0."""
+        """Return the name with the seed, unique within a study and fit for a file name, e.g. A3B+.s0."""
         return f"{self.name}.s{self.seed}"
 
     @property
     def needs(self) -> Cell | None:
-        """The base network its first layers are copied from."""
+        """Return the base network that the first layers are copied from, None if there is none."""
         return base(self.source, self.seed) if self.source in TASKS else None
 
 
 def other_task(task: str) -> str:
-    """B for A, A for B."""
+    """Return B for A, A for B."""
     return "B" if task == "A" else "A"
 
 
 def base(task: str, seed: int) -> Cell:
-    """The base network of `task`."""
+    """Return the base network of `task`."""
     return Cell(seed, task, BASE, 0)
 
 
 def base_plus(task: str, seed: int) -> Cell:
-    """The base network of `task`, all its stages copied and trained on for one more full schedule."""
+    """Return base+ of `task`: all stages copied from the base and trained on for one more full schedule."""
     return Cell(seed, task, BASE_PLUS, STAGES)
 
 
 def study_cells(
     targets: Iterable[str], treatments: Iterable[str], layers: Iterable[int], seeds: Iterable[int]
 ) -> tuple[Cell, ...]:
-    """Every network of a study, each base before what is copied from it.
+    """Return every network of a study, each base before the networks that copy it.
 
-    The base of every target is included even where nothing copies it, for all else is compared with it; and its base+,
-    which shows whether it had finished learning.
+    The base of every target is included even where nothing copies it, because the others are compared with it; and its
+    base+, which shows whether it had finished learning.
     """
     treatments, layers = tuple(treatments), tuple(layers)
     bases: dict[Cell, None] = {}
@@ -127,7 +127,7 @@ def study_cells(
 
 
 def cohorts(cells: Iterable[Cell]) -> list[tuple[Cell, ...]]:
-    """Return the cells that train together, those of one target and seed: bases, and apart from them copies."""
+    """Return the groups of cells that train together: those of one target and seed, bases apart from copies."""
     groups: dict[tuple[bool, int, str], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.treatment != BASE, cell.seed, cell.target), []).append(cell)

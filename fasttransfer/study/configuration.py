@@ -1,6 +1,6 @@
-"""What is trained: `Choices`, what somebody asked for, and `Study`, what that came to.
+"""The configuration of a study: `Choices`, the user's options, and `Study`, the values that they resolve to.
 
-In a `Study` every value is settled, so that the file it is written to (study.toml) trains the same networks again.
+Every value of a `Study` is settled, so that its file (study.toml) trains the same networks again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from fasttransfer.study.recipe import Recipe, build_from_table, load_recipe, par
 
 BUILTIN = "builtin"
 VERSION = 2
-"""Of the networks that a study has: 1 had no base+."""
-_ON_DISK = {"images": "pictures", "bad_images": "bad_pictures"}  # what fields are called in study.toml and digests
+"""The version of a study's set of networks; version 1 had no base+."""
+_ON_DISK = {"images": "pictures", "bad_images": "bad_pictures"}  # field -> its name in study.toml and digests
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was asked for. None: decide by the images or the machine."""
+    """The options that determine a study. None: decided by the images or the machine."""
 
     split: str = "natural-manmade"
     """natural-manmade, random:SEED (the paper's halves are random:0 to random:3) or a TOML file with lists A and B."""
@@ -44,14 +44,14 @@ class Choices:
     targets: tuple[str, ...] = cells.TASKS
     """Tasks to train them on: A, B."""
     seeds: tuple[int, ...] | None = None
-    """One whole grid for each seed; by default 0, of the built-in images 0 and 1."""
+    """One whole grid per seed; by default 0, of the built-in images 0 and 1."""
     classes: int | None = None
     """Use this many classes of each task, chosen in a seeded order; by default all, of the built-in images 6."""
     per_class: int | None = None
-    """Use the first so many training images of each class."""
+    """Use the first so many training images per class."""
     views: int | None = None
     """Show training images in a fixed list of views instead of any crop: 1 (the centre), 2 (with its mirror) or 10
-    (corners and centre with mirrors). An approximation, whose frozen features are kept for the next study."""
+    (corners and centre with mirrors). An approximation; the cache keeps its frozen features for the next study."""
     recipe: str | None = None
     """caffe (the paper's, to the letter), fast, mini (small images) or a TOML file; by default caffe for ILSVRC12 and
     stores of its size, else mini."""
@@ -60,7 +60,7 @@ class Choices:
     steps: int | None = None
     """Length of training in steps, instead of the recipe's."""
     batch: int | None = None
-    """Images a step."""
+    """Images per step."""
     lr: float | None = None
     """Learning rate."""
     dropout: float | None = None
@@ -70,35 +70,29 @@ class Choices:
     device: str | None = None
     """cpu or cuda; by default a GPU where there is one."""
     bad_images: str = "fail"
-    """What to do about images that cannot be decoded: fail, or skip them and say so."""
+    """What to do about images that cannot be decoded: fail, or skip them and log it."""
 
     def __post_init__(self) -> None:
-        def need(good: bool, what: str) -> None:
-            if not good:
-                raise InputError(what)
+        def need(is_met: bool, message: str) -> None:
+            if not is_met:
+                raise InputError(message)
 
         for option, values, allowed in (
             ("--layers", self.layers or (), cells.LAYERS),
             ("--treatments", self.treatments, cells.ALL_TREATMENTS),
             ("--targets", self.targets, cells.TASKS),
         ):
+            choices = f"{allowed[0]} to {allowed[-1]}" if option == "--layers" else ", ".join(map(str, allowed))
             for value in values:
-                shown = f"{allowed[0]} to {allowed[-1]}" if option == "--layers" else ", ".join(map(str, allowed))
-                need(value in allowed, f"{option} {value}: choose among {shown}")
+                need(value in allowed, f"{option} {value}: choose among {choices}")
             need(len(set(values)) == len(values), f"{option}: a value is given twice")
         need(len(self.targets) > 0, "--targets: name at least one of A, B")
         seeds = (0,) if self.seeds is None else self.seeds
         need(len(seeds) > 0, "--seeds: name at least one")
         need(len(set(seeds)) == len(seeds), "--seeds: a value is given twice")
         need(all(s >= 0 for s in seeds), "--seeds: whole numbers from 0 are needed")
-        need(
-            self.classes is None or self.classes >= 2,
-            f"--classes {self.classes}: at least 2 a task are needed",
-        )
-        need(
-            self.per_class is None or self.per_class >= 1,
-            f"--per-class {self.per_class}: at least 1 is needed",
-        )
+        need(self.classes is None or self.classes >= 2, f"--classes {self.classes}: at least 2 per task are needed")
+        need(self.per_class is None or self.per_class >= 1, f"--per-class {self.per_class}: at least 1 is needed")
         need(
             self.views is None or self.views in views.COUNTS,
             f"--views {self.views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre with mirrors)",
@@ -111,10 +105,10 @@ class Choices:
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
 
     def resolve_recipe(self, fallback: str) -> Recipe:
-        """The recipe with the changes asked for; `fallback` names the one to use where none was.
+        """Return the recipe with the user's changes; `fallback` names the recipe for users who name none.
 
         Raises:
-            InputError: no such recipe, or one under which a treatment means nothing.
+            InputError: there is no such recipe, or a treatment means nothing under it.
         """
         recipe = load_recipe(self.recipe or fallback)
         if self.steps is not None or self.epochs is not None:
@@ -130,17 +124,17 @@ class Choices:
 
 @dataclass(frozen=True)
 class Feeding:
-    """What was asked for about this machine. None of it is part of the study, but a source that became JPEGs is not
-    quite the same images as one that became pixels."""
+    """The options about this machine. None is part of the study, but a source stored as JPEGs is not quite the same
+    images as one stored as pixels."""
 
     feed: Literal["memory", "dali"] | None = None
-    """How images are fed: memory (raw stores) or dali (jpeg stores); by default as the store is. A source becomes
+    """How images are fed: memory (raw stores) or dali (jpeg stores); by default as the store needs. A source becomes
     such a store, by default a raw one where the disk has room."""
     hw_share: float | None = None
     """Share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes from its cores, where it has one; by default
     DALI's own, 0.65."""
     engine: Literal["local", "ray"] = "local"
-    """Who trains: local (worker processes of this machine) or ray (workers of the Ray cluster that RAY_ADDRESS names,
+    """What trains: local (worker processes of this machine) or ray (workers of the Ray cluster that RAY_ADDRESS names,
     else of one on this machine; docs/clusters.md)."""
     features: Literal["auto", "cache", "live"] = "auto"
     """Where frozen features come from in a study with --views: cache (computed once and kept), live (computed in every
@@ -159,16 +153,16 @@ class Feeding:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that determines the weights and records of a run.
+    """All values that determine the weights and records of a run.
 
     Attributes:
         data: "builtin" or the absolute path of the source or store; images: digest of the prepared images.
-        split: what was asked for; tasks: digest of the two lists of classes that it came to.
-        layers, treatments, targets, seeds: which networks, see `fasttransfer.study.cells.study_cells`.
-        classes, per_class: limits that were set on the images.
+        split: its form in `Choices`; tasks: digest of the two lists of classes that result from it.
+        layers, treatments, targets, seeds: select the networks, see `fasttransfer.study.cells.study_cells`.
+        classes, per_class: limits on the images, None for none.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
-        threads: CPU threads per network is trained with (sums are rounded in an order that depends on it).
-        views: length of the list of views that training images are shown in; None: any crop and its mirror.
+        threads: CPU threads per network (the order in which sums are rounded depends on it).
+        views: length of the list of views of the training images; None: any crop and its mirror.
         version: see `VERSION`.
     """
 
@@ -191,42 +185,43 @@ class Study:
     version: int = VERSION
 
     def cells(self) -> tuple[cells.Cell, ...]:
-        """Every network of the study."""
+        """Return every network of the study."""
         return cells.study_cells(self.targets, self.treatments, self.layers, self.seeds)
 
     def digest(self) -> str:
-        """A digest of every value that is not at its default: equal for equal studies, written into what they train.
+        """Return a digest of every value that is not at its default: equal for equal studies, stored in their weights.
 
-        A study from before there was some value keeps its digest, for it was trained with what is now the default.
+        A study older than some value keeps its digest: it was trained with what is now that value's default.
         """
-        return xxhash.xxh3_128_hexdigest(json.dumps(_renamed(_chosen(self), _ON_DISK), sort_keys=True).encode())
+        table = _rename_keys(_non_defaults(self), _ON_DISK)
+        return xxhash.xxh3_128_hexdigest(json.dumps(table, sort_keys=True).encode())
 
     def to_dict(self) -> dict[str, Any]:
-        """As nested plain values, without what is not set (TOML has no null)."""
-        return _renamed(_plain(dataclasses.asdict(self)), _ON_DISK)
+        """Return the study as nested plain values, without those that are None (TOML has no null)."""
+        return _rename_keys(_to_plain(dataclasses.asdict(self)), _ON_DISK)
 
     def write(self, path: Path) -> None:
-        """Writes study.toml."""
+        """Write study.toml."""
         with replace_file(path) as file:
             tomli_w.dump(self.to_dict(), file)
 
     @staticmethod
     def read(path: Path) -> Study:
-        """Reads study.toml.
+        """Read study.toml.
 
         Raises:
-            InputError: it is not a study of this version.
+            InputError: the file is not a study of this version.
         """
         table = read_toml(path, "study")
         if not isinstance(table.get("recipe"), Mapping):
             raise InputError(f"{path}: not a study: it has no table [recipe]")
-        before = {"version": 1}  # which wrote none
-        table = _renamed({**before, **table}, {old: name for name, old in _ON_DISK.items()})
+        table = {"version": 1, **table}  # version 1 did not write its number
+        table = _rename_keys(table, {old: name for name, old in _ON_DISK.items()})
         return build_from_table(Study, {**table, "recipe": parse_recipe(table["recipe"], str(path))}, str(path))
 
     def differences(self, other: Study) -> list[str]:
-        """One line a value in which `other` differs: `batch: 64 here, 128 there`."""
-        ours, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
+        """Return one line per value in which `other` differs: `batch: 64 in the study, 128 in the command`."""
+        ours, theirs = (dict(_flatten(_to_plain(dataclasses.asdict(study)))) for study in (self, other))
         return [
             f"{name}: {ours.get(name, 'not set')} in the study, {theirs.get(name, 'not set')} in the command"
             for name in sorted(ours.keys() | theirs.keys())
@@ -234,25 +229,29 @@ class Study:
         ]
 
 
-def _chosen(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that are not at their defaults, nested."""
-    found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if getattr(value, f.name) != f.default}
-    return {name: _chosen(each) if dataclasses.is_dataclass(each) else each for name, each in found.items()}
+def _non_defaults(instance: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, and of those inside it, that are not at their defaults."""
+    table = {}
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if value != field.default:
+            table[field.name] = _non_defaults(value) if dataclasses.is_dataclass(value) else value
+    return table
 
 
-def _renamed(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _rename_keys(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in table.items()}
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if v is not None}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+        return {k: _to_plain(v) for k, v in value.items() if v is not None}
+    return [_to_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

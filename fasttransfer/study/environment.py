@@ -1,4 +1,4 @@
-"""What a bug report needs, and what a study records of the machine it ran on."""
+"""Facts about the program and the machine, for bug reports and the records of a study."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fasttransfer.core import machine
 from fasttransfer.core.files import cache_folder
 from fasttransfer.ops import native
 
-# Extensions that decide which kernels run and how fast, in Linux's words.
+# Instruction sets that decide which kernels run and how fast, in Linux's names.
 _EXTENSIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
 _PACKAGES = {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "DALI": "nvidia-dali"}
 
 
 def describe_environment() -> dict[str, str]:
-    """Facts about this program and machine, in the order they are read best."""
+    """Return facts about this program and machine as name -> text, in the order to show them."""
     facts = {
         "fasttransfer": fasttransfer.__version__,
         "commit": _commit(Path(__file__).resolve().parents[2]),
@@ -42,12 +42,12 @@ def describe_environment() -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, str]:
-    """The facts that a committed measurement is described with: not those that say nothing about speed."""
+    """Return the facts to store beside a measurement: those that bear on speed."""
     return {name: fact for name, fact in describe_environment().items() if name not in ("cache", "commit", "free disk")}
 
 
 def _commit(root: Path) -> str:
-    """The commit of the checkout at `root`, marked where files differ from it."""
+    """Return the commit of the checkout at `root`, marked if files differ from it."""
     if not (root / ".git").exists():
         return "not a checkout"
     try:
@@ -80,7 +80,7 @@ def _cuda() -> str:
 
 
 def _free_disk(folder: Path) -> str:
-    """Room where `folder` is, or would be."""
+    """Return the free space of the disk that `folder` is on, or would be."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

@@ -1,4 +1,4 @@
-"""What --data names: the built-in images, a source that is prepared on first use, or a prepared store."""
+"""The images that --data names: the built-in ones, a source that is prepared on first use, or a prepared store."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from fasttransfer.pipelines.synthetic import SIDES
 from fasttransfer.study.configuration import BUILTIN, Study
 from fasttransfer.study.recipe import default_recipe
 
-# Images per class of the built-in set.
 BUILTIN_TRAIN, BUILTIN_VAL = 160, 80
+"""Training and validation images per class of the built-in set."""
 BUILTIN_CLASSES = 6
-"""Per task, of a study of them when nobody says how many: what two seeds learn to the end in minutes."""
+"""Default classes per task of a study of the built-in images: two seeds learn them to the end in minutes."""
 BUILTIN_LAYERS = (1, 3, 5, 7)
-"""Of a study of them when nobody names any: all seven take longer than one waits for a first look."""
+"""Default layers of a study of the built-in images: all seven take too long for a first look."""
 BUILTIN_SEEDS = (0, 1)
-"""Of a study of them when nobody names any: with one, nobody sees how much of a table is noise."""
+"""Default seeds of a study of the built-in images: a single one does not show how much of a table is noise."""
 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images as far as they are known without decoding any.
+    """The facts about a set of images that are known without decoding any.
 
     Attributes:
-        name: what a study of them is called.
+        name: the default name of a study of them.
         where: "builtin", or the absolute path of the source or store.
-        classes, words: every class there is, and words people read for some of them.
-        per_class: part ("train", "val") -> how many each class has.
-        recipe: the name of the one that suits them.
-        listing, store: of a source, of a store; both None for the built-in images.
+        classes, words: every class, and class -> readable words for some of them.
+        per_class: part ("train", "val") -> number of images of each class.
+        recipe: the name of their default recipe.
+        listing, store: set for a source, for a store; both None for the built-in images.
     """
 
     name: str
@@ -57,16 +57,16 @@ class ImageSource:
     store: Store | None = None
 
     def count(self, part: str, classes: Sequence[str], most: int | None = None) -> int:
-        """The images of `classes` in a part, of each at most so many."""
-        of_class = dict(zip(self.classes, self.per_class[part], strict=True))
-        return sum(min(most or sys.maxsize, of_class[name]) for name in classes)
+        """Return the number of images of `classes` in a part, at most `most` per class."""
+        counts = dict(zip(self.classes, self.per_class[part], strict=True))
+        return sum(min(most or sys.maxsize, counts[name]) for name in classes)
 
 
 def find_source(data: str) -> ImageSource:
-    """What `data` names: "builtin", a source or the folder of a store.
+    """Return the images that `data` names: "builtin", a source or the folder of a store.
 
     Raises:
-        InputError: no images there, or a damaged store.
+        InputError: there are no images, or the store is damaged.
     """
     if data == BUILTIN:
         classes = tuple(sorted(SIDES))
@@ -75,31 +75,25 @@ def find_source(data: str) -> ImageSource:
     path = Path(data)
     if is_store(path):
         store = Store.open(path)
-        labels = {part: getattr(store, part).labels for part in PARTS}
+        counts = {part: _count_per_class(getattr(store, part).labels, len(store.classes)) for part in PARTS}
         recipe = "caffe" if store.size == CAFFENET.store else "mini"
-        return ImageSource(
-            path.resolve().name,
-            str(path.resolve()),
-            store.classes,
-            store.words,
-            {part: _per_class(labels[part], len(store.classes)) for part in PARTS},
-            recipe,
-            store=store,
-        )
+        where = path.resolve()
+        return ImageSource(where.name, str(where), store.classes, store.words, counts, recipe, store=store)
     listing = list_images(path)
+    labels = {part: [image.label for image in getattr(listing, part)] for part in PARTS}
     return ImageSource(
         listing.source.stem,
         str(listing.source.resolve()),
         listing.classes,
         listing.words,
-        {part: _per_class([each.label for each in getattr(listing, part)], len(listing.classes)) for part in PARTS},
+        {part: _count_per_class(labels[part], len(listing.classes)) for part in PARTS},
         default_recipe(listing.layout),
         listing=listing,
     )
 
 
 def builtin_store(side: int, log: Log, kind: Kind = "raw") -> Store:
-    """The built-in images at `side` x `side`, prepared."""
+    """Return the store of the built-in images at `side` x `side`, preparing it on first use."""
     return prepare.prepare_builtin(
         size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, log=log
     )
@@ -114,7 +108,10 @@ def study_feed(
     stream: Stream,
     means: Mapping[str, Tensor],
 ) -> Feed:
-    """Images as the networks of `study` see them, on `device`; see `fasttransfer.pipelines.choose_feed.open_feed`."""
+    """Open the feed of images in the form that the networks of `study` read, on `device`.
+
+    For the other parameters see `fasttransfer.pipelines.choose_feed.open_feed`.
+    """
     geometry = study.recipe.geometry
     return open_feed(
         train,
@@ -130,5 +127,5 @@ def study_feed(
     )
 
 
-def _per_class(labels: Sequence[int] | np.ndarray, classes: int) -> tuple[int, ...]:
+def _count_per_class(labels: Sequence[int] | np.ndarray, classes: int) -> tuple[int, ...]:
     return tuple(np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist())

@@ -1,10 +1,10 @@
 """The published results of Yosinski et al. 2014, typed, and in the form of a study.
 
-Whatever reads a study (means, intervals, figures, advice) reads the paper through `load_results`: there is one way to
-compute a paired difference here, and the paper's numbers check it.
+All code that reads a study (means, intervals, figures, advice) reads the paper through `load_results`, so that the
+paper's numbers check it.
 
-`yosinski2014.csv` holds 148 networks, read from the training logs that the authors published: the last
-validation check and the mean of the ten best, which the paper plots. The checks in between are not in it.
+`yosinski2014.csv` holds 148 networks, read from the training logs that the authors published: the last validation
+check and the mean of the ten best, which the paper plots. The checks in between are not in it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from fasttransfer.core.errors import InputError
 from fasttransfer.study import records
 from fasttransfer.study.cells import RANDOM, Cell
+from fasttransfer.study.chance import LOSS_MARGIN
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
@@ -32,11 +33,10 @@ SOURCE = (
     "arXiv:1411.1792: from the training logs published with it"
 )
 VAL_IMAGES_PER_CLASS = 50
-# Images a second on a K20 with the first 0 to 7 layers frozen, from the logs.
 IMAGES_PER_SECOND = (145, 172, 216, 254, 308, 373, 386, 393)
+"""Training speed on a K20 with the first 0 to 7 layers frozen, from the logs."""
 
-_AT_CHANCE = 0.01  # nats from the loss of an even guess, as in fasttransfer.training.cohort
-_HARDLY = 0.05  # top-1 below which a network of 1000 classes has hardly learned anything
+_LOW_TOP1 = 0.05  # a network of 1000 classes below this has hardly learned anything
 
 
 @dataclass(frozen=True)
@@ -69,22 +69,22 @@ class PaperNetwork:
 
     @property
     def classes(self) -> int:
-        """How many classes its task has."""
+        """Return the number of classes of its task."""
         if self.study == "natural-manmade":
             return {"A": 449, "B": 551}[self.target]
         return 500 if self.study.startswith("random-") else 1000
 
     @property
-    def at_chance(self) -> bool:
-        """It ended at the loss of an even guess: its training failed, though every number stayed finite."""
-        return abs(self.loss - math.log(self.classes)) < _AT_CHANCE
+    def is_at_chance(self) -> bool:
+        """True if it ended at the loss of an even guess: its training failed, though every number stayed finite."""
+        return abs(self.loss - math.log(self.classes)) < LOSS_MARGIN
 
     @property
     def flag(self) -> str:
-        """What is known to be wrong with it, in words; "" for a network that learned its task."""
-        if self.at_chance:
+        """Return in words what is wrong with it; "" for a network that learned its task."""
+        if self.is_at_chance:
             return f"no better than chance: loss {self.loss:.3f}, an even guess has {math.log(self.classes):.3f}"
-        if self.best10 < _HARDLY:
+        if self.best10 < _LOW_TOP1:
             return (
                 f"hardly better than chance: top-1 {100 * self.best10:.1f} %, guessing has {100 / self.classes:.1f} %"
             )
@@ -93,26 +93,26 @@ class PaperNetwork:
 
 @cache
 def load_networks() -> tuple[PaperNetwork, ...]:
-    """The 148 networks, in the order of the file."""
+    """Return the 148 networks, in the order of the file."""
     text = (resources.files("fasttransfer.study") / "yosinski2014.csv").read_text(encoding="utf-8")
-    return tuple(_net(row) for row in csv.DictReader(text.splitlines()))
+    return tuple(_parse_network(row) for row in csv.DictReader(text.splitlines()))
 
 
 def load_results(which: Which) -> StudyResults:
-    """Published results as if a study here had found them.
+    """Return published results in the form of a study's.
 
     * `random`: the four random splits; a result's seed is the number of its split. Bases, frozen transfers both ways,
-      selffers on A only, fine-tuned networks of splits 0 and 1 only: what was published.
+      selffers on A only, fine-tuned networks of splits 0 and 1 only: no others were published.
     * `natural-manmade`: A = natural, B = man-made; bases and frozen transfers both ways.
     * `full`: the network of all 1000 classes and the random controls, target "ilsvrc12".
     * `reduced`: bases only, each trained on the first K images of each of the 1000 classes; every K is a target,
       `facts["per_class"]` says which.
 
-    A result has one check, the last, and the published mean of the ten best. Nothing is left out: networks that failed
-    are "done", as in the authors' logs, with what is wrong as their `reason`.
+    A result has one check, the last, and the published mean of the ten best. Networks that failed are included, as
+    "done" like in the authors' logs, with `reason` saying what is wrong.
 
     Raises:
-        InputError: no such part.
+        InputError: there is no such part.
     """
     if which not in get_args(Which):
         parts = ", ".join(f"paper:{part}" for part in get_args(Which))
@@ -138,11 +138,11 @@ def load_results(which: Which) -> StudyResults:
 
 
 def matching_part(study: StudyResults) -> StudyResults:
-    """The part of the paper to hold against `study`: natural/man-made against the same, all else against random."""
+    """Return the part of the paper to compare `study` with: natural/man-made for the same split, else random."""
     return load_results("natural-manmade" if study.study.get("split") == "natural-manmade" else "random")
 
 
-def _net(row: Mapping[str, str]) -> PaperNetwork:
+def _parse_network(row: Mapping[str, str]) -> PaperNetwork:
     reduced = row["study"] == "reduced"
     return PaperNetwork(
         net=row["net"],
@@ -175,7 +175,7 @@ def _result(net: PaperNetwork) -> Result:
 
 def _recipe(which: Which) -> dict[str, Any]:
     recipe = load_recipe("caffe")
-    if which == "reduced":  # 200,000 steps from a rate of 0.0125, times 0.1 every 64,000
+    if which == "reduced":  # 200,000 steps from a learning rate of 0.0125, times 0.1 every 64,000
         drops = tuple(64_000 * i / 200_000 for i in (1, 2, 3))
         recipe = dataclasses.replace(recipe, steps=200_000, checks=200, lr=0.0125, lr_drops=drops)
     return {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
@@ -190,7 +190,7 @@ def read_study_or_paper(name: str) -> StudyResults:
     Raises:
         InputError: there is no such study, or no such part of the paper.
     """
-    before, _, part = name.partition(":")
-    if before == "paper" and (part or not Path(name).exists()):
-        return load_results(part)  # type: ignore[arg-type]  # it says which parts there are
+    prefix, _, part = name.partition(":")
+    if prefix == "paper" and (part or not Path(name).exists()):
+        return load_results(part)  # type: ignore[arg-type]  # load_results checks it
     return records.read_results(Path(name))

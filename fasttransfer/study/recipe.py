@@ -1,4 +1,4 @@
-"""Recipes: how one network is trained. The package has three, users write others as TOML files."""
+"""Recipes: how one network is trained. The package has three; users write others as TOML files."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ SCHEDULES = ("step", "cosine")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one network is trained.
+    """The settings that one network is trained with.
 
     Attributes:
         geometry: sizes of the network.
         batch: images per step.
         steps, epochs: length of training; exactly one of them is set.
-        checks: validations, evenly spread over training, the last at its end.
+        checks: number of validations, evenly spread over training, the last at its end.
         lr: learning rate of the weights.
         schedule: "step" (times `lr_factor` after each of the shares `lr_drops` of the run) or "cosine" (half a cosine
             from `lr` to 0); warmup: share of the run over which the learning rate first rises linearly from 0.
-        bias_lr, bias_decay: factors on rate and weight decay for biases.
+        bias_lr, bias_decay: factors on the learning rate and weight decay of biases.
         dropout: probability of dropping a value at the entrance of stages 7 and 8.
         init: "caffe" or "he", see `fasttransfer.networks.caffenet.draw_weights`.
-        scale: what pixel differences (0..255 minus mean) are multiplied by.
-        first_init: factor on the initial weights of a base's first layer: the smaller they are, the sooner they are
-            forgotten.
-        outputs: "task" (one output a class of the task) or "all" (one a class of the study, as the paper did).
-        give_up: share of the steps after which a network that was at chance in every check so far is trained no more,
+        scale: factor on pixel differences (0..255 minus mean).
+        first_init: factor on the initial weights of a base's first layer: the smaller they are, the sooner training
+            forgets them.
+        outputs: "task" (one output per class of the task) or "all" (one per class of the study, as in the paper).
+        give_up: share of the steps after which training ends for a network that was at chance in every check so far,
             see `fasttransfer.study.chance`; 1 trains every network to the end.
     """
 
@@ -65,9 +65,9 @@ class Recipe:
     first_init: float = 1.0
 
     def __post_init__(self) -> None:
-        def need(good: bool, what: str) -> None:
-            if not good:
-                raise InputError(f"recipe {self.name}: {what}")
+        def need(is_met: bool, message: str) -> None:
+            if not is_met:
+                raise InputError(f"recipe {self.name}: {message}")
 
         need((self.steps is None) != (self.epochs is None), "give either steps or epochs, not both")
         need(self.steps is None or self.steps >= 1, f"steps is {self.steps}, at least 1 is needed")
@@ -93,53 +93,53 @@ class Recipe:
         need(0 < self.give_up <= 1, f"give_up is {self.give_up}, a share of the run up to 1 is needed")
 
     def steps_for(self, images: int) -> int:
-        """Training steps on a task of `images` training images."""
+        """Return the number of training steps on a task of `images` training images."""
         if self.steps is not None:
             return self.steps
         assert self.epochs is not None
         return max(1, math.ceil(self.epochs * images / self.batch))
 
     def outputs_for(self, task: str, classes: Mapping[str, Sequence[str]]) -> int:
-        """Width of the last layer of networks on `task`; `classes` are those of each task."""
+        """Return the width of the last layer of networks on `task`; `classes` are those of each task."""
         return len(classes[task]) if self.outputs == "task" else sum(map(len, classes.values()))
 
     def check_steps(self, steps: int) -> tuple[int, ...]:
-        """The steps after which the network is validated, rising, the last one `steps`."""
+        """Return the steps after which the network is validated, rising, the last one `steps`."""
         checks = min(self.checks, steps)
         return tuple(round(i * steps / checks) for i in range(1, checks + 1))
 
     def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of training step `step`, counted from 0, of `steps`."""
-        rising = round(self.warmup * steps)
-        if step < rising:
-            return self.lr * (step + 1) / (rising + 1)
+        """Return the learning rate of training step `step`, counted from 0, of `steps`."""
+        warmup = round(self.warmup * steps)
+        if step < warmup:
+            return self.lr * (step + 1) / (warmup + 1)
         if self.schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
+            return self.lr * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
         return self.lr * self.lr_factor ** sum(step >= round(d * steps) for d in self.lr_drops)
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The recipes in the package."""
+    """Return the names of the recipes in the package."""
     return tuple(sorted(f.name.removesuffix(".toml") for f in _recipe_folder().iterdir() if f.name.endswith(".toml")))
 
 
 def default_recipe(layout: str) -> str:
-    """The recipe for images in this layout (see `fasttransfer.pipelines.layouts`) when nobody names one."""
+    """Return the name of the default recipe for images in this layout (see `fasttransfer.pipelines.layouts`)."""
     return "caffe" if layout == "ilsvrc12" else "mini"
 
 
 def find_recipes(store: int) -> tuple[str, ...]:
-    """The recipes in the package whose networks take images of a store of this size."""
+    """Return the names of the recipes in the package whose networks take images of a store of this size."""
     return tuple(name for name in recipe_names() if load_recipe(name).geometry.store == store)
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe of the package by its name, or one from a TOML file of the same form.
+    """Return the package's recipe called `name`, or the one in the TOML file at the path `name`.
 
     In a file, `geometry` may be a table with the fields of `fasttransfer.networks.geometry.Geometry`.
 
     Raises:
-        InputError: no such recipe, or one that does not make sense.
+        InputError: there is no such recipe, or it does not make sense.
     """
     if name in recipe_names():
         return parse_recipe(tomllib.loads((_recipe_folder() / f"{name}.toml").read_text(encoding="utf-8")), name)
@@ -150,7 +150,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
-    """A recipe from the table of a TOML file; `where` names the file in errors."""
+    """Return the recipe in the table of a TOML file; `where` names the file in errors."""
     table = dict(table)
     geometry = table.get("geometry")
     if isinstance(geometry, Mapping):
@@ -164,16 +164,16 @@ def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
     return build_from_table(Recipe, table, where)
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """A TOML file that a user named; `what` says what it should hold.
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """Return the content of a TOML file; `kind` names in errors what it should hold.
 
     Raises:
-        InputError: it cannot be read or is no TOML.
+        InputError: the file cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such {what} file") from None
+        raise InputError(f"{path}: no such {kind} file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file ({error})") from error
 
@@ -183,7 +183,11 @@ def _recipe_folder() -> Any:
 
 
 def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a TOML table: lists become tuples, whole numbers stand for floats, names must fit."""
+    """Return a dataclass of type `kind` made from a TOML table: lists become tuples, whole numbers become floats.
+
+    Raises:
+        InputError: a name is unknown or missing, or a value has another type.
+    """
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name in table:
         if name not in fields:
@@ -193,11 +197,11 @@ def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> A
             raise InputError(f"{where}: {name!r} is missing")
     values = {}
     for name, value in table.items():
-        wanted = str(fields[name].type)
+        annotation = str(fields[name].type)
         value = tuple(value) if isinstance(value, list) else value
-        value = float(value) if wanted.startswith("float") and type(value) is int else value
-        for prefix, types in (("str", str), ("int", int), ("float", float), ("tuple", tuple)):
-            if wanted.startswith(prefix) and (not isinstance(value, types) or isinstance(value, bool)):
-                raise InputError(f"{where}: {name} is {value!r}, {wanted} is needed")
+        value = float(value) if annotation.startswith("float") and type(value) is int else value
+        for type_ in (str, int, float, tuple):
+            if annotation.startswith(type_.__name__) and (not isinstance(value, type_) or isinstance(value, bool)):
+                raise InputError(f"{where}: {name} is {value!r}, {annotation} is needed")
         values[name] = value
     return kind(**values)

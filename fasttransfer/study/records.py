@@ -1,7 +1,7 @@
-"""What a study has found so far: `study.db`, an SQLite file that only the driver process writes.
+"""The results of a study so far: `study.db`, an SQLite file that only the driver process writes.
 
-Tables: `cells` (one row per network), `evaluations` (one row per validation check), `correct` (which validation images
-each network got right at its last check), `events`, `environment`, `facts`.
+Tables: `cells` (one row per network), `evaluations` (one row per validation check), `correct` (the validation images
+that each network got right at its last check), `events`, `environment`, `facts`.
 Nothing in the first three depends on time or machine, so that two runs of one study can be compared.
 """
 
@@ -43,8 +43,8 @@ BEST_CHECKS = 10
 class Evaluation:
     """One validation check.
 
-    Losses are mean cross-entropies in nats, `train_loss` over the steps since the check before; None where they are
-    not finite numbers, or where nobody wrote them down. `val_top1` lies in [0, 1].
+    Losses are mean cross-entropies in nats, `train_loss` over the steps since the previous check; None where they are
+    not finite numbers or were not published. `val_top1` lies in [0, 1].
     """
 
     step: int
@@ -57,11 +57,11 @@ class Evaluation:
 class Result:
     """One network of a study and all its checks.
 
-    States: planned, running, done; diverged (its loss was no finite number), stuck (at chance, its training ended
-    early), skipped (never begun, for what it would be copied from diverged or is stuck).
+    States: planned, running, done; diverged (its loss was not a finite number), stuck (at chance, its training ended
+    early), skipped (never started, because the network it would copy from diverged or is stuck).
 
-    `best10` is the mean of the ten best checks as somebody else published it, where the checks themselves are not at
-    hand; None for every network trained here.
+    `best10` is a published mean of the ten best checks, for networks whose checks were not published themselves; None
+    for every network trained here.
 
     `correct` has one bit per validation image of the target (`numpy.packbits`), in the order of the store, set where
     the last check got the image right; None where that was not recorded.
@@ -82,22 +82,22 @@ class Result:
 
     @property
     def trained(self) -> bool:
-        """Whether its training has ended with a network: to the end, or early because it was stuck."""
+        """True if training has ended with a network: to the end, or early because it was stuck."""
         return self.state in ("done", "stuck")
 
     @property
     def waiting(self) -> bool:
-        """Whether there is training to come."""
+        """True if training has not ended."""
         return self.state in ("planned", "running")
 
     @property
     def last_top1(self) -> float | None:
-        """Validation top-1 at the last check."""
+        """Return the validation top-1 of the last check."""
         return self.evaluations[-1].val_top1 if self.evaluations else None
 
     @property
     def best10_top1(self) -> float | None:
-        """Mean of the ten best validation checks (of all, where there are fewer): the score the paper plots."""
+        """Return the mean of the ten best validation checks (of all, if there are fewer): the score the paper plots."""
         if self.best10 is not None:
             return self.best10
         best = sorted((e.val_top1 for e in self.evaluations), reverse=True)[:BEST_CHECKS]
@@ -105,13 +105,13 @@ class Result:
 
     @property
     def last_loss(self) -> float | None:
-        """Validation loss at the last check."""
+        """Return the validation loss of the last check."""
         return self.evaluations[-1].val_loss if self.evaluations else None
 
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as found on disk. `study` is study.toml; `facts` says what the images and tasks are."""
+    """A study read from disk. `study` is study.toml; `facts` describes the images and tasks."""
 
     folder: Path
     study: dict[str, Any]
@@ -126,7 +126,7 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._spoken():
+        with self._input_errors():
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
@@ -141,23 +141,23 @@ class Records:
         self._db.close()
 
     def plan(self, cells: Iterable[Cell]) -> None:
-        """Enters the cells that are not yet there as planned."""
+        """Enter the cells that are not there yet as planned."""
         rows = [(c.seed, c.name, c.treatment, c.target, c.source, c.n) for c in cells]
-        with self._spoken(), self._db:
+        with self._input_errors(), self._db:
             self._db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?, ?, ?, 'planned', 0, '')", rows)
 
     def describe(self, facts: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        """Stores what the images and tasks are and on what the study runs."""
-        with self._spoken(), self._db:
+        """Store the facts about images and tasks and about the machine."""
+        with self._input_errors(), self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()]
             )
             self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", list(environment.items()))
 
-    def checked(self, found: Iterable[tuple[Cell, Evaluation]]) -> None:
-        """Enters validation checks; a check entered before is replaced (by the same numbers)."""
-        with self._spoken(), self._db:
-            for cell, e in found:
+    def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
+        """Enter validation checks; a check that is there already is replaced (by the same numbers)."""
+        with self._input_errors(), self._db:
+            for cell, e in checks:
                 self._db.execute(
                     "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?)",
                     (cell.seed, cell.name, e.step, e.train_loss, e.val_loss, e.val_top1),
@@ -168,9 +168,9 @@ class Records:
                     (e.step, cell.seed, cell.name),
                 )
 
-    def finished(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
-        """Marks a cell as ended: done, diverged, stuck or skipped; `correct` is that of `Result`."""
-        with self._spoken(), self._db:
+    def end_cell(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
+        """Mark a cell as done, diverged, stuck or skipped; for `correct` see `Result`."""
+        with self._input_errors(), self._db:
             if correct is not None:
                 self._db.execute("INSERT OR REPLACE INTO correct VALUES (?, ?, ?)", (cell.seed, cell.name, correct))
             self._db.execute(
@@ -179,39 +179,39 @@ class Records:
             )
 
     def reopen(self, cell: Cell) -> None:
-        """Marks a cell whose weights are missing or corrupt as not trained."""
-        with self._spoken(), self._db:
+        """Mark a cell whose weights are missing or corrupt as not trained."""
+        with self._input_errors(), self._db:
             self._db.execute(
                 "UPDATE cells SET state = 'planned', steps = 0, reason = '' WHERE seed = ? AND name = ?",
                 (cell.seed, cell.name),
             )
-            for kept in ("evaluations", "correct"):
-                self._db.execute(f"DELETE FROM {kept} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
+            for table in ("evaluations", "correct"):
+                self._db.execute(f"DELETE FROM {table} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
 
-    def event(self, text: str, cell: str = "") -> None:
-        """Notes what happened, with the time."""
-        with self._spoken(), self._db:
+    def log_event(self, text: str, cell: str = "") -> None:
+        """Log an event, with the time."""
+        with self._input_errors(), self._db:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
 
-    def ended(self) -> dict[tuple[int, str], str]:
-        """(seed, name) -> state of every cell that has ended."""
+    def read_ended(self) -> dict[tuple[int, str], str]:
+        """Return (seed, name) -> state of every cell that has ended."""
         rows = self._db.execute("SELECT seed, name, state FROM cells WHERE state NOT IN ('planned', 'running')")
         return {(seed, name): state for seed, name, state in rows}
 
     @contextmanager
-    def _spoken(self) -> Iterator[None]:
-        """A disk that is full or not ours to write, or a file that is no database, is told in one sentence."""
+    def _input_errors(self) -> Iterator[None]:
+        """Turn a full or read-only disk, and a file that is not a database, into an `InputError`."""
         try:
             yield
-        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+        except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
             raise InputError(f"{self.path}: cannot be used ({error}): free space or choose another --out") from error
 
 
 def read_results(folder: Path) -> StudyResults:
-    """Reads the study in `folder`.
+    """Read the study in `folder`.
 
     Raises:
         InputError: there is no study, or its files cannot be read.
@@ -231,7 +231,7 @@ def read_results(folder: Path) -> StudyResults:
         ):
             checks.setdefault((seed, name), []).append(Evaluation(step, train_loss, val_loss, top1))
         correct: dict[tuple[int, str], bytes] = {}
-        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'correct'").fetchone():  # studies before it lack it
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'correct'").fetchone():  # older studies lack the table
             correct = {(seed, name): bits for seed, name, bits in db.execute("SELECT seed, name, bits FROM correct")}
         results = tuple(
             Result(

@@ -1,8 +1,7 @@
 """The classes of a study, split into the tasks A and B.
 
-`natural-manmade` and `random:SEED` are the paper's splits; a TOML file holds any other. The paper's are
-pinned by the MD5 of its validation lists (`verify`): for ILSVRC12 the halves here are the very halves of
-the 2014 study.
+`natural-manmade` and `random:SEED` are the paper's splits; a TOML file holds any other. `verify` compares the halves of
+ILSVRC12 with the MD5s of the validation lists that were published with the 2014 study.
 """
 
 from __future__ import annotations
@@ -27,10 +26,9 @@ NATURAL_MANMADE = "natural-manmade"
 FORMS = f"{NATURAL_MANMADE}, random:SEED (as random:0), or the path of a .toml file with A = [...] and B = [...]"
 
 _FILE_FORM = 'name = "mine", A = ["cat", "dog"], B = ["car", "bus"]'
-_LEAST = 2  # classes per task: with one there is nothing to tell apart
+_MIN_CLASSES = 2  # per task: with one there is nothing to tell apart
 _TASKS = ("A", "B")
 
-# MD5 of each half's validation list, as published with the study.
 PUBLISHED = {
     "0A": "2f10009e20d77eb7007cf70674958b94",
     "0B": "cce39b383d681345c873faf2c0c28d33",
@@ -43,11 +41,12 @@ PUBLISHED = {
     "natural": "4fb63c72229ba07106a558127192cb9f",
     "man-made": "f03be5732fb6bc7928ee53397b043613",
 }
+"""Half -> MD5 of its validation list, as published with the study."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The classes of each task in label order: the new label of a class is its place here."""
+    """The classes of each task in label order: the label of a class in its task is its index here."""
 
     name: str
     a: tuple[str, ...]
@@ -56,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True)
 class KnownSplit:
-    """A line of `fasttransfer splits list`; `a` and `b` count classes."""
+    """A line of `fasttransfer splits list`; `a` and `b` are numbers of classes."""
 
     spec: str
     about: str
@@ -71,7 +70,7 @@ class SplitClass:
     task: str  # "A" | "B"
     label: int
     name: str
-    words: str  # "" where nobody has named it
+    words: str  # "" if unknown
 
 
 @dataclass(frozen=True)
@@ -80,27 +79,25 @@ class SplitCheck:
 
     half: str
     expected: str
-    found: str
+    actual: str
 
     @property
-    def same(self) -> bool:
-        """The half is the study's."""
-        return self.expected == self.found
+    def is_same(self) -> bool:
+        """True if the half is that of the 2014 study."""
+        return self.expected == self.actual
 
 
 def make_split(spec: str, classes: Sequence[str]) -> Split:
-    """Splits `classes`, which are in label order, as `spec` says.
+    """Split `classes`, which are in label order, as `spec` says.
 
     * `natural-manmade`: A = natural, B = man-made, for ILSVRC12 classes (by wnid) and the built-in ones.
-    * `random:SEED`: A = a random half, B = the rest (one more when their number is odd). The draw is the
-    paper's:
+    * `random:SEED`: A = a random half, B = the rest (one more when their number is odd). The draw is the paper's:
       NumPy's legacy generator, seeded with the list `[SEED]`, chooses without replacement.
-    * `FILE.toml`: lists `A` and `B` of class names, and perhaps a `name`. Classes it does not name are
-    left out.
+    * `FILE.toml`: lists `A` and `B` of class names, and perhaps a `name`. Classes it does not name are left out.
 
     Raises:
-        InputError: no such form, a bad file, a class that is unknown or in both tasks, a task of fewer
-        than two.
+        InputError: `spec` has another form, the file is bad, a class is unknown or in both tasks, or a task has fewer
+            than two classes.
     """
     if spec == NATURAL_MANMADE:
         return _natural_manmade(classes)
@@ -112,15 +109,15 @@ def make_split(spec: str, classes: Sequence[str]) -> Split:
 
 
 def limit_classes(split: Split, k: int, seed: int) -> Split:
-    """The first `k` classes of each task in an order drawn from `seed`, kept in label order.
+    """Return the first `k` classes of each task in an order drawn from `seed`, sorted by label again.
 
     The choice for a smaller `k` is part of that for a larger one.
 
     Raises:
         InputError: a task has fewer than `k` classes, or `k` is less than two.
     """
-    if k < _LEAST:
-        raise InputError(f"{k} classes per task: too few to tell apart: say at least {_LEAST}")
+    if k < _MIN_CLASSES:
+        raise InputError(f"{k} classes per task: too few to tell apart: say at least {_MIN_CLASSES}")
     chosen = []
     for task, names in zip(_TASKS, (split.a, split.b), strict=True):
         if k > len(names):
@@ -133,10 +130,10 @@ def limit_classes(split: Split, k: int, seed: int) -> Split:
 
 
 def list_splits() -> list[KnownSplit]:
-    """The splits that need no file, with their sizes on ILSVRC12 and on the built-in images."""
+    """Return the splits that need no file, with their sizes on ILSVRC12 and on the built-in images."""
     wnids = [synset.wnid for synset in ilsvrc12()]
     paper = make_split(NATURAL_MANMADE, wnids)
-    drawn = make_split(NATURAL_MANMADE, list(_builtin_sides()))
+    builtin = make_split(NATURAL_MANMADE, list(_builtin_sides()))
     halves = make_split("random:0", wnids)
     return [
         KnownSplit(
@@ -145,13 +142,13 @@ def list_splits() -> list[KnownSplit]:
             len(paper.a),
             len(paper.b),
         ),
-        KnownSplit(NATURAL_MANMADE, "the built-in images: the same question", len(drawn.a), len(drawn.b)),
+        KnownSplit(NATURAL_MANMADE, "the built-in images: the same question", len(builtin.a), len(builtin.b)),
         KnownSplit("random:SEED", "random halves; random:0 to random:3 are the paper's", len(halves.a), len(halves.b)),
     ]
 
 
 def show(split: Split, words: Mapping[str, str]) -> list[SplitClass]:
-    """The classes of both tasks with the words people read: of a listing, of a store, or `known_words()`."""
+    """Return the classes of both tasks with readable words: of a listing, of a store, or `load_ilsvrc12_words()`."""
     return [
         SplitClass(task, label, name, words.get(name, ""))
         for task, names in zip(_TASKS, (split.a, split.b), strict=True)
@@ -159,13 +156,13 @@ def show(split: Split, words: Mapping[str, str]) -> list[SplitClass]:
     ]
 
 
-def known_words() -> dict[str, str]:
-    """wnid -> words of the 1000 ILSVRC12 classes, in label order: what to show when no source is named."""
+def load_ilsvrc12_words() -> dict[str, str]:
+    """Return wnid -> words of the 1000 ILSVRC12 classes, in label order."""
     return {synset.wnid: synset.words for synset in ilsvrc12()}
 
 
 def export(split: Split, words: Mapping[str, str] | None = None) -> str:
-    """The split as the text of a TOML file that `make_split` reads back; `words` become comments."""
+    """Return the split as the text of a TOML file that `make_split` reads; `words` become comments."""
     lines = [f"name = {_quote(split.name)}\n"]
     for member in show(split, words or {}):
         if member.label == 0:
@@ -177,18 +174,18 @@ def export(split: Split, words: Mapping[str, str] | None = None) -> str:
     return "".join(lines)
 
 
-def validation_list(half: Sequence[str]) -> str:
-    """The paper's list of a half: "<file> <new label>" for each ILSVRC12 validation image of its classes.
+def export_validation_list(half: Sequence[str]) -> str:
+    """Return the paper's list of a half: "<file> <new label>" for each ILSVRC12 validation image of its classes.
 
     Args:
         half: wnids in label order, e.g. `split.a`.
 
     Raises:
-        InputError: a name that is not an ILSVRC12 class.
+        InputError: a name is not an ILSVRC12 class.
     """
     old = {synset.wnid: label for label, synset in enumerate(ilsvrc12())}
-    if strange := [name for name in half if name not in old]:
-        raise InputError(f"{_few(strange)}: not in ILSVRC12, whose validation list this is: name classes by wnid")
+    if unknown := [name for name in half if name not in old]:
+        raise InputError(f"{_few(unknown)}: not in ILSVRC12, whose validation list this is: name classes by wnid")
     new = {old[name]: label for label, name in enumerate(half)}
     return "".join(
         f"ILSVRC2012_val_{number:08d}.JPEG {new[label]}\n"
@@ -197,46 +194,46 @@ def validation_list(half: Sequence[str]) -> str:
     )
 
 
-def validation_md5(half: Sequence[str]) -> str:
-    """MD5 of `validation_list(half)`, in hexadecimal; the study published ten of them."""
-    return hashlib.md5(validation_list(half).encode(), usedforsecurity=False).hexdigest()
+def hash_validation_list(half: Sequence[str]) -> str:
+    """Return the MD5 of `export_validation_list(half)`, in hexadecimal; ten were published with the study."""
+    return hashlib.md5(export_validation_list(half).encode(), usedforsecurity=False).hexdigest()
 
 
 def verify() -> list[SplitCheck]:
-    """Recomputes the ten published MD5s from the splits as they are made here."""
-    wnids = list(known_words())
+    """Compute the ten published MD5s from the splits that `make_split` makes."""
+    wnids = list(load_ilsvrc12_words())
     halves: dict[str, tuple[str, ...]] = {}
     for seed in range(4):
         split = make_split(f"random:{seed}", wnids)
         halves |= {f"{seed}A": split.a, f"{seed}B": split.b}
     paper = make_split(NATURAL_MANMADE, wnids)
     halves |= {"natural": paper.a, "man-made": paper.b}
-    return [SplitCheck(half, expected, validation_md5(halves[half])) for half, expected in PUBLISHED.items()]
+    return [SplitCheck(half, expected, hash_validation_list(halves[half])) for half, expected in PUBLISHED.items()]
 
 
 def _natural_manmade(classes: Sequence[str]) -> Split:
     sides = {synset.wnid: synset.side for synset in ilsvrc12()} | _builtin_sides()
-    strange = [name for name in classes if name not in sides]
+    unknown = [name for name in classes if name not in sides]
     own = f"write a split file ({_FILE_FORM}) and name it with --split FILE.toml, or say --split random:0"
-    if len(strange) == len(classes):
+    if len(unknown) == len(classes):
         raise InputError(
-            f"{NATURAL_MANMADE}: none of the {len(classes)} classes ({_few(strange)}) is of ILSVRC12 "
+            f"{NATURAL_MANMADE}: none of the {len(classes)} classes ({_few(unknown)}) is of ILSVRC12 "
             f"or built in, so that nobody has said which are natural: {own}"
         )
-    if strange:
-        raise InputError(f"{NATURAL_MANMADE}: does not know {_few(strange)}: {own}")
+    if unknown:
+        raise InputError(f"{NATURAL_MANMADE}: does not know {_few(unknown)}: {own}")
     parts = [tuple(name for name in classes if sides[name] == side) for side in ("natural", "man-made")]
     for side, names in zip(("natural", "man-made"), parts, strict=True):
-        if len(names) < _LEAST:
+        if len(names) < _MIN_CLASSES:
             raise InputError(
                 f"{NATURAL_MANMADE}: of the {len(classes)} classes {len(names)} on the {side} side, at least "
-                f"{_LEAST} are needed: add classes, or {own}"
+                f"{_MIN_CLASSES} are needed: add classes, or {own}"
             )
     return Split(NATURAL_MANMADE, *parts)
 
 
 def _builtin_sides() -> dict[str, str]:
-    from fasttransfer.pipelines.synthetic import SIDES  # here, for it brings the whole renderer along
+    from fasttransfer.pipelines.synthetic import SIDES  # here, because it imports the whole renderer
 
     return dict(SIDES)
 
@@ -245,11 +242,10 @@ def _random(spec: str, classes: Sequence[str]) -> Split:
     digits = spec.removeprefix("random:")
     if re.fullmatch(r"[0-9]{1,10}", digits) is None or int(digits) >= 2**32:
         raise InputError(f"split {spec!r}: the seed is a whole number from 0 to 4294967295, as in random:0")
-    if len(classes) < 2 * _LEAST:
-        raise InputError(f"split {spec!r}: {len(classes)} classes: at least {2 * _LEAST} are needed, two a task")
+    if len(classes) < 2 * _MIN_CLASSES:
+        raise InputError(f"split {spec!r}: {len(classes)} classes: at least {2 * _MIN_CLASSES} are needed, two a task")
     count = len(classes)
-    drawn = np.random.RandomState([int(digits)]).choice(np.arange(count), count // 2, replace=False)
-    half = set(drawn.tolist())
+    half = set(np.random.RandomState([int(digits)]).choice(np.arange(count), count // 2, replace=False).tolist())
     return Split(
         f"random:{int(digits)}",
         tuple(name for label, name in enumerate(classes) if label in half),
@@ -258,13 +254,13 @@ def _random(spec: str, classes: Sequence[str]) -> Split:
 
 
 def _from_file(path: Path, classes: Sequence[str]) -> Split:
-    found = _read(path)
-    if strange := sorted(found.keys() - {"name", *_TASKS}):
-        raise InputError(f"{path}: does not know {_few(strange)}: a split file has A, B and perhaps name")
-    name = found.get("name", path.stem)
+    table = _read(path)
+    if unknown := sorted(table.keys() - {"name", *_TASKS}):
+        raise InputError(f"{path}: does not know {_few(unknown)}: a split file has A, B and perhaps name")
+    name = table.get("name", path.stem)
     if not isinstance(name, str) or not name.strip():
         raise InputError(f'{path}: name is not text: write name = "mine" or leave it out')
-    a, b = (_task(path, found, task) for task in _TASKS)
+    a, b = (_task_classes(path, table, task) for task in _TASKS)
     if both := sorted(a & b):
         raise InputError(f"{path}: {_few(both)} in both tasks: a class belongs to one")
     if unknown := sorted((a | b) - set(classes)):
@@ -289,26 +285,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is not TOML ({error}): write it as {_FILE_FORM}, a line each") from error
 
 
-def _task(path: Path, found: Mapping[str, Any], task: str) -> set[str]:
-    names = found.get(task)
+def _task_classes(path: Path, table: Mapping[str, Any], task: str) -> set[str]:
+    names = table.get(task)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: {task} is not a list of class names: write it as {_FILE_FORM}, a line each")
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(f"{path}: {_few(twice)} twice in {task}: name each class once")
-    if len(names) < _LEAST:
-        raise InputError(f"{path}: {task} has {len(names)} classes: name at least {_LEAST}")
+    if len(names) < _MIN_CLASSES:
+        raise InputError(f"{path}: {task} has {len(names)} classes: name at least {_MIN_CLASSES}")
     return set(names)
 
 
 def _quote(text: str) -> str:
-    # What JSON escapes, TOML's basic strings escape alike, except for DEL, which TOML forbids as it is.
+    # TOML's basic strings have JSON's escapes, but must escape DEL too.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _one_line(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in text)
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    first = ", ".join(names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"

@@ -26,7 +26,7 @@ from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.pipelines.streams import WHOLE, Feed, Share
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell, by_source, deepest_cuts, frozen_by_source
-from fasttransfer.study.chance import at_chance, hopeless
+from fasttransfer.study.chance import is_at_chance, is_hopeless
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Evaluation
@@ -317,7 +317,7 @@ class Cohort:
                 paths.checkpoint_file(self._folder, m.cell).unlink(missing_ok=True)
                 on_message(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
                 lost.append(m)
-            elif hopeless(m.evaluations, self._target.classes, self._steps, give_up):
+            elif is_hopeless(m.evaluations, self._target.classes, self._steps, give_up):
                 self._finish(m, on_message)
                 lost.append(m)
         return lost
@@ -372,7 +372,7 @@ class Cohort:
             return
         classes, last = self._target.classes, m.evaluations[-1]
         reason = ""
-        if at_chance(last, classes):
+        if is_at_chance(last, classes):
             reason = f"no better than chance: loss {last.val_loss:.3f}, an even guess has {math.log(classes):.3f}"
         state = "done" if m.step == self._steps else "stuck"
         end = Ended(m.cell, state, m.step, reason, np.packbits(m.correct.numpy()).tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fasttransfer.features.cached_feed import Part
-from fasttransfer.features.cohort_features import CohortFeatures, frozen_prefixes, open_cached_feed
+from fasttransfer.features.cohort_features import open_cached_feed
+from fasttransfer.features.feature_source import FeatureSource
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
-from fasttransfer.study.cells import Cell
+from fasttransfer.pipelines.views import list_views
+from fasttransfer.study.cells import Cell, frozen_by_source
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.images import study_feed
 from fasttransfer.study.paths import mean_file
@@ -82,19 +83,36 @@ def build_cohort(
     outputs = study.recipe.outputs_for(first.target, setting.classes)
     sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
     open_images = partial(study_feed, study, device, setting.hw_share)
-    prefixes = frozen_prefixes(cells, sources) if study.views is not None else []
-    if setting.features == "live" or not prefixes:
+    views = () if study.views is None else list_views(study.views, stream.margin)
+    frozen = frozen_by_source(cells) if views else {}
+    if setting.features == "live" or not frozen:
         feed = open_images(train, my_val, stream, means)
     else:
-        images: Mapping[Part, TaskImages] = {"train": train, "val": my_val}
-        request = CohortFeatures(
-            study, setting.folder, store.digest, store.kind == "jpeg", first.target, classes, images, stream,
-            means, open_images, device,
-        )  # fmt: skip
+        feature_sources = {
+            name: FeatureSource(
+                label=group[0].needs.label if group[0].needs else f"{name}.{first.target}.s{first.seed}",
+                study=study,
+                folder=setting.folder,
+                weights=sources[name],
+                mean_of=group[0].mean_of,
+                mean=means[group[0].mean_of],
+                data=study.data,
+                task=first.target,
+                classes=classes,
+                digest=store.digest,
+                decodes=store.kind == "jpeg",
+                images={"train": train, "val": my_val},
+                views=views,
+                device=device,
+                hw_share=setting.hw_share,
+            )
+            for name, group in frozen.items()
+        }
         feed = open_cached_feed(
-            request,
+            feature_sources,
             cells,
-            prefixes,
+            stream,
+            lambda tasks: open_images(train, my_val, stream, {task: means[task] for task in sorted(tasks)}),
             setting.features,
             log=lambda text: on_message(Noted(text)),
             progress=lambda text: on_message(Noted(text, stays=False)),

@@ -129,7 +129,7 @@ class _StudyRun:
     ) -> None:
         self._setting, self._plan, self._book, self._console = setting, plan, book, console
         self._on_checks = on_checks
-        self._states = book.ended()
+        self._states = book.read_ended()
 
     def train(self, cells: Sequence[Cell], store: Store, engine: Engine, together: Train | None) -> bool:
         """Train `cells` unless they have ended; returns False when interrupted."""
@@ -141,7 +141,7 @@ class _StudyRun:
             self._log(f"{out}: {names} are trained, nothing to do")
             return True
         study_setup.write_mean_images(self._setting, store)
-        self._book.event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
+        self._book.log_event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
         networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"
         tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} images" for t in TASKS)
         self._log(
@@ -155,7 +155,7 @@ class _StudyRun:
             with closing(open_workers(engine, self._setting)) as workers:
                 finished = self._train_jobs(plan_study_jobs(plan, left, workers.size), partial(run_jobs, workers))
         if not finished:
-            self._book.event("interrupted")
+            self._book.log_event("interrupted")
             self._log(f"stopped; everything so far is in {out}. The same command goes on from here.")
         return finished
 
@@ -177,23 +177,23 @@ class _StudyRun:
             case Advanced(macs=macs):
                 display.advance(macs)
             case Checked(cell, evaluations):
-                book.checked((cell, evaluation) for evaluation in evaluations)
+                book.record_checks((cell, evaluation) for evaluation in evaluations)
                 self._on_checks(cell, evaluations)
             case Ended(cell, state, steps, reason, correct):
-                book.finished(cell, state, steps, reason, correct)
+                book.end_cell(cell, state, steps, reason, correct)
                 self._states[cell.seed, cell.name] = state
                 display.skip(self._macs_left(cell, steps))  # a cell that ends early leaves its share undone
                 if reason:
-                    book.event(reason, cell.label)
+                    book.log_event(reason, cell.label)
                     display.note(f"{cell.name}: {reason}")
             case JobRetried(text, started, macs):
-                book.event(text)
+                book.log_event(text)
                 display.note(text)
                 display.advance(-macs)
                 if started:
                     display.skip(-self._step_macs(started.cells) * started.step)
             case Noted(text, stays=True):
-                book.event(text)
+                book.log_event(text)
                 display.note(text)
             case Noted(text):
                 display.doing(text)

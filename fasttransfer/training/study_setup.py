@@ -126,7 +126,7 @@ def prepare_records(
 
 def _reconcile(book: Records, study: Study, out: Path) -> None:
     """Make the records agree with the weights on disk, which decide whether a cell is done."""
-    states = book.ended()
+    states = book.read_ended()
     for cell in study.cells():
         state = states.get((cell.seed, cell.name))
         if state in ("diverged", "skipped"):
@@ -134,9 +134,9 @@ def _reconcile(book: Records, study: Study, out: Path) -> None:
         messages = load_end(out, study, cell)
         if messages is None:
             if state is not None:
-                book.event("its weights are missing or damaged: trained again", cell.label)
+                book.log_event("its weights are missing or damaged: trained again", cell.label)
                 book.reopen(cell)
         elif state is None:
             checked, end = messages
-            book.checked((cell, e) for e in checked.evaluations)
-            book.finished(cell, end.state, end.steps, end.reason, end.correct)
+            book.record_checks((cell, e) for e in checked.evaluations)
+            book.end_cell(cell, end.state, end.steps, end.reason, end.correct)

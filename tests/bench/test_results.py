@@ -382,7 +382,7 @@ def test_without_an_idea_it_is_the_same_network() -> None:
             net = training.trainee_of(CAFFENET_MINI, "bf16", CPU, change=lambda n, k=kind: ablation._exchange(n, k)).net
             torch.testing.assert_close(net(x), whole, rtol=0.1, atol=0.02 * float(whole.abs().max()))
     after = []
-    for kind in (training.Trainee, ablation._PlainUpdate):
+    for kind in (training.StageTrainer, ablation._PlainUpdate):
         torch.manual_seed(0)
         trainee = training.trainee_of(CAFFENET_MINI, "bf16", CPU, kind=kind)
         training.stepping(trainee, x, recorded=False)(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from entries import ABOUT, KEY, found, key, make, same
+from entries import INFO, KEY, found, key, make, same
 from safetensors import safe_open
 from studies import quiet, tiny_choices
 from torch import Tensor
@@ -30,7 +30,7 @@ def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
     monkeypatch.setenv("COLUMNS", "200")
     made = {}
     for cut, last in ((1, 30), (5, 10), (6, 20)):
-        made[cut] = make(cache.cache_root(), key(cut=cut), about=replace(ABOUT, network=f"base{cut}"))
+        made[cut] = make(cache.cache_root(), key(cut=cut), info=replace(INFO, network=f"base{cut}"))
         os.utime(found(cache.cache_root(), key(cut=cut)).folder / "uses", (last, last))
     return made
 
@@ -56,7 +56,7 @@ def damage(cut: int) -> None:
 
 
 def test_list(three: dict[int, Tensor], capsys: pytest.CaptureFixture[str]) -> None:
-    cache.count_use(found(cache.cache_root(), key(cut=5)))
+    found(cache.cache_root(), key(cut=5)).count_use()
     (folder_of(6) / "entry.json").unlink()
     (cache.cache_root() / f"{'a' * 32}.damaged").mkdir()
     lines = run(capsys, "list").splitlines()
@@ -67,7 +67,7 @@ def test_list(three: dict[int, Tensor], capsys: pytest.CaptureFixture[str]) -> N
     ]
     assert "base1 cut 1" in lines[2]
     assert lines[3] == f"{folder_of(6)}: damaged: its entry.json is missing"
-    assert lines[4].endswith("aaaa.damaged: damaged, set aside: cache prune removes it")
+    assert lines[4].endswith("aaaa.damaged: damaged, quarantined: cache prune removes it")
     assert lines[5] == f"2 entries, 0 MB in {cache.cache_root()}"
     assert folder_of(6).exists()
 
@@ -97,7 +97,7 @@ def test_verify(three: dict[int, Tensor], capsys: pytest.CaptureFixture[str]) ->
     damage(5)
     assert run(capsys, "verify", folder_of(1).name, folder_of(6).name).startswith("2 entries")
     said = run(capsys, "verify", code=1)
-    assert "00000.shard: damaged: record 0 does not match its checksum; the entry is set aside as" in said
+    assert "00000.shard: damaged: record 0 does not match its checksum; the entry is quarantined as" in said
     assert said.splitlines()[-1].endswith("1 cannot be used")
     assert not folder_of(5).exists()
     assert run(capsys, "verify").startswith("2 entries")
@@ -129,7 +129,7 @@ def test_export_for_numpy(
     capsys: pytest.CaptureFixture[str],
     cut: int,
 ) -> None:
-    monkeypatch.setattr(export, "_AT_ONCE", 3 * 2 * three[cut][0].numel())  # three records
+    monkeypatch.setattr(export, "_CHUNK_BYTES", 3 * 2 * three[cut][0].numel())  # three records
     out = tmp_path / "some" / "features.npy"
     assert len(run(capsys, "export", folder_of(cut).name, str(out)).splitlines()) == 5
     features = np.load(out, mmap_mode="r")
@@ -149,7 +149,7 @@ def test_export_for_safetensors(
     capsys: pytest.CaptureFixture[str],
     cut: int,
 ) -> None:
-    monkeypatch.setattr(export, "_AT_ONCE", 3 * 2 * three[cut][0].numel())  # three records
+    monkeypatch.setattr(export, "_CHUNK_BYTES", 3 * 2 * three[cut][0].numel())  # three records
     out = tmp_path / "features.safetensors"
     run(capsys, "export", folder_of(cut).name, str(out))
     with safe_open(out, "pt") as file:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from entries import ABOUT, KEY, features, found, images, key, make, same
+from entries import INFO, KEY, features, found, images, key, make, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,7 +26,8 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache
 from fasttransfer.features import cache_entry as on_disk
-from fasttransfer.features.cache import OtherVersionError
+from fasttransfer.features.cache_entry import EntryInfo, OtherVersionError, RemovedError, UnreadableEntryError
+from fasttransfer.features.cache_key import FORMAT, CacheKey
 
 pytest.importorskip("fasttransfer.features._shards")
 
@@ -49,7 +50,7 @@ def fate(root: Path, x: Tensor) -> str:
     entry = cache.find_entry(root, KEY, said.append)
     if entry is not None:
         try:
-            cache.verify_entry(entry, said.append)
+            entry.verify(said.append)
         except CorruptFileError:
             pass
         else:
@@ -129,7 +130,7 @@ def of_another_entry(folder: Path) -> None:
 def of_another_making(folder: Path) -> None:
     """As a network computes them whose sums differ from run to run: the same entry by name, of the same size."""
     root = folder.parent / "another"
-    with cache.make_entries(root, [(KEY, ABOUT)], images(10)) as writers:
+    with cache.make_entries(root, [(KEY, INFO)], images(10)) as writers:
         for part in (-features(20, writers[0].shape, seed=5)).split(7):
             writers[0].append(part)
     shutil.copy(root / KEY.digest() / "00000.shard", folder)
@@ -204,15 +205,18 @@ def test_a_newer_version_is_refused_and_stays(whole: tuple[Path, Tensor]) -> Non
     path = root / KEY.digest() / "entry.json"
     text = path.read_bytes()
     for version, says in (
-        (2, r"a newer fasttransfer \(format 2, this one reads 1\): update fasttransfer or remove the entry with"),
-        (0, r"an older fasttransfer \(format 0, this one reads 1\): remove the entry with"),
+        (
+            FORMAT + 1,
+            rf"a newer fasttransfer \(format {FORMAT + 1}, this one reads {FORMAT}\): update fasttransfer or ",
+        ),
+        (FORMAT - 1, rf"an older fasttransfer \(format {FORMAT - 1}, this one reads {FORMAT}\): remove the entry with"),
     ):
         said = json.loads(text)
         del said["checksum"]
         path.write_bytes(on_disk.encode_manifest({**said, "format": version, "unheard of": True}))
-        with pytest.raises(OtherVersionError, match=says):
+        with pytest.raises(OtherVersionError, match=rf"\(format {version}, this one reads {FORMAT}\)"):
             cache.find_entry(root, KEY)
-        with pytest.raises(OtherVersionError, match=says), cache.make_entries(root, [(KEY, ABOUT)], images(10)):
+        with pytest.raises(OtherVersionError, match=says), cache.make_entries(root, [(KEY, INFO)], images(10)):
             pass
         sentences: list[str] = []
         assert cache.list_entries(root, sentences.append) == [] and re.search(says, sentences[0])
@@ -234,13 +238,13 @@ def test_a_listing_leaves_everything_where_it_is(whole: tuple[Path, Tensor]) -> 
 def test_what_was_made_again_is_not_set_aside_for_the_damage_of_the_one_before(whole: tuple[Path, Tensor]) -> None:
     root, x = whole
     entry = found(root)
-    cache.remove_entry(entry)
+    cache.remove_entry(entry.folder)
     make(root)
-    cache.quarantine(entry, CorruptFileError("its record"), pytest.fail)
+    on_disk.quarantine(entry, CorruptFileError("its record"), pytest.fail)
     assert fate(root, x) == "read"
-    cache.quarantine(found(root), CorruptFileError("its record"), lambda sentence: None)
+    on_disk.quarantine(found(root), CorruptFileError("its record"), lambda sentence: None)
     assert cache.find_entry(root, KEY) is None
-    cache.quarantine(entry, CorruptFileError("its record"), pytest.fail)  # nothing is there
+    on_disk.quarantine(entry, CorruptFileError("its record"), pytest.fail)  # nothing is there
 
 
 # Killed
@@ -273,7 +277,7 @@ def killed_at(point: str, root: Path) -> None:
         return rename(path, target)
 
     Path.rename = rename_or_die  # type: ignore[method-assign,assignment]
-    wanted = [(key(cut=cut), ABOUT) for cut in (5, 6)]
+    wanted = [(key(cut=cut), INFO) for cut in (5, 6)]
     with cache.make_entries(root, wanted, images(10)) as writers:
         if point == "before a record":
             kill()
@@ -331,7 +335,7 @@ def test_a_prune_that_is_killed_leaves_no_half_entry(tmp_path: Path, monkeypatch
 
 
 def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
-    made, wanted = features(20, KEY.geometry.cut_shape(5)), [(KEY, ABOUT), (key(cut=6), ABOUT)]
+    made, wanted = features(20, KEY.geometry.cut_shape(5)), [(KEY, INFO), (key(cut=6), INFO)]
     begun, go = os.pipe(), os.pipe()
 
     def first() -> None:
@@ -363,10 +367,10 @@ def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
 
 
 def test_makers_who_want_the_same_in_another_order_do_not_wait_for_each_other_forever(tmp_path: Path) -> None:
-    wanted = [(key(cut=cut), ABOUT) for cut in range(1, 7)]
+    wanted = [(key(cut=cut), INFO) for cut in range(1, 7)]
     made: list[int] = []
 
-    def work(order: list[tuple[cache.CacheKey, cache.EntryInfo]]) -> None:
+    def work(order: list[tuple[CacheKey, EntryInfo]]) -> None:
         with cache.make_entries(tmp_path, order, images(2), lambda sentence: None) as writers:
             for writer in writers:
                 writer.append(features(4, writer.shape))
@@ -400,7 +404,7 @@ def test_pruned_and_made_again_and_again_while_others_read(whole: tuple[Path, Te
         try:
             with entry.open(threads=1, log=wrong.append) as reader:
                 assert same(reader.read(range(20)), x)
-        except cache.RemovedError:
+        except RemovedError:
             return "gone"
         return "whole"
 
@@ -439,7 +443,7 @@ def test_a_disk_that_fills_up(small_disk: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(name.endswith(".lock") for name in os.listdir(small_disk / "cache"))
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     fill()
-    cache.verify_entry(found(small_disk / "cache", big))
+    found(small_disk / "cache", big).verify()
 
 
 def test_a_full_disk_is_read_and_pruned(small_disk: Path) -> None:
@@ -448,7 +452,7 @@ def test_a_full_disk_is_read_and_pruned(small_disk: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         (small_disk / "more").write_bytes(bytes(1 << 20))
     entry = found(small_disk)
-    cache.count_use(entry)
+    entry.count_use()
     with entry.open() as reader:
         assert same(reader.read(range(20)), x)
     assert cache.prune(small_disk, 0)
@@ -460,11 +464,11 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
     (small_disk / key(cut=6).digest() / "00000.shard").write_bytes(b"damaged")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     entry = found(small_disk)
-    cache.count_use(entry)
+    entry.count_use()
     assert entry.use.hits == 0
     with entry.open() as reader:
         assert same(reader.read(range(20)), x)
-    with cache.make_entries(small_disk, [(KEY, ABOUT)], images(10)) as writers:
+    with cache.make_entries(small_disk, [(KEY, INFO)], images(10)) as writers:
         assert writers == []
     said: list[str] = []
     assert cache.find_entry(small_disk, key(cut=6), said.append) is None
@@ -472,7 +476,7 @@ def test_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> None:
     for refused in (
         lambda: make(small_disk, key(cut=6)),
         lambda: cache.prune(small_disk, 0),
-        lambda: cache.remove_entry(entry),
+        lambda: cache.remove_entry(entry.folder),
     ):
         with pytest.raises(InputError, match="read-only file system"):
             refused()
@@ -486,6 +490,6 @@ def test_what_may_not_be_read_is_told_and_stays(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refuse)  # of root nothing is kept from
-        with pytest.raises(cache.UnreadableEntryError, match=r"cannot be read .permission denied"):
+        with pytest.raises(UnreadableEntryError, match=r"cannot be read .permission denied"):
             cache.find_entry(tmp_path, KEY)
     assert found(tmp_path)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from entries import ABOUT, KEY, features, found, images, key, make, same
+from entries import INFO, KEY, features, found, images, key, make, same
 
 from fasttransfer.features import cache
-from fasttransfer.features.cache import RemovedError
+from fasttransfer.features.cache_entry import RemovedError
 
 pytest.importorskip("fasttransfer.features._shards")
 
@@ -20,7 +20,7 @@ def test_what_is_made_is_found(tmp_path: Path) -> None:
     assert cache.find_entry(tmp_path / "none", KEY) is None
     x = make(tmp_path)
     entry = found(tmp_path)
-    assert (entry.key, entry.about, entry.images, entry.views) == (KEY, ABOUT, 10, 2)
+    assert (entry.key, entry.info, entry.images, entry.views) == (KEY, INFO, 10, 2)
     assert entry.packed and entry.shape == KEY.geometry.cut_shape(5) and entry.dense == x.nbytes
     files = {file.name: file.stat().st_size for file in entry.folder.iterdir()}
     assert files.keys() == {"00000.shard", "entry.json", "images.npy", "uses"} and files["00000.shard"] == entry.bytes
@@ -61,7 +61,7 @@ def test_several_entries_in_one_pass(tmp_path: Path) -> None:
     """Only those that are not there are made, each once."""
     make(tmp_path, key(cut=2))
     cuts = [6, 2, 1, 6]
-    with cache.make_entries(tmp_path, [(key(cut=cut), ABOUT) for cut in cuts], images(3)) as writers:
+    with cache.make_entries(tmp_path, [(key(cut=cut), INFO) for cut in cuts], images(3)) as writers:
         assert [writer.key.cut for writer in writers] == [6, 1]
         for writer in writers:
             writer.append(features(6, writer.shape))
@@ -71,7 +71,7 @@ def test_several_entries_in_one_pass(tmp_path: Path) -> None:
 
 def test_what_ends_badly_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
-        with cache.make_entries(tmp_path, [(key(cut=c), ABOUT) for c in (1, 6)], images(10)) as writers:
+        with cache.make_entries(tmp_path, [(key(cut=c), INFO) for c in (1, 6)], images(10)) as writers:
             writers[0].append(features(4, writers[0].shape))
             raise KeyboardInterrupt
 
@@ -80,7 +80,7 @@ def test_what_ends_badly_leaves_nothing(tmp_path: Path) -> None:
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path))
     with (
         pytest.raises(RuntimeError, match="4 records were appended, the entry has 20"),
-        cache.make_entries(tmp_path, [(KEY, ABOUT)], images(10)) as writers,
+        cache.make_entries(tmp_path, [(KEY, INFO)], images(10)) as writers,
     ):
         writers[0].append(features(4, writers[0].shape))
     assert all(name.endswith(".lock") for name in os.listdir(tmp_path))
@@ -92,7 +92,7 @@ def test_an_error_of_the_caller_stays_that(tmp_path: Path) -> None:
     """Its disk may be the trouble, not that of the cache."""
 
     def unreadable() -> None:
-        with cache.make_entries(tmp_path, [(KEY, ABOUT)], images(10)) as writers:
+        with cache.make_entries(tmp_path, [(KEY, INFO)], images(10)) as writers:
             writers[0].append(features(4, writers[0].shape))
             raise PermissionError(13, "Permission denied", "images")
 
@@ -113,7 +113,7 @@ def test_uses_are_counted_by_all_at_once(tmp_path: Path) -> None:
 
     def use() -> None:
         for _ in range(50):
-            cache.count_use(entry)
+            entry.count_use()
 
     threads = [threading.Thread(target=use) for _ in range(4)]
     for thread in threads:
@@ -123,7 +123,7 @@ def test_uses_are_counted_by_all_at_once(tmp_path: Path) -> None:
     assert entry.use.hits == 200 and entry.use.last >= before.last
     (entry.folder / "uses").unlink()
     assert found(tmp_path).use.hits == 0
-    cache.count_use(entry)
+    entry.count_use()
     assert entry.use.hits == 1
 
 
@@ -144,7 +144,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert cache.prune(tmp_path, sum(sizes.values())) == []
     assert [entry.key.cut for entry in cache.prune(tmp_path, sum(sizes.values()) - 1)] == [5]
     assert cuts(tmp_path) == {1, 6}
-    cache.count_use(found(tmp_path, key(cut=6)))
+    found(tmp_path, key(cut=6)).count_use()
     assert [entry.key.cut for entry in cache.prune(tmp_path, sizes[6])] == [1]
     assert cuts(tmp_path) == {6}
     cache.prune(tmp_path, 0)
@@ -170,16 +170,16 @@ def test_an_entry_is_readable_to_its_reader_when_it_is_gone(tmp_path: Path) -> N
         assert same(reader.read(range(20)), x)
         make(tmp_path)
         assert same(reader.read(range(20)), x)
-    cache.remove_entry(found(tmp_path))
+    cache.remove_entry(found(tmp_path).folder)
     with pytest.raises(RemovedError, match="run the same command again"):
         entry.open()
-    cache.count_use(entry)
+    entry.count_use()
     assert not entry.folder.exists()
 
 
 def test_what_is_being_made_stays(tmp_path: Path) -> None:
-    with cache.make_entries(tmp_path, [(KEY, ABOUT)], images(1)) as writers:
+    with cache.make_entries(tmp_path, [(KEY, INFO)], images(1)) as writers:
         assert cache.prune(tmp_path, 0) == []
-        assert not cache.remove_folder(tmp_path / KEY.digest())
+        assert not cache.remove_entry(tmp_path / KEY.digest())
         writers[0].append(features(2, writers[0].shape))
     assert cuts(tmp_path) == {5}

@@ -13,8 +13,7 @@ from torch import Tensor
 from fasttransfer import features
 from fasttransfer.core import machine, tensor_files
 from fasttransfer.core.errors import InputError
-from fasttransfer.features import cache, network_features
-from fasttransfer.features.cache_entry import print_warning
+from fasttransfer.features import cache, feature_source, network_features
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.paths import weights_file
@@ -111,13 +110,13 @@ def test_what_is_kept_is_what_was_computed(study: Path, cut: int, monkeypatch: p
     kept = features.of(study, "baseA", cut, task="B", views=10, keep=True, rows=[2, 9])
     (entry,) = cache.list_entries(cache.cache_root())
     assert (entry.key.cut, entry.images, entry.views) == (min(cut, 6), 15, 10)
-    assert (entry.about.network, entry.about.part, entry.about.task) == ("baseA.s0", "val", "B")
+    assert (entry.info.network, entry.info.part, entry.info.task) == ("baseA.s0", "val", "B")
     assert torch.equal(kept.values, computed.values[[2, 9]])
 
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(network_features, "_feed", refuse)
+    monkeypatch.setattr(feature_source, "study_feed", refuse)
     assert torch.equal(features.of(study, "baseA", cut, task="B", views=10).values, computed.values)
     assert torch.equal(features.of(study, "baseA", cut, task="B", views=2).values, computed.values[:, :2])
 
@@ -133,12 +132,12 @@ def test_an_entry_of_a_studys_cell_is_found(study: Path) -> None:
         build_cohort(setting, [Cell(0, "B", "transfer", 4)], torch.device("cpu"))._target.feed.close()
     finally:
         torch.set_num_threads(threads)
-    made = {(entry.about.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
+    made = {(entry.info.part, entry.views) for entry in cache.list_entries(cache.cache_root())}
     assert made == {("train", 10), ("val", 1)}
     for part, views in made:
-        asked = network_features.open_network(study, "baseA", task="B", views=views)
-        with network_features._as_in_training(asked):
-            assert network_features._find(cache.cache_root(), asked, part, 4, print_warning) is not None  # type: ignore[arg-type]
+        request = network_features.open_network(study, "baseA", task="B", views=views)
+        with network_features._training_conditions(request):
+            assert request.find(part, [4], log=pytest.fail).keys() == {4}  # type: ignore[arg-type]
 
 
 def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +151,7 @@ def test_a_damaged_entry_is_computed_again(study: Path, capsys: pytest.CaptureFi
     assert cache.list_entries(cache.cache_root()) == []
     told = capsys.readouterr().err
     assert f"{shard}: damaged: record " in told
-    assert f"set aside as {entry.folder.name}.damaged and not read" in told
+    assert f"quarantined as {entry.folder.name}.damaged and not read" in told
 
 
 def test_a_cache_that_cannot_be_written_costs_a_sentence(

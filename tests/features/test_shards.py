@@ -224,7 +224,7 @@ def test_what_is_not_features_is_refused(tmp_path: Path) -> None:
         for out, why in bad:
             with pytest.raises(RuntimeError, match=why):
                 reader.read(range(4), out)
-        with pytest.raises(RuntimeError, match="out has room for 3 images, 4 are asked for"):
+        with pytest.raises(RuntimeError, match="out has room for 3 images, 4 are to be read"):
             reader.read(range(4), x[:3])
     for given, why in bad:
         with (

@@ -39,13 +39,12 @@ def test_the_library_is_built_and_loaded() -> None:
     assert all("native on the CPU" in where for where in native.operators().values())
 
 
-def test_schemas_are_those_of_the_library() -> None:
-    source = (ROOT / "csrc" / "schemas.cpp").read_text()
-    definitions = re.findall(r'm\.def\(\s*((?:"[^"]*"\s*)+)\);', source)
-    lines = ["".join(re.findall(r'"([^"]*)"', literals)) for literals in definitions]
-    assert dict(re.fullmatch(r"(\w+)(.*)", line).groups() for line in lines) == native.SCHEMAS  # type: ignore[union-attr]
-    for name, schema in native.SCHEMAS.items():
-        assert str(getattr(torch.ops.fasttransfer, name).default._schema) == f"fasttransfer::{name}{schema}"
+def test_a_library_older_than_an_operator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(native.SCHEMAS, "newer", "(Tensor x) -> Tensor")
+    assert native._name_missing_kernels("cpu").startswith(
+        "the native library is older than this source and lacks newer: build it"
+    )
+    assert native.operators()["newer"] == "PyTorch"
 
 
 def test_a_library_that_is_not_there(tmp_path: Path) -> None:
@@ -146,11 +145,11 @@ def test_a_library_for_gpus_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_where_operators_run() -> None:
-    assert native._where(cpu=True, cuda=True) == "native on the CPU and CUDA"
-    assert native._where(cpu=True, cuda=False) == "native on the CPU, PyTorch elsewhere"
-    assert native._where(cpu=True, cuda=False, only_cpu=True) == "native on the CPU"
-    assert native._where(cpu=False, cuda=True) == "native on CUDA, PyTorch elsewhere"
-    assert native._where(cpu=False, cuda=False) == "PyTorch"
+    assert native._describe_kernels(cpu=True, cuda=True) == "native on the CPU and CUDA"
+    assert native._describe_kernels(cpu=True, cuda=False) == "native on the CPU, PyTorch elsewhere"
+    assert native._describe_kernels(cpu=True, cuda=False, only_cpu=True) == "native on the CPU"
+    assert native._describe_kernels(cpu=False, cuda=True) == "native on CUDA, PyTorch elsewhere"
+    assert native._describe_kernels(cpu=False, cuda=False) == "PyTorch"
 
 
 WITHOUT_LIBRARY = """

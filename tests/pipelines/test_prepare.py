@@ -8,6 +8,7 @@ import signal
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,10 @@ from preparing import SHARD_BYTES, held, preparing
 from sources import by_class, encoded, jpeg, noise, pack, write
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.pipelines import journal, progress_log, shard_writer, synthetic, write_store
 from fasttransfer.pipelines import prepare as module
+from fasttransfer.pipelines import progress_log, shard_writer, store_request, synthetic, write_store
 from fasttransfer.pipelines.decode import decode
-from fasttransfer.pipelines.journal import JOURNAL
-from fasttransfer.pipelines.layouts import Listing, list_images
+from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.prepare import find_started, prepare, prepare_builtin, prepare_into
 from fasttransfer.pipelines.store import JpegStorePart, Kind, Store, shard_name
 from fasttransfer.pipelines.verification import verify
@@ -91,13 +91,13 @@ def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
 
 
 def test_says_what_it_will_take_and_how_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_log, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
     said: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
     prepare(source, size=8, cache=tmp_path / "cache", log=said.append)
     assert "4 images held out" in said[0]
     assert "36 training and 4 validation images of 2 classes at 8 x 8" in said[1] and said[1].endswith(": 0 MB")
-    assert "10 of 40 images, " in said[11] and "a second" in said[11] and said[11].endswith("left")
+    assert "16 of 40 images, " in said[2] and "images per second" in said[2] and said[2].endswith("left")
     assert said[-1].startswith("prepare: done in")
 
 
@@ -214,11 +214,23 @@ def test_bad_images_skipped_are_recorded(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", rows * 8 * 8 * 3)
     clean = prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=quiet)
     source, said = write(tmp_path / "source", BAD), list[str]()
+    listing = list_images(source)
     store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=said.append)
+
+    def files_of(part: str) -> list[str]:
+        """A shard for each range of the list, even where none of its images can be decoded."""
+        images = [image.path not in BAD for image in getattr(listing, part)]
+        counts = [sum(images[start : start + rows]) for start in range(0, len(images), rows)]
+        assert store.manifest["parts"][part]["shards"] == counts
+        return [f"{part}-labels.npy", *(shard_name(part, number) for number in range(len(counts)))]
+
     assert store.digest == clean.digest
     assert {each["path"]: bool(each["reason"]) for each in store.manifest["refused"]} == dict.fromkeys(BAD, True)
     assert any("4 images cannot be decoded" in text for text in said)
-    assert visible(store.folder) == visible(clean.folder)
+    assert visible(store.folder) == sorted(["manifest.json", *(f for part in ("train", "val") for f in files_of(part))])
+    for part in ("train", "val"):
+        shown = getattr(store, part).gather(np.arange(len(getattr(store, part))))
+        assert np.array_equal(shown, getattr(clean, part).gather(np.arange(len(shown))))
     verify(store)
 
 
@@ -264,20 +276,21 @@ def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path, monkeypatch: p
 def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     source = source_of(tmp_path / "source", 40)
     wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, log=quiet)
-    write_piece, said = shard_writer._write, list[str]()
+    write_images, said = write_store.write_images, list[str]()
 
-    def full(handle: int, data: bytes, offset: int) -> None:
-        if os.readlink(f"/proc/self/fd/{handle}").endswith(shard_name("train", 2, kind)):
+    def full(file: IO[bytes], *arguments: Any, **choices: Any) -> shard_writer.ShardRecord:
+        record = write_images(file, *arguments, **choices)
+        if file.name.endswith(shard_name("train", 2, kind)):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write_piece(handle, data, offset)
+        return record
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_writer, "_write", full)
+        patch.setattr(write_store, "write_images", full)
         with pytest.raises(InputError, match=r"cannot write here \(no space left on device\)"):
             prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
-    assert "goes on from there" in said[-1]
+    assert "the same command resumes from them" in said[-1]
     store = prepare(source, size=8, cache=tmp_path / "cache", kind=kind, log=said.append)
-    assert any("images are there from an earlier run" in text for text in said)
+    assert any("40 images are there from an interrupted run" in text for text in said)
     same_files(store.folder, wanted.folder)
 
 
@@ -323,7 +336,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
         assert len(left) == 1 and left[0].endswith(".tmp")  # nothing that looks like a store
     said: list[str] = []
     store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
-    assert said[0] == "prepare: 116 images are there from an earlier run, which was stopped: checking them"
+    assert said[0] == "prepare: 116 images are there from an interrupted run: checking them"
     assert f"{len(list_images(source).train):,} images were there from before" in said[-1]
     same_files(store.folder, wanted.folder)
     verify(store)
@@ -332,8 +345,16 @@ def test_killed_anywhere_and_run_again_gives_the_same_files(tmp_path: Path, kind
 
 @both_kinds
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "gone", "swapped", "journal cut", "journal flip", "head"])
-def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path, kind: Kind, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "whole"),
+    {
+        "flip": 1, "cut": 1, "longer": 1, "gone": 1, "swapped": 1, "record flip": 1, "record cut": 1, "record gone": 1,
+        "records swapped": 1, "request flip": 0, "of an older version": 0,
+    }.items(),
+)  # fmt: skip
+def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(
+    tmp_path: Path, kind: Kind, damage: str, whole: int
+) -> None:
     source = with_bad_ones(tmp_path / "source")
     choices = {"size": 8, "kind": kind, "bad_images": "skip"}
     wanted = prepare(source, cache=tmp_path / "undisturbed", log=quiet, **choices)  # type: ignore[arg-type]
@@ -341,10 +362,8 @@ def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path,
         pass
     (left,) = (tmp_path / "cache/stores").glob(".*.tmp")
     second, third = (left / shard_name("train", number, kind) for number in (1, 2))
-    book = left / JOURNAL
-    lines = book.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 4
-    kept = journal.read_journal(left)[1][0].looked_at
+    assert len(list(left.glob("*.done"))) == 3
+    record = Path(f"{second}.done")
     match damage:
         case "flip":
             flip(second, len(second.read_bytes()) // 2)
@@ -355,23 +374,31 @@ def test_what_is_left_over_is_trusted_only_as_far_as_it_is_whole(tmp_path: Path,
         case "gone":
             second.unlink()
         case "swapped":
-            whole = second.read_bytes()
-            second.write_bytes(third.read_bytes())
-            third.write_bytes(whole)
-        case "journal cut":
-            book.write_bytes(b"".join(lines[:2]) + lines[2][:-9])
-        case "journal flip":
-            flip(book, len(b"".join(lines[:2])) + 40)
-        case "head":
-            flip(book, 40)
-            kept = 0
+            swap(second, third)
+        case "record flip":
+            flip(record, record.stat().st_size - 9)
+        case "record cut":
+            os.truncate(record, record.stat().st_size - 9)
+        case "record gone":
+            record.unlink()
+        case "records swapped":
+            swap(record, Path(f"{third}.done"))
+        case "request flip":
+            flip(left / write_store.REQUEST, 40)
+        case "of an older version":
+            (left / write_store.REQUEST).rename(left / "journal")
     (left / "stray.tmp").write_text("half a file")
     said: list[str] = []
     store = prepare(source, cache=tmp_path / "cache", log=said.append, **choices)  # type: ignore[arg-type]
     same_files(store.folder, wanted.folder)
-    there = [text for text in said if "are there from an earlier run" in text]
-    assert bool(there) == (damage != "head")
-    assert said[-1].endswith(f", {kept} images were there from before") or not kept
+    assert any("are there from an interrupted run" in text for text in said) == bool(whole)
+    assert said[-1].endswith(", 20 images were there from before") == bool(whole)
+
+
+def swap(one: Path, other: Path) -> None:
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
 
 
 def flip(path: Path, at: int) -> None:
@@ -387,10 +414,10 @@ def test_ctrl_c_keeps_what_is_complete(tmp_path: Path) -> None:
         assert other.process.pid is not None
         os.kill(other.process.pid, signal.SIGINT)
         said = other.rest()
-    assert "goes on from there" in said[-2] and "KeyboardInterrupt" in said[-1]
-    told: list[str] = []
-    again = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=told.append)
-    assert told[0].startswith("prepare: 40 images are there")
+    assert "the same command resumes" in said[-2] and "KeyboardInterrupt" in said[-1]
+    lines: list[str] = []
+    again = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=lines.append)
+    assert lines[0].startswith("prepare: 37 images are there")
     wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", bad_images="skip", log=quiet)
     same_files(again.folder, wanted.folder)
 
@@ -399,16 +426,16 @@ def test_work_of_other_versions_is_not_gone_on_with(tmp_path: Path, monkeypatch:
     source = with_bad_ones(tmp_path / "source")
     with held(source, tmp_path / "cache", "train-0002.npy"):
         pass
-    monkeypatch.setattr(write_store, "version", lambda name: "99")
+    monkeypatch.setattr(store_request, "version", lambda name: "99")
     said: list[str] = []
     store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=said.append)
-    assert not any("earlier run" in text for text in said)
+    assert not any("interrupted run" in text for text in said)
     assert store.manifest["versions"]["pillow"] == "99"
     assert visible(store.folder.parent) == [store.folder.name]
 
 
 def test_a_bad_image_found_before_the_kill_still_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With "fail" nothing is written after the first bad image, so that it is met again."""
+    """With "fail" a shard with a bad image is never complete, so that the image is met again."""
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = write(source_of(tmp_path / "source", 60), {"train/dog/99.jpg": b"", "val/cat/99.jpg": b""})
     stop = write_store.describe_refused
@@ -425,25 +452,23 @@ def test_a_bad_image_found_before_the_kill_still_fails(tmp_path: Path, monkeypat
 def test_an_image_that_is_readable_only_later_changes_nothing_that_is_done_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A part that is done with is not looked at again, even where its last images were left out."""
+    """A range that is complete is not read again, even where all of its images were left out."""
     monkeypatch.setattr(shard_writer, "SHARD_BYTES", SHARD_BYTES["raw"])
     source = source_of(tmp_path / "source", 60)
     write(source, {"train/dog/999.jpg": jpeg(5)})
     read = Listing.read
-    stop = False
 
-    def flaky(listing: Listing, image: object) -> bytes:
-        if image.path == "train/dog/999.jpg":  # type: ignore[attr-defined]
+    def flaky(listing: Listing, image: ImageFile) -> bytes:
+        if image.path == "train/dog/999.jpg":
             raise OSError("input/output error")
-        if stop and image.path.startswith("val"):  # type: ignore[attr-defined]
-            raise ZeroDivisionError
-        return read(listing, image)  # type: ignore[arg-type]
+        return read(listing, image)
 
     choices = {"size": 8, "bad_images": "skip", "log": quiet}
     with monkeypatch.context() as patch:
         patch.setattr(Listing, "read", flaky)
         wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]
-        stop = True
+        assert wanted.manifest["parts"]["train"]["shards"] == [20] * 6 + [0]
+        patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
     store = prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
@@ -493,7 +518,7 @@ def test_what_a_killed_run_left_goes_when_nobody_can_go_on_with_it(tmp_path: Pat
     assert not stays()  # gone with its source
     (tmp_path / "away").rename(source)
     shutil.copytree(tmp_path / "kept", left)
-    os.utime(left / JOURNAL, ns=(0, 0))
+    os.utime(left, ns=(0, 0))
     assert not stays()  # too old
     shutil.copytree(tmp_path / "kept", left)
     (source / "train/cat/1.jpg").unlink()
@@ -519,7 +544,7 @@ def test_the_waiting_one_goes_on_when_the_first_is_killed(tmp_path: Path) -> Non
         second.wait_for("prepare: another run is preparing these images")
         first.kill()
         said = second.rest()
-    assert said[0].startswith("prepare: 40 images are there from an earlier run")
+    assert said[0].startswith("prepare: 40 images are there from an interrupted run")
     wanted = prepare(source, size=8, cache=tmp_path / "other", bad_images="skip", log=quiet)
     assert said[-1] == f"digest {wanted.digest}"
 
@@ -623,12 +648,12 @@ def test_prepare_into_goes_on_and_leaves_the_work_of_others(tmp_path: Path, monk
     source, folder = source_of(tmp_path / "source", 60), tmp_path / "store"
     write(tmp_path, {".other.tmp/work": "of another program", ".other.lock": b""})
     with monkeypatch.context() as patch:
-        patch.setattr(write_store, "_finish_part", lambda *_: 1 / 0)
+        patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_into(source, folder, size=8, log=quiet)
     said: list[str] = []
     store = prepare_into(source, folder, size=8, log=said.append)
-    assert "124 images are there from an earlier run" in said[0]
+    assert "124 images are there from an interrupted run" in said[0]
     same_files(folder, prepare(source, size=8, cache=tmp_path / "cache", log=quiet).folder)
     assert store.kind == "raw" and visible(tmp_path) == [".other.tmp", "cache", "source", "store"]
 

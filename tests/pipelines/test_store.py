@@ -257,13 +257,13 @@ def test_verify_finds_a_shard_that_was_cut(store: Store) -> None:
 
 def test_verify_decodes_what_a_jpeg_store_holds(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may be as they were written and still be no images."""
-    encode = write_store._jpeg
+    encode = write_store._encode_jpeg
 
     def broken(pixels: np.ndarray) -> bytes:
         return b"no JPEG" if np.array_equal(pixels, image) else encode(pixels)
 
     image = store.train.gather(np.array([9]))[0]
-    monkeypatch.setattr(write_store, "_jpeg", broken)
+    monkeypatch.setattr(write_store, "_encode_jpeg", broken)
     source = Path(store.manifest["source"])
     jpegs = prepare(source, size=6, cache=tmp_path / "other", kind="jpeg", log=lambda text: None)
     assert "train image 9, which cannot be decoded" in unfit(jpegs)
@@ -276,9 +276,9 @@ def test_verify_finds_a_changed_manifest(store: Store) -> None:
 
 
 def test_verify_says_how_far_it_is(jpegs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_log, "SAY_EVERY", 0.0)
+    monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
     said: list[str] = []
-    jpegs.verify(said.append)
+    verify(jpegs, said.append)
     assert any(text.startswith("verify: reading: 21 of 27 images, ") for text in said)
     assert said[-1].startswith("verify: decoding: 27 of 27 images, ")
 

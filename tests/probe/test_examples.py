@@ -12,28 +12,28 @@ NAMES = ("ant", "bee", "cat")
 LABELS = torch.arange(90) % 3
 
 
-def lesson(lessons: list[ExampleSet], per_class: int | None, seed: int, fold: int | None = None) -> ExampleSet:
-    (found,) = [each for each in lessons if (each.per_class, each.seed, each.fold) == (per_class, seed, fold)]
+def example_set(sets: list[ExampleSet], per_class: int | None, seed: int, fold: int | None = None) -> ExampleSet:
+    (found,) = [each for each in sets if (each.per_class, each.seed, each.fold) == (per_class, seed, fold)]
     return found
 
 
 def test_each_class_has_as_many_as_asked_and_fewer_are_among_more() -> None:
-    lessons = draw_example_sets(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1))
+    sets = draw_example_sets(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1))
     before: set[int] = set()
     for k in (1, 2, 5, 25, None):
-        rows = lesson(lessons, k, 0).rows
+        rows = example_set(sets, k, 0).rows
         assert LABELS[rows].bincount().tolist() == [k or 30] * 3
         assert before <= set(rows.tolist())
         before = set(rows.tolist())
     assert before == set(range(90))
-    assert set(lesson(lessons, 5, 0).rows.tolist()) != set(lesson(lessons, 5, 1).rows.tolist())
+    assert set(example_set(sets, 5, 0).rows.tolist()) != set(example_set(sets, 5, 1).rows.tolist())
 
 
 def test_draws_do_not_depend_on_what_else_is_drawn() -> None:
     many = draw_example_sets(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1, 2))
     for k, seed, fold in ((5, 2, 3), (None, 1, None), (25, 0, 0)):
-        alone = lesson(draw_example_sets(LABELS, NAMES, (k,), (seed,)), k, seed, fold)
-        among = lesson(many, k, seed, fold)
+        alone = example_set(draw_example_sets(LABELS, NAMES, (k,), (seed,)), k, seed, fold)
+        among = example_set(many, k, seed, fold)
         assert torch.equal(alone.rows, among.rows)
         assert torch.equal(alone.held_out, among.held_out)
         assert all(torch.equal(a, b) for a, b in zip(alone.batches(), among.batches(), strict=True))
@@ -41,12 +41,12 @@ def test_draws_do_not_depend_on_what_else_is_drawn() -> None:
 
 @pytest.mark.parametrize(("k", "held"), [(1, 0), (2, 2), (3, 3), (5, 5), (10, 5), (25, 1), (None, 1)])
 def test_what_is_held_out_is_not_learned_and_comes_once(k: int | None, held: int) -> None:
-    lessons = draw_example_sets(LABELS, NAMES, (k,), (4,))
-    whole = set(lesson(lessons, k, 4).rows.tolist())
-    assert len(lessons) == 1 + held
+    sets = draw_example_sets(LABELS, NAMES, (k,), (4,))
+    whole = set(example_set(sets, k, 4).rows.tolist())
+    assert len(sets) == 1 + held
     out: list[int] = []
     for fold in range(held):
-        each = lesson(lessons, k, 4, fold)
+        each = example_set(sets, k, 4, fold)
         assert set(each.rows.tolist()) | set(each.held_out.tolist()) == whole
         assert not set(each.rows.tolist()) & set(each.held_out.tolist())
         assert LABELS[each.held_out].bincount().unique().numel() == 1  # of every class alike
@@ -59,7 +59,7 @@ def test_what_is_held_out_is_not_learned_and_comes_once(k: int | None, held: int
 
 
 def test_batches_show_every_example_once_an_epoch() -> None:
-    each = lesson(draw_example_sets(LABELS, NAMES, (None,), (0,)), None, 0)
+    each = example_set(draw_example_sets(LABELS, NAMES, (None,), (0,)), None, 0)
     shown = torch.cat(list(each.batches()))
     assert len(shown) == STEPS * each.batch
     for epoch in shown.split(90)[:20]:
@@ -80,4 +80,4 @@ def test_more_than_there_are() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
     with pytest.raises(InputError, match="--examples 3: class bee has 2 training images: ask for 2 or fewer, or all"):
         draw_example_sets(labels, NAMES, (1, 3), (0,))
-    assert len(lesson(draw_example_sets(labels, NAMES, (None,), (0,)), None, 0).rows) == 9
+    assert len(example_set(draw_example_sets(labels, NAMES, (None,), (0,)), None, 0).rows) == 9

@@ -100,7 +100,7 @@ def test_the_basis_of_few_examples_changes_rounding_alone(monkeypatch: pytest.Mo
     new, wanted = images(400, 700, seed=5)
     pairs = [(1.0, 1e-4), (10.0, 0.0)]
     with_basis = trained(x, y, 20, pairs, torch.float32)
-    monkeypatch.setattr(heads, "_spanned", lambda *sizes: False)
+    monkeypatch.setattr(heads, "_is_basis_cheaper", lambda *sizes: False)
     without = trained(x, y, 20, pairs, torch.float32)
     assert with_basis.basis is not None
     assert without.basis is None

@@ -33,17 +33,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def asked(study: Path) -> FeatureRequest:
+def features(study: Path) -> FeatureRequest:
     return open_network(study, "baseA", task="B")
 
 
-def swept(**changes: Any) -> SweepSettings:
+def make_settings(**changes: Any) -> SweepSettings:
     values = {"cuts": (3,), "examples": (1, 2, 5), "seeds": (0, 1), "rates": (1.0, 10.0), "decays": (1e-4,)}
     return SweepSettings(**{**values, **changes})
 
 
-def quietly(asked: FeatureRequest, swept: SweepSettings) -> ProbeResults:
-    return run_probe(asked, swept, log=lambda text: None)
+def run_quietly(features: FeatureRequest, settings: SweepSettings) -> ProbeResults:
+    return run_probe(features, settings, log=lambda text: None)
 
 
 def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,19 +86,20 @@ def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
-def test_a_head_does_not_depend_on_the_sweep_it_is_part_of(asked: FeatureRequest) -> None:
-    large = quietly(asked, swept(cuts=(3, 6), examples=(1, 5, None), decays=(1e-5, 1e-4, 1e-3)))
+def test_a_head_does_not_depend_on_the_sweep_it_is_part_of(features: FeatureRequest) -> None:
+    large = run_quietly(features, make_settings(cuts=(3, 6), examples=(1, 5, None), decays=(1e-5, 1e-4, 1e-3)))
     among = {(h.cut, h.per_class, h.seed, h.rate, h.decay): h[5:9] for h in large.heads}
-    for alone in (swept(cuts=(3,), examples=(5,), seeds=(1,), rates=(10.0,)), swept(cuts=(6,), examples=(None, 1))):
-        for head in quietly(asked, alone).heads:
+    smaller = make_settings(cuts=(3,), examples=(5,), seeds=(1,), rates=(10.0,))
+    for alone in (smaller, make_settings(cuts=(6,), examples=(None, 1))):
+        for head in run_quietly(features, alone).heads:
             assert among[head.cut, head.per_class, head.seed, head.rate, head.decay] == head[5:9]
 
 
-def test_validation_images_choose_nothing(asked: FeatureRequest) -> None:
-    before = quietly(asked, swept())
-    val = asked.images["val"]
-    turned = replace(asked, images={**asked.images, "val": replace(val, labels=val.labels[::-1].copy())})
-    after = quietly(turned, swept())
+def test_validation_images_choose_nothing(features: FeatureRequest) -> None:
+    before = run_quietly(features, make_settings())
+    val = features.images["val"]
+    turned = replace(features, images={**features.images, "val": replace(val, labels=val.labels[::-1].copy())})
+    after = run_quietly(turned, make_settings())
     assert [h.val_top1 for h in before.heads] != [h.val_top1 for h in after.heads]
     assert [(h.held_out_top1, h.held_out_loss, h.chosen) for h in before.heads] == [
         (h.held_out_top1, h.held_out_loss, h.chosen) for h in after.heads
@@ -111,9 +112,9 @@ def test_the_choice() -> None:
     assert choose_head(pairs, None, None) == 3  # the middle rate, and of two middle decays the larger
 
 
-def test_features_tell_classes_apart(asked: FeatureRequest) -> None:
+def test_features_tell_classes_apart(features: FeatureRequest) -> None:
     """The tiny study's images are noise around a colour: with all of them first features are enough."""
-    found = quietly(asked, swept(cuts=(1,), examples=(1, None), seeds=(0, 1, 2)))
+    found = run_quietly(features, make_settings(cuts=(1,), examples=(1, None), seeds=(0, 1, 2)))
     assert found.top1(1, None).value > 0.9
     assert found.top1(1, None).half is not None
     assert found.examples == {1: 1.0, None: 10.0}
@@ -159,7 +160,7 @@ def test_what_it_refuses(study: Path, words: list[str], says: str, capsys: pytes
     assert len(said.splitlines()) == 1
 
 
-def test_features_too_large_for_memory(asked: FeatureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_too_large_for_memory(features: FeatureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: 20_000)
     with pytest.raises(InputError, match=r"cut 3: 45 images x .* of memory are free: leave the cut out"):
-        quietly(asked, swept(examples=(None,)))
+        run_quietly(features, make_settings(examples=(None,)))

@@ -238,8 +238,8 @@ def test_one_task_is_not_kept_waiting_by_the_other(tmp_path: Path, capsys: pytes
     with Records(tmp_path / "study.db") as records:
         records.plan(cells)
         for cell in (cells[0], cells[1], cells[3]):
-            records.checked([(cell, Evaluation(10, 1.0, 1.0, 0.5))])
-            records.finished(cell, "done", 10)
+            records.record_checks([(cell, Evaluation(10, 1.0, 1.0, 0.5))])
+            records.end_cell(cell, "done", 10)
     assert cli.run(["advise", str(tmp_path)]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "Best on B: training from scratch" in told and "nothing to advise on A yet" in told

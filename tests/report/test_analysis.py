@@ -11,6 +11,13 @@ from tiny_networks import net
 
 from fasttransfer.core.intervals import seed_parts
 from fasttransfer.report.analysis import (
+    BOOST,
+    CO_ADAPTATION,
+    FREEZING,
+    FROM_BASE,
+    FROZEN_COST,
+    LOST,
+    SPECIFICITY,
     Contrast,
     Convergence,
     Estimate,
@@ -33,7 +40,7 @@ from fasttransfer.report.analysis import (
     targets_of,
 )
 from fasttransfer.study.cells import Cell
-from fasttransfer.study.chance import at_chance, hopeless
+from fasttransfer.study.chance import is_at_chance, is_hopeless
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
 
@@ -55,37 +62,33 @@ HAND = [
 def test_a_drop_is_taken_apart_within_its_own_target_and_seed() -> None:
     on_a, on_b = pair_scores(HAND)
     assert (on_a.target, on_b.target) == ("A", "B")
-    assert on_b.lost == pytest.approx(0.09)
-    assert on_b.co_adaptation == pytest.approx(0.04)
-    assert on_b.specificity == pytest.approx(0.05)
-    assert on_b.freezing == pytest.approx(0.05)
-    assert on_b.frozen_cost == pytest.approx(0.10)
-    assert on_b.boost == pytest.approx(0.01)
-    assert on_b.boost_over_base == pytest.approx(0.02)
-    assert on_a.lost == pytest.approx(0.05)
-    assert (
-        on_a.boost is None
-        and on_a.boost_over_base is None
-        and on_a.freezing is None
-        and on_a.difference("random") is None
-    )
+    assert on_b[LOST] == pytest.approx(0.09)
+    assert on_b[CO_ADAPTATION] == pytest.approx(0.04)
+    assert on_b[SPECIFICITY] == pytest.approx(0.05)
+    assert on_b[FREEZING] == pytest.approx(0.05)
+    assert on_b[FROZEN_COST] == pytest.approx(0.10)
+    assert on_b[BOOST] == pytest.approx(0.01)
+    assert on_b[FROM_BASE["transfer+"]] == pytest.approx(0.02)
+    assert on_a[LOST] == pytest.approx(0.05)
+    missing = (BOOST, FREEZING, FROM_BASE["transfer+"], FROM_BASE["random"])
+    assert [on_a[effect] for effect in missing] == [None] * 4
 
 
 def test_means_are_of_paired_differences() -> None:
     (row,) = summarise(HAND).rows
     assert rounded(row.top1["transfer"]) == (0.53, 2, None)
     assert row.difference["transfer"].value == pytest.approx(-0.07)
-    assert row.lost is not None and row.lost.value == pytest.approx(0.07)
+    assert row[LOST] is not None and row[LOST].value == pytest.approx(0.07)
     # transfer+ exists on B only: against B's base it gains 2 points, against the mean of both bases 12.
-    assert rounded(row.boost_over_base) == (0.02, 1, None)
-    assert rounded(row.boost) == (0.01, 1, None)
+    assert rounded(row[FROM_BASE["transfer+"]]) == (0.02, 1, None)
+    assert rounded(row[BOOST]) == (0.01, 1, None)
 
 
 def test_pairing_removes_the_difficulty_of_a_task() -> None:
     even = [net(t, base - loss, target=target) for target, base in (("A", 0.3), ("B", 0.9))
             for t, loss in (("base", 0.0), ("transfer", 0.05))]  # fmt: skip
     for drop in pair_scores(even):
-        assert drop.difference("transfer") == pytest.approx(-0.05)
+        assert drop[FROM_BASE["transfer"]] == pytest.approx(-0.05)
 
 
 def test_two_seeds_are_paired_each_with_their_own_base() -> None:
@@ -232,8 +235,8 @@ def test_coverage_through_everything_a_study_runs_through() -> None:
                     noise = 0.0 if treatment == "base" else random.normal(scale=0.003)
                     results.append(net(treatment, level + mean + noise, target=target, seed=seed))
         (row,) = summarise(results).rows
-        found = {"transfer": row.difference["transfer"], "co_adaptation": row.co_adaptation,
-                 "specificity": row.specificity, "boost_over_base": row.boost_over_base}  # fmt: skip
+        found = {"transfer": row.difference["transfer"], "co_adaptation": row[CO_ADAPTATION],
+                 "specificity": row[SPECIFICITY], "boost_over_base": row[FROM_BASE["transfer+"]]}  # fmt: skip
         for name, one in found.items():
             assert one is not None and one.half is not None and one.kind == "seeds"
             hits[name] += abs(one.value - truth[name]) <= one.half
@@ -260,23 +263,23 @@ def test_the_parts_add_up_even_where_networks_are_missing() -> None:
         net("base", 0.50, target="A"), net("transfer", 0.20, target="A"),  # no selffer on A
     ]  # fmt: skip
     (row,) = summarise(results).rows
-    assert row.lost is not None and row.co_adaptation is not None and row.specificity is not None
-    assert row.lost.value == pytest.approx(row.co_adaptation.value + row.specificity.value)
-    assert row.lost.runs == 1
+    assert row[LOST] is not None and row[CO_ADAPTATION] is not None and row[SPECIFICITY] is not None
+    assert row[LOST].value == pytest.approx(row[CO_ADAPTATION].value + row[SPECIFICITY].value)
+    assert row[LOST].runs == 1
     assert rounded(row.difference["transfer"]) == (-0.195, 2, None)
     # At equal training: selffer+ is there on one seed only, so all three parts are of that seed.
     more = [*results, net("selffer+", 0.72), net("selffer", 0.60, seed=1), net("transfer", 0.40, seed=1)]
     (row,) = summarise(more).rows
-    assert row.freezing is not None and row.specificity is not None and row.frozen_cost is not None
-    assert row.frozen_cost.value == pytest.approx(row.freezing.value + row.specificity.value)
-    assert row.freezing.runs == row.specificity.runs == row.frozen_cost.runs == 1
+    assert row[FREEZING] is not None and row[SPECIFICITY] is not None and row[FROZEN_COST] is not None
+    assert row[FROZEN_COST].value == pytest.approx(row[FREEZING].value + row[SPECIFICITY].value)
+    assert row[FREEZING].runs == row[SPECIFICITY].runs == row[FROZEN_COST].runs == 1
 
 
 def test_where_no_selffer_was_fine_tuned_the_specificity_is_over_all_runs_that_have_it() -> None:
     results = [net(t, v, seed=seed) for seed in range(2) for t, v in (("selffer", 0.6), ("transfer", 0.5))]
     (row,) = summarise(results).rows
-    assert row.specificity is not None and row.specificity.runs == 2
-    assert row.freezing is None and row.frozen_cost is None
+    assert row[SPECIFICITY] is not None and row[SPECIFICITY].runs == 2
+    assert row[FREEZING] is None and row[FROZEN_COST] is None
 
 
 @pytest.mark.parametrize("state", ["planned", "running", "diverged"])
@@ -284,8 +287,8 @@ def test_only_finished_networks_count(state: str) -> None:
     results = [net("base", 0.7), net("selffer", 0.6), net("transfer", 0.01, state=state)]
     (row,) = summarise(results).rows
     assert "transfer" not in row.top1 and "transfer" not in row.difference
-    assert row.lost is None and row.specificity is None
-    assert rounded(row.co_adaptation) == (0.1, 1, None)
+    assert row[LOST] is None and row[SPECIFICITY] is None
+    assert rounded(row[CO_ADAPTATION]) == (0.1, 1, None)
     assert summarise(results).treatments == ("selffer", "transfer")
 
 
@@ -370,16 +373,16 @@ def test_published_fine_tuning_boost_is_the_same_for_both_sources() -> None:
     boost, control = summary.difference["transfer+"], summary.difference["selffer+"]
     assert (boost.runs, control.runs) == (10, 10)
     assert round(boost.value, 4) == round(control.value, 4) == 0.0097
-    assert summary.boost is None  # no half has both
+    assert summary[BOOST] is None  # no half has both
 
 
 def test_published_parts_add_up_on_the_halves_that_have_all_three() -> None:
     for row in summarise(RANDOM, score="best10").rows:
-        assert row.lost is not None and row.co_adaptation is not None
-        assert row.lost.runs == row.co_adaptation.runs == 4
-        assert row.freezing is not None and row.specificity is not None and row.frozen_cost is not None
-        assert row.freezing.runs == row.specificity.runs == row.frozen_cost.runs < 4  # few selffers were fine-tuned
-        assert row.frozen_cost.value == pytest.approx(row.freezing.value + row.specificity.value)
+        assert row[LOST] is not None and row[CO_ADAPTATION] is not None
+        assert row[LOST].runs == row[CO_ADAPTATION].runs == 4
+        assert row[FREEZING] is not None and row[SPECIFICITY] is not None and row[FROZEN_COST] is not None
+        assert row[FREEZING].runs == row[SPECIFICITY].runs == row[FROZEN_COST].runs < 4  # few selffers were fine-tuned
+        assert row[FROZEN_COST].value == pytest.approx(row[FREEZING].value + row[SPECIFICITY].value)
 
 
 def test_published_natural_manmade_has_one_run_a_task_and_no_interval() -> None:
@@ -403,7 +406,7 @@ def small(target: str = "B", sign: float = 1.0) -> list[Result]:
 
 
 def test_two_seeds_pool_the_noise_of_all_networks() -> None:
-    found = summarise(small()).rows[0].specificity
+    found = summarise(small()).rows[0][SPECIFICITY]
     assert found is not None and found.kind == "pooled"
     # Seed differences .02, .01, .05: about their mean, .08 / 3, they leave (-.02, -.05, .07) / 3; the squares of the
     # residuals are half of those: .0078 / 9 / 2, on (3 - 1) (2 - 1) degrees of freedom.
@@ -416,9 +419,9 @@ def test_two_targets_are_averaged_before_the_noise_is_pooled() -> None:
     # What B gains A loses: their mean is known exactly, each alone is not.
     results = [*small(), *[replace(r, evaluations=(Evaluation(1, 1.0, 1.0, 1 - r.evaluations[0].val_top1),))
                            for r in small("A")]]  # fmt: skip
-    both = summarise(results).rows[0].specificity
+    both = summarise(results).rows[0][SPECIFICITY]
     assert both is not None and both.kind == "pooled" and both.half == pytest.approx(0.0, abs=1e-12)
-    one = summarise(results, target="A").rows[0].specificity
+    one = summarise(results, target="A").rows[0][SPECIFICITY]
     assert one is not None and one.half is not None and one.half > 0.04
 
 
@@ -473,7 +476,7 @@ def test_the_number_of_seeds_decides_what_an_interval_is_made_of(seeds: int, kin
         net(t, 0.5 + 0.01 * random.normal(), seed=s) for s in range(seeds) for t in ("base", "selffer", "transfer")
     ]
     summary = summarise(results)
-    part, level = summary.rows[0].specificity, summary.rows[0].top1["transfer"]
+    part, level = summary.rows[0][SPECIFICITY], summary.rows[0].top1["transfer"]
     assert part is not None and part.kind == kind and (part.half is None) == (kind == "none")
     assert level.kind == ("none" if seeds == 1 else "seeds")  # a level has its seeds' share in it: never pooled
     assert summary.noise_kind == kind
@@ -489,7 +492,7 @@ def test_runs_that_are_not_balanced_keep_the_interval_of_their_own_seeds() -> No
     }
     results = [net(t, v, target=target, seed=seed) for (target, seed), vs in runs.items()
                for t, v in zip(("selffer", "transfer"), vs, strict=True)]  # fmt: skip
-    found = summarise(results).rows[0].specificity
+    found = summarise(results).rows[0][SPECIFICITY]
     own = estimate((target, seed, a - b) for (target, seed), (a, b) in runs.items())
     assert found is not None and own is not None and found.kind == "seeds"
     assert found.half == pytest.approx(own.half)
@@ -723,19 +726,19 @@ def test_a_network_in_training_is_judged_by_the_length_of_its_whole_training() -
 
 def test_a_training_loss_that_no_guesser_has_is_no_chance() -> None:
     even = math.log(16)
-    assert at_chance(Evaluation(100, even, even, 1 / 16), 16)
-    assert at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down
-    assert not at_chance(Evaluation(100, even - 0.1, even + 1, 1 / 16), 16)  # learned by heart
-    assert not at_chance(Evaluation(100, even, None, 1 / 16), 16)  # diverged, which is another thing
+    assert is_at_chance(Evaluation(100, even, even, 1 / 16), 16)
+    assert is_at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down
+    assert not is_at_chance(Evaluation(100, even - 0.1, even + 1, 1 / 16), 16)  # learned by heart
+    assert not is_at_chance(Evaluation(100, even, None, 1 / 16), 16)  # diverged, which is another thing
 
 
 def test_when_a_network_is_given_up() -> None:
     even = math.log(16)
     lost = [Evaluation(step, even, even, 1 / 16) for step in (25, 50, 75, 100)]
-    assert [hopeless(lost[:i], 16, 100, 0.5) for i in range(1, 5)] == [False, True, True, False]
-    assert not any(hopeless(lost[:i], 16, 100, 1.0) for i in range(1, 5))
+    assert [is_hopeless(lost[:i], 16, 100, 0.5) for i in range(1, 5)] == [False, True, True, False]
+    assert not any(is_hopeless(lost[:i], 16, 100, 1.0) for i in range(1, 5))
     begun = [replace(lost[0], val_top1=0.3), *lost[1:]]  # it fell back to chance, and may come back
-    assert not any(hopeless(begun[:i], 16, 100, 0.5) for i in range(1, 5))
+    assert not any(is_hopeless(begun[:i], 16, 100, 0.5) for i in range(1, 5))
 
 
 def test_a_network_ended_early_is_stuck_and_counts() -> None:

@@ -31,7 +31,7 @@ def one_split(number: int, cost: float, **study: Any) -> StudyResults:
 
 
 def line_of(lines: tuple[Line, ...], treatment: str, n: int) -> Line:
-    (found,) = [line for line in lines if (line.treatment, line.n) == (treatment, n)]
+    (found,) = [line for line in lines if (line.effect.name, line.n) == (treatment, n)]
     return found
 
 
@@ -40,7 +40,7 @@ def test_the_papers_third_figure() -> None:
     comparison = compare([load_results("random"), load_results("natural-manmade")], "best10")
     assert comparison.names == ("paper:random", "paper:natural-manmade")
     last = line_of(comparison.lines, "transfer", 7)
-    random, natural = last.differences
+    random, natural = last.estimates
     assert random is not None and natural is not None and last.apart[0] is None
     assert (round(random.value, 4), round(natural.value, 4)) == (-0.0826, -0.2501)
     apart = last.apart[1]
@@ -66,8 +66,8 @@ def test_studies_of_one_kind_of_random_split_are_joined() -> None:
     comparison = compare([*studies, other])
     assert len(comparison.studies) == 2
     found = line_of(comparison.lines, "transfer", 3)
-    assert found.differences[0] is not None and found.differences[0].value == pytest.approx(-0.06)
-    assert found.differences[0].half == pytest.approx(4.3026527 * 0.01 / 3**0.5)
+    assert found.estimates[0] is not None and found.estimates[0].value == pytest.approx(-0.06)
+    assert found.estimates[0].half == pytest.approx(4.3026527 * 0.01 / 3**0.5)
     assert found.apart[1] is not None and found.apart[1].value == pytest.approx(-0.14)
 
 
@@ -145,14 +145,14 @@ def whole(name: str, gain: float | None, seeds: int = 2) -> StudyResults:
 
 def test_the_parts_at_equal_training_have_lines_of_their_own() -> None:
     comparison = compare([whole("x", None), whole("y", None, seeds=3)])
-    assert [line.treatment for line in comparison.lines if line.n == 3][-3:] == list(PARTS)
+    assert [line.effect for line in comparison.lines if line.n == 3][-3:] == list(PARTS)
     for part, value in (("freezing", 0.05), ("specificity", 0.05), ("boost", 0.02)):
         line = line_of(comparison.lines, part, 3)
-        for found in line.differences:
+        for found in line.estimates:
             assert found is not None and found.value == pytest.approx(value, abs=0.003) and found.kind == "pooled"
         assert line.apart[0] is None and line.apart[1] is not None and line.apart[1].half is not None
         assert line.apart[1].kind == "pooled"
-    assert not any(line.treatment == "base+" or line.n == 8 for line in comparison.lines)
+    assert not any(line.effect.name == "base+" or line.n == 8 for line in comparison.lines)
 
 
 def test_below_the_name_of_each_study_stands_whether_its_bases_had_finished() -> None:

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import Score, summarise
+from fasttransfer.report.analysis import CO_ADAPTATION, FREEZING, FROZEN_COST, LOST, SPECIFICITY, Score, summarise
 from fasttransfer.report.drawing import STYLES
 from fasttransfer.report.filters import montage, smoothness
 from fasttransfer.report.svg import inline, pdf, png, svg
@@ -82,13 +82,13 @@ def test_areas_add_up_to_what_is_lost(study: Callable[..., StudyResults], layers
     made = study(("B",), (0,), layers=layers)
     (ax,) = figures.decomposition(made).axes
     for row in summarise(made.results).rows:
-        assert row.frozen_cost and row.freezing and row.specificity
-        parts = {"freezing": row.freezing.value, "specificity": row.specificity.value}
+        assert row[FROZEN_COST] and row[FREEZING] and row[SPECIFICITY]
+        parts = {part: row.effects[part].value for part in (FREEZING, SPECIFICITY)}
         for part, value in parts.items():
             assert heights(ax, figures.PART_COLOURS[part], row.n) == pytest.approx(-100 * value, abs=1e-6)
-        assert sum(parts.values()) == pytest.approx(row.frozen_cost.value)
+        assert sum(parts.values()) == pytest.approx(row[FROZEN_COST].value)
         (diamond,) = (line for line in ax.lines if steps_of(line) == [row.n])
-        assert np.asarray(diamond.get_ydata(), dtype=float) == pytest.approx([-100 * row.frozen_cost.value])
+        assert np.asarray(diamond.get_ydata(), dtype=float) == pytest.approx([-100 * row[FROZEN_COST].value])
 
 
 def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[..., StudyResults]) -> None:
@@ -99,10 +99,10 @@ def test_without_fine_tuned_selffers_the_pieces_are_the_papers(study: Callable[.
         (ax,) = figures.decomposition(made, score).axes
         assert "paper" in ax.get_title("left") and "from the base" in ax.get_ylabel()
         for row in summarise(made.results, score=score).rows:
-            assert row.lost and row.co_adaptation
-            found = [heights(ax, figures.PART_COLOURS[part], row.n) for part in ("co-adaptation", "specificity")]
-            assert found[0] == pytest.approx(-100 * row.co_adaptation.value, abs=1e-6)
-            assert sum(found) == pytest.approx(-100 * row.lost.value, abs=1e-6)
+            assert row[LOST] and row[CO_ADAPTATION]
+            found = [heights(ax, figures.PART_COLOURS[part], row.n) for part in (CO_ADAPTATION, SPECIFICITY)]
+            assert found[0] == pytest.approx(-100 * row[CO_ADAPTATION].value, abs=1e-6)
+            assert sum(found) == pytest.approx(-100 * row[LOST].value, abs=1e-6)
 
 
 def test_base_plus_is_a_line_across_and_a_panel_of_curves(study: Callable[..., StudyResults]) -> None:

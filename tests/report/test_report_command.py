@@ -23,8 +23,8 @@ def on_disk(recorded: StudyResults, folder: Path) -> Path:
         records.plan(cells)
         records.describe(recorded.facts, recorded.environment)
         for cell, result in cells.items():
-            records.checked((cell, check) for check in result.evaluations)
-            records.finished(cell, result.state, result.steps)
+            records.record_checks((cell, check) for check in result.evaluations)
+            records.end_cell(cell, result.state, result.steps)
     save_file({"conv1.weight": np.ones((8, 3, 5, 5), np.float32)}, folder / "weights" / "baseB.s0.safetensors")
     return folder
 

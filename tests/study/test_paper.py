@@ -28,7 +28,7 @@ def test_every_published_network_is_there() -> None:
 
 
 def test_networks_at_chance_are_flagged_and_no_others() -> None:
-    at_chance = {net.net for net in load_networks() if net.at_chance}
+    at_chance = {net.net for net in load_networks() if net.is_at_chance}
     assert at_chance == {"nolearn_1_3", *(f"reduced-{k:04d}" for k in (5, 10, 25, 50, 100))}
     flagged = {net.net: net.flag for net in load_networks() if net.flag}
     assert set(flagged) - at_chance == {

@@ -26,12 +26,12 @@ def test_what_is_recorded_comes_back(folder: Path) -> None:
     with Records(folder / "study.db") as book:
         book.plan([base("B", 0), CELL])
         book.describe({"synthetic": True, "classes": {"A": ["é"]}}, {"torch": "2"})
-        book.checked((CELL, e) for e in checks)
-        book.checked([(CELL, checks[0])])  # a resumed run reports a check again
-        book.event("something", CELL.label)
+        book.record_checks((CELL, e) for e in checks)
+        book.record_checks([(CELL, checks[0])])  # a resumed run reports a check again
+        book.log_event("something", CELL.label)
         running = records.read_results(folder).results[1]
         assert (running.state, running.steps) == ("running", 20)
-        book.finished(CELL, "diverged", 20, "NaN")
+        book.end_cell(CELL, "diverged", 20, "NaN")
         book.plan([base("B", 0), CELL])  # a second run plans again
     found = records.read_results(folder)
     assert found.study == {"split": "random:0"}
@@ -67,12 +67,12 @@ def test_scores() -> None:
 def test_reopening_forgets_a_cell(folder: Path) -> None:
     with Records(folder / "study.db") as book:
         book.plan([CELL])
-        book.checked([(CELL, Evaluation(10, 2.5, 2.25, 0.125))])
-        book.finished(CELL, "done", 10, correct=b"\xa0")
-        assert book.ended() == {(0, "A3B+"): "done"}
+        book.record_checks([(CELL, Evaluation(10, 2.5, 2.25, 0.125))])
+        book.end_cell(CELL, "done", 10, correct=b"\xa0")
+        assert book.read_ended() == {(0, "A3B+"): "done"}
         assert records.read_results(folder).results[0].correct == b"\xa0"
         book.reopen(CELL)
-        assert book.ended() == {}
+        assert book.read_ended() == {}
     found = records.read_results(folder).results[0]
     assert (found.evaluations, found.correct) == ((), None)
 
@@ -80,7 +80,7 @@ def test_reopening_forgets_a_cell(folder: Path) -> None:
 def test_a_study_from_before_correct_images_were_recorded_is_read(folder: Path) -> None:
     with Records(folder / "study.db") as book:
         book.plan([CELL])
-        book.finished(CELL, "done", 10)
+        book.end_cell(CELL, "done", 10)
     with sqlite3.connect(folder / "study.db") as db:
         db.execute("DROP TABLE correct")
     assert records.read_results(folder).results[0].correct is None

@@ -51,23 +51,23 @@ def test_the_facts_are_the_published_ones(shared: Path) -> None:
 @pytest.mark.parametrize("half", splits.PUBLISHED)
 def test_md5_of_every_published_half(half: str) -> None:
     check = {each.half: each for each in splits.verify()}[half]
-    assert check.same and check.found == splits.PUBLISHED[half]
+    assert check.is_same and check.actual == splits.PUBLISHED[half]
 
 
 def test_a_wrong_half_does_not_verify() -> None:
     split = make_split("random:0", WNIDS)
-    assert splits.validation_md5(split.a[1:]) != splits.PUBLISHED["0A"]
-    assert splits.validation_md5(tuple(reversed(split.a))) != splits.PUBLISHED["0A"]
-    assert splits.validation_md5(split.b) == splits.PUBLISHED["0B"]
+    assert splits.hash_validation_list(split.a[1:]) != splits.PUBLISHED["0A"]
+    assert splits.hash_validation_list(tuple(reversed(split.a))) != splits.PUBLISHED["0A"]
+    assert splits.hash_validation_list(split.b) == splits.PUBLISHED["0B"]
 
 
 def test_validation_list_has_new_labels() -> None:
-    text = splits.validation_list(WNIDS[65:67])
+    text = splits.export_validation_list(WNIDS[65:67])
     lines = text.splitlines()
     assert lines[0] == "ILSVRC2012_val_00000001.JPEG 0" and len(lines) == 100
-    assert splits.validation_md5(WNIDS[65:67]) == hashlib.md5(text.encode()).hexdigest()
+    assert splits.hash_validation_list(WNIDS[65:67]) == hashlib.md5(text.encode()).hexdigest()
     with pytest.raises(InputError, match="cat: not in ILSVRC12"):
-        splits.validation_list(["cat"])
+        splits.export_validation_list(["cat"])
 
 
 def test_natural_manmade_of_all_classes() -> None:
@@ -178,7 +178,7 @@ def test_export_is_read_back(tmp_path_factory: pytest.TempPathFactory, names: li
 
 
 def test_export_shows_words() -> None:
-    text = splits.export(make_split("natural-manmade", WNIDS), splits.known_words())
+    text = splits.export(make_split("natural-manmade", WNIDS), splits.load_ilsvrc12_words())
     assert '"n01440764",  # tench, Tinca tinca' in text
     assert len(tomllib.loads(text)["B"]) == 551
 
@@ -205,7 +205,7 @@ def test_list_and_show() -> None:
     known = splits.list_splits()
     assert (known[0].spec, known[0].a, known[0].b) == ("natural-manmade", 449, 551)
     assert [each.spec for each in known] == ["natural-manmade", "natural-manmade", "random:SEED"]
-    members = splits.show(make_split("natural-manmade", WNIDS), splits.known_words())
+    members = splits.show(make_split("natural-manmade", WNIDS), splits.load_ilsvrc12_words())
     assert len(members) == 1000
     assert members[0] == splits.SplitClass("A", 0, "n01440764", "tench, Tinca tinca")
     assert (members[449].task, members[449].label) == ("B", 0)

@@ -12,7 +12,23 @@ from fasttransfer.report.analysis.advice import Advice, Choice, advise
 from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, images_per_class, pooled
 from fasttransfer.report.analysis.confounds import confounds
 from fasttransfer.report.analysis.convergence import GAIN_LIMIT, Convergence, convergence
-from fasttransfer.report.analysis.noise import Contrast, Key, Noise, minus
+from fasttransfer.report.analysis.decomposition import Decomposition, decompose
+from fasttransfer.report.analysis.effects import (
+    BOOST,
+    CO_ADAPTATION,
+    FREEZING,
+    FROM_BASE,
+    FROZEN_COST,
+    GAIN,
+    LOST,
+    PARTS,
+    SPECIFICITY,
+    Contrast,
+    Effect,
+    Key,
+    minus,
+)
+from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.pairs import (
     PairedScores,
     Score,
@@ -24,17 +40,27 @@ from fasttransfer.report.analysis.pairs import (
     targets_of,
 )
 from fasttransfer.report.analysis.stuck import STUCK_SHARE, budget_of, recovered, share_at_chance, stuck
-from fasttransfer.report.analysis.summary import PARTS, Row, Summary, summarise
+from fasttransfer.report.analysis.summary import Row, Summary, summarise
 
 __all__ = [
+    "BOOST",
+    "CO_ADAPTATION",
+    "FREEZING",
+    "FROM_BASE",
+    "FROZEN_COST",
+    "GAIN",
     "GAIN_LIMIT",
+    "LOST",
     "PARTS",
+    "SPECIFICITY",
     "STUCK_SHARE",
     "Advice",
     "Choice",
     "Comparison",
     "Contrast",
     "Convergence",
+    "Decomposition",
+    "Effect",
     "Estimate",
     "Key",
     "Line",
@@ -52,6 +78,7 @@ __all__ = [
     "compare",
     "confounds",
     "convergence",
+    "decompose",
     "difference",
     "estimate",
     "images_per_class",

@@ -16,7 +16,8 @@ from typing import Any
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate
 from fasttransfer.report.analysis.convergence import Convergence, convergence
-from fasttransfer.report.analysis.noise import Key, Noise, minus
+from fasttransfer.report.analysis.effects import Key, minus
+from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.pairs import Score, class_count
 from fasttransfer.study.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.study.recipe import parse_recipe

@@ -15,10 +15,10 @@ from typing import Any
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, difference
 from fasttransfer.pipelines.views import describe_views
+from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
 from fasttransfer.report.analysis.pairs import Score, chance, class_count
 from fasttransfer.report.analysis.stuck import stuck
-from fasttransfer.report.analysis.summary import PARTS, Summary, summarise
-from fasttransfer.study.cells import ALL_TREATMENTS
+from fasttransfer.report.analysis.summary import Summary, summarise
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import StudyResults
 
@@ -30,16 +30,16 @@ _RANDOM = re.compile(r"random:\d+")
 
 @dataclass(frozen=True)
 class Line:
-    """One treatment at one n: its difference from the base in each study, and how far each is from the first study.
+    """One effect at one n in each study, and how far each study is from the first one.
 
-    `treatment` may also be one of PARTS, the differences between networks of equal training.
-    `apart` is the study's difference minus that of the first study (None for the first and where one lacks it), with
+    `effect` is one of FROM_BASE or PARTS.
+    `apart` is the study's estimate minus that of the first study (None for the first and where one lacks it), with
     the interval of `fasttransfer.report.analysis.difference`.
     """
 
-    treatment: str
+    effect: Effect
     n: int
-    differences: tuple[Estimate | None, ...]
+    estimates: tuple[Estimate | None, ...]
     apart: tuple[Estimate | None, ...]
 
 
@@ -86,13 +86,13 @@ def compare(studies: Sequence[StudyResults], score: Score = "last") -> Compariso
     if given < 2 and not volumes:
         raise InputError("compare: name two studies or more")
     lines = []
-    for treatment in (*ALL_TREATMENTS, *PARTS):
-        for n in sorted({row.n for summary in summaries for row in summary.rows}):
-            found = tuple(_difference(summary, treatment, n) for summary in summaries)
+    rows = [{row.n: row for row in summary.rows} for summary in summaries]
+    for effect in (*FROM_BASE.values(), *PARTS):
+        for n in sorted(set().union(*rows)):
+            first, *others = found = tuple(of[n][effect] if n in of else None for of in rows)
             if any(found):
-                first = found[0]
-                apart = (None, *(difference(one, first) if one and first else None for one in found[1:]))
-                lines.append(Line(treatment, n, found, apart))
+                apart = (None, *(difference(one, first) if one and first else None for one in others))
+                lines.append(Line(effect, n, found, apart))
     notes = _notes(studies, names, summaries, lines)
     return Comparison(score, names, tuple(studies), summaries, tuple(lines), volumes, tuple(notes))
 
@@ -147,13 +147,6 @@ def _names(studies: Iterable[StudyResults]) -> tuple[str, ...]:
     )
 
 
-def _difference(summary: Summary, treatment: str, n: int) -> Estimate | None:
-    row = next((row for row in summary.rows if row.n == n), None)
-    if row is None:
-        return None
-    return row.part(treatment) if treatment in PARTS else row.difference.get(treatment)
-
-
 def _volumes(studies: Sequence[StudyResults], names: Sequence[str], score: Score) -> tuple[Volume, ...]:
     found = []
     for study, name in zip(studies, names, strict=True):
@@ -192,7 +185,7 @@ def _notes(
             "would vary as those of the other do: it says where one more seed of that study would fall."
         )
     elif len(single) > 1:
-        if any(one.kind == "images" for line in lines for one in line.differences if one is not None):
+        if any(one.kind == "images" for line in lines for one in line.estimates if one is not None):
             told.append(
                 f"One seed each in {_and(single)}: the intervals are of the validation images only, which another "
                 "seed exceeds, and there is none for how far the studies are apart."

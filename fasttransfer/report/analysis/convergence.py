@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.noise import Noise, minus
+from fasttransfer.report.analysis.effects import GAIN
+from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.pairs import Score, targets_of
-from fasttransfer.study.cells import BASE, BASE_PLUS
+from fasttransfer.study.cells import BASE_PLUS
 from fasttransfer.study.records import Result
 
 GAIN_LIMIT = 0.01  # top-1; the smallest published effects are a third of it, most are above
@@ -62,8 +63,5 @@ def convergence(
 
 def gain_of(noise: Noise, targets: Iterable[str]) -> Estimate | None:
     """Return base+ minus base over `targets`."""
-    contrast = minus((BASE_PLUS, 0), (BASE, 0))
-    return noise.mean(
-        ((target, seed, contrast) for target in targets for seed in noise.scores(target, (BASE_PLUS, 0))),
-        unpaired=True,
-    )
+    runs = ((target, seed, GAIN.contrast(0)) for target in targets for seed in noise.scores(target, (BASE_PLUS, 0)))
+    return noise.mean(runs, unpaired=True)

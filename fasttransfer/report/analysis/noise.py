@@ -20,12 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fasttransfer.core.intervals import Estimate, estimate, t_quantile
+from fasttransfer.report.analysis.effects import Contrast, Key
 from fasttransfer.report.analysis.pairs import Score, score_of
 from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS, RANDOM_HE
 from fasttransfer.study.records import Result
 
-Key = tuple[str, int]  # treatment, n; n is 0 for the base and for base+
-Contrast = tuple[tuple[Key, float], ...]  # the weight of each network of one target and seed
 Runs = Iterable[tuple[str, int, Contrast]]  # target, seed, contrast
 
 OWN_SEEDS = 5  # from here on a quantity has an interval of its own
@@ -33,17 +32,12 @@ _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
 _APART = ("random", RANDOM_HE)  # random layers are noisy in their own way; each of these is a group by itself
 
 
-def minus(left: Key, right: Key) -> Contrast:
-    """Return the contrast left - right."""
-    return ((left, 1.0), (right, -1.0))
-
-
 class Noise:
     """The scores of a study and how much each of them may move.
 
     Args:
         results: all networks of the study; those that are not finished are ignored.
-        facts: `val_images` (target -> number of validation images) is needed for intervals with one seed.
+        facts: `val_pictures` (target -> number of validation images) is needed for intervals with one seed.
         score: what a network is judged by. With one seed the intervals of "best10" come from the images that the last
             check got right, the only ones that are stored.
     """

@@ -1,4 +1,4 @@
-"""Every network beside the base of its own target and seed: the only differences that are ever taken."""
+"""Each network paired with those of its own target and seed: the only differences that the report takes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fasttransfer.report.analysis.effects import Effect
 from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import Result
 
@@ -16,12 +17,7 @@ Score = Literal["last", "best10"]
 
 @dataclass(frozen=True)
 class PairedScores:
-    """One target, one seed, one n: the base and the finished networks that copied n layers.
-
-    `lost`, `co_adaptation` and `boost_over_base` are the paper's differences from the base, which was trained for one
-    schedule where a copied network had two. `freezing`, `specificity`, `frozen_cost` and `boost` compare networks of
-    equal training.
-    """
+    """The base and the finished networks that copied n layers, of one target and seed."""
 
     target: str
     seed: int
@@ -29,48 +25,14 @@ class PairedScores:
     base: float | None
     top1: Mapping[str, float]  # treatment -> top-1, of finished networks only
 
-    def difference(self, treatment: str) -> float | None:
-        """Treatment minus base; None unless both are finished."""
-        return _minus(self.top1.get(treatment), self.base)
-
-    @property
-    def lost(self) -> float | None:
-        """base - transfer: what copying and freezing another task's layers costs."""
-        return _minus(self.base, self.top1.get("transfer"))
-
-    @property
-    def co_adaptation(self) -> float | None:
-        """base - selffer: what breaking the network at the cut costs, the features being the task's own."""
-        return _minus(self.base, self.top1.get("selffer"))
-
-    @property
-    def specificity(self) -> float | None:
-        """selffer - transfer: what the features cost by being another task's."""
-        return _minus(self.top1.get("selffer"), self.top1.get("transfer"))
-
-    @property
-    def freezing(self) -> float | None:
-        """selffer+ - selffer: the cost of freezing, at equal training."""
-        return _minus(self.top1.get("selffer+"), self.top1.get("selffer"))
-
-    @property
-    def frozen_cost(self) -> float | None:
-        """selffer+ - transfer: the cost of freezing another task's layers, freezing + specificity."""
-        return _minus(self.top1.get("selffer+"), self.top1.get("transfer"))
-
-    @property
-    def boost(self) -> float | None:
-        """transfer+ - selffer+: what is left of the other task's layers after fine-tuning, at equal training."""
-        return _minus(self.top1.get("transfer+"), self.top1.get("selffer+"))
-
-    @property
-    def boost_over_base(self) -> float | None:
-        """transfer+ - base: the paper's boost, with the training that the base did not have."""
-        return self.difference("transfer+")
+    def __getitem__(self, effect: Effect) -> float | None:
+        """Return left - right of `effect`; None unless both networks are finished."""
+        left, right = (self.base if one == BASE else self.top1.get(one) for one in (effect.left, effect.right))
+        return None if left is None or right is None else left - right
 
 
 def score_of(result: Result, score: Score = "last") -> float | None:
-    """Top-1 of a finished network, a stuck one included; None for one that is planned, running, diverged or skipped.
+    """Return the top-1 of a finished or stuck network; None for one that is planned, running, diverged or skipped.
 
     `last` is the last validation check; `best10` the mean of the ten best, which the paper plots. A running
     network has no score: part of its training against all of its base's would look like a cost.
@@ -81,21 +43,19 @@ def score_of(result: Result, score: Score = "last") -> float | None:
 
 
 def pair_scores(results: Iterable[Result], score: Score = "last") -> list[PairedScores]:
-    """Pairs every network with the base of its own target and seed.
+    """Pair every network with the base of its own target and seed.
 
     Returns:
-        one `PairedScores` for each (target, seed, n) that the study plans, n from 1, sorted in that order. The base+
-        has no n and is in none.
+        one `PairedScores` for each (target, seed, n) that the study plans, n from 1, sorted in that order. None has
+        the base+, which has no n.
     """
     bases: dict[tuple[str, int], float] = {}
     cells: dict[tuple[str, int, int], dict[str, float]] = defaultdict(dict)
     for result in results:
         value = score_of(result, score)
-        if result.treatment == "base":
-            if value is not None:
-                bases[result.target, result.seed] = value
-            continue
-        if result.treatment == BASE_PLUS:
+        if result.treatment == BASE and value is not None:
+            bases[result.target, result.seed] = value
+        if result.treatment in (BASE, BASE_PLUS):
             continue
         top1 = cells[result.target, result.seed, result.n]
         if value is not None:
@@ -114,13 +74,13 @@ def targets_of(results: Iterable[Result]) -> tuple[str, ...]:
 
 
 def chance(facts: Mapping[str, Any], target: str) -> float | None:
-    """Top-1 of guessing, 1 / classes of the target; None where the classes are not recorded."""
+    """Return the top-1 of guessing, 1 / classes of the target; None where the classes are not recorded."""
     classes = class_count(facts, target)
     return 1 / classes if classes else None
 
 
 def class_count(facts: Mapping[str, Any], target: str) -> int | None:
-    """How many classes the target has; None where that is not recorded.
+    """Return the number of classes of the target; None where that is not recorded.
 
     Where the seeds of a study are splits, the classes differ between seeds and only their number is recorded.
     """
@@ -129,10 +89,6 @@ def class_count(facts: Mapping[str, Any], target: str) -> int | None:
 
 
 def mean_chance(facts: Mapping[str, Any], targets: Sequence[str]) -> float | None:
-    """The chance level a mean over `targets` is held against; None where one of them is not recorded."""
+    """Return the mean chance level of `targets`; None where one of them is not recorded."""
     levels = [level for target in targets if (level := chance(facts, target)) is not None]
     return math.fsum(levels) / len(levels) if levels and len(levels) == len(targets) else None
-
-
-def _minus(left: float | None, right: float | None) -> float | None:
-    return None if left is None or right is None else left - right

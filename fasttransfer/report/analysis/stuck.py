@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fasttransfer.study.chance import at_chance
+from fasttransfer.study.chance import is_at_chance
 from fasttransfer.study.records import Result
 
 STUCK_SHARE = 0.25  # of its training; every network begins at chance
@@ -20,7 +20,7 @@ def share_at_chance(result: Result, classes: int, budget: int | None = None) -> 
     """
     before, lost = 0, 0
     for check in result.evaluations:
-        if at_chance(check, classes):
+        if is_at_chance(check, classes):
             lost += check.step - before
         before = check.step
     return lost / (budget or before) if before else 0.0
@@ -48,4 +48,4 @@ def budget_of(results: Sequence[Result], target: str) -> int | None:
 
 def recovered(result: Result, classes: int) -> bool:
     """Whether the last check of `result` is better than chance."""
-    return bool(result.evaluations) and not at_chance(result.evaluations[-1], classes)
+    return bool(result.evaluations) and not is_at_chance(result.evaluations[-1], classes)

@@ -20,14 +20,14 @@ _APART = 1.6  # between ticks of the logarithmic axis, so that their labels do n
 def accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     """Means over seeds with their 95 % intervals, and every seed a point; chance and the study's base across."""
     figure, (ax,) = drawing.panels(1)
-    asked = probed.asked
+    asked = probed.request
     ax.set_title(f"{asked.cell.name}, heads on {asked.task}, {len(asked.classes)} classes")
     ax.set_ylabel("validation top-1, %")
     ax.set_xlabel("training images per class")
     ax.set_xscale("log")
     handles: list[Line2D] = []
-    for i, cut in enumerate(probed.swept.cuts):
-        spread = 1.03 ** (i - (len(probed.swept.cuts) - 1) / 2)  # beside each other, not on top
+    for i, cut in enumerate(probed.settings.cuts):
+        spread = 1.03 ** (i - (len(probed.settings.cuts) - 1) / 2)  # beside each other, not on top
         colour = drawing.layer_colour(cut)
         style = Style(f"cut {cut}", colour, _MARKERS[cut - 1], "-", True, 0.0)
         at = {k: images * spread for k, images in sorted(probed.examples.items(), key=lambda item: item[1])}

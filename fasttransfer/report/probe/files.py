@@ -54,7 +54,7 @@ def heads_csv(probed: ProbeResults) -> bytes:
 
 def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[str, Any]:
     """Settings, rules, means and machine, as JSON has them. Scores lie in [0, 1]."""
-    asked, swept = probed.asked, probed.swept
+    asked, swept = probed.request, probed.settings
     means = []
     for cut in swept.cuts:
         for k in swept.examples:

@@ -19,7 +19,7 @@ from fasttransfer.report.probe.beside import StudyReference
 
 def table(probed: ProbeResults, beside: StudyReference) -> RenderableType:
     """Top-1 in per cent with its interval over seeds, below it the rate and decay that were chosen most often."""
-    asked, swept = probed.asked, probed.swept
+    asked, swept = probed.request, probed.settings
     digits = 0 if len(asked.images["val"]) < 200 else 1
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0, header_style="bold")
     grid.add_column("cut", justify="right", no_wrap=True)
@@ -62,7 +62,7 @@ def short(number: float) -> str:
 
 def rules(probed: ProbeResults, beside: StudyReference) -> list[str]:
     """How the numbers came about, a sentence a line."""
-    swept = probed.swept
+    swept = probed.settings
     seeds = count(len(swept.seeds), "seed")
     interval = ", ± half the 95 % interval over seeds" if len(swept.seeds) > 1 else "; one seed: no interval"
     lines = [
