@@ -30,7 +30,7 @@ from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.study.cells import LAYERS, Cell, base
 from fasttransfer.study.configuration import Choices
 from fasttransfer.study.paths import weights_file
-from fasttransfer.training import grid, study_plan
+from fasttransfer.training import study_plan, study_setup
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 
@@ -77,8 +77,8 @@ def open_study(folder: Path, batch: int, classes: int, device: str) -> StudyCont
     plan = study_plan.make_plan(choices)
     side = plan.recipe.geometry.store
     store = prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)
-    setting = grid.create_study(plan, store, make_folder(folder / "run"))
-    grid.write_mean_images(setting, store)
+    setting = study_setup.open_study(plan, store, make_folder(folder / "run"))
+    study_setup.write_mean_images(setting, store)
     values = {}
     outputs = plan.recipe.outputs_for("A", plan.classes)
     for name, weight in CaffeNet(plan.recipe.geometry, outputs).named_weights().items():
@@ -151,7 +151,7 @@ def _cohort(
 def _step_of(made: Cohort) -> Callable[[int], object]:
     """One training step after another."""
     steps = iter(range(1 << 30))
-    return lambda _: made._train_step(next(steps), made._members)
+    return lambda _: made.train_step(next(steps))
 
 
 @contextmanager

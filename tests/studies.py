@@ -19,21 +19,16 @@ from fasttransfer.pipelines.prepare import prepare, prepare_into
 from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.study import records
 from fasttransfer.study.cells import TASKS, Cell, base
-from fasttransfer.study.configuration import Choices
+from fasttransfer.study.configuration import Choices, Study
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import Records
-from fasttransfer.training import grid, study_plan
+from fasttransfer.training import study_plan, study_setup
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext, build_cohort
+from fasttransfer.training.job_times import JobTimes, MachineTimes
 from fasttransfer.training.messages import Checked, Ended, Message
-from fasttransfer.training.step_times import StepTimes
+from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.study_plan import StudyPlan
-
-# A second for each training step, a hundredth for each stage of a forward pass, nothing for the rest.
-RATES = StepTimes(
-    starting=1.0, step=dict.fromkeys(range(8), 1.0), forward=(0.01,) * 8, feed=0.0, validation=0.0, draw=0.0, build=0.0,
-    save=0.0, alone=0.5,
-)  # fmt: skip
 
 NATURAL = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark
 MANMADE = ("n02672831", "n02687172", "n02690373")  # accordion, aircraft carrier, airliner
@@ -105,8 +100,8 @@ def settled(choices: Choices) -> tuple[StudyPlan, Store]:
 
 def ready(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
     """A new study in `out`, ready to be trained."""
-    setting = grid.create_study(plan, store, out)
-    grid.write_mean_images(setting, store)
+    setting = study_setup.open_study(plan, store, out)
+    study_setup.write_mean_images(setting, store)
     return setting
 
 
@@ -124,10 +119,9 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
     choices = tiny_choices(folder, **changes)
     plan, store = settled(choices)
     setting = ready(plan, store, folder / "run")
-    study, out = setting.study, setting.folder
+    out = setting.folder
     with Records(out / "study.db") as book:
-        book.plan(study.cells())
-        grid._describe(book, plan, store, study, out)
+        study_setup.prepare_records(book, plan, store, setting)
 
         def on_message(message: Message) -> None:
             if isinstance(message, Checked):
@@ -138,6 +132,11 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
         for cell in cells:
             build_cohort(setting, [cell], torch.device("cpu")).run(on_message, lambda: False, 1e9)
     return out
+
+
+def unit_times(study: Study, jobs: Sequence[TrainingJob], *_: object) -> MachineTimes:
+    """Stand in for `time_jobs`: a second for everything, half of it alone, nothing for writing."""
+    return MachineTimes(1.0, 0.0, 0.5, {job.shape: JobTimes(1.0, 1.0, 1.0) for job in jobs})
 
 
 def never() -> bool:

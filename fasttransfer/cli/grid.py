@@ -1,4 +1,4 @@
-"""`fasttransfer grid`: train a study and show what came out."""
+"""`fasttransfer grid`: train a study and show its results."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ class Grid(Choices):
 
 
 def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]], None]:
-    """Return a function that writes the report of a study, and prints what came out of the cells trained just now.
+    """Return a function that writes the report of a study and prints the results of the cells trained just now.
 
-    Of the whole study that is its table, of some of its cells their top-1.
+    It prints the table where they are the whole study, else the top-1 of each.
     """
     from fasttransfer.report import table, write_report
 
-    def show(recorded: StudyResults, trained: Sequence[Cell]) -> None:
-        index = write_report(recorded, recorded.folder)
-        if trained and len(trained) == len(recorded.results):
-            console.print(table(recorded))
+    def show(results: StudyResults, trained: Sequence[Cell]) -> None:
+        index = write_report(results, results.folder)
+        if trained and len(trained) == len(results.results):
+            console.print(table(results))
         else:
             now = {(cell.name, cell.seed) for cell in trained}
-            for result in recorded.results:
+            for result in results.results:
                 if result.trained and (result.name, result.seed) in now:
                     console.print(Text(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1"))
         console.print(Text(f"report: {index}"), soft_wrap=True)

@@ -1,7 +1,7 @@
-"""The files of a cell: a checkpoint while it trains, its network when it has ended.
+"""Write and read the files of a cell: a checkpoint while it trains, its network when it has ended.
 
-Both are safetensors files that say of which study and cell they are. One that is damaged, or of another study, is
-quarantined and the cell is trained again.
+Both are safetensors files with the study and cell they belong to. Readers quarantine a file that is damaged or of
+another study, and the cell is trained again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _VELOCITY = "velocity/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A cell in training, all that it takes to resume it to the bit.
+    """The state of a cell in training, from which it resumes to the bit.
 
     Attributes:
         step: steps done; since: those since the last check, over which `loss_sum` runs (float64, no dimensions).
@@ -58,10 +58,9 @@ def save_checkpoint(folder: Path, study: Study, cell: Cell, state: Checkpoint) -
 
 def load_checkpoint(folder: Path, study: Study, cell: Cell) -> Checkpoint | None:
     """Return the checkpoint of `cell`; None where there is no sound one of this study."""
-    found = _load(paths.checkpoint_file(folder, cell), study, cell)
-    if found is None:
+    if (loaded := _load(paths.checkpoint_file(folder, cell), study, cell)) is None:
         return None
-    tensors, about = found
+    tensors, about = loaded
     loss_sum, correct = tensors.pop("loss_sum"), tensors.pop("correct", torch.zeros(0))
     velocities = {name: t for name, t in tensors.items() if name.startswith(_VELOCITY)}
     return Checkpoint(
@@ -122,10 +121,9 @@ def load_network(folder: Path, cell: Cell) -> dict[str, Tensor]:
 
 def load_end(folder: Path, study: Study, cell: Cell) -> tuple[Checked, Ended] | None:
     """Return what `cell` reported when it ended, from its network's file; None where there is no sound one."""
-    found = _load(paths.weights_file(folder, cell), study, cell)
-    if found is None:
+    if (loaded := _load(paths.weights_file(folder, cell), study, cell)) is None:
         return None
-    _, about = found
+    _, about = loaded
     end = Ended(cell, about["state"], about["step"], about["reason"], bytes.fromhex(about["correct"]))
     return Checked(cell, _evaluations(about)), end
 
@@ -141,15 +139,14 @@ def checkpoint_step(folder: Path, cell: Cell) -> int | None:
 def _load(path: Path, study: Study, cell: Cell) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         tensors, about = tensor_files.load(path)
+        if about.items() >= _owner(study, cell).items():
+            return tensors, about
     except FileNotFoundError:
         return None
     except tensor_files.CorruptFileError:
-        tensor_files.quarantine(path)
-        return None
-    if not about.items() >= _owner(study, cell).items():
-        tensor_files.quarantine(path)
-        return None
-    return tensors, about
+        pass
+    tensor_files.quarantine(path)
+    return None
 
 
 def _owner(study: Study, cell: Cell) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Cells of one target and seed, trained on one stream of batches.
+"""Train cells of one target and seed on one stream of batches.
 
-Each batch is made once. Each source's frozen prefix runs once and hands every cut to the cells that start there;
+Each batch is made once. Each source's frozen prefix runs once, for all the cells that start at a cut of it;
 fine-tuned cells and bases start from the images. What a cell computes never depends on what else is in its cohort:
 its draws are functions of study, target and step, and no operation mixes cells.
 """
@@ -42,9 +42,12 @@ Compute = Callable[[Mapping[str, Tensor]], None]  # one step of some cells, as a
 
 @dataclass(frozen=True)
 class CohortTask:
-    """What a cohort is trained on: a task, its numbers of classes and images, its networks' outputs, its feed.
+    """The images that a cohort is trained on.
 
-    `share` is the part of every batch that the feed makes.
+    Attributes:
+        task, classes: "A" or "B", and its number of classes; outputs: width of the networks' last layer.
+        train_images, val_images: how many there are.
+        share: the part of every batch, and of the validation images, that the feed makes.
     """
 
     task: str
@@ -58,9 +61,11 @@ class CohortTask:
 
 @dataclass
 class TrainingCell:
-    """A cell in training. `step` counts the steps it has done; sums run since its last check.
+    """A cell in training.
 
-    `correct`: (validation images,) bool, which of them the last check got right.
+    Attributes:
+        step: steps done; since: those since the last check, over which `loss_sum` runs (float64, no dimensions).
+        correct: (validation images,) bool, those that the last check got right; (0,) before the first.
     """
 
     cell: Cell
@@ -73,11 +78,11 @@ class TrainingCell:
 
 
 class OneProcess:
-    """The processes that train a cohort: this one alone. `fasttransfer.training.ddp` has those of several devices.
+    """This process, which trains a cohort alone. `fasttransfer.training.ddp` has one that shares it with others.
 
     Attributes:
-        share: the part of every batch, and of the validation images, that this one takes. The first process reads and
-            writes files.
+        share: the part of every batch, and of the validation images, that this process takes. The first process reads
+            and writes files.
     """
 
     share = WHOLE
@@ -86,8 +91,8 @@ class OneProcess:
     def is_first(self) -> bool:
         return not self.share.rank
 
-    def need_images(self, study: Study, cell: Cell, validation: int) -> None:
-        """Refuse more processes than there are images in a batch, or to validate on.
+    def require_images(self, study: Study, cell: Cell, validation: int) -> None:
+        """Check that there are no more processes than images in a batch, or validation images.
 
         Raises:
             InputError: there are more.
@@ -98,32 +103,32 @@ class OneProcess:
                     f"{cell.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
                 )
 
-    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
-        """Return what steps `net` from cut `start` on."""
+    def make_trainer(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+        """Return the trainer of the stages of `net` behind cut `start`."""
         return StageTrainer(net, start, begin, recipe)
 
-    def recorded(self, compute: Compute, device: torch.device) -> Compute:
-        """Return `compute` as it is run again and again: on a GPU as a CUDA graph."""
+    def record(self, compute: Compute, device: torch.device) -> Compute:
+        """Return `compute` in the form that is run in every step: on a GPU a CUDA graph."""
         return cuda_graph.RecordedGraph(compute) if device.type == "cuda" else compute
 
     def sum_counts(self, *counts: Tensor) -> None:
-        """Add up, in place, what each process has counted on its share of the validation images."""
+        """Sum, in place, over all processes what each has counted on its share of the validation images."""
 
     def share_state(self, member: TrainingCell) -> None:
-        """Make every process go on from what the first one has restored."""
+        """Have every process go on from what the first one has restored."""
 
 
 class Cohort:
-    """Trains `cells` to the end of the recipe, or until told to stop.
+    """Some cells of a study, trained together.
 
     Args:
         study: the study.
         cells: bases or copies of one target and seed, not yet ended.
-        target: what they are trained on.
-        sources: the weights of everything that a cell copies from, see `Cell.source`.
+        target: the images that they are trained on.
+        sources: `Cell.source` -> the weights that cells copy from it.
         folder: the study's folder; `weights/` and `checkpoints/` in it exist.
         device: where to train.
-        processes: those that train it together.
+        processes: this one, and those that train the cohort with it.
     """
 
     def __init__(
@@ -145,8 +150,8 @@ class Cohort:
         first = cells[0]
         self._drop_keys = dropout_keys(first)
         self._dtype = inputs.dtype_of(study.precision)
-        self._computed: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
-        self._step_of: Compute
+        self._compute_key: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
+        self._compute: Compute  # of the cells and tensors in `_compute_key`
         self._at = torch.zeros((), dtype=torch.int64, device=device)
         self._lr = torch.zeros((), device=device)
         self._sources = self._build_sources(cells, sources)
@@ -159,54 +164,51 @@ class Cohort:
         self._members = [self._build_member(cell, fresh[init_of(study, cell)]) for cell in cells]
         self._sources = {name: source.of_frozen_cells() for name, source in self._sources.items()}
 
-    # -- building -----------------------------------------------------------------------------------------------
-
-    def _build_sources(self, cells: Sequence[Cell], sources: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
-        """Every source of the cells."""
-        found, deepest = {}, deepest_cuts(cells)
-        for source in sorted(by_source(cells)):
-            net, cut = self._empty(), deepest.get(source, 0)
+    def _build_sources(self, cells: Sequence[Cell], weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
+        sources, deepest = {}, deepest_cuts(cells)
+        for name in sorted(by_source(cells)):
+            net, cut = self._build_empty(), deepest.get(name, 0)
             del net.stages[cut:]
-            net.to_empty(device=self._device).load(sources[source], 0, cut)
-            found[source] = Source(net.requires_grad_(False), sources[source])
-        return found
+            net.to_empty(device=self._device).load(weights[name], 0, cut)
+            sources[name] = Source(net.requires_grad_(False), weights[name])
+        return sources
 
-    def _empty(self) -> CaffeNet:
-        """A network that takes no memory: whoever needs only some of its stages gives it to those."""
+    def _build_empty(self) -> CaffeNet:
+        """Return a network without memory, for the caller to allocate the stages that it needs."""
         with torch.device("meta"):
             return CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype)
 
     def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> TrainingCell:
-        net = self._empty()
+        net = self._build_empty()
         start, begin = cell.first_trained, fresh
         if cell.source is not None:
             begin = copy_layers(self._sources[cell.source], net, cell.n, fresh, frozen=cell.frozen)
         for stage in net.stages[start:]:
             stage.to_empty(device=self._device)
-        trainee = self._processes.trainee(net, start, begin, self._recipe)
+        trainee = self._processes.make_trainer(net, start, begin, self._recipe)
         member = TrainingCell(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
         self._restore(member)
         return member
 
-    # -- training -----------------------------------------------------------------------------------------------
-
-    def run(self, emit: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float = 30.0) -> bool:
-        """Trains to the end; returns False when `stop` said so before, with everything in checkpoints.
+    def run(
+        self, on_message: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float = 30.0
+    ) -> bool:
+        """Train to the end of the recipe; return False when `stop` returned True before, with all cells in checkpoints.
 
         Checkpoints are written after `checkpoint_seconds` at the earliest, and never so often that writing takes
         more than a twentieth of the time. When they are written changes no result. The feed is closed at the end.
         """
         with closing(self._target.feed):
-            return self._run(emit, stop, checkpoint_seconds)
+            return self._run(on_message, stop, checkpoint_seconds)
 
-    def _run(self, emit: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float) -> bool:
+    def _run(self, on_message: Callable[[Message], None], stop: Callable[[], bool], checkpoint_seconds: float) -> bool:
         members = self._members
         step = min(m.step for m in members)
-        emit(Started(tuple(m.cell for m in members), step, self._steps))
+        on_message(Started(tuple(m.cell for m in members), step, self._steps))
         for m in members:
             if m.evaluations:
-                emit(Checked(m.cell, tuple(m.evaluations)))
-        saved = told = time.monotonic()
+                on_message(Checked(m.cell, tuple(m.evaluations)))
+        saved = reported = time.monotonic()
         wait, macs = checkpoint_seconds, 0.0
         while members:
             if stop():
@@ -214,42 +216,44 @@ class Cohort:
                 return False
             if step == self._steps:
                 for m in members:
-                    self._finish(m, emit)
+                    self._finish(m, on_message)
                 break
             active = [m for m in members if m.step == step]
-            self._train_step(step, active)
+            self.train_step(step, active)
             step += 1
             cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
             macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
             if step in self._checks:
                 macs += self._target.val_images * cost.validation_macs(*sizes, cells)
-                lost = self._check(step, active, emit)
+                lost = self._check(step, active, on_message)
                 members = self._members = [m for m in members if m not in lost]
             now = time.monotonic()
-            if now - told > 0.3:
-                emit(Advanced(step, self._steps, macs))
-                told, macs = now, 0.0
+            if now - reported > 0.3:
+                on_message(Advanced(step, self._steps, macs))
+                reported, macs = now, 0.0
             if now - saved >= wait and step < self._steps:
                 self._save(members)
                 saved = time.monotonic()
                 wait = max(checkpoint_seconds, 20 * (saved - now))
-        emit(Advanced(self._steps, self._steps, macs))
+        on_message(Advanced(self._steps, self._steps, macs))
         return True
 
-    def _train_step(self, step: int, active: Sequence[TrainingCell]) -> None:
+    def train_step(self, step: int, active: Sequence[TrainingCell] | None = None) -> None:
+        """Train the cells `active`, by default all, on the batch of `step`, counted from 0."""
+        active = self._members if active is None else active
         batch = self._target.feed.train(step)
         self._at.fill_(step)
         self._lr.fill_(self._recipe.lr_at(step, self._steps))
-        given = {"labels": batch.labels, **batch.images, **batch.cuts}
-        self._compute(active, tuple(given))(given)
+        tensors = {"labels": batch.labels, **batch.images, **batch.cuts}
+        self._computation(active, tuple(tensors))(tensors)
         for m in active:
             m.since += 1
             m.step = step + 1
 
-    def _compute(self, active: Sequence[TrainingCell], given: tuple[str, ...]) -> Compute:
-        """One step of the cells `active`, as a function of what is `given`; on a GPU it is recorded."""
-        asked = tuple(m.cell for m in active), given
-        if self._computed != asked:
+    def _computation(self, active: Sequence[TrainingCell], names: tuple[str, ...]) -> Compute:
+        """Return one step of the cells `active` as a function of a batch, which has tensors of these names."""
+        key = tuple(m.cell for m in active), names
+        if self._compute_key != key:
             members = tuple(active)
             first, end = self._target.share.of(self._recipe.batch)
             around = first, self._recipe.batch - end
@@ -260,27 +264,26 @@ class Cohort:
                 for m in members:
                     m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
 
-            self._step_of = self._processes.recorded(compute, self._device)
-            self._computed = asked
-        return self._step_of
+            self._compute, self._compute_key = self._processes.record(compute, self._device), key
+        return self._compute
 
     def _cuts(
         self, batch: Mapping[str, Tensor], active: Sequence[TrainingCell], drop: StepDropout | None
     ) -> dict[tuple[str, int], Tensor]:
-        """(source, n) -> cut n of every source's prefix that a frozen cell starts from.
+        """Return (source, n) -> cut n, for every cut that a frozen cell starts from.
 
-        In a study with views it is rounded where features are kept, and taken from the batch where it is there.
+        In a study with views it is rounded as cached features are, and taken from the batch where that has it.
         """
         cuts: dict[tuple[str, int], Tensor] = {}
         for source, cells in frozen_by_source(m.cell for m in active).items():
             net, mean, stops = self._sources[source].net, cells[0].mean_of, sorted({cell.n for cell in cells})
             if self._study.views is not None:
                 names = {kept_cut(n): cut_name(source, kept_cut(n)) for n in stops}
-                kept = {cut: batch[name] for cut, name in names.items() if name in batch}
-                if live := names.keys() - kept.keys():
-                    kept |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
+                rounded = {cut: batch[name] for cut, name in names.items() if name in batch}
+                if live := names.keys() - rounded.keys():
+                    rounded |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
                 for n in stops:
-                    cuts[source, n] = net(kept[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
+                    cuts[source, n] = net(rounded[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
                 continue
             x = batch[mean]
             for start, stop in zip([0, *stops], stops, strict=False):
@@ -290,37 +293,43 @@ class Cohort:
 
     @staticmethod
     def _entrance(m: TrainingCell, images: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+        """Return what the first trained stage of a cell reads."""
         if m.trainee.start:
             assert m.cell.source is not None
             return cuts[m.cell.source, m.trainee.start]
         return images[m.cell.mean_of]
 
-    # -- validation ---------------------------------------------------------------------------------------------
-
-    def _check(self, step: int, active: Sequence[TrainingCell], emit: Callable[[Message], None]) -> list[TrainingCell]:
-        """Validates and reports `active`; returns those that diverged or are stuck, which are reported as ended."""
+    def _check(
+        self, step: int, active: Sequence[TrainingCell], on_message: Callable[[Message], None]
+    ) -> list[TrainingCell]:
+        """Validate and report `active`; return those that diverged or are stuck, which are reported as ended."""
         lost = []
         give_up = self._recipe.give_up
-        for m, (val_loss, correct) in zip(active, self._validate(active), strict=True):
+        for m, (val_loss, correct) in zip(active, self.validate(active), strict=True):
             val_top1 = float(correct.sum() / len(correct))
-            found = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
-            m.evaluations.append(found)
+            check = Evaluation(step, _finite(float(m.loss_sum) / m.since), _finite(val_loss), val_top1)
+            m.evaluations.append(check)
             m.correct = correct
             m.loss_sum.zero_()
             m.since = 0
-            emit(Checked(m.cell, (found,)))
-            if found.train_loss is None or found.val_loss is None:
+            on_message(Checked(m.cell, (check,)))
+            if check.train_loss is None or check.val_loss is None:
                 paths.checkpoint_file(self._folder, m.cell).unlink(missing_ok=True)
-                emit(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
+                on_message(Ended(m.cell, "diverged", step, f"its loss was not a finite number by step {step}"))
                 lost.append(m)
             elif is_hopeless(m.evaluations, self._target.classes, self._steps, give_up):
-                self._finish(m, emit)
+                self._finish(m, on_message)
                 lost.append(m)
         return lost
 
     @torch.no_grad()
-    def _validate(self, active: Sequence[TrainingCell]) -> list[tuple[float, Tensor]]:
-        """Mean loss of each cell over the validation images, without dropout, and (images,) bool: which are right."""
+    def validate(self, active: Sequence[TrainingCell] | None = None) -> list[tuple[float, Tensor]]:
+        """Validate the cells `active`, by default all, without dropout.
+
+        Returns:
+            For each its mean loss, and (validation images,) bool: those it got right.
+        """
+        active = self._members if active is None else active
         total = self._target.val_images
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
         correct = torch.zeros(len(active), total, dtype=torch.uint8, device=self._device)
@@ -335,8 +344,6 @@ class Cohort:
         self._processes.sum_counts(losses, correct)
         return list(zip((losses / total).tolist(), correct.bool().cpu(), strict=True))
 
-    # -- on disk ------------------------------------------------------------------------------------------------
-
     def _save(self, members: Sequence[TrainingCell]) -> None:
         if self._processes.is_first:
             for m in members:
@@ -348,7 +355,7 @@ class Cohort:
 
     @torch.no_grad()
     def _restore(self, m: TrainingCell) -> None:
-        """Resumes from the cell's checkpoint where there is a sound one."""
+        """Resume the cell from its checkpoint where there is a sound one."""
         state = load_checkpoint(self._folder, self._study, m.cell) if self._processes.is_first else None
         if state is not None:
             m.trainee.load(state.weights)
@@ -359,8 +366,8 @@ class Cohort:
             m.evaluations, m.correct = list(state.evaluations), state.correct
         self._processes.share_state(m)
 
-    def _finish(self, m: TrainingCell, emit: Callable[[Message], None]) -> None:
-        """Writes the network and reports it; before the last step it is stuck."""
+    def _finish(self, m: TrainingCell, on_message: Callable[[Message], None]) -> None:
+        """Write the network and report that the cell is done, or before the last step that it is stuck."""
         if not self._processes.is_first:
             return
         classes, last = self._target.classes, m.evaluations[-1]
@@ -373,8 +380,8 @@ class Cohort:
         copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
         trained = {**copied, **m.trainee.weights}
         save_network(self._folder, self._study, end, trained, m.evaluations, processes=self._target.share.ranks)
-        emit(Checked(m.cell, tuple(m.evaluations)))
-        emit(end)
+        on_message(Checked(m.cell, tuple(m.evaluations)))
+        on_message(end)
 
 
 def _finite(number: float) -> float | None:

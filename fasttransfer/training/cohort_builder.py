@@ -1,4 +1,4 @@
-"""A job's cells become a cohort: images, means and sources are read from the store and the study's folder."""
+"""Build the cohort of a job: read images, means and sources from the store and the study's folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from fasttransfer.training.transfer import source_weights
 
 @dataclass(frozen=True)
 class StudyContext:
-    """What every job of a study needs to know; `classes` are those of tasks A and B, in label order.
+    """The study that jobs belong to, and where it is on disk.
 
-    `hw_share` and `features` are those of `fasttransfer.study.configuration.Feeding`.
+    Attributes:
+        folder, store: of the study, and of its images.
+        classes: task -> its classes in label order.
+        checkpoint_seconds: see `Cohort.run`; hw_share, features: see `fasttransfer.study.configuration.Feeding`.
     """
 
     study: Study
@@ -47,15 +50,22 @@ def build_cohort(
     setting: StudyContext,
     cells: Sequence[Cell],
     device: torch.device,
-    emit: Callable[[Noted], None] = lambda message: None,
+    on_message: Callable[[Noted], None] = lambda message: None,
     stop: Callable[[], bool] = lambda: False,
     *,
     processes: OneProcess | None = None,
 ) -> Cohort:
-    """The cohort of `cells`, with its images, means and sources read from the store and the study's folder.
+    """Return the cohort of `cells`, with images, means and sources from the store and the study's folder.
 
-    In a study with views the features of its frozen cells are computed here, unless they are kept or `stop` says so;
-    `emit` hears of it. `processes` are those that train it together.
+    In a study with views this computes the features of its frozen cells, unless the cache has them.
+
+    Args:
+        on_message: called with how the features come along.
+        stop: returns True to compute no more features and run the cells live.
+        processes: this one, and those that train the cohort with it.
+
+    Raises:
+        InputError: there are more processes than images.
     """
     study, first = setting.study, cells[0]
     store = Store.open(setting.store)
@@ -65,7 +75,7 @@ def build_cohort(
         select_task_images(store, store.val, classes),
     )
     processes = processes or OneProcess()
-    processes.need_images(study, first, len(val))
+    processes.require_images(study, first, len(val))
     means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
     stream = replace(image_stream(study, first, len(train)), share=processes.share)
     mine, end = processes.share.of(len(val))
@@ -104,8 +114,8 @@ def build_cohort(
             stream,
             lambda tasks: open_images(train, my_val, stream, {task: means[task] for task in sorted(tasks)}),
             setting.features,
-            log=lambda text: emit(Noted(text)),
-            progress=lambda text: emit(Noted(text, stays=False)),
+            log=lambda text: on_message(Noted(text)),
+            progress=lambda text: on_message(Noted(text, stays=False)),
             stop=stop,
         )
     target = CohortTask(first.target, len(classes), outputs, len(train), len(val), feed, processes.share)

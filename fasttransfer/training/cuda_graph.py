@@ -1,4 +1,4 @@
-"""A stretch of work on a GPU, recorded once and replayed: thousands of kernels for the cost of one launch."""
+"""Record work on a GPU once and replay it: thousands of kernels for the cost of one launch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class RecordedGraph:
-    """`function` of tensors that always have the same shapes, as a CUDA graph.
+    """A function of tensors that always have the same shapes, as a CUDA graph.
 
     The first call runs it as it is, which sets up libraries and workspaces; the second records it; from then on it is
-    replayed on copies of what it is given. It may change tensors of its own in place; it must not look at their values.
+    replayed on copies of its inputs. It may change tensors of its own in place; it must not branch on their values.
 
     Args:
         function: takes a mapping of tensors, returns nothing.
@@ -25,7 +25,7 @@ class RecordedGraph:
         self._graph = torch.cuda.CUDAGraph()
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> None:
-        """Runs, records or replays on `inputs`."""
+        """Run, record or replay the function on `inputs`."""
         self._calls += 1
         if self._calls == 1:
             side = torch.cuda.Stream()

@@ -1,4 +1,4 @@
-"""One large network on several devices: what torchrun starts trains it together.
+"""Train one large network on several devices, in processes that torchrun starts.
 
 Every process holds the whole network and makes its own part of every batch; PyTorch's DistributedDataParallel averages
 the gradients while they are computed. Order, views and dropout masks are those of the whole batch, so the result is
@@ -38,12 +38,12 @@ from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.step import StageTrainer
+from fasttransfer.training.workers.schedule import STOPPING
 
-_ASKED = (signal.SIGINT, signal.SIGTERM)  # for a clean stop; torchrun sends them to all of its processes
-_AGREE = 16  # steps between two questions whether to stop
+_CHECK_STOP = 16  # steps between two checks whether a process was asked to stop
 # The others wait while the first prepares images. A process that dies is noticed at once, by its connections and by
 # torchrun.
-_PATIENCE = timedelta(days=7)
+_TIMEOUT = timedelta(days=7)
 _INTERRUPTED = 130
 
 
@@ -55,12 +55,12 @@ def train_bases(
     feeding: Feeding | None = None,
     console: Console | None = None,
     checkpoint_seconds: float = 30.0,
-    show: grid.Show = lambda recorded, trained: None,
+    show: grid.Show = lambda results, trained: None,
 ) -> int:
-    """Trains the base networks of a study on `tasks`, in all processes that torchrun started; returns the exit code.
+    """Train the base networks of a study on `tasks`, in all processes that torchrun started; return the exit code.
 
-    They go into the study's folder as `grid.run` puts them there, which finds them done. Where torchrun started no
-    others, `grid.run` trains them.
+    They go into the study's folder as `grid.run` writes them, which then trains the rest. Where torchrun started one
+    process alone, `grid.run` trains them.
 
     Raises:
         InputError: as `grid.run`; fewer GPUs, images or images per batch than processes; another process failed.
@@ -69,7 +69,7 @@ def train_bases(
     def wanted(cell: Cell) -> bool:
         return cell.treatment == "base" and cell.target in tasks
 
-    def run(**how: Any) -> bool:
+    def run(**options: Any) -> bool:
         return grid.run(
             choices,
             out,
@@ -78,7 +78,7 @@ def train_bases(
             checkpoint_seconds=checkpoint_seconds,
             wanted=wanted,
             show=show,
-            **how,
+            **options,
         )
 
     layers = LAYERS if choices.layers is None else choices.layers
@@ -87,18 +87,18 @@ def train_bases(
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
         return 0 if run() else _INTERRUPTED
-    with _joined(devices.choose_device(choices.device)) as share:
+    with _join_group(devices.choose_device(choices.device)) as share:
         if share.rank:
             _follow(share)
-            return 0  # how it ended is for the first to say: torchrun ends all of them when one has another exit code
+            return 0  # the first has the exit code: torchrun ends all processes when one exits with another
         if console:
             console.print(Text(f"{ranks} processes train each network together"))
         return 0 if _lead(share, run) else _INTERRUPTED
 
 
 @contextmanager
-def _joined(device: str) -> Iterator[Share]:
-    """This process as one of those that torchrun started; which of them it is."""
+def _join_group(device: str) -> Iterator[Share]:
+    """Join the processes that torchrun started; yields the share of this one."""
     local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device == "cuda":
         if here > (there := torch.cuda.device_count()):
@@ -107,7 +107,7 @@ def _joined(device: str) -> Iterator[Share]:
                 f"--nproc-per-node {there}, or choose --device cpu"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Share(dist.get_rank(), dist.get_world_size())
     finally:
@@ -115,8 +115,8 @@ def _joined(device: str) -> Iterator[Share]:
 
 
 def _lead(share: Share, run: Callable[..., bool]) -> bool:
-    """The first process: what `grid.run` does, with every job done by all."""
-    training = False
+    """Call `run` in the first process, with every job trained by all."""
+    is_training = False
 
     def together(
         setting: StudyContext,
@@ -125,12 +125,12 @@ def _lead(share: Share, run: Callable[..., bool]) -> bool:
         *,
         ended: Callable[[Cell], str | None],
     ) -> bool:
-        nonlocal training
+        nonlocal is_training
         for job in division.jobs:
-            training = True
-            _tell((setting, job.cells))
-            finished = _work(setting, job.cells, share, on_message)
-            training = False
+            is_training = True
+            _broadcast((setting, job.cells))
+            finished = _train(setting, job.cells, share, on_message)
+            is_training = False
             if not finished:
                 return False
         return True
@@ -138,57 +138,53 @@ def _lead(share: Share, run: Callable[..., bool]) -> bool:
     try:
         return run(together=together)
     finally:
-        if not training:  # amid a network the others do not listen: they lose their connection, which they tell
-            _tell(None)
+        if not is_training:  # else the others are training, and end when they lose their connection
+            _broadcast(None)
 
 
 def _follow(share: Share) -> None:
-    """Another process: does its part of every job, until told that there are no more."""
-    while (job := _told()) is not None:
+    """Train this process's part of every job until the first process broadcasts that there are no more."""
+    while (job := _broadcast(None)) is not None:
         setting, cells = job
-        _work(setting, cells, share, lambda _: None)
+        _train(setting, cells, share, lambda _: None)
 
 
-def _tell(what: object) -> None:
-    with _company():
-        dist.broadcast_object_list([what], src=0, device=torch.device("cpu"))
-
-
-def _told() -> Any:
-    box: list[Any] = [None]
-    with _company():
+def _broadcast(message: object) -> Any:
+    """Return the `message` of the first process, in all processes."""
+    box: list[Any] = [message]
+    with _explain_loss():
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
 
 @contextmanager
-def _company() -> Iterator[None]:
-    """Turns the loss of another process, which torch tells by an address, into a sentence."""
+def _explain_loss() -> Iterator[None]:
+    """Turn torch's error about the loss of another process, which names an address, into a sentence."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise InputError(
-            "another process of this run has ended, so this one cannot go on: see what that one said. The same command "
+            "another process of this run has ended, so this one cannot go on: see its messages. The same command "
             "goes on from the last checkpoint."
         ) from error
 
 
-def _work(setting: StudyContext, cells: tuple[Cell, ...], share: Share, on_message: Callable[[Message], None]) -> bool:
-    """Trains a network together with the other processes; False when one of them was asked to stop."""
+def _train(setting: StudyContext, cells: tuple[Cell, ...], share: Share, on_message: Callable[[Message], None]) -> bool:
+    """Train a network together with the other processes; return False when one of them was asked to stop."""
     study = setting.study
     device = devices.configure_process(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
-    with _company(), _asked() as stop:
+    with _explain_loss(), _catch_signals() as stop:
         cohort = build_cohort(setting, cells, device, processes=Processes(share))
-        return cohort.run(on_message, _agreed(stop), setting.checkpoint_seconds)
+        return cohort.run(on_message, _any_stops(stop), setting.checkpoint_seconds)
 
 
 @contextmanager
-def _asked() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, however often: torchrun passes on what a terminal has sent already."""
+def _catch_signals() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set, however often: torchrun repeats what a terminal has sent already."""
     stop = threading.Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in _ASKED}
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in STOPPING}
     try:
         yield stop
     finally:
@@ -196,22 +192,22 @@ def _asked() -> Iterator[threading.Event]:
             signal.signal(each, handler)
 
 
-def _agreed(stop: threading.Event) -> Callable[[], bool]:
-    """Whether any process was asked to stop: all hear the same at the same step."""
+def _any_stops(stop: threading.Event) -> Callable[[], bool]:
+    """Return a function of all processes: whether `stop` is set in any. It returns the same in all at each step."""
     steps = count()
 
-    def asked() -> bool:
-        if next(steps) % _AGREE:
+    def is_stopping() -> bool:
+        if next(steps) % _CHECK_STOP:
             return False
         flag = torch.tensor(int(stop.is_set()))
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
-    return asked
+    return is_stopping
 
 
 class DistributedTrainer(StageTrainer):
-    """A trainee that sees a part of every batch and gets the gradients of the whole."""
+    """A trainer that sees a part of every batch and gets the gradients of the whole."""
 
     def __init__(self, net: CaffeNet, start: int, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
         super().__init__(net, start, weights, recipe)
@@ -219,7 +215,7 @@ class DistributedTrainer(StageTrainer):
         self._parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
 
     def _gradients(self, x: Tensor, labels: Tensor, drop: StepDropout) -> tuple[Tensor, Sequence[Tensor]]:
-        """As of the whole batch. DDP listens to `backward`, not to `torch.autograd.grad`."""
+        """Return loss and gradients of the whole batch. DDP hooks into `backward`, not into `torch.autograd.grad`."""
         for weight in self._working:
             weight.grad = None
         logits = self._parallel(x, start=self.start, drop=drop)
@@ -232,19 +228,19 @@ class DistributedTrainer(StageTrainer):
 
 
 class Processes(OneProcess):
-    """Several processes that train a base network, each with its part of every batch and of the validation images.
+    """This process of several that train a base network, each with its part of every batch and validation image.
 
-    What decides how it goes on (losses, top-1, stopping) is summed over all processes, so that all decide the same;
-    files are the first one's.
+    Losses, top-1 and the wish to stop are summed over all processes, so that all go on alike; the first one alone reads
+    and writes files.
     """
 
     def __init__(self, share: Share) -> None:
         self.share = share
 
-    def trainee(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+    def make_trainer(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
         return DistributedTrainer(net, start, begin, recipe)
 
-    def recorded(self, compute: Compute, device: torch.device) -> Compute:
+    def record(self, compute: Compute, device: torch.device) -> Compute:
         return compute  # DDP orders its buckets in the first steps
 
     def sum_counts(self, *counts: Tensor) -> None:
@@ -253,7 +249,7 @@ class Processes(OneProcess):
 
     @torch.no_grad()
     def share_state(self, member: TrainingCell) -> None:
-        """Make every process go on from the checkpoint or the initial values of the first."""
+        """Have every process go on from the checkpoint or the initial values of the first."""
         trainee = member.trainee
         for tensor in (*trainee.weights.values(), *trainee.velocities.values(), member.loss_sum):
             dist.broadcast(tensor, src=0)

@@ -63,9 +63,8 @@ def start_weights(
         purpose: "base", "cell" or "random".
         outputs: width of the last layer.
         init: scales the draws and sets the biases: the draws are the same for all. Where it is not the recipe's, it is
-            He's for the second random control. He's values keep a signal at the size it comes in: the first layer's
-            bring pixels to about unit variance, whatever the recipe's scale, else the loss of the control explodes at
-            once.
+            He's for the second random control. He's values keep the variance of a signal: the first layer's
+            bring pixels to about unit variance, whatever the recipe's scale, else the control's loss explodes at once.
     """
     weights = draw_weights(
         study.recipe.geometry,

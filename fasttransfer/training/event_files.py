@@ -1,4 +1,4 @@
-"""A study's validation checks as TensorBoard event files, one folder a network: to watch it with a tool one knows.
+"""Write a study's validation checks as TensorBoard event files, one folder per network.
 
 Records and report do not need them: they can be deleted at any time.
 """
@@ -20,24 +20,24 @@ Listener = Callable[[Cell, Sequence[Evaluation]], None]
 
 
 def require_tensorboard() -> None:
-    """Finds out before anything is trained.
+    """Check that TensorBoard is installed, before anything is trained.
 
     Raises:
         InputError: the package tensorboard is not installed.
     """
-    _writer()
+    _import_writer()
 
 
 @contextmanager
 def write_events(folder: Path) -> Iterator[Listener]:
-    """A function that writes the checks of a cell to `folder`/tensorboard/<label of the cell>.
+    """Yield a function that writes the checks of a cell to `folder`/tensorboard/<label of the cell>.
 
     A resumed cell reports all its checks again: its events are written anew, so that none is there twice.
 
     Raises:
         InputError: the package tensorboard is not installed.
     """
-    make = _writer()
+    make_writer = _import_writer()
     writers: dict[Cell, Any] = {}
     last: dict[Cell, int] = {}
 
@@ -45,7 +45,7 @@ def write_events(folder: Path) -> Iterator[Listener]:
         if cell not in writers:
             events = paths.tensorboard_folder(folder, cell)
             shutil.rmtree(events, ignore_errors=True)
-            writers[cell] = make(str(events))
+            writers[cell] = make_writer(str(events))
         for check in evaluations:
             if check.step > last.get(cell, 0):
                 values = {"train/loss": check.train_loss, "val/loss": check.val_loss, "val/top1": check.val_top1}
@@ -62,7 +62,7 @@ def write_events(folder: Path) -> Iterator[Listener]:
             writer.close()
 
 
-def _writer() -> Any:
+def _import_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -1,8 +1,7 @@
-"""What memory training takes, before any of it is taken: waves are planned and studies refused from these numbers.
+"""Predict the memory that training takes: by these numbers waves are planned and studies refused.
 
 Numbers of values follow from the shapes; what a process takes for itself, and how much more than the values alone a
-step takes (scratch memory of the convolutions, gaps between tensors), was measured
-(docs/decisions/waves.md).
+step takes (scratch memory of the convolutions, gaps between tensors), was measured (docs/decisions/waves.md).
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from fasttransfer.study.cells import Cell, by_source, deepest_cuts
 OWN = 425_000_000
 """Bytes of a process that has imported PyTorch, before it trains anything."""
 SHARED = 340_000_000
-"""Bytes of the libraries' files: once, however many processes read them."""
+"""Bytes of the libraries' files, which all processes share."""
 SHARE = 0.8
-"""Of the free memory, what is planned with: the rest is the system's, its page cache's and other programs'."""
+"""Share of the free memory to plan with: the rest is for the system, its page cache and other programs."""
 
-_LOOSE = 1.5  # on a step's activations: scratch memory, what waits to be freed
-_GAPS = 1.08  # on all: what lies free between tensors
+_LOOSE = 1.5  # factor on a step's activations: scratch memory, tensors that wait to be freed
+_GAPS = 1.08  # factor on everything: free memory between tensors
 
 
 def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, cells: Iterable[Cell]) -> int:
-    """Bytes that one process takes at the most while it trains `cells` together, libraries not counted.
+    """Return the bytes that one process takes at the most while it trains `cells` together, without libraries.
 
-    What stays: each cell's trained layers (weights and velocities, in bf16 the rounded weights too) and of each source
-    the stages that frozen cells read. What comes and goes: while the cohort is built, whole sources and the initial
-    values; while it trains, the batch, the cuts, and one cell's activations and gradients, for a cell is stepped after
-    the other.
+    Some stay: each cell's trained layers (weights and velocities, in bf16 the rounded weights too) and of each source
+    the stages that frozen cells read. Others come and go: while the cohort is built, whole sources and the initial
+    values; while it trains, the batch, the cuts, and one cell's activations and gradients, for cells are stepped one
+    after another.
     """
     cells = tuple(cells)
     parameters = [math.prod(shape) + shape[0] for shape in geometry.weight_shapes(outputs)]
@@ -56,26 +55,26 @@ def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, c
 
 
 def step_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, start: int) -> int:
-    """Bytes of activations and gradients at the most of one training step of the stages behind cut `start`.
+    """Return the most bytes of activations and gradients in one training step of the stages behind cut `start`.
 
     Kept for the backward pass are each stage's output and, of a normalised one, what it pooled; beside them lie the
     largest output of a convolution and the gradient of its input.
     """
     value = 2 if precision == "bf16" else 4
-    kept = [math.prod(geometry.cut_shape(n)) if n < STAGES else outputs for n in range(start, STAGES + 1)]
+    activations = [math.prod(geometry.cut_shape(n)) if n < STAGES else outputs for n in range(start, STAGES + 1)]
     passing = [0]
     for stage in range(start + 1, STAGES + 1):
         if layer_of(stage).kernel:
             convolved = geometry.channels[stage - 1] * geometry.sides[stage - 1] ** 2
-            passing.append(convolved + (kept[stage - 1 - start] if stage > start + 1 else 0))
+            passing.append(convolved + (activations[stage - 1 - start] if stage > start + 1 else 0))
         if layer_of(stage).normalises:
-            kept[stage - start] *= 2
+            activations[stage - start] *= 2
     gradients = sum(math.prod(shape) for shape in geometry.weight_shapes(outputs)[start:])
-    return int(value * (_LOOSE * batch * (sum(kept[1:]) + max(passing)) + gradients))
+    return int(value * (_LOOSE * batch * (sum(activations[1:]) + max(passing)) + gradients))
 
 
 def free_memory(device: str, workers: int, resident: int = 0) -> int | None:
-    """Bytes that `workers` processes may have together: of the machine, or of the GPUs, where each has its own.
+    """Return the bytes that `workers` processes may have together: of the machine, or of GPUs, one for each.
 
     Args:
         resident: bytes of images that are held in each GPU's memory.

@@ -1,4 +1,4 @@
-"""What a cohort in training tells whoever listens."""
+"""The messages of a cohort in training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fasttransfer.study.records import Evaluation
 
 @dataclass(frozen=True)
 class Started:
-    """A cohort begins or resumes: its shape, for the progress display."""
+    """A cohort of `cells` begins or resumes at `step` of `steps`."""
 
     cells: tuple[Cell, ...]
     step: int
@@ -19,7 +19,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Advanced:
-    """`macs` multiply-adds have been done since the last such message; the cohort is at `step`."""
+    """The cohort is at `step` of `steps`, after `macs` multiply-adds since its last such message."""
 
     step: int
     steps: int
@@ -36,9 +36,9 @@ class Checked:
 
 @dataclass(frozen=True)
 class Ended:
-    """A cell is "done" or "stuck" (its weights are on disk), "diverged", or "skipped" with what it copies from.
+    """A cell is "done" or "stuck" (its weights are on disk), "diverged", or "skipped" as its source was.
 
-    `correct` says which validation images its last check got right, see `fasttransfer.study.records.Result`.
+    `correct` packs which validation images its last check got right, see `fasttransfer.study.records.Result`.
     """
 
     cell: Cell
@@ -50,7 +50,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Noted:
-    """A sentence about features: `stays` if it should be read and recorded, else it says how far the work is."""
+    """A sentence about features: one to record if it `stays`, else one about progress that the next replaces."""
 
     text: str
     stays: bool = True

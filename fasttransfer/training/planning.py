@@ -1,4 +1,4 @@
-"""What is trained together: cells of one target and seed, cut into jobs that keep all workers busy and fit memory."""
+"""Cut cells of one target and seed into jobs that keep all workers busy and fit into memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fasttransfer.training import cost, memory_use
 
 @dataclass(frozen=True)
 class TargetSizes:
-    """What all cells of one target are trained on, as far as costs depend on it.
+    """The sizes that the cost of a target's cells depends on.
 
     Attributes:
-        geometry, outputs: sizes of their networks.
+        geometry, outputs: of the networks.
         batch: images per step; steps: of a whole training.
         validated: images of all validation checks together.
         precision: "fp32" or "bf16".
@@ -34,7 +34,7 @@ class TargetSizes:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Cells that are trained together, of one target and seed.
+    """Cells of one target and seed that are trained together.
 
     `dataclasses.replace(job, cells=...)` is the job of some of them: costs follow from the cells.
     """
@@ -44,7 +44,7 @@ class TrainingJob:
 
     @property
     def needs(self) -> frozenset[Cell]:
-        """The bases that must have ended before."""
+        """The bases that must have ended before it starts."""
         return frozenset(c.needs for c in self.cells if c.needs is not None)
 
     @property
@@ -57,15 +57,29 @@ class TrainingJob:
 
     @property
     def bytes(self) -> int:
-        """Memory that a worker takes at the most while it trains this, libraries included but those all share."""
+        """Memory of a worker at its peak, but for the libraries that all workers share."""
         terms = self.terms
         sizes = (terms.geometry, terms.outputs, terms.batch, terms.precision)
         return memory_use.OWN + memory_use.cohort_bytes(*sizes, self.cells)
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the checkpoints of all cells: weights and velocities of what they train."""
+        terms = self.terms
+        return sum(8 * cost.weight_count(terms.geometry, terms.outputs, cell.first_trained) for cell in self.cells)
+
+    @property
+    def shape(self) -> TrainingJob:
+        """The same cells of seed 0 and target B: jobs of one shape cost the same."""
+        return replace(self, cells=tuple(sorted(replace(cell, seed=0, target="B") for cell in self.cells)))
+
 
 @dataclass(frozen=True)
 class JobPlan:
-    """`jobs`, how many `workers` train at the same time, and why, where memory decided on either (else "")."""
+    """The jobs of a study, and how many workers train at the same time.
+
+    `waves` says in words how short memory changed either, "" where it did not.
+    """
 
     jobs: tuple[TrainingJob, ...]
     workers: int
@@ -73,13 +87,13 @@ class JobPlan:
 
     @property
     def bytes(self) -> int:
-        """Memory of all workers at the most."""
+        """Memory of all workers at their peak."""
         return memory_use.SHARED + sum(sorted((job.bytes for job in self.jobs), reverse=True)[: self.workers])
 
 
 def split_in_half(job: TrainingJob) -> tuple[TrainingJob, ...]:
-    """`job` in two of about equal cost, the dearer first; a job of one cell is itself. It changes no result."""
-    return tuple(sorted(_parts(job, 2), key=lambda half: -half.macs))
+    """Cut `job` in two of about equal cost, the larger first; a job of one cell stays whole. It changes no result."""
+    return tuple(sorted(_cut(job, 2), key=lambda half: -half.macs))
 
 
 def plan_jobs(
@@ -92,54 +106,63 @@ def plan_jobs(
     precision: str,
     free: int | None,
 ) -> JobPlan:
-    """Cuts `cells` into jobs, dearest first within bases and copies.
+    """Cut `cells` into jobs, the largest first within bases and copies.
 
-    One cohort a target and seed shares most; where that leaves workers idle, cohorts are cut into parts of about
+    One cohort per target and seed shares most; where that leaves workers idle, cohorts are cut into parts of about
     equal cost. Where those that train at the same time would not fit into memory, they are cut further: each cohort
-    trains in waves; where even single cells do not fit beside each other, fewer train at the same time. How they are
-    cut changes no result.
+    trains in waves; where even single cells do not fit beside each other, fewer train at the same time. None of this
+    changes a result.
 
     Args:
-        classes: those of each task; train, val: how many images each task has.
-        free: bytes that all workers may have, see `memory_use.free_memory`; None where nobody knows.
+        classes: task -> its classes; train, val: task -> number of images.
+        free: bytes that all workers may have, see `memory_use.free_memory`; None where the system does not say.
 
     Raises:
         InputError: a single cell does not fit.
     """
     groups = cohorts(cells)
-    copies = sum(members[0].treatment != BASE for members in groups)
+    copies = sum(group[0].treatment != BASE for group in groups)
     parts = -(-2 * workers // copies) if workers > 1 and copies else 1
     whole = []
-    for members in groups:
-        task, is_copy = members[0].target, members[0].treatment != BASE
+    for group in groups:
+        task = group[0].target
         steps = recipe.steps_for(train[task])
         validated = len(recipe.check_steps(steps)) * val[task]
-        terms = TargetSizes(
-            recipe.geometry, recipe.outputs_for(task, classes), recipe.batch, steps, validated, precision
-        )
-        whole.append((TrainingJob(members, terms), parts if is_copy else 1))
-    jobs = [part for job, count in whole for part in _parts(job, count)]
+        outputs = recipe.outputs_for(task, classes)
+        terms = TargetSizes(recipe.geometry, outputs, recipe.batch, steps, validated, precision)
+        whole.append((TrainingJob(group, terms), 1 if group[0].treatment == BASE else parts))
+    jobs = [part for job, count in whole for part in _cut(job, count)]
     waves = ""
     if free is not None and jobs:
-        together = _together(jobs, free, workers)
-        room = _room(free, together)
-        cut = [part for job, count in whole for part in _fitting(job, count, room)]
-        if together < workers or len(cut) > len(jobs):
-            waves = _told(jobs, cut, free, workers, together)
-        jobs, workers = cut, together
+        fitting = _count_fitting(jobs, free, workers)
+        room = _memory_each(free, fitting)
+        fine = [part for job, count in whole for part in _cut_to_fit(job, count, room)]
+        changes = []
+        if fitting < workers:
+            changes.append(f"{fitting} of {workers} workers train at the same time")
+        if len(fine) > len(jobs):
+            changes.append(f"cohorts train in waves of at most {max(len(job.cells) for job in fine)} networks")
+        if changes:
+            wanted = format_bytes(JobPlan(tuple(jobs), workers, "").bytes)
+            waves = f"{' and '.join(changes)}: {wanted} would be needed, {format_bytes(free)} of memory are free"
+        jobs, workers = fine, fitting
     return JobPlan(tuple(sorted(jobs, key=lambda job: (bool(job.cells[0].n), -job.macs))), workers, waves)
 
 
-def _room(free: int, workers: int) -> float:
-    """Bytes for each of so many workers."""
+def _memory_each(free: int, workers: int) -> float:
+    """Return the bytes that each of the workers may have."""
     return (memory_use.SHARE * free - memory_use.SHARED) / workers
 
 
-def _together(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
-    """How many workers there may be for the largest of the single cells to fit beside each other."""
+def _count_fitting(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
+    """Return how many workers can each train the largest single cell at the same time.
+
+    Raises:
+        InputError: none.
+    """
     largest = max((replace(job, cells=(cell,)) for job in jobs for cell in job.cells), key=lambda job: job.bytes)
     for count in range(workers, 0, -1):
-        if largest.bytes <= _room(free, count):
+        if largest.bytes <= _memory_each(free, count):
             return count
     terms = largest.terms
     narrower = ", --precision bf16" if terms.precision == "fp32" else ""
@@ -151,36 +174,23 @@ def _together(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
     )
 
 
-def _fitting(job: TrainingJob, parts: int, room: float) -> list[TrainingJob]:
-    """`job` in `parts` parts, or as many more as it takes for each to fit into `room`."""
+def _cut_to_fit(job: TrainingJob, parts: int, room: float) -> list[TrainingJob]:
+    """Cut `job` into `parts` parts, or as many more as it takes for each to fit into `room` bytes."""
     for count in range(min(parts, len(job.cells)), len(job.cells) + 1):
-        cut = _parts(job, count)
+        cut = _cut(job, count)
         if all(part.bytes <= room for part in cut):
             break
     return cut
 
 
-def _parts(job: TrainingJob, count: int) -> list[TrainingJob]:
-    return [replace(job, cells=tuple(share)) for share in _shares(job.cells, job.terms, count)]
-
-
-def _told(jobs: Sequence[TrainingJob], cut: Sequence[TrainingJob], free: int, workers: int, together: int) -> str:
-    wanted = JobPlan(tuple(jobs), workers, "").bytes
-    what = []
-    if together < workers:
-        what.append(f"{together} of {workers} workers train at the same time")
-    if len(cut) > len(jobs):
-        what.append(f"cohorts train in waves of at most {max(len(job.cells) for job in cut)} networks")
-    return f"{' and '.join(what)}: {format_bytes(wanted)} would be needed, {format_bytes(free)} of memory are free"
-
-
-def _shares(cells: Sequence[Cell], terms: TargetSizes, parts: int) -> list[list[Cell]]:
-    """Deals cells to `parts` lists of about equal cost: dearest first, each to the list that has least."""
-    costs = [cost.trained_macs(terms.geometry, terms.outputs, cell) for cell in cells]
-    shares: list[list[Cell]] = [[] for _ in range(min(parts, len(cells)))]
+def _cut(job: TrainingJob, parts: int) -> list[TrainingJob]:
+    """Deal the cells of `job` to `parts` jobs of about equal cost: the dearest first, each to the cheapest job."""
+    terms = job.terms
+    costs = [cost.trained_macs(terms.geometry, terms.outputs, cell) for cell in job.cells]
+    shares: list[list[Cell]] = [[] for _ in range(min(parts, len(job.cells)))]
     sums = [0] * len(shares)
-    for price, cell in sorted(zip(costs, cells, strict=True), reverse=True):
+    for macs, cell in sorted(zip(costs, job.cells, strict=True), reverse=True):
         least = sums.index(min(sums))
         shares[least].append(cell)
-        sums[least] += price
-    return [sorted(share) for share in shares]
+        sums[least] += macs
+    return [replace(job, cells=tuple(sorted(share))) for share in shares]

@@ -1,62 +1,51 @@
-"""When jobs end that workers take one after another: what each costs from measured rates, and who waits for whom."""
+"""Simulate a study: what each job costs by measured times, and which worker waits for which base."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from fasttransfer.study.cells import Cell, frozen_by_source
+from fasttransfer.study.cells import Cell
 from fasttransfer.study.recipe import Recipe
+from fasttransfer.training import cost
+from fasttransfer.training.job_times import MachineTimes
 from fasttransfer.training.planning import TrainingJob
-from fasttransfer.training.step_times import StepTimes
 
-Spent = dict[str, float]
-"""What time is spent on, see `PARTS` -> seconds."""
+JobCost = dict[str, float]
+"""One of `PARTS` -> the seconds spent on it."""
 
 PARTS = ("training", "validation", "building", "saving")
 
 
-def spent(
-    recipe: Recipe, rates: StepTimes, job: TrainingJob, done: Mapping[Cell, int], checkpoint_seconds: float = 30.0
-) -> Spent:
-    """Seconds that one of several busy workers takes for `job`.
+def job_cost(
+    recipe: Recipe, times: MachineTimes, job: TrainingJob, done: Mapping[Cell, int], checkpoint_seconds: float = 30.0
+) -> JobCost:
+    """Return the seconds that one of several busy workers takes for `job`.
 
     Args:
         done: steps that a cell's checkpoint has behind it; a cell that is not named starts at 0.
     """
-    terms = job.terms
-    parameters = [math.prod(shape) + shape[0] for shape in terms.geometry.weight_shapes(terms.outputs)]
+    terms, timed = job.terms, times.jobs[job.shape]
+    begun = min(done.get(cell, 0) for cell in job.cells)
     checks = recipe.check_steps(terms.steps)
-    left = {cell: terms.steps - done.get(cell, 0) for cell in job.cells}
-    checked = {cell: sum(check > done.get(cell, 0) for check in checks) for cell in job.cells}
-    batches = terms.validated / len(checks) / terms.batch  # a check
-    training = max(left.values()) * rates.feed
-    validation = max(checked.values()) * batches * rates.validation
-    for cell in job.cells:
-        start = cell.first_trained
-        training += left[cell] * rates.step[start]
-        validation += checked[cell] * batches * sum(rates.forward[start:])
-    for cells in frozen_by_source(job.cells).values():
-        prefix = sum(rates.forward[: max(cell.n for cell in cells)])
-        training += max(left[cell] for cell in cells) * prefix
-        validation += max(checked[cell] for cell in cells) * batches * prefix
-    drawn = sum(parameters[min(cell.n for cell in job.cells) :])
-    for source in {cell.source for cell in job.cells if cell.source is not None and cell.needs is None}:
-        drawn += sum(parameters[: max(cell.n for cell in job.cells if cell.source == source)])
-    building = drawn * rates.draw + len(job.cells) * rates.build
-    saving = len(job.cells) * 4 * sum(parameters) * rates.save
+    images = terms.validated / len(checks) * sum(check > begun for check in checks)
+    training = (terms.steps - begun) * timed.step
+    saving = len(job.cells) * 4 * cost.weight_count(terms.geometry, terms.outputs) * times.write
     # As `Cohort.run` does it: not too often, and never for more than a twentieth of the time.
-    checkpoint = sum(8 * sum(parameters[cell.first_trained :]) for cell in job.cells) * rates.save
+    checkpoint = job.checkpoint_bytes * times.write
     saving += training // max(checkpoint_seconds, 20 * checkpoint) * checkpoint
-    return {"training": training, "validation": validation, "building": building, "saving": saving}
+    return {"training": training, "validation": images * timed.image, "building": timed.build, "saving": saving}
 
 
 def simulate(
-    jobs: Sequence[TrainingJob], costs: Mapping[TrainingJob, Spent], workers: int, alone: float, ended: set[Cell]
-) -> tuple[Spent, Spent]:
-    """Wall seconds of the bases and of the copies, each by what they were spent on.
+    jobs: Sequence[TrainingJob],
+    costs: Mapping[TrainingJob, JobCost],
+    workers: int,
+    alone: float,
+    ended: Collection[Cell],
+) -> tuple[JobCost, JobCost]:
+    """Return the wall seconds of the bases and of the copies, each by what they are spent on.
 
-    Time in which several workers are busy is shared out among them in equal parts. Jobs are taken as
+    Time in which several workers are busy counts in equal parts for each. Jobs are taken as
     `fasttransfer.training.workers` does: the first that has what it needs.
 
     Args:
@@ -64,26 +53,25 @@ def simulate(
         alone: the share of its time that a job takes when no other worker is busy.
         ended: the cells that are trained already.
     """
-    bases: Spent = {}
-    copies: Spent = {}
-    waiting, running, ended = list(jobs), dict[TrainingJob, float](), set(ended)
+    bases, copies = dict.fromkeys(PARTS, 0.0), dict.fromkeys(PARTS, 0.0)
+    waiting, running, trained = list(jobs), dict[TrainingJob, float](), set(ended)
     while waiting or running:
         for job in list(waiting):
-            if len(running) < workers and job.needs <= ended:
+            if len(running) < workers and job.needs <= trained:
                 waiting.remove(job)
                 running[job] = sum(costs[job].values())
         if not running:
             break  # what waits for a base that will never end
         busy = (len(running) - 1) / (workers - 1) if workers > 1 else 1.0
-        pace = alone + (1 - alone) * busy  # wall seconds of a second of work
+        pace = alone + (1 - alone) * busy  # wall seconds per second of work
         until = min(running.values())
         share = until * pace / len(running)
         for job, rest in list(running.items()):
-            into, whole = copies if job.cells[0].n else bases, sum(costs[job].values())
+            spent, whole = copies if job.cells[0].n else bases, sum(costs[job].values())
             for what, seconds in costs[job].items():
-                into[what] = into.get(what, 0.0) + share * seconds / whole
+                spent[what] += share * seconds / whole
             running[job] = rest - until
             if rest <= until:
                 del running[job]
-                ended |= set(job.cells)
+                trained |= set(job.cells)
     return bases, copies

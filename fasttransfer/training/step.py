@@ -1,7 +1,4 @@
-"""One training step of one network: loss, gradients, update.
-
-What a cohort runs for each of its cells, `--dry-run` times and the benchmarks measure.
-"""
+"""One training step of one network: loss, gradients, update. A cohort runs it for each of its cells."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ from fasttransfer.study.recipe import Recipe
 
 
 class StageTrainer:
-    """The trained stages of a network, with what Caffe's SGD keeps of them.
+    """The trained stages of a network, with the velocities of Caffe's SGD.
 
     In bfloat16 the network computes with rounded copies of its weights. The update writes them: no step casts a weight.
 
     Args:
-        net: the network. Its stages `start` + 1 to 8 are trained; the ones before are never run by this class.
-        weights: float32, under Caffe's names; those of the trained stages are where training starts.
-        recipe: momentum, decay, and the factors on rate and decay for biases.
+        net: the network. Its stages `start` + 1 to 8 are trained; this class never runs the ones before.
+        weights: float32, under Caffe's names, the values that the trained stages start from.
+        recipe: momentum, decay, and the factors on learning rate and decay for biases.
 
     Attributes:
-        weights: name -> what is trained, float32, in the memory layout of the network's.
-        velocities: likewise, name -> velocity.
+        weights: name -> float32, the weights that are trained, in the memory layout of the network's.
+        velocities: name -> float32, their velocities.
     """
 
     def __init__(self, net: CaffeNet, start: int, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
@@ -40,7 +37,7 @@ class StageTrainer:
             for name, w in working.items()
         }
         self.velocities = {name: torch.zeros_like(w) for name, w in self.weights.items()}
-        # What the next forward pass reads: the weight itself, or its rounded copy.
+        # The next forward pass reads the weight itself, or its rounded copy.
         read = [
             own if w.dtype == torch.float32 else w.detach()
             for own, w in zip(self.weights.values(), self._working, strict=True)
@@ -54,19 +51,19 @@ class StageTrainer:
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes over the trained stages' weights; velocities stay."""
+        """Set the weights of the trained stages; velocities stay."""
         self.net.load(weights, self.start)
         for name, own in self.weights.items():
             own.copy_(weights[name])
 
     def step(self, x: Tensor, labels: Tensor, drop: StepDropout, lr: Tensor) -> Tensor:
-        """One step on a batch; returns its mean loss, float32 without dimensions.
+        """Train on a batch; return its mean loss, float32 without dimensions.
 
         Args:
             x: the batch at cut `start`, see `Geometry.cut_shape`.
             labels: (N,) int64.
             drop: the step's dropout.
-            lr: the step's rate, float32 without dimensions, on the network's device.
+            lr: the learning rate, float32 without dimensions, on the network's device.
         """
         loss, gradients = self._gradients(x, labels, drop)
         ops.sgd_step(
@@ -82,7 +79,7 @@ class StageTrainer:
         return loss
 
     def _gradients(self, x: Tensor, labels: Tensor, drop: StepDropout) -> tuple[Tensor, Sequence[Tensor]]:
-        """The batch's mean loss, and its gradients by the weights that the network reads."""
+        """Return the batch's mean loss, and its gradients by the weights that the network reads."""
         logits = self.net(x, start=self.start, drop=drop)
         loss = F.cross_entropy(logits.float(), labels)
         return loss.detach(), torch.autograd.grad(loss, self._working)

@@ -1,15 +1,18 @@
-"""What a study comes to: choices settled, its images counted, its networks divided into jobs. Nothing is decoded.
+"""Plan a study: resolve the user's choices, count its images, divide its networks into jobs. No image is decoded.
 
-`make_plan` turns what was asked for into a `StudyPlan`, checking all that can be checked before anything is written.
+`make_plan` turns `Choices` into a `StudyPlan` and checks all that can be checked before anything is written;
+`resume_plan` adapts it to a study that has begun.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
+import xxhash
 
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
@@ -18,9 +21,9 @@ from fasttransfer.networks import inputs
 from fasttransfer.pipelines import choose_feed, prepare
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.store import Kind, expected_bytes
-from fasttransfer.study import images, splits
+from fasttransfer.study import images, paths, records, splits
 from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
-from fasttransfer.study.configuration import BUILTIN, Choices, Feeding
+from fasttransfer.study.configuration import BUILTIN, VERSION, Choices, Feeding, Study
 from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS, ImageSource
 from fasttransfer.study.recipe import Recipe, find_recipes
 from fasttransfer.training import memory_use
@@ -33,8 +36,9 @@ _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of th
 class StudyPlan:
     """A study as far as it can be known without decoding images.
 
-    `classes` are those of each task in label order; `train`, `val` count images per task. `kind` is that of the store,
-    which a source has yet to become, `why` what it was chosen for.
+    Attributes:
+        classes: task -> its classes in label order; train, val: task -> number of images.
+        kind: of the store that the images are, or will be prepared as; why: the reason for it, in words.
     """
 
     choices: Choices
@@ -53,30 +57,29 @@ class StudyPlan:
 
     @property
     def out(self) -> Path:
-        """Where the study goes when nobody says."""
+        """The default folder of the study."""
         split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
         return Path("runs") / f"{self.images.name}-{split.replace(':', '-')}"
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every network of the study."""
-        chosen = self.choices
-        return study_cells(chosen.targets, chosen.treatments, self.layers, self.seeds)
+        """Return every network of the study."""
+        return study_cells(self.choices.targets, self.choices.treatments, self.layers, self.seeds)
 
 
 def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
-    """Checks what was asked for and decides what was left open; reads the list of images, decodes none.
+    """Check the user's choices and decide what they leave open; reads the list of images, decodes none.
 
     Raises:
         InputError: bad images, split, recipe, device, feed, or a task without enough classes.
     """
     device = devices.choose_device(choices.device)
-    found = images.find_source(choices.data)
-    recipe = choices.resolve_recipe(found.recipe)
+    source = images.find_source(choices.data)
+    recipe = choices.resolve_recipe(source.recipe)
     feeding = feeding or Feeding()
     if feeding.features == "cache" and choices.views is None:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
-    kind, why = _kind(found, recipe, choices, feeding)
-    split = splits.make_split(choices.split, found.classes)
+    kind, why = _choose_kind(source, recipe, choices, feeding)
+    split = splits.make_split(choices.split, source.classes)
     layers, seeds = choices.layers, choices.seeds
     if choices.data == BUILTIN:
         layers = BUILTIN_LAYERS if layers is None else layers
@@ -87,8 +90,8 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
     classes = {"A": split.a, "B": split.b}
-    train = {task: found.count("train", members, choices.per_class) for task, members in classes.items()}
-    val = {task: found.count("val", members) for task, members in classes.items()}
+    train = {task: source.count("train", names, choices.per_class) for task, names in classes.items()}
+    val = {task: source.count("val", names) for task, names in classes.items()}
     for task in classes:
         if not val[task]:
             raise InputError(f"{choices.data}: task {task} has no validation images: add some under val/")
@@ -98,7 +101,7 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
         layers,
         seeds,
         recipe,
-        found,
+        source,
         kind,
         why,
         classes,
@@ -110,48 +113,131 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
     )
 
 
-def plan_study_jobs(plan: StudyPlan, cells: Sequence[Cell], workers: int | None = None) -> JobPlan:
-    """`cells` cut into jobs for the workers of this machine, with the memory that is free now.
+def make_study(plan: StudyPlan, images: str) -> Study:
+    """Return the study that `plan` describes, on images of this digest."""
+    choices, store = plan.choices, plan.images.store
+    return Study(
+        data=plan.images.where,
+        images=images,
+        split=choices.split,
+        tasks=xxhash.xxh3_128_hexdigest(json.dumps(plan.classes).encode()),
+        layers=plan.layers,
+        treatments=choices.treatments,
+        targets=choices.targets,
+        seeds=plan.seeds,
+        bad_images=store.manifest["bad_pictures"] if store else choices.bad_images,
+        precision=plan.precision,
+        device=plan.device,
+        threads=plan.threads,
+        recipe=plan.recipe,
+        classes=choices.classes,
+        per_class=choices.per_class,
+        views=choices.views,
+    )
 
-    Args:
-        workers: how many there are on a cluster, whose machines are taken to have as much memory a worker.
+
+def resume_plan(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
+    """Return `plan` as the study in `out` goes on with it; the folder may be empty.
+
+    Device, precision and threads are those it began with unless the user chose them, so that it can be resumed on
+    another machine; and so is the kind of store, for a source may have become either.
 
     Raises:
-        InputError: a single network does not fit into it.
+        InputError: another study, or something else, is in `out`.
+    """
+    if (begun := read_study(out)) is None:
+        return plan
+    plan = replace(
+        plan,
+        device=plan.device if plan.choices.device else devices.choose_device(begun.device),
+        precision=plan.precision if plan.choices.precision else begun.precision,
+        threads=begun.threads,
+    )
+    require_same(begun, make_study(plan, begun.images), out)
+    if plan.images.store is not None or not paths.records_file(out).is_file():
+        return plan
+    kind: Kind = records.read_results(out).facts.get("store", {"kind": "raw"})["kind"]
+    if feeding.feed is not None and choose_feed.KIND_OF[feeding.feed] != kind:
+        raise InputError(
+            f"{out}: this study reads a {kind} store, --feed {feeding.feed} reads another kind: drop --feed or choose "
+            "another --out"
+        )
+    return replace(plan, kind=kind, why="as the study began")
+
+
+def read_study(out: Path) -> Study | None:
+    """Return the study in folder `out`; None where it is empty or missing.
+
+    Raises:
+        InputError: it holds something else, or a study that this version does not train.
+    """
+    path = paths.study_file(out)
+    if path.exists():
+        if (study := Study.read(path)).version < VERSION:
+            raise InputError(
+                f"{out}: this study was begun by an earlier fasttransfer, whose studies have no base+: report, advise "
+                "and compare still read it; to train, choose another --out"
+            )
+        return study
+    own = (paths.lock_file(out).name, *paths.WORKING_FOLDERS)
+    if out.is_dir() and (strangers := [p.name for p in out.iterdir() if p.name not in own]):
+        raise InputError(f"{out}: holds {strangers[0]} but no study: choose another --out or empty it")
+    return None
+
+
+def require_same(begun: Study, study: Study, out: Path) -> None:
+    """Refuse to go on with another study than the one in `out`.
+
+    Raises:
+        InputError: they differ.
+    """
+    if differences := begun.differences(study):
+        raise InputError(
+            f"{out}: another study is here ({'; '.join(differences)}): choose another --out or drop what differs"
+        )
+
+
+def plan_study_jobs(plan: StudyPlan, cells: Sequence[Cell], workers: int | None = None) -> JobPlan:
+    """Cut `cells` into jobs for the workers of this machine, with the memory that is free now.
+
+    Args:
+        workers: how many there are on a cluster, whose machines are assumed to have as much memory per worker.
+
+    Raises:
+        InputError: a single network does not fit into memory.
     """
     here = devices.count_workers(plan.device, plan.threads)
     workers = workers or here
-    resident = _stored(plan) if planned_feed(plan).resident else 0
+    resident = _stored_bytes(plan) if _choose_feed(plan).resident else 0
     free = memory_use.free_memory(plan.device, here, resident)
     free = None if free is None else free * workers // here
     return plan_jobs(plan.recipe, cells, plan.classes, plan.train, plan.val, workers, plan.precision, free)
 
 
-def _kind(found: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
-    """The kind of store that a study reads, and why."""
+def _choose_kind(source: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
+    """Return the kind of store that the study reads, and the reason in words."""
     side = recipe.geometry.store
-    if found.store is not None:
-        if found.store.size != side:
-            fitting = find_recipes(found.store.size)
+    if source.store is not None:
+        if (size := source.store.size) != side:
+            fitting = find_recipes(size)
             other = f" or choose --recipe {' or '.join(fitting)}" if fitting else ""
-            held = found.store.size
             raise InputError(
-                f"{choices.data} holds {held} x {held} images, recipe {recipe.name} needs {side}: "
+                f"{choices.data} holds {size} x {size} images, recipe {recipe.name} needs {side}: "
                 f"prepare it again with --size {side}{other}"
             )
-        choose_feed.check_feed(found.store, feeding.feed)
-        return found.store.kind, "as it is"
+        choose_feed.check_feed(source.store, feeding.feed)
+        return source.store.kind, "as it is"
     if feeding.feed is not None:
         return choose_feed.KIND_OF[feeding.feed], f"for --feed {feeding.feed}"
-    if found.listing is None:
+    if source.listing is None:
         return "raw", "they are few"
-    have = prepare.find_started(found.listing, size=side, cache=cache_folder(), bad_images=choices.bad_images)
-    count = len(found.listing.train) + len(found.listing.val)
+    have = prepare.find_started(source.listing, size=side, cache=cache_folder(), bad_images=choices.bad_images)
+    count = len(source.listing.train) + len(source.listing.val)
     return choose_feed.choose_kind(count, side, choose_feed.free_disk(cache_folder()), have, dali=has_dali())
 
 
 def command_words(choices: Choices) -> list[str]:
-    """The arguments of the command line that ask for `choices`: every option that is not at its default."""
+    """Return the arguments of the command line for `choices`: every option that is not at its default."""
     words = ["grid"]
     for option in fields(Choices):
         value = getattr(choices, option.name)
@@ -161,20 +247,18 @@ def command_words(choices: Choices) -> list[str]:
     return words
 
 
-def describe_feed(plan: StudyPlan, where: str, device: str) -> str:
-    """Which feed reads which images, and where they lie: as each worker decides for itself when it starts."""
-    chosen = planned_feed(replace(plan, device=device))
-    return f"images: {where} as a {plan.kind} store ({plan.why}); feed: {chosen.about}"
+def describe_feed(plan: StudyPlan, where: str) -> str:
+    """Return in words which feed reads which images, and where they lie."""
+    return f"images: {where} as a {plan.kind} store ({plan.why}); feed: {_choose_feed(plan).about}"
 
 
-def planned_feed(plan: StudyPlan) -> choose_feed.FeedChoice:
-    """The feed that each worker will choose."""
-    return choose_feed.choose_feed(
-        plan.kind, _stored(plan), plan.device, choose_feed.free_memory(plan.kind, torch.device(plan.device))
-    )
+def _choose_feed(plan: StudyPlan) -> choose_feed.FeedChoice:
+    """Return the feed that each worker will choose when it starts."""
+    free = choose_feed.free_memory(plan.kind, torch.device(plan.device))
+    return choose_feed.choose_feed(plan.kind, _stored_bytes(plan), plan.device, free)
 
 
-def _stored(plan: StudyPlan) -> int:
-    """Bytes of the larger task's images as they are stored."""
+def _stored_bytes(plan: StudyPlan) -> int:
+    """Return the bytes of the larger task's images as they are stored."""
     side = plan.recipe.geometry.store
     return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)

@@ -60,11 +60,11 @@ def source_weights(
         outputs: width of the last layer.
         read_base: returns the weights of a base; random sources are drawn.
     """
-    found = {}
+    weights = {}
     for source, group in by_source(cells).items():
         n, base = max(cell.n for cell in group), group[0].needs
-        found[source] = _first_layers(read_base(base), n) if base else random_source(study, group[0], outputs, n)
-    return found
+        weights[source] = _first_layers(read_base(base), n) if base else random_source(study, group[0], outputs, n)
+    return weights
 
 
 def _first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:

@@ -119,9 +119,9 @@ def test_a_sweep_has_every_record_once_in_order_and_fills_its_last_batch() -> No
 def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
     plan = study_plan.make_plan(choices)
-    unlimited = grid._study(plan, "digest", None)
+    unlimited = study_plan.make_study(plan, "digest")
     assert "views" not in unlimited.to_dict()
-    ten = grid._study(study_plan.make_plan(replace(choices, views=10)), "digest", None)
+    ten = study_plan.make_study(study_plan.make_plan(replace(choices, views=10)), "digest")
     assert unlimited.differences(ten) == ["views: not set in the study, 10 in the command"]
     ten.write(tmp_path / "study.toml")
     assert Study.read(tmp_path / "study.toml") == ten

@@ -19,7 +19,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.study import records
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Choices
-from fasttransfer.training import grid, memory_use, study_plan, time_estimate
+from fasttransfer.training import grid, memory_use, study_plan, study_setup, time_estimate
 
 
 def test_the_whole_grid(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_network_too_large_for_the_memory_is_refused_before_anything_is_writte
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     out.mkdir()
-    with grid._alone(out), pytest.raises(InputError, match="another run is working here"):
+    with study_setup.lock_folder(out), pytest.raises(InputError, match="another run is working here"):
         grid.run(tiny_choices(tmp_path, layers=(1,)), out, console=quiet())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies import RATES, cohort, quiet, said, same_study, setting_in, store_of, tiny_choices
+from studies import cohort, quiet, said, same_study, setting_in, store_of, tiny_choices, unit_times
 
 from fasttransfer import cli
 from fasttransfer.core import devices, tensor_files
@@ -22,7 +22,7 @@ from fasttransfer.study import images, records
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.configuration import Feeding
 from fasttransfer.study.paths import weights_file
-from fasttransfer.training import grid, study_plan, time_estimate
+from fasttransfer.training import grid, study_plan, study_setup, time_estimate
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 KINDS = ["raw", pytest.param("jpeg", marks=needs_dali)]
@@ -132,13 +132,14 @@ def test_images_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkey
         of_store = replace(choices, data=str(store.folder))
         plan = study_plan.make_plan(of_store)
         with records.Records(tmp_path / f"{synthetic}.db") as book:
-            grid._describe(book, plan, store, grid._study(plan, store.digest, None), tmp_path)
+            setting = study_setup.open_study(plan, store, tmp_path / f"{synthetic}")
+            study_setup.prepare_records(book, plan, store, setting)
             facts = dict(book._db.execute("SELECT key, json FROM facts"))
         assert facts["synthetic"] == str(synthetic).lower()
 
 
 def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time_estimate, "time_steps", lambda *asked: RATES)
+    monkeypatch.setattr(time_estimate, "time_jobs", unit_times)
     console = quiet()
     time_estimate.dry_run(tiny_choices(tmp_path), tmp_path / "run", console=console)
     text = " ".join(said(console).split())
@@ -149,7 +150,7 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytes
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
     every = sum(map(sum, study_plan.make_plan(choices).images.per_class.values()))
-    monkeypatch.setattr(time_estimate, "time_steps", lambda *asked: RATES)
+    monkeypatch.setattr(time_estimate, "time_jobs", unit_times)
     monkeypatch.setattr(time_estimate, "expected_bytes", lambda kind, images, side: images * 10**9)
     console = quiet()
     time_estimate.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)

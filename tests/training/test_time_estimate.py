@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
-from studies import RATES, tiny_choices
+from studies import settled, tiny_choices
 
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import make_folder
 from fasttransfer.networks.geometry import CAFFENET_MINI
-from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.cells import Cell, base, base_plus
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.recipe import load_recipe
-from fasttransfer.training import grid, simulation, study_plan, time_estimate
+from fasttransfer.training import grid, job_times, simulation, study_plan, time_estimate
+from fasttransfer.training.cohort import Cohort
+from fasttransfer.training.job_times import JobTimes, MachineTimes
 from fasttransfer.training.planning import TargetSizes, TrainingJob
 
 TERMS = TargetSizes(CAFFENET_MINI, 16, 32, 320, 5 * 640, "fp32")
@@ -32,32 +36,44 @@ def said(console: Console) -> str:
     return console.file.getvalue()
 
 
-def alike(job: TrainingJob) -> simulation.Spent:
+def times_of(job: TrainingJob, write: float = 0.0) -> MachineTimes:
+    """A second per step, a hundredth per validation image, ten to build, and half of that for a worker alone."""
+    return MachineTimes(1.0, write, 0.5, {job.shape: JobTimes(10.0, 1.0, 0.01)})
+
+
+def alike(job: TrainingJob) -> simulation.JobCost:
     """One second each."""
     return {"training": 1.0, "validation": 0.0, "building": 0.0, "saving": 0.0}
 
 
-def test_a_job_takes_its_steps_its_prefixes_once_and_its_validations() -> None:
-    job = TrainingJob((Cell(0, "B", "transfer", 2), Cell(0, "B", "transfer", 5), Cell(0, "B", "transfer+", 5)), TERMS)
-    found = simulation.spent(MINI, RATES, job, {})
-    assert found["training"] == pytest.approx(320 * (3 + 5 * 0.01))
-    behind = 6 + 3 + 8  # stages that each validates by itself
-    assert found["validation"] == pytest.approx(5 * 20 * (behind + 5) * 0.01)
+def test_a_job_takes_its_building_its_steps_and_its_validations() -> None:
+    job = TrainingJob((Cell(3, "A", "transfer", 2), Cell(3, "A", "transfer+", 5)), TERMS)
+    found = simulation.job_cost(MINI, times_of(job), job, {})
+    assert found == {"training": 320, "validation": pytest.approx(5 * 640 * 0.01), "building": 10, "saving": 0}
+
+
+def test_jobs_of_other_seeds_and_targets_have_one_shape_and_others_have_not() -> None:
+    job = TrainingJob((Cell(0, "A", "transfer", 2), base_plus("A", 0)), TERMS)
+    assert job.shape == replace(job, cells=(base_plus("B", 1), Cell(1, "B", "transfer", 2))).shape
+    assert job.shape != replace(job, cells=(Cell(0, "A", "selffer", 2), base_plus("A", 0))).shape
+    assert job.shape != replace(job, terms=replace(TERMS, outputs=17)).shape
 
 
 def test_of_a_job_that_was_stopped_what_is_left_is_counted() -> None:
     one, other = Cell(0, "B", "transfer", 2), Cell(0, "B", "transfer+", 5)
-    found = simulation.spent(MINI, RATES, TrainingJob((one, other), TERMS), {one: 300, other: 100})
-    assert found["training"] == pytest.approx(20 * 1.02 + 220)
-    assert found["validation"] == pytest.approx(20 * 0.01 * (1 * (6 + 2) + 4 * 8))
+    job = TrainingJob((one, other), TERMS)
+    found = simulation.job_cost(MINI, times_of(job), job, {one: 300, other: 100})
+    assert found["training"] == 220  # until the one that is behind has ended
+    assert found["validation"] == pytest.approx(4 * 640 * 0.01)
 
 
 def test_checkpoints_take_their_share_of_long_trainings() -> None:
     job = TrainingJob((base("A", 0),), TERMS)
-    short = simulation.spent(MINI, replace(RATES, save=1e-9), replace(job, terms=replace(TERMS, steps=20)), {})
-    long = simulation.spent(MINI, replace(RATES, save=1e-9), job, {})
-    assert long["saving"] > 10 * short["saving"] > 0
-    slow = simulation.spent(MINI, replace(RATES, save=1e-5), job, {})  # a checkpoint takes longer than 30 s
+    short = replace(job, terms=replace(TERMS, steps=20))
+    brief = simulation.job_cost(MINI, times_of(short, 1e-9), short, {})
+    long = simulation.job_cost(MINI, times_of(job, 1e-9), job, {})
+    assert long["saving"] > 10 * brief["saving"] > 0
+    slow = simulation.job_cost(MINI, times_of(job, 1e-5), job, {})  # a checkpoint takes longer than 30 s
     assert slow["saving"] < slow["training"] / 20 + 1e-5 * 16 * 600_000
 
 
@@ -74,6 +90,7 @@ def test_jobs_wait_for_their_bases_and_a_worker_alone_is_faster(workers: int, se
 def test_copies_start_as_soon_as_their_own_base_has_ended() -> None:
     slow, quick = (TrainingJob((base(task, 0),), TERMS) for task in "AB")
     copy = TrainingJob((Cell(0, "B", "selffer", 3),), TERMS)
+    costs: dict[TrainingJob, simulation.JobCost]
     costs = {slow: {"training": 3.0}, quick: {"training": 1.0}, copy: {"training": 2.0}}
     bases, copies = simulation.simulate([slow, quick, copy], costs, 2, 1.0, set())
     assert sum(bases.values()) + sum(copies.values()) == pytest.approx(3.0)
@@ -110,3 +127,28 @@ def test_a_dry_run_of_a_study_in_its_folder_counts_what_is_left(
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
     with pytest.raises(InputError, match="another study is here"):
         time_estimate.dry_run(replace(choices, batch=4), out, console=quiet())
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_a_cohort_is_timed_with_few_images_where_a_step_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int | None
+) -> None:
+    plan, store = settled(tiny_choices(tmp_path, layers=(2, 6), views=views))
+    job = max(study_plan.plan_study_jobs(plan, plan.cells(), 1).jobs, key=lambda job: len(job.cells)).shape
+    monkeypatch.setattr(job_times, "_FEW", 2)
+    monkeypatch.setattr(job_times, "_LONGEST", 0.0)
+    scratch = make_folder(tmp_path / "scratch")
+    cohort = job_times._TimedCohort(study_plan.make_study(plan, ""), job, store, scratch, torch.device("cpu"))
+    cohort.warm_up()
+    sizes: list[int] = []
+    step_of = Cohort.train_step
+
+    def step(self: Cohort, step: int) -> None:
+        sizes.append(len(self._target.feed.train(step).labels))
+        step_of(self, step)
+
+    monkeypatch.setattr(Cohort, "train_step", step)
+    assert all(seconds > 0 for seconds in cohort.measure(0.1))
+    cohort.close()
+    assert set(sizes) == {2, 1}
+    assert not list(scratch.iterdir())

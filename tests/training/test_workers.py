@@ -64,7 +64,7 @@ class Here:
             said = [*(m for m in said if not isinstance(m, WorkerFree)), WorkerLost("signal 9", self.memory)]
         self._said += [(worker, m) for m in said]
 
-    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+    def receive(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
         said, self._said = self._said, []
         return said
 
@@ -175,14 +175,14 @@ def test_a_job_short_of_memory_goes_on_in_halves(setting: StudyContext, monkeypa
     undisturbed = expected(setting)
     calls = itertools.count()
     train(setting, CELLS, lambda: next(calls) == 4)
-    step_of = Cohort._train_step
+    step_of = Cohort.train_step
 
     def hungry(self: Cohort, step: int, active: Sequence[object]) -> None:
         if step >= 6 and len(active) > 1:
             torch.empty(1 << 50, dtype=torch.uint8)  # which no machine has
         step_of(self, step, active)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Cohort, "_train_step", hungry)
+    monkeypatch.setattr(Cohort, "train_step", hungry)
     crew = Here(setting)
     heard = done_by(crew, setting, job_of(setting))
     assert same(trained(setting, CELLS), undisturbed)
@@ -196,7 +196,7 @@ def test_a_job_short_of_memory_goes_on_in_halves(setting: StudyContext, monkeypa
 def test_a_network_too_large_for_memory_is_told_in_a_sentence(
     setting: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Cohort, "_train_step", lambda *_: np.empty(1 << 50, np.uint8))
+    monkeypatch.setattr(Cohort, "train_step", lambda *_: np.empty(1 << 50, np.uint8))
     heard = Heard()
     with pytest.raises(InputError, match=r"A3B.s0: there is not enough memory for this network alone \(.*\): free"):
         run_jobs(Here(setting), setting, JobPlan((job_of(setting, CELLS[:1]),), 1, ""), heard, ended=heard.states.get)
@@ -262,7 +262,7 @@ def end_a_recording() -> object:
 def test_what_short_memory_looks_like(
     setting: StudyContext, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], object], says: str
 ) -> None:
-    monkeypatch.setattr(Cohort, "_train_step", lambda *_: attempt())
+    monkeypatch.setattr(Cohort, "train_step", lambda *_: attempt())
     said: list[WorkerMessage] = []
     worker_loop.train_job(setting, job_of(setting), CPU, said.append, lambda: False)
     assert isinstance(said[-1], worker_loop.OutOfMemory)

@@ -1,7 +1,7 @@
-"""Has the jobs of a study done, by worker processes of this machine or by those of a Ray cluster.
+"""Train the jobs of a study in worker processes of this machine or of a Ray cluster.
 
 `schedule.py` decides what is trained when and what becomes of a job whose worker is lost; `local.py` and `ray.py` are
-two crews that it can have; `work.py` is what a worker does, whoever hired it. The driver alone writes records; workers
+the two pools of workers; `worker_loop.py` is what a worker of either does. The driver alone writes records; workers
 write weights and checkpoints.
 """
 
@@ -21,7 +21,7 @@ Engine = Literal["local", "ray"]
 
 
 def require_engine(engine: Engine) -> None:
-    """Finds out before anything is prepared or trained.
+    """Check that the engine is installed, before anything is prepared or trained.
 
     Raises:
         InputError: the package ray is not installed.
@@ -31,7 +31,7 @@ def require_engine(engine: Engine) -> None:
 
 
 def open_workers(engine: Engine, setting: StudyContext) -> WorkerPool:
-    """Workers for `setting`, none of them started yet; to be closed.
+    """Return a pool of workers for `setting`, none of them started yet; the caller closes it.
 
     Raises:
         InputError: the Ray cluster does not answer, or has no machine that a network can be trained on.

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine: one a GPU, or as many as its cores allow."""
+"""Worker processes of this machine: one per GPU, or as many as its cores allow."""
 
 from __future__ import annotations
 
@@ -38,19 +38,20 @@ class LocalWorkers:
         self._workers[number] = _WorkerProcess(self._context, self._setting, number, self._stop)
 
     def assign_job(self, worker: int, job: TrainingJob) -> None:
-        with suppress(OSError):  # where it is gone, its end of the pipe will tell
+        with suppress(OSError):  # a worker that is gone closes its pipe, which `receive` sees
             self._workers[worker].pipe.send(job)
 
-    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
-        said: list[tuple[int, WorkerMessage]] = []
+    def receive(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+        messages: list[tuple[int, WorkerMessage]] = []
         numbers = {worker.pipe: number for number, worker in self._workers.items()}
         for pipe in wait(list(numbers), timeout=seconds):
             assert isinstance(pipe, Connection)
+            number = numbers[pipe]
             try:
-                said.append((numbers[pipe], pipe.recv()))
+                messages.append((number, pipe.recv()))
             except (EOFError, OSError):  # the latter where it had not read its job yet, or was amid a message
-                said.append((numbers[pipe], self._lose(numbers[pipe])))
-        return said
+                messages.append((number, self._lose(number)))
+        return messages
 
     def _lose(self, number: int) -> WorkerLost:
         process = self._workers.pop(number).process
@@ -70,7 +71,7 @@ class LocalWorkers:
 
 
 def _kills_for_memory() -> int:
-    """How many processes this system has ended so far because memory was short; 0 where it does not say."""
+    """Return how many processes the system has ended so far because memory was short; 0 where it does not count."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
@@ -86,8 +87,8 @@ class _WorkerProcess:
         self.process = context.Process(
             target=_work, args=(setting, index, theirs, stop), name=f"fasttransfer-{index}", daemon=True
         )
-        # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes hear,
-        # would end it with a stack trace and the study with it. Ours are delivered when they are let in again.
+        # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes get,
+        # would end it with a stack trace and the study with it. Ours are delivered once they are unblocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             self.process.start()
@@ -96,7 +97,7 @@ class _WorkerProcess:
         theirs.close()
 
     def end(self) -> None:
-        """Ends the process: by itself when it waits for a job, else by force (its files are whole at any time)."""
+        """End the process: by itself when it waits for a job, else by force (its files are whole at any time)."""
         self.pipe.close()
         self.process.join(timeout=2.0)
         if self.process.is_alive():
@@ -105,15 +106,15 @@ class _WorkerProcess:
 
 
 def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.Event) -> None:
-    """Main function of a worker process: jobs in, messages out, until the pipe closes."""
-    for each in STOPPING:  # the driver hears of it and asks us to stop
+    """Run a worker process: jobs in, messages out, until the pipe closes."""
+    for each in STOPPING:  # the driver gets them and sets `stop`
         signal.signal(each, signal.SIG_IGN)
     _die_with_parent()
 
-    def log(said: WorkerMessage) -> None:
+    def log(message: WorkerMessage) -> None:
         try:
-            pipe.send(said)
-        except BrokenPipeError:  # the driver has let go of us
+            pipe.send(message)
+        except BrokenPipeError:  # the driver has closed it
             raise SystemExit from None
 
     device = devices.configure_process(setting.study.device, setting.study.threads, index)
@@ -127,7 +128,7 @@ def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.E
 
 
 def _die_with_parent() -> None:
-    """Ends this process at once when the driver is gone, however it went."""
+    """End this process at once when the driver has ended, whatever ended it."""
     parent = mp.parent_process()
     assert parent is not None
 

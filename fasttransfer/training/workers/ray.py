@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster: one a GPU, or one for as many cores as a network is trained with.
+"""Actors of a Ray cluster: one per GPU, or one per as many cores as a network is trained with.
 
 The cluster is the one that RAY_ADDRESS names, else this machine for as long as the study takes. Study, images and
 cache lie on a file system that all its machines share.
@@ -29,7 +29,7 @@ from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.workers import worker_loop
 from fasttransfer.training.workers.worker_loop import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
 
-# Ray asks nothing and says nothing on our console: not even that a worker died, which the study tells in its own words.
+# Ray prints nothing on our console, not even that a worker died: the study reports that itself.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 for _name, _value in _QUIET.items():  # read when Ray is imported
     os.environ.setdefault(_name, _value)
@@ -37,9 +37,9 @@ for _name, _value in _QUIET.items():  # read when Ray is imported
 import ray  # noqa: E402
 
 _HERE = "local"
-_OBJECTS = 80 << 20  # bytes that Ray keeps for messages, which are small; less it does not take
+_OBJECTS = 80 << 20  # bytes of Ray's object store, for messages, which are small; Ray refuses less
 _PATIENCE = 5.0  # seconds that the cluster has to answer
-_LONGEST = 10.0  # seconds that a worker waits before it answers that it has nothing to say
+_LONGEST = 10.0  # seconds until a worker that has no message answers so
 
 
 class RayWorkers:
@@ -50,14 +50,14 @@ class RayWorkers:
     """
 
     def __init__(self, setting: StudyContext) -> None:
-        # Machines of a cluster stand in other folders.
+        # Other machines have other working folders.
         self._setting = replace(setting, folder=setting.folder.absolute(), store=setting.store.absolute())
         self._joined = _join_cluster()
         self._actors: dict[int, Any] = {}
-        self._asked: dict[Any, int] = {}
-        self._hired = 0
+        self._pending: dict[Any, int] = {}  # a call of `take_messages` that has not returned -> its worker
+        self._started = 0
         study = setting.study
-        # Work on a GPU keeps a core busy, but GPUs are what there is few of.
+        # Work on a GPU keeps a core busy, but GPUs are scarcer.
         self._needs = {"num_gpus": 1, "num_cpus": 0} if study.device == "cuda" else {"num_cpus": study.threads}
         try:
             self.size = _count_workers(*(("GPU", 1) if study.device == "cuda" else ("CPU", study.threads)))
@@ -67,32 +67,32 @@ class RayWorkers:
 
     def start_worker(self) -> None:
         actor = ray.remote(_WorkerActor).options(max_concurrency=3, **self._needs)
-        self._hired += 1
-        self._actors[self._hired] = actor.remote(self._setting, str(cache_folder().absolute()))
-        self._ask(self._hired)
+        self._started += 1
+        self._actors[self._started] = actor.remote(self._setting, str(cache_folder().absolute()))
+        self._request_messages(self._started)
 
     def assign_job(self, worker: int, job: TrainingJob) -> None:
         self._actors[worker].train.remote(job)
 
-    def on_message(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
-        ready, _ = ray.wait(list(self._asked), timeout=seconds)
-        found: list[tuple[int, WorkerMessage]] = []
-        for answer in ready:
-            worker = self._asked.pop(answer)
+    def receive(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
+        ready, _ = ray.wait(list(self._pending), timeout=seconds)
+        messages: list[tuple[int, WorkerMessage]] = []
+        for call in ready:
+            worker = self._pending.pop(call)
             try:
-                said: Sequence[WorkerMessage] = ray.get(answer)
-            except ray.exceptions.RayTaskError:  # a bug in what answers
+                received: Sequence[WorkerMessage] = ray.get(call)
+            except ray.exceptions.RayTaskError:  # a bug in `take_messages`
                 raise
             except ray.exceptions.RayError as error:
                 ray.kill(self._actors.pop(worker))  # it may only be out of reach
-                found.append((worker, _describe_loss(error)))
+                messages.append((worker, _describe_loss(error)))
             else:
-                found += [(worker, each) for each in said]
-                self._ask(worker)
-        return found
+                messages += [(worker, message) for message in received]
+                self._request_messages(worker)
+        return messages
 
-    def _ask(self, worker: int) -> None:
-        self._asked[self._actors[worker].on_message.remote()] = worker
+    def _request_messages(self, worker: int) -> None:
+        self._pending[self._actors[worker].take_messages.remote()] = worker
 
     def stop(self) -> None:
         for actor in self._actors.values():
@@ -106,7 +106,7 @@ class RayWorkers:
 
 
 def _join_cluster() -> bool:
-    """Joins the cluster, or starts one on this machine; False where this process is in one already."""
+    """Join the cluster, or start one on this machine; return False where this process is in one already."""
     if ray.is_initialized():
         return False
     address = os.environ.get("RAY_ADDRESS", _HERE)
@@ -132,10 +132,10 @@ def _join_cluster() -> bool:
 
 
 def _count_workers(resource: str, count: int) -> int:
-    """How many workers the cluster has room for, each with so much of a resource on one machine.
+    """Return how many workers the cluster has room for, each with `count` of a resource on one machine.
 
     Raises:
-        InputError: for none.
+        InputError: none.
     """
     free = sum(int(node["Resources"].get(resource, 0)) // count for node in ray.nodes() if node["Alive"])
     if not free:
@@ -153,44 +153,44 @@ def _describe_loss(error: Exception) -> WorkerLost:
 
 
 class _WorkerActor:
-    """An actor: trains in one of its threads, answers the driver in others."""
+    """A worker: trains in one of its threads, answers the driver in others."""
 
     def __init__(self, setting: StudyContext, cache: str) -> None:
         self._setting = setting
-        self._said: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[WorkerMessage] = queue.SimpleQueue()
         self._stop = threading.Event()
         os.environ["FASTTRANSFER_CACHE"] = cache  # the driver's, whatever this machine has by default
         if _can_see_files(setting):
-            self._said.put(WorkerFree())
+            self._messages.put(WorkerFree())
         else:
             text = (
                 f"machine {platform.node()} of the Ray cluster does not see the study {setting.folder} and its "
                 f"images {setting.store}: keep both on a file system that all machines share (--out, and "
                 "FASTTRANSFER_CACHE for images)"
             )
-            self._said.put(WorkerFailed(text, spoken=True))
+            self._messages.put(WorkerFailed(text, is_input_error=True))
 
     def train(self, job: TrainingJob) -> None:
         study = self._setting.study
         device = devices.configure_process(study.device, study.threads, 0)
-        worker_loop.train_job(self._setting, job, device, self._said.put, self._stop.is_set)
+        worker_loop.train_job(self._setting, job, device, self._messages.put, self._stop.is_set)
 
-    def on_message(self) -> list[WorkerMessage]:
-        """What there is to say, as soon as there is something."""
+    def take_messages(self) -> list[WorkerMessage]:
+        """Return the messages there are, as soon as there is one."""
         try:
-            said = [self._said.get(timeout=_LONGEST)]
+            messages = [self._messages.get(timeout=_LONGEST)]
         except queue.Empty:
             return []
-        while not self._said.empty():
-            said.append(self._said.get())
-        return said
+        while not self._messages.empty():
+            messages.append(self._messages.get())
+        return messages
 
     def stop(self) -> None:
         self._stop.set()
 
 
 def _can_see_files(setting: StudyContext) -> bool:
-    """Whether the study's folder and images are here, the very same."""
+    """Return whether this machine sees the study's folder and images, the very same."""
     try:
         study, store = Study.read(paths.study_file(setting.folder)), Store.open(setting.store)
     except (InputError, OSError):

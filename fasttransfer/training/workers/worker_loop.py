@@ -1,4 +1,4 @@
-"""What a worker does with a job, wherever it runs, and what it tells the driver beside what its cohort reports."""
+"""Train a job in a worker process, wherever it runs, and report to the driver how that ended."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import TrainingJob
 
-# How those tell of memory that cannot be had who have no exception of their own for it: PyTorch's allocator for CPUs,
-# CUDA and its libraries, C++, and the system.
-_SIGNS = (
+# Messages of what has no exception of its own for short memory: PyTorch's allocator for CPUs, CUDA and its libraries,
+# C++, and the system.
+_OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "CUDA error: out of memory",
@@ -30,27 +30,27 @@ _SIGNS = (
 
 @dataclass(frozen=True)
 class WorkerFree:
-    """A worker waits for a job: it has come up, ended its last one, or left that in checkpoints."""
+    """A worker waits for a job: it has come up, ended its last one, or saved that in checkpoints."""
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """There was not enough memory for a job, says `text`. Its worker waits for another."""
+    """There was not enough memory for a job, by the error's `text`. Its worker waits for another."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class WorkerFailed:
-    """What went wrong in a worker: a sentence for the user (`spoken`), or a stack trace."""
+    """A worker failed; `text` is a sentence for the user if `is_input_error`, else a stack trace."""
 
     text: str
-    spoken: bool
+    is_input_error: bool
 
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """A worker is gone, `why` says how; `memory`: the system ended it because memory was short."""
+    """A worker is gone; `why` in words, and in `memory` whether the system ended it because memory was short."""
 
     why: str
     memory: bool = False
@@ -66,7 +66,7 @@ def train_job(
     log: Callable[[WorkerMessage], None],
     stop: Callable[[], bool],
 ) -> None:
-    """Trains the cells of `job` until they end or `stop` says so; what it says last is how that went."""
+    """Train the cells of `job` until they end or `stop` returns True; the last message logged is how that ended."""
     end: WorkerMessage = WorkerFree()
     try:
         cohort = build_cohort(setting, job.cells, device, log, stop)
@@ -76,7 +76,7 @@ def train_job(
         raise
     except BaseException as error:  # a panic in Rust is no Exception
         end = _ending(error)
-    # Here nothing holds the cohort any more, so that its memory is there for the next.
+    # No name refers to the cohort any more: its memory is freed for the next.
     gc.collect()
     if device.type == "cuda" and isinstance(end, OutOfMemory):
         torch.cuda.empty_cache()
@@ -84,22 +84,22 @@ def train_job(
 
 
 def _ending(error: BaseException) -> OutOfMemory | WorkerFailed:
-    """What to say of `error`."""
+    """Return what to report of `error`."""
     for each in _chain(error):
         if _is_short(each):
             return OutOfMemory(_first_line(each))
     if isinstance(error, InputError):
-        return WorkerFailed(str(error), spoken=True)
-    return WorkerFailed("".join(traceback.format_exception(error)), spoken=False)
+        return WorkerFailed(str(error), is_input_error=True)
+    return WorkerFailed("".join(traceback.format_exception(error)), is_input_error=False)
 
 
 def _is_short(error: BaseException) -> bool:
-    """Whether `error` says that there is no more memory."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in _SIGNS)
+    """Return whether `error` means that memory is short."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` and what led to it: what ends a recording on a GPU speaks of the recording, not of the memory."""
+    """Yield `error` and its causes: the error that ends a CUDA graph's recording is not the one about memory."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

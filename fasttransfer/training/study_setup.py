@@ -1,0 +1,142 @@
+"""Make a study's folder, images and records ready to be trained."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import cache_folder, hold_lock, make_folder, replace_file
+from fasttransfer.core.progress import Log
+from fasttransfer.pipelines import prepare
+from fasttransfer.pipelines.dali_feed import require_dali
+from fasttransfer.pipelines.mean_images import load_mean_image
+from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.streams import select_task_images
+from fasttransfer.pipelines.views import UNLIMITED
+from fasttransfer.study import environment, paths
+from fasttransfer.study.cells import TASKS
+from fasttransfer.study.configuration import Study
+from fasttransfer.study.images import builtin_store
+from fasttransfer.study.records import Records
+from fasttransfer.training.checkpoint import load_end
+from fasttransfer.training.cohort_builder import StudyContext
+from fasttransfer.training.study_plan import StudyPlan, command_words, make_study, read_study, require_same
+
+
+def lock_folder(out: Path) -> AbstractContextManager[None]:
+    """Hold the folder: two runs at once would train the same networks twice.
+
+    Raises:
+        InputError: another process holds it.
+    """
+
+    def refuse() -> None:
+        raise InputError(f"{out}: another run is working here: wait for it, or choose another --out")
+
+    return hold_lock(paths.lock_file(out), refuse)
+
+
+def open_store(plan: StudyPlan, log: Log) -> Store:
+    """Return the store of the study's images, prepared unless that is done.
+
+    Raises:
+        InputError: an image cannot be decoded; a class has no images; DALI is needed and not installed.
+    """
+    side, store = plan.recipe.geometry.store, plan.images.store
+    if store is None:
+        if plan.kind == "jpeg":
+            require_dali()  # before images are prepared for nothing
+        if plan.images.listing is None:
+            store = builtin_store(side, log, plan.kind)
+        else:
+            store = prepare.prepare(
+                plan.images.listing,
+                size=side,
+                cache=cache_folder(),
+                kind=plan.kind,
+                bad_images=plan.choices.bad_images,
+                device=plan.device,
+                log=log,
+            )
+    store.require_both_parts([name for task in TASKS for name in plan.classes[task]])
+    return store
+
+
+def open_study(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
+    """Return the study of `plan` on the images in `store`, created in folder `out` unless it is there.
+
+    Raises:
+        InputError: another study, or something else, is in `out`.
+    """
+    study = make_study(plan, store.digest)
+    if begun := read_study(out):
+        require_same(begun, study, out)
+    else:
+        for name in paths.WORKING_FOLDERS:
+            make_folder(out / name)
+        study.write(paths.study_file(out))
+    return StudyContext(study, out, store.folder, plan.classes)
+
+
+def write_mean_images(setting: StudyContext, store: Store) -> None:
+    """Write the mean image of each task's training images into the study's folder: networks are useless without."""
+    for task, classes in setting.classes.items():
+        path = paths.mean_file(setting.folder, task)
+        if not path.exists():
+            mean = load_mean_image(store, classes, setting.study.per_class, cache_folder())
+            with replace_file(path) as file:
+                np.save(file, mean, allow_pickle=False)
+
+
+def prepare_records(
+    book: Records, plan: StudyPlan, store: Store, setting: StudyContext
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Write into the records which networks are planned and what the images are; agree them with the weights on disk.
+
+    Returns:
+        task -> number of training images, and of validation images.
+    """
+    study, out = setting.study, setting.folder
+    book.plan(study.cells())
+    train, val = {}, {}
+    for task, classes in plan.classes.items():
+        train[task] = len(select_task_images(store, store.train, classes, study.per_class))
+        val[task] = len(select_task_images(store, store.val, classes))
+    words = {c: w for task in TASKS for c in plan.classes[task] if (w := store.words.get(c))}
+    facts = {
+        "command": shlex.join(["fasttransfer", *command_words(plan.choices), "--out", str(out)]),
+        "classes": {task: list(classes) for task, classes in plan.classes.items()},
+        "train_pictures": train,
+        "val_pictures": val,
+        "views": study.views or UNLIMITED,
+        "synthetic": bool(store.manifest["synthetic"]),
+        "store": {"kind": store.kind, "size": store.size, "source": store.manifest["source"]},
+        "held_out": bool(store.manifest["held_out"]),
+        "refused": len(store.manifest["refused"]),
+        "words": words,
+    }
+    book.describe(facts, environment.describe_environment())
+    _reconcile(book, study, out)
+    return train, val
+
+
+def _reconcile(book: Records, study: Study, out: Path) -> None:
+    """Make the records agree with the weights on disk, which decide whether a cell is done."""
+    states = book.read_ended()
+    for cell in study.cells():
+        state = states.get((cell.seed, cell.name))
+        if state in ("diverged", "skipped"):
+            continue
+        messages = load_end(out, study, cell)
+        if messages is None:
+            if state is not None:
+                book.log_event("its weights are missing or damaged: trained again", cell.label)
+                book.reopen(cell)
+        elif state is None:
+            checked, end = messages
+            book.record_checks((cell, e) for e in checked.evaluations)
+            book.end_cell(cell, end.state, end.steps, end.reason, end.correct)
