@@ -37,9 +37,9 @@ def test_images_come_in_blocks_to_a_gpu_and_as_they_are_to_a_cpu() -> None:
 
 FAULTS = """
 import resource, sys, torch
-from fasttransfer import machine
+from fasttransfer.core import devices
 if sys.argv[1] == "keep":
-    machine.keep_freed_memory()
+    devices.keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(8):
