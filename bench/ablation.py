@@ -203,7 +203,7 @@ class _Composite(Stage):
     def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
         if not self.pools:
             return super().forward(x, drop)
-        x = F.max_pool2d(F.relu(self._convolution(x) + self.bias.to(x.dtype)[:, None, None]), 3, 2, ceil_mode=True)
+        x = F.max_pool2d(F.relu(self._convolve(x) + self.bias.to(x.dtype)[:, None, None]), 3, 2, ceil_mode=True)
         if self.after == "pool":
             return x
         return F.local_response_norm(x.float(), 5, alpha=1e-4, beta=0.75, k=1.0).to(x.dtype)
@@ -212,7 +212,7 @@ class _Composite(Stage):
 class _Planes(Stage):
     """Weights of blocks in planes too."""
 
-    def _convolution(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         if self.stage == 1 and x.shape[1] != 3:
             return F.conv2d(x, weights_for_blocks(self.weight, self.stride).contiguous(), None)
         bias = None if self.pools else self.bias
@@ -224,18 +224,18 @@ class _Planes(Stage):
 class _Dense(Stage):
     """Convolutions whose gradients are PyTorch's."""
 
-    def _convolution(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         if not self.pools or x.is_cuda:
-            return super()._convolution(x)
+            return super()._convolve(x)
         return F.conv2d(x, self.weight, None, self.stride, self.padding, groups=self.groups)
 
 
 class _Grouped(Stage):
     """Convolutions in groups as they are written."""
 
-    def _convolution(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         if self.groups == 1:
-            return super()._convolution(x)
+            return super()._convolve(x)
         bias = None if self.pools else self.bias
         return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
 

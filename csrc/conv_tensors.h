@@ -1,4 +1,4 @@
-// What conv_relu_pool_lrn takes and returns on every device.
+// The arguments and results of conv_relu_pool_lrn, checked for every device.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

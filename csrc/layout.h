@@ -1,4 +1,4 @@
-// How tensors lie in memory: what the host sides of the operators ask on every device.
+// Checks of tensors' memory layout, for the host sides of the operators on every device.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -10,8 +10,8 @@
 
 namespace fasttransfer {
 
-// Whether a 4-d tensor's channels lie next to each other, then columns, rows and images. A side of 1 may have any
-// stride: nothing is a stride away from it.
+// Returns whether a 4-d tensor is channels-last: channels are contiguous, then columns, rows and images. A side of 1
+// may have any stride.
 inline bool is_channels_last(const torch::stable::Tensor& x) {
   if (x.dim() != 4) return false;
   if (x.numel() == 0) return true;
@@ -23,7 +23,7 @@ inline bool is_channels_last(const torch::stable::Tensor& x) {
   return true;
 }
 
-// Whether every element of memory from the first to the last is one of x's, each once.
+// Returns whether x covers its memory from the first to the last element without gaps or overlaps.
 inline bool is_dense(const torch::stable::Tensor& x) {
   if (x.numel() == 0) return true;
   std::vector<std::pair<int64_t, int64_t>> sides;  // stride, size
@@ -39,7 +39,7 @@ inline bool is_dense(const torch::stable::Tensor& x) {
   return true;
 }
 
-// Whether element i in the memory of one is element i in the memory of the other. A side of 1 may have any stride.
+// Returns whether both tensors have their elements in the same order in memory. A side of 1 may have any stride.
 inline bool lie_alike(const torch::stable::Tensor& a, const torch::stable::Tensor& b) {
   if (a.dim() != b.dim()) return false;
   for (int64_t d = 0; d < a.dim(); ++d) {

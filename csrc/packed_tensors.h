@@ -1,4 +1,4 @@
-// What pack_features and unpack_features take, checked in one place for both devices.
+// The arguments of pack_features and unpack_features, checked for both devices.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -9,7 +9,7 @@
 
 namespace fasttransfer {
 
-// x: what pack_features reads.
+// x: the argument of pack_features.
 inline void check_dense(const torch::stable::Tensor& x) {
   using torch::headeronly::ScalarType;
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::BFloat16, "pack_features: x must be bfloat16, not ",
@@ -18,7 +18,7 @@ inline void check_dense(const torch::stable::Tensor& x) {
   STD_TORCH_CHECK(x.size(1) <= kMostElements, "pack_features: ", x.size(1), " elements an image are too many");
 }
 
-// How many values a mask and offsets speak of is only known when they are read.
+// The number of values that a mask and offsets describe is only known when they are read.
 inline void check_packed(const torch::stable::Tensor& mask, const torch::stable::Tensor& values,
                          const torch::stable::Tensor& offsets, const torch::stable::Tensor& rows, int64_t elements) {
   using torch::headeronly::ScalarType;

@@ -1,4 +1,4 @@
-// What sgd_step takes on every device.
+// The arguments of sgd_step, checked for every device.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

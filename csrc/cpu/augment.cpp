@@ -1,6 +1,6 @@
-// Rows of the store to what stage 1 reads, in one pass: each pixel that is shown is read once, as a byte, from where
-// the store is mapped, and its float is written once, where the result wants it. Whatever a row needs on the way
-// (rounding, mirroring, blocks) happens in a buffer of one row that stays in the L1 cache.
+// Turns images of the store into the input of stage 1 in one pass: each pixel of a crop is read once, as a byte, from
+// the mapped store, and its float is written once to its place in the result. Rounding, mirroring and blocks are done
+// in a buffer of one row that stays in the L1 cache.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -22,9 +22,9 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kColours = 3;
-constexpr int64_t kValuesPerThread = 32768;  // at least: less is done before a second thread has woken up
+constexpr int64_t kValuesPerThread = 32768;  // at least: less work ends before a second thread starts
 
-// What is shown of one image: the crop's first pixel in the store and in the mean image.
+// The crop of one image: its first pixel in the store and in the mean image.
 struct View {
   const uint8_t* pixels;
   const float* mean;
@@ -47,7 +47,7 @@ FT_INLINE void mirror(const T* from, int64_t count, T* to) {
   std::memcpy(to + kColours * (count - 1), from, kColours * sizeof(T));
 }
 
-// One row of the crop, as it is shown. `buffer` has room for the row and one value.
+// Writes one row of the crop. `buffer` has room for the row and one value.
 template <typename T>
 FT_INLINE void show_row(const View& view, int64_t row, const Shape& shape, T* __restrict buffer, T* __restrict to) {
   const uint8_t* __restrict pixels = view.pixels + row * shape.store * kColours;
@@ -59,7 +59,7 @@ FT_INLINE void show_row(const View& view, int64_t row, const Shape& shape, T* __
   if (view.mirror) mirror(buffer, shape.crop, to);
 }
 
-// Block: the side of a block, or 0 where only `block` says it; `rows` holds `block` rows of `pitch` values. A length
+// Block: the side of a block, or 0 if only `block` is known; `rows` holds `block` rows of `pitch` values. A length
 // that the compiler knows is copied in a few registers.
 template <int64_t Block, typename T>
 FT_INLINE void place(const T* __restrict rows, int64_t pitch, int64_t side, int64_t block, T* __restrict to) {
@@ -76,8 +76,8 @@ FT_INLINE void place(const T* __restrict rows, int64_t pitch, int64_t side, int6
 template <typename T>
 FT_INLINE void augment_rows(const View* views, const Shape& shape, int64_t begin, int64_t end, T* result) {
   const int64_t block = shape.block, side = shape.side;
-  const int64_t shown = shape.crop * kColours;    // values that a row of the crop has
-  const int64_t width = side * block * kColours;  // and that the result has of it
+  const int64_t shown = shape.crop * kColours;    // values of a row of the crop
+  const int64_t width = side * block * kColours;  // and of a row of the result
   const int64_t pitch = std::max(shown, width);
   const std::unique_ptr<T[]> buffers(new T[block * pitch + shown + 1]());
   T* const rows = buffers.get();

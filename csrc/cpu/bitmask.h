@@ -1,9 +1,9 @@
-// Masks and values of one image, math/bitmask.h says how they lie: made, counted, taken apart. Free of PyTorch: the
-// operators and the shards both use it.
+// Packs, counts and unpacks the mask and values of one image in the format of math/bitmask.h. Free of PyTorch, because
+// the operators and the shards both use it.
 //
-// 32 elements at a time where the processor has AVX-512 VBMI2, whose compress and expand are all there is to do; a word
-// of the mask at a time elsewhere. Which one is chosen when it runs. Compressed and expanded is in registers: the same
-// instructions with an operand in memory take some processors a hundred cycles.
+// Works on 32 elements at a time on processors with AVX-512 VBMI2, by its compress and expand, and on a word of the
+// mask at a time on others; chosen at run time. Compress and expand work in registers: with an operand in memory they
+// take some processors a hundred cycles.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ FT_INLINE uint64_t mask_word(const uint8_t* mask, int64_t first_element) {
   return word;
 }
 
-// Where the lowest bit that is set stands; there must be one.
+// Returns the position of the lowest set bit; there must be one.
 FT_INLINE int lowest_set(uint64_t word) {
 #ifdef _MSC_VER
   unsigned long index;
@@ -103,7 +103,7 @@ FT_VBMI2 inline int64_t make_mask(const uint16_t* x, int64_t elements, uint8_t* 
   return first < elements ? count + portable::make_mask(x + first, elements - first, mask + first / 8) : count;
 }
 
-// Whole registers are written while there is room for one: what is too much, the next one overwrites.
+// Writes whole registers while there is room for one: the next one overwrites the excess.
 FT_VBMI2 inline void compress(const uint16_t* x, int64_t elements, const uint8_t* mask, uint16_t* values,
                               int64_t count) {
   const uint16_t* const end = values + count;
@@ -158,7 +158,7 @@ inline bool is_here() {
 }  // namespace vbmi2
 #endif
 
-// Writes the mask of `elements` elements, mask_bytes(elements) bytes; returns how many are not zero.
+// Writes the mask of `elements` elements, mask_bytes(elements) bytes, and returns the number of nonzero elements.
 inline int64_t make_mask(const uint16_t* x, int64_t elements, uint8_t* mask) {
 #ifdef FT_VBMI2
   if (vbmi2::is_here()) return vbmi2::make_mask(x, elements, mask);
@@ -166,7 +166,7 @@ inline int64_t make_mask(const uint16_t* x, int64_t elements, uint8_t* mask) {
   return portable::make_mask(x, elements, mask);
 }
 
-// The `count` values that `mask` says.
+// Writes the `count` values at the set bits of `mask`.
 inline void compress(const uint16_t* x, int64_t elements, const uint8_t* mask, uint16_t* values,
                      [[maybe_unused]] int64_t count) {
 #ifdef FT_VBMI2
@@ -175,7 +175,7 @@ inline void compress(const uint16_t* x, int64_t elements, const uint8_t* mask, u
   portable::compress(x, elements, mask, values);
 }
 
-// The elements again. `mask` must have `count` bits set and none beyond `elements`: see is_mask_of().
+// Unpacks the elements. `mask` must have `count` bits set and none beyond `elements`: see is_mask_of().
 inline void expand(const uint8_t* mask, const uint16_t* values, [[maybe_unused]] int64_t count, int64_t elements,
                    uint16_t* y) {
 #ifdef FT_VBMI2
@@ -184,7 +184,7 @@ inline void expand(const uint8_t* mask, const uint16_t* values, [[maybe_unused]]
   portable::expand(mask, values, elements, y);
 }
 
-// Whether `mask` speaks of `count` values and of nothing beyond the last element, so that it can be followed safely.
+// Returns whether `mask` has `count` bits set and none beyond the last element, so that unpacking is safe.
 inline bool is_mask_of(const uint8_t* mask, int64_t elements, int64_t count) {
   const int64_t last = elements / kMaskWord * kMaskWord;
   if (last < elements && (mask_word(mask, last) & ~lowest_bits(elements - last)) != 0) return false;

@@ -1,4 +1,4 @@
-// Memory for a thread to work in, aligned for vectors and not initialised.
+// Working memory of a thread, aligned for vectors and not initialised.
 #pragma once
 
 #include <cstddef>

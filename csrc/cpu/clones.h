@@ -1,6 +1,5 @@
-// FT_CLONES before a function: the compiler makes it once for every level of x86-64 and the fastest that the
-// processor knows is taken when the library is loaded. Needs a loader that can choose (glibc); elsewhere
-// there is one plain version.
+// FT_CLONES before a function: the compiler makes a version for every level of x86-64, and the loader chooses the
+// fastest that the processor supports. Needs glibc; elsewhere there is one plain version.
 #pragma once
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -23,7 +22,7 @@
 #define FT_INLINED __attribute__((always_inline))
 #endif
 
-// Before a loop whose steps do not write what others read: spares it the test of whether they do.
+// Before a loop whose steps do not write what others read: saves the test of whether they do.
 #if defined(__GNUC__) && !defined(__clang__)
 #define FT_NO_ALIAS _Pragma("GCC ivdep")
 #elif defined(__clang__)
@@ -32,7 +31,7 @@
 #define FT_NO_ALIAS
 #endif
 
-// Before a loop of at most 32 steps, a number known when it is compiled: what it works on can stay in registers.
+// Before a loop of at most 32 steps, a number known at compile time: its operands can stay in registers.
 #if defined(__GNUC__) && !defined(__clang__)
 #define FT_UNROLL _Pragma("GCC unroll 32")
 #elif defined(__clang__)

@@ -22,8 +22,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// As ConvShape, and how a thread lays out what it works in. The output's channels of each group are padded to whole
-// vectors.
+// ConvShape with the layout of a thread's buffers. The output's channels of each group are padded to whole vectors.
 struct Sizes : ConvShape {
   int64_t vectors() const { return (group_k() + kLanes - 1) / kLanes; }  // of a group
   int64_t packed_row() const { return (w + 2 * padding) * group_c(); }   // of one group, in elements
@@ -35,7 +34,7 @@ FT_INLINE void convert(uint16_t from, uint16_t* to) { *to = from; }
 FT_INLINE void convert(uint16_t from, float* to) { *to = bf16_to_float(from); }
 FT_INLINE void convert(float from, uint16_t* to) { *to = float_to_bf16(from); }
 
-// A group's vectors are shared out among blocks as evenly as tiles allow; block b has those from `first_vector(b)` on.
+// A group's vectors are distributed among blocks as evenly as tiles allow; block b has those from `first_vector(b)` on.
 struct Blocks {
   int64_t vectors, count;
   Blocks(int64_t vectors, int64_t most) : vectors(vectors), count((vectors + most - 1) / most) {}
@@ -111,13 +110,13 @@ FT_INLINE void maximum(const float* const* window, int64_t channels, const float
   }
 }
 
-// What follows the convolution, for one row of pooled pixels. `rows`: the three of the convolution under it.
+// Bias, ReLU, pooling and normalisation of one row of pooled pixels. `rows`: the three of the convolution under it.
 // `values`: k floats with kLrnReach zeros at both ends.
 template <typename T>
 FT_INLINE void finish_row(const float* const* rows, const float* bias, const Sizes& sizes, float* values, T* y) {
   const int64_t group_k = sizes.group_k(), group_sums = sizes.vectors() * kLanes;
   for (int64_t pooled_x = 0; pooled_x < sizes.pooled_w; ++pooled_x, y += sizes.k) {
-    int64_t column[kWindow];  // where the window reaches over the edge its last pixel is seen twice
+    int64_t column[kWindow];  // a window that reaches beyond the edge reads its last pixel twice
     for (int i = 0; i < kWindow; ++i) {
       column[i] = std::min(pooled_x * kPoolStride + i, sizes.out_w - 1) * sizes.sums_pixel();
     }
@@ -147,7 +146,7 @@ FT_CLONES void finish_row_float(const float* const* rows, const float* bias, con
   finish_row(rows, bias, sizes, values, y);
 }
 
-// What a thread works in.
+// The buffers and work of a thread.
 template <typename Packed>
 class Strip {
  public:
@@ -239,16 +238,15 @@ void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& size
   const int64_t units = (sizes.window() + tiles.unit - 1) / tiles.unit;
   const auto packed = buffer<Packed>(sizes.groups * sizes.vectors() * sizes.kernel_h * units * tiles.unit * kLanes);
   pack_weights(weight, packed.get(), sizes, blocks, tiles.unit);
-  // Few images are cut into strips, so that every thread has some; a cut costs one row of the convolution.
+  // Few images are cut into strips, so that every thread has work; a cut costs one more row of the convolution.
   const int64_t wanted = 4 * static_cast<int64_t>(torch::stable::get_num_threads());
   const int64_t strips = std::min(sizes.pooled_h, (wanted + sizes.n - 1) / sizes.n);
   torch::stable::parallel_for(0, sizes.n * strips, 1, [&](int64_t begin, int64_t end) {
     Strip<Packed> strip(sizes, tiles, blocks, packed.get());
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / strips, part = task % strips;
-      strip.run(x + image * sizes.h * sizes.w * sizes.c, bias,
-                y + image * sizes.pooled_h * sizes.pooled_w * sizes.k, part * sizes.pooled_h / strips,
-                (part + 1) * sizes.pooled_h / strips, pack, finish);
+      strip.run(x + image * sizes.h * sizes.w * sizes.c, bias, y + image * sizes.pooled_h * sizes.pooled_w * sizes.k,
+                part * sizes.pooled_h / strips, (part + 1) * sizes.pooled_h / strips, pack, finish);
     }
   });
 }

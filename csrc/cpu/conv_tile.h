@@ -1,6 +1,6 @@
 // A tile of a convolution's row in registers: a few neighbouring pixels times a few vectors of output channels, every
-// sum complete before it is stored. One function for each size of tile and each kind of processor; the kind is chosen
-// when the program runs, not with FT_CLONES, because how large a tile may be depends on how many registers there are.
+// sum complete before it is stored. One function per size of tile and kind of processor; the kind is chosen at run
+// time, not with FT_CLONES, because the largest tile depends on the number of registers.
 #pragma once
 
 #include <array>
@@ -38,7 +38,7 @@ using TileFunction = void (*)(const Tile<Packed>&);
 constexpr int kMostVectors = 4;
 constexpr int kMostPixels = 12;
 
-// How one kind of processor does it.
+// The functions of one kind of processor.
 template <typename Packed>
 struct TileFunctions {
   int unit;                              // elements multiplied at once: a row of the kernel is padded to a multiple
@@ -47,7 +47,7 @@ struct TileFunctions {
   TileFunction<Packed> of[kMostVectors][kMostPixels];  // [vectors - 1][pixels - 1]
 };
 
-// What fits a register.
+// The contents of a register.
 #if defined(__GNUC__)
 template <int width>
 struct Registers;
@@ -148,8 +148,8 @@ struct Avx512Bf16 {
   __attribute__((target("avx512f,avx512bf16"))) static void multiply(const Tile<uint16_t>& tile);
 };
 
-// Sums of pairs of products: an odd window's last element is paired with nothing, not with what comes after it, which
-// may be a NaN of another window.
+// Sums of pairs of products: an odd window's last element is paired with zero, not with the next element in memory,
+// which may be a NaN of another window.
 template <int kPixels, int kVectors>
 __attribute__((target("avx512f,avx512bf16"))) void Avx512Bf16::multiply(const Tile<uint16_t>& tile) {
   __m512 sums[kPixels][kVectors];

@@ -1,5 +1,5 @@
-// y = x * keep / (1 - p): word i of a Philox stream decides about element i, so that nothing has to be stored
-// for the backward pass, which is this same operator on the gradient.
+// y = x * keep / (1 - p): word i of a Philox stream decides about element i, so that the forward pass stores
+// nothing for the backward pass, which is the same operator on the gradient.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -20,12 +20,12 @@ using torch::stable::Tensor;
 
 struct Draws {
   uint64_t key, at;
-  uint32_t threshold;  // kept are words of at least this
+  uint32_t threshold;  // words of at least this keep their element
 };
 
 constexpr int64_t kBlocks = 128;           // of four words, drawn at a time: the words stay in the L1 cache
 constexpr int64_t kChunk = 4 * kBlocks;    // elements
-constexpr int64_t kChunksPerThread = 128;  // at least: less is done before a second thread has woken up
+constexpr int64_t kChunksPerThread = 128;  // at least: less work ends before a second thread starts
 
 // Chunks `begin` to `end` of n elements.
 template <typename T>

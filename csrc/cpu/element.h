@@ -1,5 +1,5 @@
-// What an element is stored as and computed with: float and double are both, 16 bits stand for a bfloat16 that is
-// computed with as float.
+// The types that an element is stored as and computed in: float and double are both; 16 bits are a bfloat16 that is
+// computed in float.
 #pragma once
 
 #include <cstdint>

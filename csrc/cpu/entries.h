@@ -1,4 +1,4 @@
-// The numbers of a gradient that are not zero, as lists of them by channel. Free of PyTorch.
+// The nonzero numbers of a gradient, as lists by channel. Free of PyTorch.
 #pragma once
 
 #include <algorithm>
@@ -10,17 +10,17 @@
 
 namespace fasttransfer {
 
-// A number that is not zero, and where what it is multiplied with begins.
+// A nonzero number, and the offset of the patch that it multiplies.
 struct Entry {
   float value;
   int32_t offset;
 };
 
-constexpr int64_t kListed = 16;  // channels that are looked at together
+constexpr int64_t kListed = 16;  // channels that are examined together
 
 namespace portable {
 
-// Appends the numbers of one pixel that are not zero to the lists of their channels, each of which has `room`.
+// Appends the nonzero numbers of one pixel to the lists of their channels, each of which has `room`.
 template <typename T>
 void list_pixel(const T* gradient, int64_t channels, int32_t offset, Entry* lists, int64_t room, int32_t* counts) {
   for (int64_t first = 0; first < channels; first += kListed) {

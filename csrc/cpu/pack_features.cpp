@@ -1,5 +1,5 @@
-// Dense features to masks and values. Two passes over the images, since where one's values go depends on all before
-// it: the first makes the masks and counts, the second moves the values and finds much of x still in a cache.
+// Packs features into masks and values. Two passes over the images, since the place of an image's values depends on all
+// images before it: the first makes the masks and counts, the second moves the values, with much of x still cached.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -17,7 +17,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kElementsPerThread = 65536;  // at least: less is done before a second thread has woken up
+constexpr int64_t kElementsPerThread = 65536;  // at least: less work ends before a second thread starts
 
 std::tuple<Tensor, Tensor, Tensor> pack_features(const Tensor& x) {
   check_dense(x);

@@ -1,7 +1,7 @@
-// 3x3 max pooling with stride 2 over channels-last rows, forward and backward: what relu_pool and relu_pool_lrn share.
+// 3x3 max pooling with stride 2 over channels-last rows, forward and backward: shared by relu_pool and relu_pool_lrn.
 //
 // The unit of work is a pooled row. It depends on three rows of the input and, backward, decides with the row above it
-// about two. A thread takes any stretch of the batch's pooled rows, so that one image keeps several of them busy.
+// about two. A thread takes any range of the batch's pooled rows, so that one image keeps several of them busy.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -25,10 +25,10 @@ struct PoolShape {
   int64_t n, c, h, w, ph, pw;
 
   int64_t rows() const { return n * ph; }
-  int64_t packed() const { return (c + 1) / 2; }  // bytes of argmax a pooled pixel
+  int64_t packed() const { return (c + 1) / 2; }  // bytes of argmax per pooled pixel
 };
 
-// Pooled elements that a thread is given at least: fewer are done before a second one has woken up.
+// Pooled elements per thread, at least: fewer are done before a second thread starts.
 constexpr int64_t kPooledPerThread = 1 << 14;
 
 using torch::headeronly::MemoryFormat;
@@ -97,7 +97,7 @@ inline int64_t rows_per_thread(const PoolShape& shape) {
 }
 
 // A floating-point number's bits as a whole number that sorts as it does: both zeros are one, and a NaN of either sign
-// is above infinity. Whole numbers of 16 bits are compared 32 at a time where floats are 16.
+// is above infinity. 16-bit integers are compared 32 at a time, floats 16.
 template <typename T>
 struct Order;
 
@@ -148,8 +148,8 @@ FT_INLINE Wide<T> unorder(Key<T> key) {
   return widen(x);
 }
 
-// The nine pixels of a window, as pointers to their channels. One over the edge is given as an earlier one, whose equal
-// it is: the first of equals wins, so it never does.
+// The nine pixels of a window, as pointers to their channels. A pixel beyond the edge is replaced by an earlier one:
+// the first of equals wins, so the replacement never does.
 template <typename T>
 struct Window {
   const T* pixel[kWindow * kWindow];
@@ -168,8 +168,8 @@ FT_INLINE Window<T> window_at(const T* image, const PoolShape& shape, int64_t ph
   return window;
 }
 
-// What is added to the maxima, and the least maximum of each channel that then passes the ReLU. Known before, that
-// decides about a maximum while it is still a key.
+// The bias added to the maxima, and the least maximum of each channel that then passes the ReLU, which is known before,
+// so that it decides about a maximum that is still a key.
 template <typename T>
 struct Bias {
   std::vector<Wide<T>> value;
@@ -189,7 +189,7 @@ struct Bias {
   }
 };
 
-// A pooled row on the way forward: one pixel's maxima, and where each of the row stands in its window.
+// The buffers of a pooled row in the forward pass: one pixel's maxima, and each maximum's place in its window.
 template <typename T>
 struct MaximumRow {
   std::vector<Key<T>> best, place;
@@ -197,9 +197,9 @@ struct MaximumRow {
   explicit MaximumRow(const PoolShape& shape) : best(shape.c), place(shape.pw * shape.c) {}
 };
 
-// Asks for what the pooled row below reads anew at this place, two pixels in each of two rows; `middle` and `bottom`
-// are this window's. The processor foresees steady reading, but not the change of pace between reading and computing:
-// this takes about a quarter off a forward pass.
+// Prefetches the pixels that the pooled row below reads for the first time at this place, two in each of two rows;
+// `middle` and `bottom` are this window's. The processor prefetches steady reading, but not reading that alternates
+// with computing: this takes about a quarter off a forward pass.
 template <typename T>
 FT_INLINE void prefetch_below(const T* middle, const T* bottom, const PoolShape& shape) {
   constexpr int64_t kLine = 64 / sizeof(T);
@@ -232,7 +232,7 @@ FT_INLINE void pool_pixel(const PoolShape& shape, const T* image, int64_t ph, in
     const K largest = std::max(std::max(top, middle), std::max(std::max(k6, k7), k8));
     best[c] = largest;
     if (!keep) continue;
-    K where = 8;  // the first of equals is the last to be looked at
+    K where = 8;  // the first of equals is compared last
     where = k7 == largest ? K(7) : where;
     where = k6 == largest ? K(6) : where;
     where = k5 == largest ? K(5) : where;
@@ -246,7 +246,7 @@ FT_INLINE void pool_pixel(const PoolShape& shape, const T* image, int64_t ph, in
   for (int64_t c = 0; c < shape.c; ++c) p[c] = relu(unorder<T>(best[c]) + value[c]);
 }
 
-// Codes of a pooled row, two a byte.
+// Packs the codes of a pooled row, two per byte.
 template <typename K>
 FT_INLINE void pack_codes(const K* __restrict code, const PoolShape& shape, uint8_t* __restrict argmax) {
   const int64_t half = shape.c / 2;
@@ -262,7 +262,7 @@ FT_INLINE void pack_codes(const K* __restrict code, const PoolShape& shape, uint
   }
 }
 
-// What a pooled pixel hands to the input pixel at `place` of its window.
+// The gradient that a pooled pixel passes to the input pixel at `place` of its window.
 template <typename W>
 struct Giver {
   const W* gradient;
@@ -274,8 +274,8 @@ struct Giver {
   }
 };
 
-// A pooled row on the way back: the gradient of every element and the code of where it goes, with a pixel on each side
-// whose codes lead nowhere.
+// The buffers of a pooled row in the backward pass: the gradient of every element and the code of its target, with a
+// pixel on each side whose codes have no target.
 template <typename W>
 struct GradientRow {
   std::vector<W> gradient;
@@ -289,7 +289,7 @@ struct GradientRow {
   }
 };
 
-// Codes of a pooled row, one a byte.
+// Unpacks the codes of a pooled row, one per byte.
 FT_INLINE void unpack_codes(const uint8_t* __restrict argmax, const PoolShape& shape, uint8_t* __restrict code) {
   const int64_t half = shape.c / 2;
   if (shape.c % 2 == 0) {
@@ -308,7 +308,7 @@ FT_INLINE void unpack_codes(const uint8_t* __restrict argmax, const PoolShape& s
   }
 }
 
-// Adds what passes of a pooled row's gradient to the sum of each channel.
+// Adds the part of a pooled row's gradient that passes to the sum of each channel.
 template <typename W>
 FT_INLINE void add_passing(const GradientRow<W>& row, const PoolShape& shape, W* __restrict sum) {
   for (int64_t pixel = 1; pixel <= shape.pw; ++pixel) {
@@ -322,7 +322,7 @@ FT_INLINE void add_passing(const GradientRow<W>& row, const PoolShape& shape, W*
 }
 
 // The gradient of the bias from the sums of all pooled rows: an image's rows in order, then the images in order, so
-// that neither threads nor the images beside it change a bit of it.
+// that neither threads nor the other images change a bit of it.
 template <typename W>
 void add_rows(const PoolShape& shape, const std::vector<W>& sums, W* dbias) {
   std::vector<W> image(shape.c);
@@ -373,8 +373,8 @@ FT_INLINE void odd_row(const GradientRow<Wide<T>>& row, const PoolShape& shape, 
   }
 }
 
-// dx for pooled rows `begin` to `end` of the batch. `fill(row, into, sums)` computes what comes before the pooling of
-// one pooled row and, unless `sums` is null, adds up what passes of it by channel.
+// Computes dx for pooled rows `begin` to `end` of the batch. `fill(row, into, sums)` computes the gradient of one
+// pooled row before the pooling and, unless `sums` is null, sums the part that passes by channel.
 template <typename T, typename Fill>
 FT_INLINE void unpool_rows(const PoolShape& shape, int64_t begin, int64_t end, T* dx, Wide<T>* sums, Fill fill) {
   const GradientRow<Wide<T>> nothing(shape.pw, shape.c);

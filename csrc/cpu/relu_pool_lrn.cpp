@@ -1,5 +1,5 @@
 // relu_pool, then local response normalisation over neighbouring channels, on pixels that are still in the cache.
-// Stages 1 and 2. The backward pass computes the scales again from what was normalised.
+// Stages 1 and 2. The backward pass computes the scales again from the pooled values.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -21,7 +21,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Some pixels side by side, zeros between them as wide as a neighbourhood reaches: their channels are one long line,
-// and sums over neighbours need not know where a pixel ends. What is normalised at a time stays in the L1 cache.
+// and sums over neighbours need not know where a pixel ends. The line stays in the L1 cache.
 struct Line {
   static constexpr int64_t kElements = 1024;
   static constexpr int64_t kRounded = 32;  // elements, to whole vectors

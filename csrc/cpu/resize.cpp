@@ -1,6 +1,6 @@
-// An image to a square, bilinear with antialias, the bits of PyTorch's `interpolate` for bytes: each side on its own,
-// across before down, with a rounding to bytes between. Rows go across as they are needed and stay in the cache until
-// they have gone down.
+// Resizes an image to a square, bilinear with antialias, with the bits of PyTorch's `interpolate` for bytes:
+// horizontally, then vertically, with a rounding to bytes between. Rows are resized horizontally when needed and stay
+// in the cache until the vertical pass has used them.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -24,7 +24,7 @@ constexpr int64_t kLongest = 1 << 22;  // pixels of a side: sums of more could l
 constexpr int64_t kLargest = 1 << 15;  // pixels of a side of the result
 
 // The triangle over a pixel of the result, as wide as two of its own pixels or two of the source, whichever are larger.
-// The arithmetic is in double precision and in the order in which PyTorch has it: weights that are nearly half way
+// The arithmetic is in double precision and in PyTorch's order: weights that are nearly half way
 // between two integers depend on it.
 Taps find_taps(int64_t source, int64_t result) {
   const double scale = static_cast<double>(source) / static_cast<double>(result);
@@ -83,13 +83,13 @@ void resize_part(const Part& part, int64_t size, uint8_t* to) {
   const Taps columns = find_taps(part.width, size);
   const Taps rows = find_taps(part.height, size);
   const int64_t bytes = kColours * size;
-  const int64_t reach = kColours * (part.width + columns.most) + kBeyond;  // of a row that goes across
+  const int64_t reach = kColours * (part.width + columns.most) + kBeyond;  // of a row of the horizontal pass
   const int64_t pitch = round_up(kColours * round_up(size, kUnit) + kBeyond, kBlock);
-  const int64_t kept = round_up(rows.most, kUnit) + kUnit;  // rows that have gone across and not yet down
+  const int64_t kept = round_up(rows.most, kUnit) + kUnit;  // rows between the horizontal and the vertical pass
   std::vector<uint8_t> ring(kept * pitch);
   std::vector<uint8_t> padded(kUnit * reach);
   std::vector<const uint8_t*> window(rows.most + 1);
-  int64_t next = 0;  // the first row that has not gone across
+  int64_t next = 0;  // the first row that the horizontal pass has not done
   for (int64_t y = 0; y < size; ++y) {
     const int64_t first = rows.first[y], count = rows.count[y];
     for (next = std::max(next, first); next < first + count; next += kUnit) {

@@ -1,5 +1,5 @@
-// The two passes of resizing bytes, for each kind of processor: some rows across, and some rows down into one. Sums of
-// bytes times 16-bit weights are exact in 32 bits, so that every kind gives the same.
+// The two passes of resizing bytes, for each kind of processor: rows are resized horizontally, then combined
+// vertically. Sums of bytes times 16-bit weights are exact in 32 bits, so that every kind gives the same bits.
 #pragma once
 
 #include <algorithm>
@@ -14,14 +14,14 @@
 
 namespace fasttransfer {
 
-constexpr int64_t kUnit = 4;    // rows that go across together, and pixels of the result that are found together
-constexpr int64_t kBeyond = 4;  // bytes that may be read and written past what is asked for: sixteen for twelve
-constexpr int64_t kBlock = 32;  // bytes that go down together
+constexpr int64_t kUnit = 4;    // rows and pixels of the result that the horizontal pass computes together
+constexpr int64_t kBeyond = 4;  // bytes that may be read and written beyond the end: sixteen for twelve
+constexpr int64_t kBlock = 32;  // bytes that the vertical pass computes together
 
-// Along one side: which pixels of the source make up each pixel of the result.
+// For one side: the pixels of the source that each pixel of the result is computed from.
 struct Taps {
   int64_t most;                  // of one pixel, a multiple of kUnit
-  int shift;                     // what the weights of a pixel add up to, as a power of two
+  int shift;                     // the base-2 logarithm of the sum of a pixel's weights
   std::vector<int64_t> first;    // (pixels, to a multiple of kUnit)
   std::vector<int64_t> count;    // (pixels)
   std::vector<int16_t> weights;  // (pixels, most), zero beyond `count`
@@ -34,7 +34,7 @@ inline uint8_t to_byte(int32_t sum, int shift) {
 }
 
 struct Portable {
-  // Across. from, to: kUnit rows of RGB.
+  // Horizontal. from, to: kUnit rows of RGB.
   static void across(const uint8_t* const* from, const Taps& taps, int64_t pixels, uint8_t* const* to) {
     for (int64_t row = 0; row < kUnit; ++row) {
       for (int64_t x = 0; x < pixels; ++x) {
@@ -53,7 +53,7 @@ struct Portable {
     }
   }
 
-  // Down. rows: `count` of them and once more the last, each read to a multiple of kBlock; weights: as many, even.
+  // Vertical. rows: `count` of them and once more the last, each read to a multiple of kBlock; weights: as many, even.
   static void down(const uint8_t* const* rows, const int16_t* weights, int64_t count, int shift, int64_t bytes,
                    uint8_t* to) {
     for (int64_t begin = 0; begin < bytes; begin += kBlock) {
@@ -70,7 +70,7 @@ struct Portable {
 #if defined(FT_X86_RESIZE)
 #define FT_AVX2 __attribute__((target("avx2")))
 
-// Multiplies two neighbouring bytes at once: pixels side by side across, rows one above the other down.
+// Multiplies two neighbouring bytes at once: pixels side by side horizontally, rows one above the other vertically.
 struct Avx2 {
   static bool here() { return __builtin_cpu_supports("avx2"); }
 
@@ -86,7 +86,7 @@ struct Avx2 {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
   }
 
-  // kFours: the taps of a pixel in fours, or 0 where only `taps` says it.
+  // kFours: the taps of a pixel in fours, or 0 if only `taps` is known.
   template <int kFours>
   FT_AVX2 static void across_fours(const uint8_t* const* from, const Taps& taps, int64_t pixels, uint8_t* const* to) {
     // Of four pixels the first two, or the last two: red beside red, green beside green, blue beside blue, as words.

@@ -1,6 +1,6 @@
 // Caffe's SGD over all parameters in one pass: each array is read once and written once, and the copy for the next
 // forward pass is rounded while its weight is still in a register. The parameters are cut into chunks and laid end to
-// end, so that one call is one parallel loop: large ones are shared between threads, small ones cost what they weigh.
+// end, so that one call is one parallel loop: threads share large parameters, and small ones cost little.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -24,7 +24,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kChunk = 16384;        // elements
-constexpr int64_t kChunksPerThread = 4;  // at least: less is done before a second thread has woken up
+constexpr int64_t kChunksPerThread = 4;  // at least: less work ends before a second thread starts
 
 struct Parameter {
   float* weight;

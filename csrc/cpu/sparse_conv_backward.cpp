@@ -1,5 +1,5 @@
 // The gradients of a convolution from a gradient that is mostly zero, as it is behind max pooling and a ReLU: each
-// number that is not zero adds its patch of the image to the gradient of its channel's weights, and those weights to
+// nonzero number adds its patch of the image to the gradient of its channel's weights, and those weights to
 // the same patch of the image's gradient. Sums are float32.
 
 #include <torch/csrc/stable/library.h>
@@ -23,8 +23,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// A patch is what one pixel of the output sees of one group's channels: a row of it is contiguous. Rows are taken in
-// vectors, the last one padded.
+// A patch is the part of one group's channels that one pixel of the output depends on: a row of it is contiguous. Rows
+// are taken in vectors, the last one padded.
 struct Sizes {
   int64_t n, c, h, w;
   int64_t k, kernel_h, kernel_w;
@@ -44,8 +44,8 @@ struct Sizes {
 
 using Vector = Register<kLanes>;
 
-// A patch's vectors are worked off in tiles of as many as there are registers for: the 32 of AVX-512, each a whole
-// vector, or what any processor has.
+// A patch's vectors are processed in tiles of as many as there are registers for: the 32 of AVX-512, each a whole
+// vector, or the number that any processor has.
 constexpr int kLargeTile = 26, kSmallTile = 6;
 
 template <int kVectors>
@@ -77,7 +77,7 @@ FT_INLINE void add_weights(const Entry* entries, int64_t count, const float* wei
   }
 }
 
-// The same where a patch's rows are no whole vectors: beyond their ends lie others' numbers.
+// The same for a patch whose rows are not whole vectors: beyond their ends lie other patches' numbers.
 FT_CLONES void add_weights_rows(const Sizes& s, const Entry* entries, int64_t count, const float* weights, float* dx) {
   for (int64_t e = 0; e < count; ++e) {
     for (int64_t row = 0; row < s.kernel_h; ++row) {
@@ -89,7 +89,7 @@ FT_CLONES void add_weights_rows(const Sizes& s, const Entry* entries, int64_t co
   }
 }
 
-// The function for so many vectors, a number that must be known when it is compiled.
+// The function for so many vectors, a number that must be known at compile time.
 template <int kVectors>
 FT_INLINE void choose_patches(int64_t vectors, const Entry* entries, int64_t count, const float* x, const int32_t* at,
                               float* sums) {
@@ -136,7 +136,7 @@ FT_LARGE void add_weights_large(int64_t vectors, const Entry* entries, int64_t c
 
 using AddTile = void (*)(int64_t, const Entry*, int64_t, const float*, const int32_t*, float*);
 
-// How this processor works tiles off.
+// The functions of this processor.
 struct Tiles {
   int64_t most = kSmallTile;
   AddTile add_patches = add_patches_small, add_weights = add_weights_small;
@@ -204,17 +204,17 @@ FT_CLONES void take(const Sizes& s, const float* padded, int64_t group_step, uin
   take_image(s, padded, group_step, dx);
 }
 
-// Bytes of images that are worked on together: a part of the second cache, beside weights and their sums.
+// Bytes of images that are processed together: a part of the L2 cache, beside weights and their sums.
 constexpr int64_t kBlockBytes = 96 << 10;
 
-// What a thread works in.
+// The buffers and work of a thread.
 template <typename T>
 class Worker {
  public:
   Worker(const Sizes& s, const float* weights, float* dweight, bool input)
       : s_(s), weights_(weights), dweight_(dweight), input_(input), whole_(s.row() % kLanes == 0) {
     images_ = std::clamp<int64_t>(kBlockBytes / (s.groups * s.image() * 4), 1, s.n);
-    // A large image is cut into strips of the output's rows: patches that overlap are taken soon after each other.
+    // A large image is cut into strips of the output's rows: overlapping patches are processed soon after each other.
     const int64_t rows = kBlockBytes / (s.stride * s.padded_w() * s.c * 4);
     strip_ = images_ > 1 ? s.out_h : std::clamp<int64_t>(rows, 1, s.out_h);
     group_step_ = images_ * s.image();

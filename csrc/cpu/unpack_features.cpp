@@ -1,4 +1,4 @@
-// Masks and values to dense features, any images in any order.
+// Unpacks masks and values into dense features, any images in any order.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -16,7 +16,7 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-constexpr int64_t kElementsPerThread = 65536;  // at least: less is done before a second thread has woken up
+constexpr int64_t kElementsPerThread = 65536;  // at least: less work ends before a second thread starts
 
 Tensor unpack_features(const Tensor& mask, const Tensor& values, const Tensor& offsets, const Tensor& rows,
                        int64_t elements) {
@@ -29,8 +29,8 @@ Tensor unpack_features(const Tensor& mask, const Tensor& values, const Tensor& o
   for (int64_t i = 0; i < wanted; ++i) {
     STD_TORCH_CHECK(row[i] >= 0 && row[i] < n, "unpack_features: image ", row[i], " is asked for, there are ", n);
     const int64_t begin = starts[row[i]], end = starts[row[i] + 1];
-    STD_TORCH_CHECK(begin >= 0 && begin <= end && end <= held, "unpack_features: image ", row[i], " has values ",
-                    begin, " to ", end, ", there are ", held);
+    STD_TORCH_CHECK(begin >= 0 && begin <= end && end <= held, "unpack_features: image ", row[i], " has values ", begin,
+                    " to ", end, ", there are ", held);
   }
   Tensor y = torch::stable::empty({wanted, elements}, ScalarType::BFloat16);
   uint16_t* const to = static_cast<uint16_t*>(y.mutable_data_ptr());

@@ -1,5 +1,5 @@
-// Gathers images of a store, crops, subtracts the mean image, scales, mirrors, and makes depth of space. The store
-// is one shard on the GPU. Which images and where they are cropped is only known there, and asking would make the
+// Gathers images of a store, crops, subtracts the mean image, scales, mirrors, and turns blocks of pixels into
+// channels. The store is one shard on the GPU. The rows and crops are only known there, and reading them would make the
 // CPU wait: what lies outside of the store is moved to its edge, so that memory stays safe, and not reported.
 
 #include <algorithm>
@@ -53,8 +53,7 @@ __global__ void __launch_bounds__(kThreads)
     values[i] = 0.0f;
     if (first + i >= n) break;
     if (pixels == nullptr) {
-      pixels =
-          view.store + clamped(view.rows[image], view.images - 1) * view.store_side * view.store_side * kColours;
+      pixels = view.store + clamped(view.rows[image], view.images - 1) * view.store_side * view.store_side * kColours;
       top = static_cast<int>(clamped(view.top[image], margin));
       left = static_cast<int>(clamped(view.left[image], margin));
       mirrored = view.mirror[image];
@@ -116,7 +115,7 @@ Tensor augment(const std::vector<Tensor>& shards, const Tensor& rows, const Tens
                   "augment: the shard must be (rows, ", store_side, ", ", store_side, ", 3) uint8, contiguous");
   STD_TORCH_CHECK(crop >= 1 && crop <= store_side, "augment: crop must lie in 1 to ", store_side, ", not ", crop);
   STD_TORCH_CHECK(block >= 1 && side >= 1, "augment: block and side must be at least 1, not ", block, " and ", side);
-  constexpr int64_t kLargest = 1 << 29;  // values of an image: they are counted in 32 bits
+  constexpr int64_t kLargest = 1 << 29;  // values per image: counters have 32 bits
   STD_TORCH_CHECK(
       store_side < 16384 && block < 4096 && side < 16384 && side * side * block * block * kColours <= kLargest,
       "augment: images of ", store_side, " pixels per side, or ", side, " blocks of ", block, ", are too large");

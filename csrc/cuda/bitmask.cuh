@@ -1,4 +1,4 @@
-// How both operators share out images: a block of threads takes a tile of one image, a thread a byte of its mask.
+// The division of work in both operators: a block of threads takes a tile of one image, a thread a byte of its mask.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -55,7 +55,7 @@ size_t conv_shared(const ConvSizes& sizes) {
   return sums + std::max(staged, values);
 }
 
-// Where a piece of a window stands: in which row of the kernel, and how many elements into it.
+// The place of a piece of a window: in which row of the kernel, and how many elements into it.
 struct WindowPlace {
   int row, element;
 
@@ -113,8 +113,7 @@ __device__ void conv_tile(const uint16_t* __restrict__ image, const uint16_t* __
       if (x < 0 || x >= sizes.w) return nullptr;
       return image + (int64_t{y} * sizes.w + x) * sizes.c + group * sizes.group_c + element % sizes.group_c;
     };
-    copy_piece<kAligned>(to + mine * kStagedRow + piece * kPiece, place.element, sizes.window, there, image,
-                         in_image);
+    copy_piece<kAligned>(to + mine * kStagedRow + piece * kPiece, place.element, sizes.window, there, image, in_image);
     for (int channel = mine; channel < kChannels; channel += kConvThreads / kPieces) {
       const bool wanted = first_channel + channel < sizes.group_k && place.row < sizes.kernel_h;
       const auto in_kernel = [&](int element) {
@@ -173,7 +172,7 @@ __device__ void conv_tile(const uint16_t* __restrict__ image, const uint16_t* __
   }
 }
 
-// What follows the convolution, for one row of pooled pixels, a pixel a warp. `values`: of this warp.
+// Bias, ReLU, pooling and normalisation of one row of pooled pixels, one pixel per warp. `values`: of this warp.
 __device__ __forceinline__ void conv_finish_row(const float* sums, const float* __restrict__ bias,
                                                 const ConvSizes& sizes, int pooled_row, float* values, uint16_t* y) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -235,7 +234,7 @@ __global__ void __launch_bounds__(kConvThreads)
   }
 }
 
-// `blocks`: how many are wanted to keep all multiprocessors busy. Few images are cut into strips; a cut costs one row
+// `blocks`: the number that keeps all multiprocessors busy. Few images are cut into strips; a cut costs one row
 // of the convolution.
 inline ConvSizes conv_sizes(const ConvShape& shape, int64_t blocks) {
   const int64_t strips = std::min(shape.pooled_h, blocks_for(blocks, std::max<int64_t>(shape.n, 1)));
@@ -246,7 +245,7 @@ inline ConvSizes conv_sizes(const ConvShape& shape, int64_t blocks) {
           i(shape.window()), i(strips)};
 }
 
-// How many eights of channels a warp takes, so that a group's are covered with little beyond.
+// How many eights of channels a warp takes, so that a group's are covered with little excess.
 inline int conv_eights(const ConvSizes& sizes) {
   int best = 4;
   const auto computed = [&](int eights) {

@@ -1,5 +1,5 @@
-// The processor's matrix product of bfloat16 and its copy past the registers, as functions; and what they mean, for a
-// C++ compiler (tests/cuda/).
+// The GPU's instructions for a matrix product of bfloat16 and for a copy past the registers, as functions; and their
+// meaning in C++ (tests/cuda/).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@
 
 namespace fasttransfer {
 
-// What a lane holds of a product of 16 x 16 by 16 x 8, with g = lane / 4 and t = lane % 4. A register is two
+// The part that a lane holds of a product of 16 x 16 by 16 x 8, with g = lane / 4 and t = lane % 4. A register is two
 // neighbours of the inner dimension k, the first in its lower half.
 struct MmaLeft {
   uint32_t pair[4];  // (row g, k 2t), (row g + 8, k 2t), (row g, k 2t + 8), (row g + 8, k 2t + 8)

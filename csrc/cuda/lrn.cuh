@@ -38,7 +38,7 @@ __device__ __forceinline__ void sum_of_five(const float (&value)[V], int first, 
   for (int i = 0; i < V; ++i) sum[i] = (pair[i] + pair[i + 2]) + near[i + 4];
 }
 
-// By the processor's own instruction, off by two units in the last place at most. Not rsqrtf, which takes three more
+// By the GPU's own instruction, off by two units in the last place at most. Not rsqrtf, which takes three more
 // for numbers below 2^-126: there are none here.
 __device__ __forceinline__ float reciprocal_root(float x) {
 #ifdef __CUDACC__
@@ -50,7 +50,8 @@ __device__ __forceinline__ float reciprocal_root(float x) {
 #endif
 }
 
-// s^(-1/2), of which all else is made. Infinity, whose root would be 0, counts as the largest number; a NaN stays.
+// s^(-1/2), from which the other powers are computed. Infinity, whose root would be 0, counts as the largest number; a
+// NaN stays.
 __device__ __forceinline__ float root_of(float scale) {
   constexpr float kLargest = 3.402823466e38f;
   return reciprocal_root(scale > kLargest ? kLargest : scale);
@@ -59,7 +60,7 @@ __device__ __forceinline__ float root_of(float scale) {
 // s^(-3/4).
 __device__ __forceinline__ float power_of_root(float root) { return root * root * reciprocal_root(root); }
 
-// The gradient of what is normalised from that of the result; p is what was normalised. Every lane must call it.
+// The gradient of the normalised values from that of the result; p is the values before. Every lane must call it.
 template <int V>
 __device__ __forceinline__ void lrn_backward(const float (&p)[V], int first, int channels, float (&gradient)[V]) {
   float squares[V], sums[V], power[V], shares[V], share_sums[V];

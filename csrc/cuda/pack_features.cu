@@ -1,6 +1,6 @@
-// Dense features to masks and values; see cpu/pack_features.cpp. The first kernel makes the masks and counts each tile,
-// the second turns the counts into places, the third moves the values, through shared memory so that they are written
-// in whole lines. Between the last two the host waits: it has to know how many values to make room for.
+// Packs features into masks and values; see cpu/pack_features.cpp. The first kernel makes the masks and counts each
+// tile, the second turns the counts into places, the third moves the values, through shared memory so that they are
+// written in whole lines. Between the last two the host waits for the number of values, to allocate them.
 
 #include <algorithm>
 #include <tuple>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kScanThreads = 256;
 
-// Which tile of which image a block has, and of it a thread.
+// The tile and image of a block, and the part of a thread.
 struct Place {
   int64_t image, byte, element;
 

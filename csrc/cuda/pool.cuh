@@ -21,7 +21,7 @@ struct PoolShape {
   int c, h, w, ph, pw;
 
   __host__ __device__ int64_t image() const { return int64_t{h} * w * c; }
-  __host__ __device__ int packed() const { return (c + 1) / 2; }  // bytes of argmax a pooled pixel
+  __host__ __device__ int packed() const { return (c + 1) / 2; }  // bytes of argmax per pooled pixel
 };
 
 constexpr int kPoolThreads = 128;  // a thread keeps nine pixels: small blocks fill a multiprocessor's registers better
@@ -29,7 +29,7 @@ constexpr int kPoolWarps = kPoolThreads / kWarp;
 constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
 constexpr int kPlaces = kWindow * kWindow;
 
-// V channels of the nine pixels of a window; those over the edge are its first pixel again, which never wins twice.
+// V channels of the nine pixels of a window; those beyond the edge are its first pixel again, which never wins twice.
 template <typename T, int V>
 struct Window {
   float value[kPlaces][V];
@@ -87,7 +87,7 @@ struct Window<uint16_t, 8> {
       unpack(bits, best[2 * i], best[2 * i + 1]);
       place[2 * i] = places & 0xFFFFu;
       place[2 * i + 1] = places >> 16;
-      if (best[2 * i] != best[2 * i] || best[2 * i + 1] != best[2 * i + 1]) {  // which equals nothing
+      if (best[2 * i] != best[2 * i] || best[2 * i + 1] != best[2 * i + 1]) {  // a NaN equals nothing
         if (best[2 * i] != best[2 * i]) place[2 * i] = first_nan(i, 0);
         if (best[2 * i + 1] != best[2 * i + 1]) place[2 * i + 1] = first_nan(i, 1);
       }
@@ -134,7 +134,7 @@ __device__ __forceinline__ uint32_t load_codes(const uint8_t* argmax, int first)
   }
 }
 
-// y = relu(maximum + bias), normalised where kLrn; without argmax only that. With kLrn `pooled` is what is normalised.
+// y = relu(maximum + bias), normalised if kLrn; without argmax only y. With kLrn `pooled` is y before normalisation.
 // Lanes run over the groups of one image's pooled pixels; an image has `blocks` blocks.
 template <typename T, int V, bool kLrn>
 __global__ void __launch_bounds__(kPoolThreads)
@@ -237,7 +237,7 @@ struct TileSlice {
     }
   }
 
-  // Adds what group `at` hands to the input pixel at `place` of its window.
+  // Adds the gradient that group `at` passes to the input pixel at `place` of its window.
   __device__ __forceinline__ void add(int at, uint32_t place, float (&to)[V]) const {
     const uint32_t missed = codes[at] ^ (0x11111111u * place);
 #pragma unroll
@@ -256,7 +256,7 @@ struct TileSlice {
   }
 };
 
-// What each window of the tile hands on: the gradient, back through the normalisation where kLrn, zero where it stops.
+// The gradient that each window of the tile passes on: back through the normalisation where kLrn, zero where it stops.
 template <typename T, int V, bool kLrn>
 __device__ __forceinline__ void fill_tile(const T* __restrict__ gradient, const T* __restrict__ pooled,
                                           const uint8_t* __restrict__ argmax, const PoolShape& shape, int64_t image,
@@ -323,7 +323,7 @@ __device__ __forceinline__ void gather_cell(const TileSlice<V>& tile, int above_
   }
 }
 
-// dx, and in `sums` (N, tiles, C) what passes of each tile's own windows by channel.
+// dx, and in `sums` (N, tiles, C) the sum of the gradient that passes each tile's own windows, by channel.
 template <typename T, int V, bool kLrn>
 __global__ void __launch_bounds__(kUnpoolThreads)
     unpool_kernel(const T* __restrict__ gradient, const T* __restrict__ pooled, const uint8_t* __restrict__ argmax,

@@ -1,4 +1,4 @@
-// What the host sides of relu_pool and relu_pool_lrn share: their arguments, checked, as the kernels' shape.
+// Shared by the host sides of relu_pool and relu_pool_lrn: checks the arguments and returns the kernels' shape.
 #pragma once
 
 #include <algorithm>
@@ -59,7 +59,7 @@ inline Tensor empty_codes(const Tensor& x, const PoolShape& shape, bool keep) {
   return torch::stable::new_empty(x, {shape.n, shape.ph, shape.pw, shape.packed()}, ScalarType::Byte);
 }
 
-// Null where there is nothing.
+// Returns null for a tensor without elements.
 inline void* data_of(const Tensor& x) { return x.numel() == 0 ? nullptr : x.mutable_data_ptr(); }
 
 // Without `keep`, `argmax` has no elements, and neither has `pooled`.

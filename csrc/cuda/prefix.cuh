@@ -7,7 +7,8 @@
 
 namespace fasttransfer {
 
-// The sum of `mine` over the threads before this one; `total` becomes that over all of the block, which all must call.
+// The sum of `mine` over the threads before this one; `total` becomes the sum over the block. All threads of the block
+// must call it.
 template <int kThreads, typename T>
 __device__ __forceinline__ T sum_before(T mine, T& total) {
   constexpr int kWarps = kThreads / kWarp;

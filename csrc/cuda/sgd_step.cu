@@ -1,5 +1,5 @@
 // Caffe's SGD for all parameters in one pass over each array: decay, momentum, update, and the copy that the next
-// forward pass reads. The many parameters of a network are few launches: a table of them travels with each.
+// forward pass reads. The many parameters of a network take few launches: each has a table of parameters.
 
 #include <algorithm>
 #include <vector>

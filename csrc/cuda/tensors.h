@@ -1,4 +1,4 @@
-// What the operators' host sides share: where they run, what they are given, what they return.
+// Shared by the operators' host sides: the stream, checks of arguments, and the allocation of results.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,7 +12,7 @@
 
 #include "layout.h"
 
-// The second way of being compiled is that of tests/cuda/: kernels on the CPU, beside the library's own.
+// The second way to compile is that of tests/cuda/: kernels on the CPU, beside the library's own.
 #ifdef __CUDACC__
 #define FT_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(fasttransfer, CUDA, m)
 #else
@@ -25,7 +25,7 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The device of a tensor is the current one while this lives; `stream` is where PyTorch works on it.
+// Makes the device of a tensor the current one while it lives; `stream` is PyTorch's current stream there.
 class OnDeviceOf {
  public:
 #ifdef __CUDACC__

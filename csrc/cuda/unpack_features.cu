@@ -1,7 +1,7 @@
-// Masks and values to dense features, any images in any order. Where a tile's values begin is counted anew from the
-// mask before it, which is short against what the tile writes. What images and values there are is only known on the
-// GPU, and asking would make the CPU wait: a row that is not there is moved to the nearest, and a value that is not
-// there is zero, so that memory stays safe.
+// Unpacks masks and values into dense features, any images in any order. The start of a tile's values is counted from
+// the mask before it, which is short compared with the tile. The rows and offsets are only known on the GPU, and
+// reading them would make the CPU wait: a row that does not exist becomes the nearest, and a missing value zero, so
+// that memory stays safe.
 
 #include <algorithm>
 

@@ -15,7 +15,7 @@ FT_HOST_DEVICE inline float bf16_to_float(uint16_t half) {
   return value;
 }
 
-// To the nearest, ties to even; a NaN stays one.
+// Rounds to nearest, ties to even; a NaN stays a NaN.
 FT_HOST_DEVICE inline uint16_t float_to_bf16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);

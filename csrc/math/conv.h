@@ -7,8 +7,7 @@
 
 namespace fasttransfer {
 
-// N images, C channels in, K channels out, both in `groups` parts. Sizes fit 32 bits; products of them are made
-// in 64.
+// N images, C channels in, K channels out, both in `groups` parts. Sizes fit 32 bits; their products take 64.
 struct ConvShape {
   int64_t n, c, h, w;
   int64_t k, kernel_h, kernel_w;

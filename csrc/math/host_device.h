@@ -1,4 +1,4 @@
-// Arithmetic in this folder is written once: a C++ compiler takes it for the CPU, nvcc for both sides.
+// Lets the functions of this folder compile for the CPU by a C++ compiler, and for host and device by nvcc.
 #pragma once
 
 #ifdef __CUDACC__

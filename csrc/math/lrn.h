@@ -1,4 +1,4 @@
-// Caffe's local response normalisation across channels, of one value:
+// Caffe's local response normalisation across channels, for one value:
 //   y_i = p_i * s_i^(-3/4),  s_i = 1 + alpha / 5 * (p_{i-2}^2 + ... + p_{i+2}^2)
 // and its gradient
 //   dp_i = g_i * s_i^(-3/4) - 2 * 3/4 * alpha / 5 * p_i * (t_{i-2} + ... + t_{i+2}),  t_j = g_j * p_j * s_j^(-7/4)
@@ -29,9 +29,9 @@ FT_HOST_DEVICE inline T lrn_power(T scale) {
   return root * std::sqrt(root);
 }
 
-// The same without the two roots and the division, which take a processor longer than all else here: a guess from
-// the exponent, 4.5 % off at most, and two steps that each cube what is missing. Off by 1.2e-7 of itself at most,
-// for scales from 1 to infinity, which counts as the largest number.
+// The same without the two roots and the division, the slowest instructions here: an estimate from the exponent, off by
+// 4.5 % at most, and two steps that each cube the error. The relative error is 1.2e-7 at most, for scales from 1 to
+// infinity, which counts as the largest number.
 template <>
 FT_HOST_DEVICE inline float lrn_power(float scale) {
   constexpr float kLargest = 3.402823466e38f;

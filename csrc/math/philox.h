@@ -12,7 +12,7 @@ struct PhiloxBlock {
   uint32_t word[4];
 };
 
-// The block numbered `block` of the stream of `key` at `at` (a step or an epoch). The counter's four words
+// Returns the block numbered `block` of the stream of `key` at `at` (a step or an epoch). The counter's four words
 // are, low word first, `block` and then `at`.
 FT_HOST_DEVICE inline PhiloxBlock philox(uint64_t key, uint64_t block, uint64_t at) {
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);

@@ -1,4 +1,4 @@
-// 3x3 max pooling with stride 2 whose output size is rounded up, and where each maximum came from in four bits.
+// 3x3 max pooling with stride 2 whose output size is rounded up, and the place of each maximum in four bits.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +14,17 @@ constexpr int kPoolStride = 2;
 // has this instead: no gradient passes.
 constexpr uint8_t kStopped = 15;
 
-// Side after pooling, of a side of at least 3. The last window may reach over the edge.
+// Returns the side after pooling, for a side of at least 3. The last window may reach beyond the edge.
 FT_HOST_DEVICE inline int64_t pooled_side(int64_t side) { return (side - kWindow + 1) / kPoolStride + 1; }
 
-// Whether `value`, which comes after `best` in the window, takes its place: the first of equals stays, a NaN always
+// Returns whether `value`, which comes after `best` in the window, replaces it: the first of equals stays, a NaN always
 // wins (PyTorch's rule).
 template <typename T>
 FT_HOST_DEVICE inline bool takes_over(T value, T best) {
   return value > best || value != value;
 }
 
-// ReLU that hands a NaN on.
+// A ReLU that passes a NaN.
 template <typename T>
 FT_HOST_DEVICE inline T relu(T value) {
   return value < T(0) ? T(0) : value;

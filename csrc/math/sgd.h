@@ -1,4 +1,4 @@
-// Caffe's SGD, of one weight. The rate is inside the velocity.
+// Caffe's SGD for one weight. The learning rate is inside the velocity.
 #pragma once
 
 #include "math/host_device.h"

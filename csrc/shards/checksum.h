@@ -1,4 +1,4 @@
-// What shards are checked with: XXH3 of 64 bits, without a seed.
+// The checksum of shards: XXH3 of 64 bits, without a seed.
 #pragma once
 
 #include <cstddef>

@@ -92,7 +92,7 @@ void File::check(const Identity& expected) {
   check_index();
 }
 
-// What a record of this form and number of values takes; 0 where there is none such.
+// The bytes of a record of this form and number of values; 0 if the form is unknown.
 uint64_t File::size_of(const Place& place) const {
   const auto elements = static_cast<uint64_t>(elements_);
   if (!is_packed()) return place.values == elements && place.form == 0 ? 2 * elements : 0;

@@ -10,8 +10,8 @@ namespace fasttransfer::shards {
 
 class File {
  public:
-  // Opens the shard at `path`. Throws Damaged where it is not whole or not the one that `expected` names, and
-  // Refused where it cannot be read at all.
+  // Opens the shard at `path`. Throws Damaged if it is not whole or not the one that `expected` names, and
+  // Refused if the system cannot read it.
   File(std::string path, const Identity& expected);
   ~File();
   File(const File&) = delete;
@@ -20,7 +20,7 @@ class File {
   int64_t records() const { return records_; }
   int64_t bytes() const { return static_cast<int64_t>(size_); }
 
-  // How many values record `i` holds: all of its elements where they are dense.
+  // The number of values of record `i`: all of its elements if they are dense.
   int64_t values(int64_t i) const { return index_[i].values; }
 
   // Record `i`, unpacked to `to`, which has room for an image. Throws Damaged.

@@ -1,4 +1,4 @@
-// A shard: features of a stretch of an entry's images, a record each, in one file that is written once and then only
+// A shard: features of a range of an entry's images, a record each, in one file that is written once and then only
 // read. Little-endian.
 //
 //   header    128 bytes, whose last 8 are the checksum of the others
@@ -71,12 +71,12 @@ uint64_t own_checksum(const Part& part) {
   return checksum(begin, reinterpret_cast<const uint8_t*>(&part.checksum) - begin);
 }
 
-// A file that is not what was written, or not what was asked for; the message is a sentence that begins with its path.
+// A file that was changed after writing, or is another one than expected; the message begins with its path.
 struct Damaged : std::runtime_error {
   Damaged(const std::string& path, const std::string& what) : std::runtime_error(path + ": " + what) {}
 };
 
-// What the system answered when it was asked for a file; Python makes its own exception of it.
+// A system error about a file, which becomes an OSError in Python.
 struct Refused : std::runtime_error {
   explicit Refused(int number, const std::string& path = "")
       : std::runtime_error(std::strerror(number)), number(number), path(path) {}
@@ -85,7 +85,7 @@ struct Refused : std::runtime_error {
   std::string path;
 };
 
-// Which shard of which entry.
+// The expected entry, and the number of the shard in it.
 struct Identity {
   std::string entry;  // at most kIdentity bytes
   uint32_t position;

@@ -1,5 +1,5 @@
-// fasttransfer.features._shards: what fasttransfer/features/shards.py is thin above. Tensors come as addresses, which
-// that file has checked; the GIL is not held while anything is read, written or waited for.
+// fasttransfer.features._shards, which fasttransfer/features/shards.py wraps. Tensors come as addresses, which that
+// file has checked; the GIL is released while reading, writing and waiting.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -27,7 +27,7 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// A job, the reader whose threads do it, and the tensors that it writes to: none of these may go before it has ended.
+// A job with the reader whose threads do it and the tensors that it writes to, which must live until it has ended.
 class Pending {
  public:
   Pending(std::shared_ptr<Reader> reader, std::shared_ptr<Job> job, py::object tensors)

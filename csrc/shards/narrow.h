@@ -15,7 +15,7 @@ constexpr int64_t narrow_bytes(int64_t count) { return count + (count + 1) / 2; 
 // Writes narrow_bytes(count) bytes and returns the least upper byte; returns -1 where the values are too far apart.
 int narrow(const uint16_t* values, int64_t count, uint8_t* to);
 
-// The values again.
+// Widens the values again.
 void widen(const uint8_t* from, int64_t count, int least, uint16_t* values);
 
 }  // namespace fasttransfer::shards

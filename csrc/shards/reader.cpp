@@ -9,7 +9,8 @@
 namespace fasttransfer::shards {
 namespace {
 
-constexpr int64_t kElementsAtOnce = 65536;  // that a thread takes: more than taking them costs, less than a batch
+constexpr int64_t kElementsAtOnce =
+    65536;  // that a thread takes at once: few enough to share a batch, many enough to outweigh the locking
 
 }  // namespace
 
@@ -30,7 +31,7 @@ bool Job::work() {
   done_ += end - begin;
   if (failure && !failure_) {
     failure_ = failure;
-    // What nobody has taken counts as done.
+    // Items that no thread has taken count as done.
     const int64_t taken = std::min(items_, next_.exchange(items_));
     done_ += items_ - taken;
   }

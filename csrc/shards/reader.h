@@ -1,5 +1,5 @@
-// All shards of an entry as one list of records, read by threads of its own: whoever trains asks for batches ahead of
-// time and finds them unpacked when it needs them.
+// All shards of an entry as one list of records, read by the reader's own threads: the training loop requests batches
+// ahead of time and finds them unpacked when it needs them.
 #pragma once
 
 #include <atomic>
@@ -23,14 +23,14 @@ class Job {
  public:
   Job(int64_t items, int64_t at_once, std::function<void(int64_t)> item);
 
-  // Until every item is done, with a hand in it: throws the first exception that one threw, after which no others were
-  // begun.
+  // Waits until every item is done, working on some itself; throws the first exception of an item, after which no other
+  // item begins.
   void wait();
 
-  // Begins no further items and waits for those that are under way: what they write to may go.
+  // Begins no further items and waits for those under way, after which their tensors may be freed.
   void abandon();
 
-  // Takes some items and does them; false where none is left to take.
+  // Takes some items and does them; returns false if none is left.
   bool work();
 
  private:
@@ -53,12 +53,12 @@ class Reader {
   int64_t bytes() const;
   bool is_packed() const;  // all of it
 
-  // How many values the records in `rows` hold, added up: n + 1 numbers from 0.
+  // The cumulative numbers of values of the records in `rows`: n + 1 numbers from 0.
   void offsets(const std::vector<int64_t>& rows, int64_t* to) const;
 
-  // Begins to read records, in the order of `rows`, to `to`: dense, or packed at the places that offsets() gave. What
-  // is written to must live until the job has been waited for or abandoned. Throws std::out_of_range for a record that
-  // is not there.
+  // Begins to read records, in the order of `rows`, to `to`: dense, or packed at the places that offsets() gave. The
+  // memory written to must live until the job has been waited for or abandoned. Throws std::out_of_range for a record
+  // that does not exist.
   std::shared_ptr<Job> read_dense(std::vector<int64_t> rows, uint16_t* to);
   std::shared_ptr<Job> read_packed(std::vector<int64_t> rows, uint8_t* masks, const int64_t* places, uint16_t* to);
 

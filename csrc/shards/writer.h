@@ -1,4 +1,4 @@
-// Writes one shard into a file that somebody else opened, flushes and names: see fasttransfer/core/files.py.
+// Writes one shard into a file that the caller opens, flushes and renames: see fasttransfer/core/files.py.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ class Writer {
   // Of features `kind`, into `file`, which is at its beginning.
   Writer(int file, const Identity& identity, Kind kind);
 
-  // `n` images, each a record. Throws Refused where the disk refuses.
+  // `n` images, each a record. Throws Refused if the disk refuses.
   void append(const uint16_t* x, int64_t n);
 
   // Index and footer: the shard is whole. Nothing may be called after it.

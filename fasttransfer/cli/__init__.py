@@ -1,4 +1,4 @@
-"""The command line; `main` is the entry point of `fasttransfer`."""
+"""The command line: `main` is the entry point of `fasttransfer`."""
 
 from fasttransfer.cli.commands import main, run
 

@@ -1,6 +1,6 @@
-"""The command line: parse, call, print.
+"""The commands of `fasttransfer`, and the exit codes and messages that they share.
 
-Each command is a dataclass in a module of this package: its docstring and its fields' docstrings are its manual page.
+Each command is a dataclass in a module of this package; its docstring and its fields' docstrings are its manual page.
 """
 
 from __future__ import annotations
@@ -39,17 +39,16 @@ Commands = (
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
-
-_RENAMED = {"--bad-pictures": "--bad-images"}  # options by the names that studies and scripts still spell
+_RENAMED = {"--bad-pictures": "--bad-images"}  # old names of options, which scripts and written commands still use
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `fasttransfer`. Exit codes: 0 done, 2 bad input, 130 interrupted; a bug keeps its stack trace."""
+    """Run `fasttransfer` and exit with 0 (done), 2 (bad input) or 130 (interrupted); a bug keeps its stack trace."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command and return its exit code."""
     console = Console(highlight=False)
     try:
         return _parse([_RENAMED.get(word, word) for word in arguments]).run(console)

@@ -1,4 +1,4 @@
-"""What commands print with."""
+"""Printing of sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fasttransfer data …`: look at images, and prepare them, before training on them."""
+"""`fasttransfer data …`: inspects and prepares images before training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fasttransfer.core.tables import plain_table
 
 @dataclass(frozen=True)
 class DataInspect:
-    """Say what a source of images or a prepared store holds: layout, classes, counts, sizes, bad files.
+    """Show the contents of a source of images or a prepared store: layout, classes, counts, sizes, bad files.
 
     For example, with a contact sheet of some images of some classes:
 
@@ -28,7 +28,7 @@ class DataInspect:
     source: Annotated[Path, tyro.conf.Positional]
     """Folder or uncompressed tar of images, the folder of a store, or builtin."""
     sheet: Path | None = None
-    """Draw a contact sheet into this file, a .png or a .jpg."""
+    """File to draw a contact sheet into, a .png or a .jpg."""
 
     def run(self, console: Console) -> int:
         from fasttransfer.pipelines import contact_sheet
@@ -43,28 +43,28 @@ class DataInspect:
         if str(source) == BUILTIN:
             source = images.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
         opened = open_images(source)
-        found = inspect(opened)
+        report = inspect(opened)
         rows = plain_table("", "")
-        rows.add_row(found.kind, str(found.path))
-        if found.store is not None:
-            rows.add_row("kind", f"{found.store.kind}, {found.store.disk / 1e6:,.1f} MB on disk")
-            rows.add_row("digest", found.store.digest)
-            rows.add_row("from", f"{found.store.source}, fit: {found.store.fit}")
-            rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in found.store.versions.items()))
-        rows.add_row("layout", found.layout)
-        rows.add_row("classes", str(len(found.classes)))
-        for part, count in found.images.items():
-            spread = found.per_class[part]
+        rows.add_row(report.kind, str(report.path))
+        if report.store is not None:
+            rows.add_row("kind", f"{report.store.kind}, {report.store.disk / 1e6:,.1f} MB on disk")
+            rows.add_row("digest", report.store.digest)
+            rows.add_row("from", f"{report.store.source}, fit: {report.store.fit}")
+            rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in report.store.versions.items()))
+        rows.add_row("layout", report.layout)
+        rows.add_row("classes", str(len(report.classes)))
+        for part, count in report.images.items():
+            spread = report.per_class[part]
             rows.add_row(part, f"{count:,} images, {spread.least} to {spread.most} a class, median {spread.median:g}")
-        if found.widths and found.heights:
-            sizes = " x ".join(f"{s.least}-{s.most} (median {s.median:g})" for s in (found.widths, found.heights))
+        if report.widths and report.heights:
+            sizes = " x ".join(f"{s.least}-{s.most} (median {s.median:g})" for s in (report.widths, report.heights))
             rows.add_row("pixels", sizes)
-        rows.add_row("formats", _counts(found.formats))
-        rows.add_row("modes", _counts(found.modes))
-        rows.add_row("looked at", f"{found.sampled:,} images")
-        for note in found.notes:
+        rows.add_row("formats", _counts(report.formats))
+        rows.add_row("modes", _counts(report.modes))
+        rows.add_row("looked at", f"{report.sampled:,} images")
+        for note in report.notes:
             rows.add_row("note", note)
-        for path, reason in found.bad:
+        for path, reason in report.bad:
             rows.add_row("bad", f"{path}: {reason}")
         console.print(rows)
         if self.sheet is not None:
@@ -77,8 +77,8 @@ class DataInspect:
 class DataPrepare:
     """Decode every image of a source once and write a store, which a study reads at the speed of memory.
 
-    An interrupted or killed prepare goes on when the same command is given again, and ends with the same files. Room on
-    the disk is asked for first: raw takes 3 bytes per pixel, 262 GB for ILSVRC12 at 256 x 256; jpeg about a sixth.
+    After an interruption the same command resumes, and ends with the same files. Free disk space is checked first: raw
+    takes 3 bytes per pixel, 262 GB for ILSVRC12 at 256 x 256; jpeg takes about a sixth.
 
     For example:
 
@@ -88,18 +88,19 @@ class DataPrepare:
     source: Annotated[Path, tyro.conf.Positional]
     """Folder or uncompressed tar of images."""
     store: Annotated[Path, tyro.conf.Positional]
-    """Folder to be made; a store of these images that is there already stays as it is."""
+    """Folder of the new store; an existing store of these images stays as it is."""
     recipe: str | None = None
-    """Make the size fit this recipe of grid: caffe, fast, mini or a TOML file; by default the one that grid takes for
-    these images."""
+    """Store images at the size of this recipe of grid: caffe, fast, mini or a TOML file; by default the one that grid
+    takes for these images."""
     size: int | None = None
     """Side of the stored images in pixels, instead of the recipe's."""
     kind: Literal["raw", "jpeg"] = "raw"
     """raw (NumPy arrays of pixels) or jpeg (tar shards in WebDataset's convention, quality 95)."""
     fit: Literal["stretch", "crop"] = "stretch"
-    """stretch (the whole image, its aspect not kept, as Caffe did) or crop (the square in the middle)."""
+    """stretch (the whole image to a square, as Caffe did) or crop (the square in the middle)."""
     bad_images: Literal["fail", "skip"] = "fail"
-    """What to do about files that cannot be decoded: name them all and stop, or leave them out and list them."""
+    """What to do about files that cannot be decoded: fail (name them all and stop) or skip (leave them out and list
+    them)."""
     device: Literal["cpu", "cuda"] | None = None
     """Where to decode; by default a GPU where there is one."""
 
@@ -134,9 +135,9 @@ class DataPrepare:
 
 @dataclass(frozen=True)
 class DataVerify:
-    """Read a whole store back, compare it with what was written, and decode every image of a jpeg store.
+    """Read a whole store, compare it with its checksums, and decode every image of a jpeg store.
 
-    Names the files that differ and which images are in them.
+    Names the files that differ and the images in them.
 
     For example:
 
@@ -159,10 +160,10 @@ class DataVerify:
 
 @dataclass(frozen=True)
 class DataBuiltin:
-    """Render the built-in images, unless that is done, and say where the files are.
+    """Render the built-in images, if they are not there yet, and print where they are.
 
-    They are synthetic: 16 natural and 16 man-made classes, drawn by this program, so that the whole study can be
-    tried without a data set.
+    They are synthetic: 16 natural and 16 man-made classes, drawn by this program, for trying a whole study without a
+    data set.
 
     For example:
 
@@ -180,7 +181,7 @@ class DataBuiltin:
 
 @dataclass(frozen=True)
 class Data:
-    """Look at images, and prepare them, before training on them."""
+    """Inspect images and prepare them before training."""
 
     command: (
         Annotated[DataInspect, tyro.conf.subcommand("inspect")]

@@ -1,4 +1,4 @@
-"""`fasttransfer info`: print versions, device, and what is built and loaded."""
+"""`fasttransfer info`: prints versions, devices and the state of the native libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasttransfer.core.tables import plain_table
 
 @dataclass(frozen=True)
 class Info:
-    """Print versions, device, and what is built and loaded: for bug reports.
+    """Print versions, devices and the state of the native libraries, for bug reports.
 
     For example:
 

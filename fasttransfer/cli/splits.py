@@ -1,4 +1,4 @@
-"""`fasttransfer splits …`: list, show, export and verify the splits of classes into tasks A and B."""
+"""`fasttransfer splits …`: lists, shows, exports and verifies the splits of classes into tasks A and B."""
 
 from __future__ import annotations
 

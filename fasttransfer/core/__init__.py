@@ -1,1 +1,1 @@
-"""What every other room stands on: errors, files, progress, randomness, intervals, the machine."""
+"""Modules that every other package uses: errors, files, progress, randomness, intervals, the machine."""

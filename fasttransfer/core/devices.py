@@ -1,4 +1,4 @@
-"""What this machine offers a study: device, threads, workers."""
+"""The choice of device, threads and workers, and the settings of a process that trains."""
 
 from __future__ import annotations
 
@@ -10,45 +10,44 @@ import torch
 from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
 
-# Options of glibc's mallopt, and what they are set to.
+# Options of glibc's mallopt: name -> number and value.
 _KEEP = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, (1 << 31) - 1), "M_TOP_PAD": (-2, 64 << 20)}
 
 
-def choose_device(asked: str | None) -> str:
-    """ "cuda" or "cpu": what was asked for, else a GPU where there is one.
+def choose_device(choice: str | None) -> str:
+    """Return "cuda" or "cpu": the user's choice, else a GPU where there is one.
 
     Raises:
-        InputError: an unknown device, or a GPU where there is none.
+        InputError: the device is unknown, or there is no GPU.
     """
-    if asked not in (None, "cpu", "cuda"):
-        raise InputError(f"--device {asked}: choose cpu or cuda")
-    if asked == "cuda" and not torch.cuda.is_available():
+    if choice not in (None, "cpu", "cuda"):
+        raise InputError(f"--device {choice}: choose cpu or cuda")
+    if choice == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--device cuda: PyTorch sees no CUDA device here: choose --device cpu, or see fasttransfer info"
         )
-    return asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    return choice or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def configure_process(device: str, threads: int, index: int) -> torch.device:
-    """Makes this process, the `index`-th of its kind here, compute as a study says; returns its device.
+    """Configure this process, the `index`-th of its kind on this machine, for a study; return its device.
 
-    All that train, time or keep what is trained on have to set the same: bits depend on it.
+    Every process that trains, measures or computes features calls this, because bits depend on these settings.
     """
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = True
     if device == "cuda":
-        found = torch.device("cuda", index % torch.cuda.device_count())
-        torch.cuda.set_device(found)  # streams and graphs are of the current one
-        return found
+        gpu = torch.device("cuda", index % torch.cuda.device_count())
+        torch.cuda.set_device(gpu)  # streams and graphs belong to the current device
+        return gpu
     keep_freed_memory()
     return torch.device("cpu")
 
 
 def keep_freed_memory() -> None:
-    """Makes this process keep the memory of freed tensors for the next ones, where glibc allocates it.
+    """Make glibc keep the memory of freed tensors for the next ones; without effect on other systems.
 
-    By default every tensor of more than 32 MiB is mapped afresh and costs a page fault every 4 KiB
-    (docs/decisions/memory.md).
+    By default glibc maps every tensor of more than 32 MiB afresh, at a page fault per 4 KiB (docs/decisions/memory.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -57,14 +56,14 @@ def keep_freed_memory() -> None:
 
 
 def choose_threads(device: str) -> int:
-    """CPU threads per network is trained with.
+    """Return the number of CPU threads per network.
 
-    Networks train beside each other, so one thread each wastes least; with more than eight cores, more threads
-    each rather than more processes, whose memory adds up.
+    Networks train beside each other, so one thread each wastes least; above eight cores, networks get more threads
+    rather than more processes, whose memory adds up.
     """
     return 1 if device == "cuda" else max(1, machine.cores() // 8)
 
 
 def count_workers(device: str, threads: int) -> int:
-    """Processes that train at the same time: one a GPU, or as many as the cores allow."""
+    """Return the number of processes that train at the same time: one per GPU, or as many as the cores allow."""
     return torch.cuda.device_count() if device == "cuda" else max(1, machine.cores() // threads)

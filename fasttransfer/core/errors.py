@@ -1,4 +1,4 @@
-"""What the user can put right is told in one sentence; everything else is a bug and keeps its stack trace."""
+"""The error for anything that the user can put right; every other exception is a bug and keeps its stack trace."""
 
 
 class InputError(Exception):

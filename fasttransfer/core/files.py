@@ -15,8 +15,8 @@ import platformdirs
 
 from fasttransfer.core.errors import InputError
 
-# What a full, read-only or forbidden disk answers: the user's to put right, not a bug.
-_DISK_TROUBLE = {
+# The errors of a full, read-only or forbidden disk, which the user can put right.
+_DISK_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EROFS,
@@ -31,11 +31,11 @@ _DISK_TROUBLE = {
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a disk that is full, read-only or forbidden into an `InputError` about `path`."""
+    """Turn a disk that is full, read-only or forbidden into an `InputError` about `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
+        if error.errno not in _DISK_ERRNOS:
             raise
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"{path}: cannot write here ({reason}): free space or choose another folder") from error
@@ -43,13 +43,13 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside `path`; on a clean exit it takes the place of `path`, else it is removed.
+    """Open a temporary file beside `path`, which replaces `path` on a clean exit and is removed otherwise.
 
     After the `with` block the bytes and the new name are on disk (fsync of file and folder), so that a reader or
     a power cut never meets half a file.
 
     Raises:
-        InputError: the disk is full, read-only or not ours to write.
+        InputError: the disk is full, read-only or not writable.
     """
     path = Path(path)
     temporary: str | None = None
@@ -70,14 +70,14 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what writers that were killed in `replace_file` left in `folder`, where nobody writes now."""
-    for left in folder.glob(".*.tmp"):
-        if left.is_file():
-            left.unlink(missing_ok=True)
+    """Remove the temporary files that writers killed in `replace_file` left in `folder`, which nobody writes to now."""
+    for file in folder.glob(".*.tmp"):
+        if file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable."""
+    """Flush the names in `folder` to disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -86,10 +86,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """Creates `folder` and its parents; returns it.
+    """Create `folder` and its parents, and return it.
 
     Raises:
-        InputError: it cannot be created, or something else has its name.
+        InputError: the folder cannot be created, or a file has its name.
     """
     with disk_errors(folder):
         try:
@@ -101,13 +101,12 @@ def make_folder(folder: Path) -> Path:
 
 @contextmanager
 def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
-    """Holds the lock of the file `path`, which dies with its process; never removed, so that all lock the same file.
+    """Hold a lock on the file `path`, which ends with the process. The file stays, so that all lock the same one.
 
-    `busy` is called when another process holds it. What it raises ends the attempt; when it returns, the turn is
-    waited for.
+    Calls `busy` if another process holds the lock, then waits for it; an exception from `busy` ends the attempt.
 
     Raises:
-        InputError: the file cannot be made.
+        InputError: the file cannot be created.
     """
     with disk_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -123,9 +122,9 @@ def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where prepared images are kept: `$FASTTRANSFER_CACHE`, else the user's cache folder of this system."""
-    named = os.environ.get("FASTTRANSFER_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("fasttransfer"))
+    """Return the folder of prepared images and features: `$FASTTRANSFER_CACHE`, else in the user's cache folder."""
+    folder = os.environ.get("FASTTRANSFER_CACHE")
+    return Path(folder) if folder else Path(platformdirs.user_cache_dir("fasttransfer"))
 
 
 def _umask() -> int:

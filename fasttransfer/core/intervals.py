@@ -1,8 +1,8 @@
-"""Means over few runs, and how far they can be trusted.
+"""Means over few runs, with confidence intervals.
 
-What is drawn again, were a study repeated, is a seed: of two tasks, the same two. So the seed is the unit, and runs
-that share a seed count as one draw, whatever they have in common (the two directions of a seed share both bases, those
-of a random split its classes as well). docs/decisions/intervals.md has the reasons and what was measured.
+A repeated study would draw other seeds for the same two tasks. So the seed is the unit, and runs that share a seed
+count as one draw, whatever they have in common (the two directions of a seed share both bases, those of a random split
+its classes as well). docs/decisions/intervals.md has the reasons and measurements.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Estimate:
 
     Attributes:
         value: the mean.
-        runs: how many networks or differences it is taken over.
-        half: half the width of its 95 % interval, None where the runs cannot give one.
-        seeds: how many seeds are behind it.
-        freedom: the degrees of freedom of an interval over seeds, 0 without one.
-        kind: what `half` is made of: "seeds" (those of the quantity itself), "pooled" (the noise of all networks of
-            a few seeds), "images" (one seed: the sampling of validation images, a lower bound) or "none".
+        runs: number of networks or differences.
+        half: half the width of the 95 % interval, None if the runs do not give one.
+        seeds: number of seeds.
+        freedom: degrees of freedom of an interval over seeds, 0 without one.
+        kind: the source of `half`: "seeds" (those of the quantity itself), "pooled" (the noise of all networks of a few
+            seeds), "images" (one seed: the sampling of validation images, a lower bound) or "none".
     """
 
     value: float
@@ -44,17 +44,17 @@ class Estimate:
 
     @property
     def error(self) -> float | None:
-        """The standard error; None without an interval over seeds."""
+        """Return the standard error; None without an interval over seeds."""
         return None if self.half is None or not self.freedom else self.half / t_quantile(self.freedom)
 
 
 def estimate(values: Iterable[tuple[str, int, float]]) -> Estimate | None:
-    """The mean of (target, seed, value), one a run, with its 95 % interval; None where there are none.
+    """Return the mean of (target, seed, value), one per run, with its 95 % interval; None without runs.
 
-    The interval is Student's, over seeds: for the mean over other seeds of the same tasks. Where every target has every
-    seed it is the plain t interval of the seeds' means, exact whatever runs of one seed have in common. Where runs are
-    missing, targets are taken out as constants, each seed's sum of what is left is scaled to be unbiased (Bell and
-    McCaffrey 2002) and the degrees of freedom are Satterthwaite's. There is none where a target has one seed only.
+    The interval is Student's, over seeds: for the mean over other seeds of the same tasks. If every target has every
+    seed, it is the plain t interval of the seeds' means, exact whatever runs of one seed have in common. If runs are
+    missing, targets are subtracted as constants, each seed's sum of residuals is scaled to be unbiased (Bell and
+    McCaffrey 2002) and the degrees of freedom are Satterthwaite's. There is no interval if a target has a single seed.
     """
     runs = sorted(values)
     if not runs:
@@ -72,11 +72,11 @@ def estimate(values: Iterable[tuple[str, int, float]]) -> Estimate | None:
 
 @lru_cache
 def seed_parts(design: tuple[Run, ...]) -> tuple[npt.NDArray[np.float64], float]:
-    """What depends on which runs there are, not on their values.
+    """Return the part of `estimate` that depends on which runs there are, not on their values.
 
     Returns:
-        (seeds, runs): times the runs' values, the squares of the result sum to the squared standard error of the mean;
-        and its degrees of freedom, 0 where there is none.
+        a (seeds, runs) matrix: the squares of its product with the runs' values sum to the squared standard error of
+        the mean; and the degrees of freedom, 0 if there is no error.
     """
     counts = Counter(target for target, _ in design)
     seeds = sorted({seed for _, seed in design})
@@ -92,10 +92,10 @@ def seed_parts(design: tuple[Run, ...]) -> tuple[npt.NDArray[np.float64], float]
 
 
 def difference(left: Estimate, right: Estimate) -> Estimate:
-    """`left` - `right` of two studies that share no run, with Welch's interval.
+    """Return `left` - `right` of two studies that share no run, with Welch's interval.
 
-    Where one of them has an interval and the other a single seed with as many runs, that seed is taken to vary as the
-    other study's do: the interval then says how far one more seed of that study would fall from its mean.
+    If one study has an interval and the other a single seed with as many runs, that seed is assumed to vary like the
+    first study's seeds: the interval then says how far one more seed of the first study would fall from its mean.
     """
     value = left.value - right.value
     seeds = min(left.seeds, right.seeds)
@@ -121,7 +121,7 @@ def t_quantile(freedom: float, probability: float = 0.975) -> float:
         freedom: degrees of freedom, above 0, whole or not.
         probability: of a value below the quantile, in (0, 1).
     """
-    # Imported here: it takes 0.3 s, which commands that show no interval (--help among them) would spend for nothing.
+    # Imported here: it takes 0.3 s, which commands that show no interval (such as --help) need not spend.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, probability))

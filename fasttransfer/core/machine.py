@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def cores() -> int:
-    """The cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can be had without swapping, page cache included; None where the system does not say."""
+    """Return the bytes of memory available without swapping, page cache included; None if the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -28,17 +28,17 @@ def free_memory() -> int | None:
 
 
 def processor() -> str:
-    """The model of the processor, as far as the system says."""
+    """Return the model of the processor, as far as the system says."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def instructions() -> tuple[str, ...]:
-    """The extensions of the processor in Linux's words, e.g. "avx512_bf16"; empty where they are not known."""
+    """Return the processor's extensions by Linux's names, e.g. "avx512_bf16"; empty if they are unknown."""
     return tuple((_cpuinfo().get("flags") or _cpuinfo().get("features") or "").split())
 
 
 def version(package: str) -> str:
-    """The version of an installed package; DALI's name ends in the CUDA version that it was built for."""
+    """Return the version of an installed package, also of one whose name ends in a CUDA version, as DALI's does."""
     for name in (package, f"{package}-cuda120", f"{package}-cuda130"):
         try:
             return metadata.version(name)
@@ -49,7 +49,7 @@ def version(package: str) -> str:
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first processor, by lower-case name; empty on other systems."""
+    """Return the first processor's fields in /proc/cpuinfo, by lower-case name; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Folders that are costly to make: made once, whole or absent, whoever wants them, whatever is killed."""
+"""Folders that are costly to make: made once and whole, for several processes, whichever of them is killed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def make_once(
     waiting: Callable[[], None],
     keep: Callable[[Path], bool] = lambda temporary: False,
 ) -> None:
-    """Makes `folder` by `fill(temporary folder)` and a rename, unless it is there and `stale()` says no.
+    """Make `folder` by `fill(temporary folder)` and a rename, unless it exists and is not `stale()`.
 
-    Two processes that want the same folder take turns by a locked file beside it, `.<name>.lock`; the second finds the
-    work done. The lock dies with its process, so that a temporary folder whose lock is free is known to be left over.
-    `waiting` is called once if another process is at work.
+    Processes that want the same folder take turns by a lock file beside it, `.<name>.lock`; the second finds the work
+    done. The lock ends with its process, so that a temporary folder whose lock is free is a leftover. `waiting` is
+    called once if another process is at work.
 
-    `keep(temporary)` decides on what is left over, of this folder and of the others beside it, by this process and by
-    killed ones: what is kept, `fill` meets when the folder is asked for again; the rest is removed.
+    `keep(temporary)` decides about leftovers, of this folder and of others beside it, by this process and by killed
+    ones: the next `fill` of the folder starts from a leftover that is kept; others are removed.
 
-    `fill` must have its files on disk (fsync) when it returns.
+    `fill` must flush its files to disk (fsync) before it returns.
 
     Raises:
-        InputError: the disk is full, read-only or not ours to write.
+        InputError: the disk is full, read-only or not writable.
     """
     if folder.exists() and not stale():
-        return  # without the lock: a cache that is only read need not be ours to write
+        return  # without the lock: a cache that is only read need not be writable
     make_folder(folder.parent)
     with hold_lock(lock_of(folder), waiting):
         if folder.exists() and not stale():
@@ -56,17 +56,17 @@ def make_once(
 
 
 def temporary_of(folder: Path) -> Path:
-    """Where `folder` is while it is being made."""
+    """Return the path of `folder` while it is being made."""
     return folder.with_name(f".{folder.name}.tmp")
 
 
 def lock_of(folder: Path) -> Path:
-    """The file that is locked by whoever makes `folder`."""
+    """Return the file that the process that makes `folder` locks."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 def sweep_unfinished(parent: Path, keep: Callable[[Path], bool] = lambda temporary: False) -> None:
-    """Removes temporary folders whose lock is free and that are not kept. Ours is locked, by us."""
+    """Remove the temporary folders whose lock is free, except those to keep."""
     for temporary in parent.glob(".*.tmp"):
         lock = temporary.with_suffix(".lock")
         try:

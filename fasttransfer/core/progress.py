@@ -1,4 +1,4 @@
-"""How far a study is: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""The progress of a study: a bar on a terminal, elsewhere a line every few seconds. Durations and sizes as text."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rich.text import Text
 LINE_SECONDS = 5.0
 
 Log = Callable[[str], None]
-"""A function that tells the user one sentence."""
+"""A function that shows the user one sentence."""
 
 
 class Display:
-    """One overall measure (multiply-adds) and a line for what is going on. Use as a context manager.
+    """The share of the work (multiply-adds) done, the time left, and the present activity. Use as a context manager.
 
-    The time left is what remains at the rate of this run, not counting what an earlier run did.
+    The time left is estimated from the speed of this run, without the work of earlier runs.
     """
 
     def __init__(self, console: Console, total: float) -> None:
         self._console = console
-        self._total, self._done, self._first = total, 0.0, 0.0
-        self._start = self._told = time.monotonic()
-        self._what = ""
+        self._total, self._done, self._done_before = total, 0.0, 0.0
+        self._start = self._last_line = time.monotonic()
+        self._activity = ""
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -51,43 +51,41 @@ class Display:
             self._bar.stop()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         self._console.print(Text(text))
 
-    def doing(self, what: str) -> None:
-        """Says what is training."""
-        self._what = what
+    def doing(self, activity: str) -> None:
+        """Show the present activity."""
+        self._activity = activity
         if self._bar:
             self._bar.update(self._task, left=self._left())
 
     def skip(self, amount: float) -> None:
-        """`amount` of the total was done by an earlier run."""
+        """Count `amount` as done by an earlier run."""
         self._done += amount
-        self._first += amount
+        self._done_before += amount
 
     def advance(self, amount: float) -> None:
-        """`amount` more is done."""
+        """Count `amount` as done by this run."""
         self._done += amount
         now = time.monotonic()
         if self._bar:
             self._bar.update(self._task, completed=self._done, left=self._left())
-        elif now - self._told >= LINE_SECONDS:
-            self._told = now
+        elif now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
             self._console.print(Text(f"{100 * self._share():3.0f} %  {self._left()}"), soft_wrap=True)
 
     def _share(self) -> float:
         return min(self._done / self._total, 1.0) if self._total else 1.0
 
     def _left(self) -> str:
-        spent, gained = time.monotonic() - self._start, self._done - self._first
-        left = (
-            f"{format_duration(spent / gained * max(self._total - self._done, 0))} left" if gained > 0 else "starting"
-        )
-        return f"{left}  {self._what}" if self._what else left
+        seconds, done = time.monotonic() - self._start, self._done - self._done_before
+        left = f"{format_duration(seconds / done * max(self._total - self._done, 0))} left" if done > 0 else "starting"
+        return f"{left}  {self._activity}" if self._activity else left
 
 
 def format_duration(seconds: float) -> str:
-    """48 s, 4 min 05 s, 3 h 20 min, 2 days 5 h."""
+    """Return a duration as 48 s, 4 min 05 s, 3 h 20 min or 2 days 5 h."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -99,5 +97,5 @@ def format_duration(seconds: float) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """12 MB, 3.4 GB: decimal units."""
+    """Return a size as 12 MB or 3.4 GB, in decimal units."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

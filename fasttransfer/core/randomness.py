@@ -1,8 +1,8 @@
-"""Every random draw of a study, as a function.
+"""The random draws of a study, as functions.
 
-A draw is Philox4x32-10 of (study seed, purpose, indices): never of what else is trained beside it, the device, the
-number of workers, or where a run was interrupted. That is why resuming is exact, why a network trained in company
-equals the same one trained alone, and why networks of one target differ only in what is compared.
+A draw is Philox4x32-10 of (study seed, purpose, indices), never of the networks that train beside, the device, the
+number of workers, or the point of an interruption. So a resumed run is exact, a network trained beside others equals
+the same one trained alone, and networks of one target differ only in what is compared.
 
 Philox: Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011.
 """
@@ -24,16 +24,16 @@ _CHUNK = 1 << 18  # blocks at a time: the temporaries of a round stay in the cac
 
 
 def key(seed: int, purpose: str, *indices: int | str) -> int:
-    """The 64-bit Philox key of one purpose, e.g. `key(0, "cell-order", "B")`.
+    """Return the 64-bit Philox key of a purpose, e.g. `key(0, "cell-order", "B")`.
 
-    A digest, so that neighbouring seeds and similar purposes share nothing.
+    The key is a digest, so that neighbouring seeds and similar purposes have unrelated keys.
     """
     text = "\x1f".join([str(seed), purpose, *map(str, indices)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def philox(key: int, blocks: int, *, first: int = 0, at: int = 0, device: torch.device | str = "cpu") -> Tensor:
-    """Blocks `first` to `first + blocks - 1` of the stream of `key` at `at` (an epoch or a step).
+    """Return blocks `first` to `first + blocks - 1` of the stream of `key` at `at` (an epoch or a step).
 
     The 128-bit counter is (block, `at`), each 64 bits, low words first.
 
@@ -65,20 +65,20 @@ def _philox_chunk(key: int, first: int, at: int, out: Tensor) -> None:
 
 
 def words(key: int, count: int, *, at: int = 0, device: torch.device | str = "cpu") -> Tensor:
-    """The first `count` 32-bit words of a stream: (count,) int64."""
+    """Return the first `count` 32-bit words of a stream, (count,) int64."""
     return philox(key, -(-count // 4), at=at, device=device).view(-1)[:count]
 
 
 def permutation(key: int, n: int, *, at: int = 0) -> Tensor:
-    """A random order of 0..n-1, (n,) int64: indices sorted by 63-bit draws, ties by index."""
+    """Return a random order of 0..n-1, (n,) int64: indices sorted by 63-bit draws, ties by index."""
     draws = philox(key, -(-n // 2), at=at).view(-1, 2)[:n]
     return torch.argsort((draws[:, 0] << 31) ^ draws[:, 1], stable=True)
 
 
 def normal(key: int, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers of `shape`, float32, by Box and Muller from pairs of words.
+    """Return standard normal numbers of `shape`, float32, by Box and Muller from pairs of words.
 
-    Computed in float64, so that what is rounded to float32 hardly ever depends on a maths library's last bit.
+    Computed in float64, so that the rounded result hardly ever depends on the last bit of a maths library.
     """
     count = math.prod(shape)
     out = torch.empty(-(-count // 4) * 4, dtype=torch.float32)

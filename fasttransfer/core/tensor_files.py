@@ -1,4 +1,4 @@
-"""Tensors in and out of safetensors files, with a checksum that readers verify. No pickle is ever read."""
+"""Reading and writing tensors as safetensors files, with a checksum that readers verify."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from fasttransfer.core.files import replace_file
 
 _CHECKSUM = "xxh3_128"
-# The format's names of what is stored here.
+# The types that are stored, by the format's names.
 _TYPES = {torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
 
@@ -27,8 +27,8 @@ class TensorSource(NamedTuple):
     Attributes:
         dtype: float64, int64, float32, bfloat16 or uint8.
         shape: of the whole tensor.
-        parts: C-contiguous memory of any format; one after another, the elements in row-major order. Asked for once,
-            each part only after the one before has been written, which may then be overwritten.
+        parts: C-contiguous memory of any format; one after another, the elements in row-major order. The writer
+            iterates once and takes a part only after it has written the previous one, which may then be overwritten.
     """
 
     dtype: torch.dtype
@@ -42,17 +42,17 @@ class TensorSource(NamedTuple):
 
 
 class CorruptFileError(Exception):
-    """A file that is not what was written: cut short, changed, or of another kind."""
+    """A file that was truncated or changed, or is of another kind."""
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Writes tensors and `about` (plain values, kept as JSON in the file's metadata): whole or not at all.
+    """Write tensors and `about` (plain values, stored as JSON in the file's metadata): whole or not at all.
 
-    The same tensors and values give the same bytes. They are written from where they lie: safetensors' own writer
+    The same tensors and values give the same bytes. Tensors are written from their own memory: safetensors' writer
     copies them twice, a gigabyte for a checkpoint of the paper's network.
 
     Raises:
-        InputError: the disk is full or not ours to write.
+        InputError: the disk is full or not writable.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps(about, sort_keys=True)
@@ -71,10 +71,10 @@ def write_safetensors(file: IO[bytes], tensors: Mapping[str, TensorSource], meta
     Args:
         file: a file open for writing bytes, at its start.
         tensors: name -> tensor.
-        metadata: what the header says beside the tensors.
+        metadata: name -> text, for the header.
 
     Raises:
-        KeyError: a dtype that is not stored here.
+        KeyError: a dtype is not among those of `TensorSource`.
         ValueError: the parts of a tensor have more or fewer bytes than its dtype and shape take.
     """
     # Widest type first, so that each tensor begins where its type may.
@@ -100,16 +100,16 @@ def write_safetensors(file: IO[bytes], tensors: Mapping[str, TensorSource], meta
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save` wrote: tensors on the CPU, and `about`.
+    """Read a file that `save` wrote: tensors on the CPU, and `about`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFileError: it is damaged, or not a file of this project.
+        CorruptFileError: the file is damaged, or `save` did not write it.
     """
     if not path.exists():
         raise FileNotFoundError(path)
     try:
-        # Read once, not mapped: what is verified here is what is used later, whatever happens to the file.
+        # Read once, not mapped: later changes to the file cannot reach the tensors that are verified here.
         content = path.read_bytes()
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -124,11 +124,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `save` was told about the tensors, without reading them: not verified.
+    """Return the `about` of a file that `save` wrote, without reading the tensors and verifying the checksum.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFileError: it is not a file of this project.
+        CorruptFileError: `save` did not write the file.
     """
     with path.open("rb") as file:
         try:
@@ -141,7 +141,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def quarantine(path: Path) -> Path:
-    """Moves a damaged file out of the way, keeping it for inspection; returns its new name."""
+    """Move a damaged file out of the way, keeping it for inspection, and return its new name."""
     target = path.with_name(f"{path.name}.damaged")
     path.replace(target)
     return target
@@ -157,5 +157,5 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """A contiguous tensor's memory, not a copy of it."""
+    """Return the memory of a contiguous tensor, not a copy of it."""
     return tensor.view(-1).view(torch.uint8).numpy().data

@@ -1,1 +1,1 @@
-"""What a network is: its stages and sizes, what it reads, and what is kept of its frozen prefix."""
+"""Networks: stages and sizes, the form of their input, and the cuts of a frozen prefix."""

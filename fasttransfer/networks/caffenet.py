@@ -24,8 +24,8 @@ from fasttransfer.networks.geometry import LAYER_NAMES, STAGES, Geometry, layer_
 class StepDropout:
     """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask.
 
-    `step` is int64 without dimensions, on the network's device. `around` counts the images of the batch before and
-    after those that are here, which other processes have: a mask is that of the whole batch.
+    `step` is () int64 on the network's device. `around` is the number of images of the batch before and after those of
+    this process, which other processes have: the mask is that of the whole batch.
     """
 
     keys: Mapping[int, int]
@@ -34,20 +34,20 @@ class StepDropout:
     around: tuple[int, int] = (0, 0)
 
     def at(self, stage: int, x: Tensor) -> Tensor:
-        """`x`, (N, width), with the mask of a stage."""
+        """Return `x`, (N, width), with the mask of a stage applied."""
         if self.around == (0, 0):
             return ops.dropout(x, self.keys[stage], self.step, self.probability)
-        # The operator numbers elements from the batch's first on. What stands in for the others costs little beside
-        # the layer that follows (docs/decisions/distributed.md).
+        # The operator numbers elements from the batch's first on. The padding costs little compared with the layer that
+        # follows (docs/decisions/distributed.md).
         before, after = self.around
         whole = F.pad(x, (0, 0, before, after))
         return ops.dropout(whole, self.keys[stage], self.step, self.probability)[before : before + len(x)]
 
 
 class Stage(nn.Module):
-    """One stage: its layer and what follows it. Input and output as in `Geometry.cut_shape`, batch first.
+    """One stage: a layer with pooling, normalisation or ReLU. Input and output have `Geometry.cut_shape`, batch first.
 
-    The first stage reads images, or what `ops.augment` makes of them with blocks of the stage's stride: a
+    The first stage reads images, or images that `ops.augment` turned into blocks of the stage's stride: it is then a
     convolution with stride 1 that sums the same products.
     """
 
@@ -63,16 +63,16 @@ class Stage(nn.Module):
         shape = geometry.weight_shapes(outputs)[stage - 1]
         format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         self.weight = nn.Parameter(torch.zeros(shape, dtype=dtype).contiguous(memory_format=format))
-        # What pools adds the bias too, in float32.
+        # The operators that pool add the bias too, in float32.
         self.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.float32 if self.pools else dtype))
 
     def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
-        if self.after == "pool+lrn" and self._in_one(x):
+        if self.after == "pool+lrn" and self._is_one_operator_faster(x):
             return ops.conv_relu_pool_lrn(
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
             )
         if self.convolves:
-            x = self._convolution(x)
+            x = self._convolve(x)
         else:
             x = x.flatten(1)
             if drop is not None and self.stage in drop.keys:
@@ -87,13 +87,13 @@ class Stage(nn.Module):
                 return F.relu(x)
         return x
 
-    def _in_one(self, x: Tensor) -> bool:
-        """Whether nothing is kept for a gradient, and doing without pays."""
+    def _is_one_operator_faster(self, x: Tensor) -> bool:
+        """Return whether no gradient is needed and one operator for the whole stage is faster."""
         if torch.is_grad_enabled() or x.shape[1] != self.weight.shape[1] * self.groups:
             return False
         return ops.conv_relu_pool_lrn_pays(x.dtype, x.device.type, self.weight.shape[1])
 
-    def _convolution(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
         bias = None if self.pools else self.bias
         if self.stage == 1 and x.shape[1] != 3:
             return F.conv2d(x, weights_for_blocks(self.weight, self.stride), bias)
@@ -105,21 +105,21 @@ class Stage(nn.Module):
 
 
 def conv_in_halves(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """A convolution in two groups as two dense ones on halves of the channels."""
+    """Compute a convolution in two groups as two dense ones on halves of the channels."""
     biases = bias.chunk(2) if bias is not None else (None, None)
     parts = zip(x.chunk(2, 1), weight.chunk(2), biases, strict=True)
     return torch.cat([F.conv2d(x, w, b, padding=padding) for x, w, b in parts], 1)
 
 
 def weights_for_blocks(weight: Tensor, block: int) -> Tensor:
-    """The weights of a convolution with stride `block`, for stride 1 on blocks of pixels turned into channels.
+    """Return the weights of a convolution of stride `block`, for stride 1 on blocks of pixels turned into channels.
 
     Args:
         weight: (K, C, k, k).
 
     Returns:
         (K, block^2 * C, ceil(k / block), ceil(k / block)), channels in the order of `ops.augment`, zero where a block
-        reaches over the kernel's edge.
+        reaches beyond the kernel's edge.
     """
     outputs, channels, kernel, _ = weight.shape
     side = -(-kernel // block)
@@ -135,8 +135,8 @@ class CaffeNet(nn.Module):
     Args:
         geometry: sizes.
         outputs: width of the last layer.
-        dtype: what it computes in, float32 or bfloat16: the type of its images and of its weights, but for the last
-            stage and the biases that are added after pooling, which are float32.
+        dtype: float32 or bfloat16, the type of images, computations and weights, except the last stage and the biases
+            added after pooling, which are float32.
     """
 
     def __init__(self, geometry: Geometry, outputs: int, dtype: torch.dtype = torch.float32) -> None:
@@ -146,22 +146,26 @@ class CaffeNet(nn.Module):
         self.stages = nn.ModuleList(Stage(geometry, stage, outputs, dtype) for stage in range(1, STAGES + 1))
 
     def forward(self, x: Tensor, *, start: int = 0, stop: int = STAGES, drop: StepDropout | None = None) -> Tensor:
-        """From cut `start` (0: images) to cut `stop` (8: logits). `drop` is None outside training."""
+        """Compute cut `stop` (8: logits) from cut `start` (0: images). `drop` is None outside training."""
         for stage in self.stages[start:stop]:
             x = stage(x, drop)
         return x
 
     def named_weights(self, start: int = 0, stop: int = STAGES) -> dict[str, nn.Parameter]:
-        """Parameters of stages `start + 1` to `stop` under Caffe's names, e.g. conv1.weight."""
-        found: dict[str, nn.Parameter] = {}
+        """Return the parameters of stages `start + 1` to `stop` under Caffe's names, e.g. conv1.weight."""
+        parameters: dict[str, nn.Parameter] = {}
         for name, stage in zip(LAYER_NAMES[start:stop], self.stages[start:stop], strict=True):
             assert isinstance(stage, Stage)
-            found[f"{name}.weight"], found[f"{name}.bias"] = stage.weight, stage.bias
-        return found
+            parameters[f"{name}.weight"], parameters[f"{name}.bias"] = stage.weight, stage.bias
+        return parameters
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], start: int = 0, stop: int = STAGES) -> None:
-        """Copies tensors named as in `named_weights` into stages `start + 1` to `stop`, rounding to their type."""
+        """Copy tensors named as in `named_weights` into stages `start + 1` to `stop`, rounding to their type.
+
+        Raises:
+            ValueError: a tensor has another shape than the parameter.
+        """
         for name, parameter in self.named_weights(start, stop).items():
             if parameter.shape != weights[name].shape:
                 raise ValueError(f"{name}: {tuple(weights[name].shape)} given, {tuple(parameter.shape)} needed")
@@ -171,11 +175,11 @@ class CaffeNet(nn.Module):
 def draw_weights(
     geometry: Geometry, outputs: int, init: str, key_of: Callable[[int], int], start: int = 0, stop: int = STAGES
 ) -> dict[str, Tensor]:
-    """Fresh values for stages `start + 1` to `stop`, float32, under Caffe's names.
+    """Draw initial values for stages `start + 1` to `stop`, float32, under Caffe's names.
 
     Args:
         init: "caffe" (the paper's Gaussians and biases) or "he" (N(0, 2 / fan-in), biases 0; the last layer as in
-            Caffe, so that training starts from even odds).
+            Caffe, so that training starts from even guesses).
         key_of: stage (1..8) -> Philox key of its values.
     """
     weights = {}

@@ -1,4 +1,4 @@
-"""The sizes of a network: what its stages see, hold and cost. Plain numbers, no tensors."""
+"""The sizes of a network: shapes, weights and multiply-adds of its stages. Plain numbers, no tensors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """The layer of a stage, as far as it is the same in every geometry.
+    """The properties of a stage's layer that all geometries share.
 
     Attributes:
-        name: Caffe's.
-        kernel: side of a convolution's kernel, 0 for a fully connected layer; of the first stage the geometry's counts.
-        after: "pool+lrn", "pool" or "relu" (ReLU comes first in each), "" for the last.
-        deviation, bias: of Caffe's initial values.
-        drops: whether a dropout sits at its entrance.
+        name: Caffe's name.
+        kernel: side of a convolution's kernel, 0 for a fully connected layer; for the first stage see `Geometry`.
+        after: "pool+lrn", "pool" or "relu" (ReLU comes first in each), "" for the last stage.
+        deviation, bias: standard deviation of the weights and value of the biases of Caffe's initial values.
+        drops: True if a dropout sits at its entrance.
     """
 
     name: str
@@ -29,10 +29,12 @@ class Layer(NamedTuple):
 
     @property
     def pools(self) -> bool:
+        """True if a max pooling follows."""
         return self.after.startswith("pool")
 
     @property
     def normalises(self) -> bool:
+        """True if a local response normalisation follows."""
         return self.after.endswith("lrn")
 
 
@@ -60,7 +62,7 @@ def layer_of(stage: int) -> Layer:
 class Geometry:
     """The sizes of a network.
 
-    `store` and `crop` are sides in pixels: images are kept at store x store, the network sees crop x crop.
+    `store` and `crop` are sides in pixels: images are stored at store x store, the network reads crop x crop.
     `kernel` and `stride` are those of the first convolution; `channels` those of stages 1 to 5, `hidden` the widths
     of stages 6 and 7.
     """
@@ -75,28 +77,28 @@ class Geometry:
 
     @property
     def sides(self) -> tuple[int, int, int, int, int]:
-        """Sides of the convolutions' outputs, before pooling."""
+        """Return the sides of the convolutions' outputs, before pooling."""
         first = (self.crop - self.kernel) // self.stride + 1
-        second = _pooled(first)
-        third = _pooled(second)
+        second = _pool_side(first)
+        third = _pool_side(second)
         return first, second, third, third, third
 
     @property
     def blocks(self) -> int:
-        """Side of an image in blocks of stride x stride pixels, as far as the first convolution reaches."""
+        """Return the side of an image in blocks of stride x stride pixels, as far as the first convolution reaches."""
         return (self.crop - self.kernel) // self.stride + -(-self.kernel // self.stride)
 
     def cut_shape(self, n: int) -> tuple[int, ...]:
-        """Shape of one image at cut n: (3, crop, crop) at 0, (C, H, W) to 5, (width,) at 6 and 7."""
+        """Return the shape of one image at cut n: (3, crop, crop) at 0, (C, H, W) to 5, (width,) at 6 and 7."""
         if n == 0:
             return 3, self.crop, self.crop
         if n >= 6:
             return (self.hidden[n - 6],)
-        side = self.sides[n - 1] if n in (3, 4) else _pooled(self.sides[n - 1])
+        side = self.sides[n - 1] if n in (3, 4) else _pool_side(self.sides[n - 1])
         return self.channels[n - 1], side, side
 
     def weight_shapes(self, outputs: int) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the weights of stages 1 to 8 in Caffe's order: (out, in / groups, k, k) and (out, in)."""
+        """Return the shapes of the weights of stages 1 to 8: (out, in / groups, k, k) and (out, in)."""
         shapes: list[tuple[int, ...]] = [(self.channels[0], 3, self.kernel, self.kernel)]
         for i, layer in enumerate(LAYERS[1:5], start=1):
             shapes.append((self.channels[i], self.channels[i - 1] // layer.groups, layer.kernel, layer.kernel))
@@ -104,16 +106,16 @@ class Geometry:
         return (*shapes, *((widths[i + 1], widths[i]) for i in range(3)))
 
     def macs(self, outputs: int) -> tuple[int, ...]:
-        """Multiply-adds of stages 1 to 8 for one image, forward."""
+        """Return the multiply-adds of stages 1 to 8 for one image, forward."""
         areas = (*(side * side for side in self.sides), 1, 1, 1)
         return tuple(math.prod(shape) * area for shape, area in zip(self.weight_shapes(outputs), areas, strict=True))
 
 
-def _pooled(side: int) -> int:
+def _pool_side(side: int) -> int:
     return -(-(side - 3) // 2) + 1
 
 
-# The paper's network, and a small one for 64-pixel images: same stages, a first layer that suits the size.
+# The paper's network, and a small one for 64-pixel images with the same stages and a smaller first kernel.
 CAFFENET = Geometry("caffenet", 256, 227, 11, 4, (96, 256, 384, 384, 256), (4096, 4096))
 CAFFENET_MINI = Geometry("caffenet-mini", 64, 58, 7, 3, (32, 64, 96, 96, 64), (256, 256))
 GEOMETRIES = {g.name: g for g in (CAFFENET, CAFFENET_MINI)}

@@ -1,9 +1,8 @@
-"""What a study with views keeps of a frozen prefix: its cuts, rounded to bfloat16, whether they are stored or not.
+"""The cuts of a frozen prefix in a study with views, rounded to bfloat16 whether they are cached or computed live.
 
-The bits of an image's features must depend neither on where in a batch it stands nor on what stands beside it. Stages
-1 to 5 keep to that at any one size of the batch, so that they always run on as many images as the recipe says; stage
-6 does where each thread's share of the rows is not too small, so that it runs on a multiple of 64
-(docs/decisions/views.md).
+The bits of an image's features must depend neither on its place in the batch nor on the other images. Stages 1 to 5
+satisfy that for a fixed size of the batch, so they always run on as many images as the recipe says; stage 6 does if
+each thread's share of the rows is not too small, so it runs on a multiple of 64 (docs/decisions/views.md).
 """
 
 from __future__ import annotations
@@ -21,38 +20,38 @@ DEEPEST = 6
 
 
 def kept_cut(n: int) -> int:
-    """What a cell that is frozen up to cut `n` reads: cut n, but for n = 7 cut 6, behind which stage 7 runs live."""
+    """Return the cut that a cell frozen up to cut `n` reads: n, but 6 for n = 7, because stage 7 runs live."""
     return min(n, DEEPEST)
 
 
 def cut_name(source: str, cut: int) -> str:
-    """How a batch calls a cut of a source: "A5"."""
+    """Return the name of a cut of a source in a batch, e.g. "A5"."""
     return f"{source}{cut}"
 
 
 @torch.no_grad()
 def rounded_cuts(net: CaffeNet, images: Tensor, cuts: Iterable[int], batch: int) -> dict[int, Tensor]:
-    """cut -> (N, ...) bfloat16, of one forward pass that rounds nothing on its way.
+    """Return cut -> (N, ...) bfloat16, from one forward pass that does not round in between.
 
     Args:
-        net: the source.
-        images: (N, ...), as stage 1 reads them, at most `batch`; fewer are filled up with zeros.
-        cuts: which, 1 to 6.
-        batch: images of every pass.
+        net: the source network.
+        images: (N, ...), in the form that stage 1 reads, at most `batch`; fewer are padded with zeros.
+        cuts: numbers from 1 to 6.
+        batch: images per pass.
     """
-    n, x, start = len(images), _filled(images, batch), 0
-    found = {}
+    n, x, start = len(images), _pad_rows(images, batch), 0
+    features = {}
     for cut in sorted(set(cuts)):
         if cut == DEEPEST:
-            x = _filled(net(x, start=start, stop=cut - 1), -(-batch // _ROWS) * _ROWS)
+            x = _pad_rows(net(x, start=start, stop=cut - 1), -(-batch // _ROWS) * _ROWS)
             start = cut - 1
         x = net(x, start=start, stop=cut)
-        found[cut], start = x[:n].to(torch.bfloat16), cut
-    return found
+        features[cut], start = x[:n].to(torch.bfloat16), cut
+    return features
 
 
-def _filled(x: Tensor, rows: int) -> Tensor:
-    """`x` with zeros behind its last row, where it has less than `rows`."""
+def _pad_rows(x: Tensor, rows: int) -> Tensor:
+    """Return `x` with rows of zeros appended up to `rows`."""
     if len(x) == rows:
         return x
     return torch.cat([x, x.new_zeros((rows - len(x), *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
