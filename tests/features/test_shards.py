@@ -456,7 +456,7 @@ def test_a_full_device_is_an_error() -> None:
 
 def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on the size of files stands for it: one error, and no file left behind."""
-    monkeypatch.setattr(files, "_DISK_TROUBLE", {errno.EFBIG})
+    monkeypatch.setattr(files, "_DISK_ERRNOS", {errno.EFBIG})
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
