@@ -1,4 +1,4 @@
-"""Another process that prepares, and stops where a test wants it to: for kills, interrupts and two at once.
+"""Sources to prepare, and another process that prepares and stops where a test wants it to.
 
 Processes are forked from a server that has imported everything, which would otherwise take longer than the tests.
 """
@@ -14,15 +14,60 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+from sources import by_class, write
+
+from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import shard_writer, write_store
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Kind, expected_bytes
 
+CLASSES = ("cat", "dog")
 SIZE = 8
 SHARD_BYTES = {kind: 20 * expected_bytes(kind, 1, SIZE) for kind in ("raw", "jpeg")}  # 20 images of the list
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["fasttransfer.pipelines.prepare"])
+_context.set_forkserver_preload(["pytest", "fasttransfer.pipelines.prepare"])
+
+
+def quiet(text: str) -> None:
+    """Log nothing."""
+
+
+def source_of(folder: Path, count: int = 12) -> Path:
+    """Write a source with `count` training and two validation images per class."""
+    return write(folder, by_class("train/", CLASSES, count) | by_class("val/", CLASSES, 2))
+
+
+def refusal(source: Path, cache: Path, **choices: object) -> str:
+    """Return the message with which prepare refuses `source`."""
+    with pytest.raises(InputError) as caught:
+        prepare(source, size=8, cache=cache, log=quiet, **choices)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def visible(folder: Path) -> list[str]:
+    """Return the names in a folder of stores, without locks."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+both_kinds = pytest.mark.parametrize("kind", ["raw", "jpeg"])
+
+
+def same_files(one: Path, other: Path) -> None:
+    """Check that two folders hold the same, byte for byte."""
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def with_bad_ones(folder: Path) -> Path:
+    """Write 116 good training images, and bad ones before, between and after them."""
+    bad = ("cat/00", "cat/17", "cat/39", "dog/1", "dog/20", "dog/99", "dog/999")
+    return write(source_of(folder, 60), {f"train/{name}.jpg": b"no image" for name in bad} | {"val/cat/99.jpg": b""})
 
 
 class Preparing:

@@ -1,6 +1,7 @@
 """The man-made side: walls, wheels, signs, bridges, cloth, boards.
 
-A function each: a sketch in, an image (3, n, n) out; `sketch` has the legend.
+Each function turns a sketch into an image (3, n, n); `sketch` has the legend. The file is long because no two of its
+sixteen classes share more than a line.
 """
 
 from __future__ import annotations

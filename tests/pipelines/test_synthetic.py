@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from preparing import quiet, visible
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import synthetic
+from fasttransfer.pipelines.prepare import prepare_builtin
 from fasttransfer.pipelines.synthetic import SIDES, image, render
 
 # No guard round the call: starting processes by importing the main module again would never get to the end.
@@ -154,7 +157,7 @@ def test_a_disk_that_takes_no_more_is_the_users_to_put_right(tmp_path: Path, two
         render(tmp_path, train=2, val=0, size=32)
 
 
-def test_a_image_takes_no_longer_than_a_few_passes_over_its_pixels() -> None:
+def test_an_image_takes_no_longer_than_a_few_passes_over_its_pixels() -> None:
     """Against sines of as many pixels, on the same machine at the same time: a data set is rendered in moments."""
 
     def least(work: Callable[[], object]) -> float:
@@ -170,3 +173,33 @@ def test_a_image_takes_no_longer_than_a_few_passes_over_its_pixels() -> None:
     passes = least(lambda: [np.sin(pixels * k) for k in range(20 * len(SIDES))]) / len(SIDES)
     each = least(lambda: [image(name, "train", 0, size=64) for name in SIDES]) / len(SIDES)
     assert each < 10 * passes  # ten times what it takes
+
+
+def test_builtin_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
+    assert store.classes == tuple(sorted(synthetic.SIDES)) and store.size == 32
+    assert np.all(np.bincount(store.train.labels) == 2) and np.all(np.bincount(store.val.labels) == 1)
+    assert store.manifest["synthetic"] is True and store.manifest["held_out"] is False
+    rendered = visible(tmp_path / "builtin")
+    assert len(rendered) == 1
+
+    def fail(*arguments: object, **choices: object) -> None:
+        pytest.fail("rendered again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "render", fail)
+        assert prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet).digest == store.digest
+    monkeypatch.setattr(synthetic, "fingerprint", lambda: "another renderer")
+    prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
+    assert len(visible(tmp_path / "builtin")) == 2
+
+
+def test_builtin_images_that_somebody_thinned_out_are_drawn_again(tmp_path: Path) -> None:
+    store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
+    shutil.rmtree(next((tmp_path / "builtin").glob("*/train/*")))
+    assert prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet).digest == store.digest
+
+
+def test_builtin_needs_both_parts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one of each"):
+        prepare_builtin(size=32, cache=tmp_path, train=2, val=0, log=quiet)
