@@ -55,7 +55,7 @@ class DataInspect:
         rows.add_row("classes", str(len(report.classes)))
         for part, count in report.images.items():
             spread = report.per_class[part]
-            rows.add_row(part, f"{count:,} images, {spread.least} to {spread.most} a class, median {spread.median:g}")
+            rows.add_row(part, f"{count:,} images, {spread.least} to {spread.most} per class, median {spread.median:g}")
         if report.widths and report.heights:
             sizes = " x ".join(f"{s.least}-{s.most} (median {s.median:g})" for s in (report.widths, report.heights))
             rows.add_row("pixels", sizes)
@@ -99,10 +99,9 @@ class DataPrepare:
     fit: Literal["stretch", "crop"] = "stretch"
     """stretch (the whole image to a square, as Caffe did) or crop (the square in the middle)."""
     bad_images: Literal["fail", "skip"] = "fail"
-    """What to do about files that cannot be decoded: fail (name them all and stop) or skip (leave them out and list
-    them)."""
+    """Action for files that cannot be decoded: fail (name them all and stop) or skip (leave them out and list them)."""
     device: Literal["cpu", "cuda"] | None = None
-    """Where to decode; by default a GPU where there is one."""
+    """Device that decodes; by default a GPU where there is one."""
 
     def run(self, console: Console) -> int:
         from fasttransfer.core import devices

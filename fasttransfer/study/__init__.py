@@ -1,1 +1,1 @@
-"""What is studied: choices, recipes, splits, the networks of the grid, and where all of it lies on disk."""
+"""Studies: configuration, recipes, splits, the networks of the grid, records, and paths on disk."""

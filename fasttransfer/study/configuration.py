@@ -37,9 +37,9 @@ class Choices:
     """Images: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
     ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
     layers: tuple[int, ...] | None = None
-    """How many layers to copy: numbers from 1 to 7; by default all, of the built-in images 1 3 5 7."""
+    """Numbers of layers to copy, from 1 to 7; by default all, of the built-in images 1 3 5 7."""
     treatments: tuple[str, ...] = cells.TREATMENTS
-    """Which networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
+    """Networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
     random control from He's initial values, where the recipe has smaller ones."""
     targets: tuple[str, ...] = cells.TASKS
     """Tasks to train them on: A, B."""
@@ -70,7 +70,7 @@ class Choices:
     device: str | None = None
     """cpu or cuda; by default a GPU where there is one."""
     bad_images: str = "fail"
-    """What to do about images that cannot be decoded: fail, or skip them and log it."""
+    """Action for images that cannot be decoded: fail, or skip them and log it."""
 
     def __post_init__(self) -> None:
         def need(is_met: bool, message: str) -> None:
@@ -128,16 +128,16 @@ class Feeding:
     images as one stored as pixels."""
 
     feed: Literal["memory", "dali"] | None = None
-    """How images are fed: memory (raw stores) or dali (jpeg stores); by default as the store needs. A source becomes
-    such a store, by default a raw one where the disk has room."""
+    """Feed of images: memory (raw stores) or dali (jpeg stores); by default as the store needs. A source becomes such a
+    store, by default a raw one where the disk has room."""
     hw_share: float | None = None
     """Share of the JPEGs, from 0 to 1, that a GPU's hardware decoder takes from its cores, where it has one; by default
     DALI's own, 0.65."""
     engine: Literal["local", "ray"] = "local"
-    """What trains: local (worker processes of this machine) or ray (workers of the Ray cluster that RAY_ADDRESS names,
+    """Workers that train: local (processes of this machine) or ray (workers of the Ray cluster that RAY_ADDRESS names,
     else of one on this machine; docs/clusters.md)."""
     features: Literal["auto", "cache", "live"] = "auto"
-    """Where frozen features come from in a study with --views: cache (computed once and kept), live (computed in every
+    """Source of frozen features in a study with --views: cache (computed once and kept), live (computed in every
     step) or auto (kept where reading is faster and the disk has room). The results are the same."""
 
     def __post_init__(self) -> None:

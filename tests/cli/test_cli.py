@@ -220,7 +220,7 @@ def test_splits_commands(tmp_path: Path, images: Path, capsys: pytest.CaptureFix
 def test_data_inspect_and_info(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "inspect", images) == 0
     text = capsys.readouterr().out
-    assert "60 images, 10 to 10 a class" in text
+    assert "60 images, 10 to 10 per class" in text
     assert "JPEG" in text
     assert run("data", "inspect", images, "--sheet", tmp_path / "sheet.png") == 0
     assert (tmp_path / "sheet.png").stat().st_size > 1000 and "contact sheet" in capsys.readouterr().out
@@ -238,7 +238,7 @@ def test_data_inspect_knows_the_built_in_images(
     monkeypatch.setattr(study_images, "BUILTIN_TRAIN", 3)
     monkeypatch.setattr(study_images, "BUILTIN_VAL", 2)
     assert run("data", "inspect", "builtin") == 0
-    assert "96 images, 3 to 3 a class" in capsys.readouterr().out
+    assert "96 images, 3 to 3 per class" in capsys.readouterr().out
 
 
 def test_data_prepare_and_verify(tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:

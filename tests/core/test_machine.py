@@ -1,4 +1,4 @@
-"""What is decided by the machine: precision, the form of images, and what becomes of freed memory."""
+"""Choices by the machine: precision, the form of images, and the memory of freed tensors."""
 
 from __future__ import annotations
 

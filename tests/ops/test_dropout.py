@@ -91,7 +91,7 @@ def test_native_philox_gives_the_published_answers(tmp_path: Path) -> None:
 
 
 def _kept_above(threshold: int, key: int, at: int) -> list[bool]:
-    """Which of the first four elements the native operator keeps."""
+    """Return the ones of the first four elements that the native operator keeps."""
     return (dropout(torch.ones(4), key, step(at), threshold / 2**32) > 0).tolist()
 
 

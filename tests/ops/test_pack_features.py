@@ -237,7 +237,7 @@ def test_opcheck() -> None:
 
 
 def test_fake_shapes_are_those_of_the_operator() -> None:
-    """How many values there are is the only thing that depends on data."""
+    """Only the number of values depends on data."""
     x, packed, rows = _fits(130)
     with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as mode:
         fake = torch.ops.fasttransfer.pack_features(mode.from_tensor(x))

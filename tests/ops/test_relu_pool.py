@@ -22,7 +22,7 @@ Operator = torch.ops.fasttransfer
 
 
 def composite(x: Tensor, bias: Tensor) -> Tensor:
-    """As a user of PyTorch writes it; autograd gives its gradient."""
+    """Compute the operator as a user of PyTorch writes it; autograd gives its gradient."""
     return F.max_pool2d(F.relu(x + bias.view(-1, 1, 1)), 3, 2, ceil_mode=True)
 
 

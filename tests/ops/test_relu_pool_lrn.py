@@ -38,7 +38,7 @@ def lrn_by_the_formula(p: Tensor) -> Tensor:
 
 
 def composite(x: Tensor, bias: Tensor) -> Tensor:
-    """As a user of PyTorch writes it; autocast, which the network trains with, gives types their say."""
+    """Compute the operator as a user of PyTorch writes it, under autocast, which networks train with."""
     p = F.max_pool2d(F.relu(x + bias.to(x.dtype).view(-1, 1, 1)), 3, 2, ceil_mode=True)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
         return F.local_response_norm(p, 5, alpha=1e-4, beta=0.75, k=1.0).to(x.dtype)

@@ -1,4 +1,4 @@
-"""Which examples are drawn, held out and shown when: functions of the seed and of nothing else."""
+"""The examples drawn, held out and batched are functions of the seed alone."""
 
 from __future__ import annotations
 

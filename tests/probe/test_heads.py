@@ -37,7 +37,7 @@ def trained(x: Tensor, y: Tensor, batch: int, pairs: list[tuple[float, float]], 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> object:
-    """As heads are trained: how a product is shared between threads may depend on its size."""
+    """Train heads in one thread, as the sweep does: the division of a product among threads may depend on its size."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

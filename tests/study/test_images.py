@@ -1,4 +1,4 @@
-"""What --data may name."""
+"""The images that --data may name."""
 
 from __future__ import annotations
 

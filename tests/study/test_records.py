@@ -1,4 +1,4 @@
-"""What is recorded comes back, once, and survives being recorded again."""
+"""Records are read back as they were written, once, also after they were written again."""
 
 from __future__ import annotations
 
