@@ -15,6 +15,10 @@ import platformdirs
 
 from fasttransfer.core.errors import InputError
 
+# Read once, at import: asking for it sets it for a moment, in which another thread may create a file.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 # The errors of a full, read-only or forbidden disk, which the user can put right.
 _DISK_ERRNOS = {
     errno.ENOSPC,
@@ -60,7 +64,7 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~_UMASK)
             os.replace(temporary, path)
             temporary = None
             sync_folder(path.parent)
@@ -125,9 +129,3 @@ def cache_folder() -> Path:
     """Return the folder of prepared images and features: `$FASTTRANSFER_CACHE`, else in the user's cache folder."""
     folder = os.environ.get("FASTTRANSFER_CACHE")
     return Path(folder) if folder else Path(platformdirs.user_cache_dir("fasttransfer"))
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -141,7 +141,7 @@ def test_bad_images_are_one_sentence_and_leave_nothing(
     assert run("grid", *options) == 2
     error = one_sentence(capsys)
     assert f"train/{NATURAL[0]}/text.jpg (not an image of a known format)" in error
-    assert "repair or remove, or leave out with --bad-images skip" in error
+    assert "repair or remove them, or leave them out with --bad-images skip" in error
     extra.unlink()
 
     (images / "train" / "n01491361").mkdir()
@@ -175,7 +175,7 @@ def test_one_class_alone_is_refused_with_how_many_it_takes(tmp_path: Path, capsy
     assert run("grid", "--data", tmp_path / "one", "--out", tmp_path / "run") == 2
     error = one_sentence(capsys)
     assert f"{tmp_path / 'one'}: holds one class only (cat)" in error
-    assert "at least four, two a task" in error
+    assert "at least four, two per task" in error
     assert not (tmp_path / "run").exists()
 
 
