@@ -40,7 +40,7 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     grid.run(replace(choices, data=str(tmp_path / "store")), of_store, console=console)
     same_study(of_source, of_store)
     ours, theirs = (tomllib.loads((out / "study.toml").read_text()) for out in (of_store, of_source))
-    assert ours["images"] == theirs["images"] == store.digest
+    assert ours["pictures"] == theirs["pictures"] == store.digest  # as earlier versions named it
     assert (ours["data"], theirs["data"]) == (str(tmp_path / "store"), str(tmp_path / "images"))
     line = next(line for line in said(console).splitlines() if line.startswith("images: "))
     assert line == (
