@@ -257,7 +257,7 @@ def _grid(
             yield found
             if "study" in found:
                 study = found["study"]
-                tasks = (f"{t}: {study['classes'][t]} classes, {study['train_images'][t]} images" for t in "AB")
+                tasks = (f"{t}: {study['classes'][t]} classes, {study['train_pictures'][t]} images" for t in "AB")
                 console.print(
                     Text(f"{study['networks']} networks of {study['images']} ({'; '.join(tasks)})"), soft_wrap=True
                 )

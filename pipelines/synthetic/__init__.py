@@ -49,7 +49,8 @@ def image(name: str, part: str, index: int, *, size: int) -> NDArray[np.uint8]:
     Raises:
         KeyError: no class has this name.
     """
-    digest = hashlib.blake2b(f"fasttransfer image/{name}/{part}/{index}".encode(), digest_size=16).digest()
+    # "picture" is part of the seed: another word would draw other images, and studies of them would be other studies.
+    digest = hashlib.blake2b(f"fasttransfer picture/{name}/{part}/{index}".encode(), digest_size=16).digest()
     rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
     paint, usual = _PAINTERS[name]
     sketch = Sketch(rng, size, SIDES[name], usual)

@@ -203,3 +203,10 @@ def test_builtin_images_that_somebody_thinned_out_are_drawn_again(tmp_path: Path
 def test_builtin_needs_both_parts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one of each"):
         prepare_builtin(size=32, cache=tmp_path, train=2, val=0, log=quiet)
+
+
+def test_images_stay_the_same_from_version_to_version() -> None:
+    """Another seed would draw other images, and every study of the built-in images would be another study."""
+    means = {name: image(name, "train", 0, size=32).mean(axis=(0, 1)) for name in ("bookshelf", "zebra-coat")}
+    assert means["bookshelf"] == pytest.approx([106.22, 122.27, 150.22], abs=0.5)
+    assert means["zebra-coat"] == pytest.approx([121.81, 111.79, 117.06], abs=0.5)
