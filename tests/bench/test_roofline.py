@@ -28,7 +28,7 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
             return caffenet.conv_in_halves(x, stage.weight, bias, stage.padding)
         return F.conv2d(x, stage.weight, bias, stage.stride, stage.padding)
 
-    monkeypatch.setattr(caffenet.Stage, "_convolution", convolution)
+    monkeypatch.setattr(caffenet.Stage, "_convolve", convolution)
 
 
 def counted(geometry: Geometry, outputs: int, cells: list[Cell], images: int) -> int:
