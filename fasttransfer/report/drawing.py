@@ -17,6 +17,7 @@ from matplotlib.ticker import NullLocator
 
 from fasttransfer.report.analysis import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect, Estimate
 from fasttransfer.report.svg import FAINT, INK, PAPER
+from fasttransfer.study.cells import ALL_TREATMENTS
 from fasttransfer.study.records import Result
 
 PANEL = (3.3, 2.6)  # inches: a column of a paper of two; what is written in 8 points is read in 8 points
@@ -54,6 +55,8 @@ STYLES = {
     "random": Style("random, frozen", "#009e73", "^", ":", True),
     "random-he": Style("random of He's values", "#cc79a7", "v", ":", True),
 }
+# A treatment has this style until one is chosen for it.
+STYLES |= {name: Style(name, FAINT, "X", "-.") for name in ALL_TREATMENTS if name not in STYLES}
 PART_STYLES = {  # the first two are one part of the cost, at equal training and as the paper measures it
     FREEZING: Style(FREEZING.name, STYLES["selffer"].colour, swatch="swatch"),
     CO_ADAPTATION: Style(CO_ADAPTATION.name, STYLES["selffer"].colour, swatch="swatch"),
