@@ -15,7 +15,7 @@ from fasttransfer.core.errors import InputError
 
 @dataclass(frozen=True)
 class _Part:
-    """What all parts take."""
+    """The options of all parts."""
 
     part: ClassVar[str]
 
@@ -32,7 +32,7 @@ class _Part:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What only some parts take, in the words of `command.run`."""
+        """The options that only some parts have, by the names of `command.run`."""
         return {}
 
     def run(self, console: Console) -> int:

@@ -25,7 +25,7 @@ PANEL = (3.3, 2.6)  # inches: a column of a paper of two; what is written in 8 p
 
 @dataclass(frozen=True)
 class Style:
-    """How a curve looks, and its entry in legends; treatments never differ by colour alone.
+    """The looks of a curve and of its entry in legends; treatments never differ by colour alone.
 
     Attributes:
         label: in legends.

@@ -1,1 +1,1 @@
-"""How the networks of a study are trained, on one machine or on many."""
+"""Training the networks of a study, on one machine or on many."""

@@ -1,4 +1,4 @@
-"""How fast this machine trains: real cohorts, stepped for a few seconds in as many processes at once as will train.
+"""The speed of training on this machine: real cohorts, stepped for seconds in as many processes as will train.
 
 A job's cohort is built on images of the store with initial values in place of trained bases, then trained and validated
 through the very methods that a study uses. Nothing is written but one temporary file.

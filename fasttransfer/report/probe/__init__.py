@@ -1,1 +1,1 @@
-"""What a probe found: its table, its figure, and the files it leaves in the folder of the study."""
+"""The results of a probe: a table, a figure, and files in the folder of the study."""

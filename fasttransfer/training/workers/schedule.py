@@ -57,7 +57,7 @@ class WorkerPool(Protocol):
 
     @property
     def size(self) -> int:
-        """How many can work at the same time."""
+        """The number of workers that can work at the same time."""
         ...
 
     def start_worker(self) -> None:
