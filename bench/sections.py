@@ -1,6 +1,7 @@
-"""What the page of a run of `bench all` says: tables with the command beside every number, bars, what is assumed.
+"""The sections of the page of a run of `bench all`: tables with the command beside every number, bars, assumptions.
 
-What has not been measured on a GPU says so and nothing else.
+A goal that has not been measured on a GPU says so and nothing else. The file is long because each section has its own
+prose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Headless Chromium, spoken to over its debugging pipe: what a page looks like and what it complains about."""
+"""Drive headless Chromium over its debugging pipe: how a page is laid out, and what its console complains about.
+
+A dozen DevTools commands and events are all that the tests need. Playwright would do the same, but would bring a
+Node.js runtime into every test environment.
+"""
 
 from __future__ import annotations
 
