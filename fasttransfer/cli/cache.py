@@ -12,8 +12,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.progress import Log, format_bytes, format_duration
+from fasttransfer.core.progress import format_bytes, format_duration
 from fasttransfer.core.tables import plain_table
 from fasttransfer.study.configuration import Choices
 
@@ -49,7 +50,7 @@ class CacheBuild:
     def run(self, console: Console) -> int:
         from fasttransfer.features import network_features
 
-        log = _log_to(console)
+        log = printer(console)
         train = network_features.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
         val = train.with_first_view()
         with console.status("") as status:
@@ -76,7 +77,7 @@ class CacheList:
     def run(self, console: Console) -> int:
         from fasttransfer.features import cache
 
-        root, errors, log = cache.cache_root(), list[str](), _log_to(console)
+        root, errors, log = cache.cache_root(), list[str](), printer(console)
         entries = sorted(cache.list_entries(root, errors.append), key=lambda entry: -entry.use.last)
         rows = plain_table("entry", "features", "of", "size", "share", "used", "last")
         for entry in entries:
@@ -165,7 +166,7 @@ class CacheVerify:
         from fasttransfer.features.cache_entry import find_in_folder
 
         folders = [_find_folder(name) for name in self.entries] or cache.list_folders(cache.cache_root())
-        log, good, size = _log_to(console), 0, 0
+        log, good, size = printer(console), 0, 0
         for folder in folders:
             try:
                 if entry := find_in_folder(folder, log):
@@ -204,7 +205,7 @@ class CachePrune:
         if not self.entries and self.max_size is None:
             raise InputError("cache prune: name entries, or say what may stay, e.g. --max-size 10GB")
         most = None if self.max_size is None else _parse_size(self.max_size)
-        root, log = cache.cache_root(), _log_to(console)
+        root, log = cache.cache_root(), printer(console)
         for folder in [_find_folder(name) for name in self.entries]:
             outcome = "removed" if cache.remove_entry(folder) else "is being made: left alone"
             log(f"{folder.name[:_DIGITS]}: {outcome}")
@@ -245,7 +246,7 @@ class CacheExport:
         except CorruptFileError:
             raise InputError(f"{lines[0]}: run again what made it") from None
         for path in files:
-            _log_to(console)(str(path))
+            printer(console)(str(path))
         return 0
 
 
@@ -312,11 +313,6 @@ class Cache:
 
     def run(self, console: Console) -> int:
         return self.command.run(console)
-
-
-def _log_to(console: Console) -> Log:
-    """Return the log that prints lines as they are, however long."""
-    return lambda line: console.print(Text(line), soft_wrap=True)
 
 
 def _find_folder(name: str) -> Path:

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     console = Console(highlight=False)
     try:
-        return _parse([_RENAMED.get(word, word) for word in arguments]).run(console)
+        return _parse([_rename_option(word) for word in arguments]).run(console)
     except InputError as error:
         print(f"fasttransfer: {error}", file=sys.stderr)
         return 2
@@ -61,6 +61,11 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # e.g. `fasttransfer splits show … | head`
         sys.stderr.close()
         return 0
+
+
+def _rename_option(word: str) -> str:
+    option, equals, value = word.partition("=")
+    return f"{_RENAMED.get(option, option)}{equals}{value}"
 
 
 def _parse(arguments: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
+from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
 
 EXAMPLES = (1, 2, 5, 10, 25)
@@ -62,9 +63,7 @@ class Probe:
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise InputError(f"--name {self.name}: a name for a folder in {self.study}/probe is needed")
 
-        def log(text: str) -> None:
-            console.print(Text(text), soft_wrap=True)
-
+        log = printer(console)
         examples = _parse_examples(self.examples)
         settings = SweepSettings(self.cuts, examples or (None,), self.seeds, self.lrs, self.decays)
         request = open_network(self.study, self.network, task=self.task, data=self.data, log=log)

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from fasttransfer.core import machine, tensor_files
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features.cache_entry import CacheEntry, print_warning
@@ -27,7 +25,6 @@ from fasttransfer.features.feature_source import FeatureSource, Part, training_c
 from fasttransfer.features.shards import empty_features
 from fasttransfer.networks import inputs
 from fasttransfer.networks.prefix import DEEPEST, kept_cut
-from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
@@ -233,7 +230,13 @@ def _choose_cell(folder: Path, study: Study, network: str) -> Cell:
 
 def _own_store(folder: Path, recorded: records.StudyResults, study: Study, log: Log) -> Store:
     """Return the images that the study was trained on, prepared again where the cache has lost them."""
-    store = _prepare(images.find_source(study.data), study, recorded.facts["store"]["kind"], log)
+    store = images.open_store(
+        images.find_source(study.data),
+        study.recipe.geometry.store,
+        kind=recorded.facts["store"]["kind"],
+        bad_images=study.bad_images,
+        log=log,
+    )
     if store.digest != study.images:
         raise InputError(
             f"{folder}: {study.data} does not hold the images that the study was trained on any more: put them back, "
@@ -244,24 +247,14 @@ def _own_store(folder: Path, recorded: records.StudyResults, study: Study, log: 
 
 def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
     source = images.find_source(data)
-    store, side = _prepare(source, study, "raw", log), study.recipe.geometry.store
+    side = study.recipe.geometry.store
+    store = images.open_store(source, side, kind="raw", bad_images=study.bad_images, log=log)
     if store.size != side:
         raise InputError(
             f"{data} holds {store.size} x {store.size} images, the network needs {side}: prepare them again with "
             f"--size {side}"
         )
     return store, source.where
-
-
-def _prepare(source: images.ImageSource, study: Study, kind: Literal["raw", "jpeg"], log: Log) -> Store:
-    if source.store is not None:
-        return source.store
-    side = study.recipe.geometry.store
-    if source.listing is None:
-        return images.builtin_store(side, log, kind)
-    return prepare.prepare(
-        source.listing, size=side, cache=cache_folder(), kind=kind, bad_images=study.bad_images, log=log
-    )
 
 
 def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:

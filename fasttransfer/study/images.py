@@ -92,6 +92,25 @@ def find_source(data: str) -> ImageSource:
     )
 
 
+def open_store(
+    source: ImageSource, side: int, *, kind: Kind, bad_images: str, device: str = "cpu", log: Log = print
+) -> Store:
+    """Return the store of a source, prepared at `side` x `side` on first use; a named store is returned as it is.
+
+    For the other parameters see `fasttransfer.pipelines.prepare.prepare`.
+
+    Raises:
+        InputError: an image cannot be decoded; the disk is full.
+    """
+    if source.store is not None:
+        return source.store
+    if source.listing is None:
+        return builtin_store(side, log, kind)
+    return prepare.prepare(
+        source.listing, size=side, cache=cache_folder(), kind=kind, bad_images=bad_images, device=device, log=log
+    )
+
+
 def builtin_store(side: int, log: Log, kind: Kind = "raw") -> Store:
     """Return the store of the built-in images at `side` x `side`, preparing it on first use."""
     return prepare.prepare_builtin(

@@ -38,12 +38,7 @@ def weights_file(folder: Path, cell: Cell) -> Path:
 
 def checkpoint_file(folder: Path, cell: Cell) -> Path:
     """Return the path of the checkpoint of `cell`, which exists while it trains."""
-    return checkpoints_folder(folder) / f"{cell.label}.safetensors"
-
-
-def checkpoints_folder(folder: Path) -> Path:
-    """Return the folder of all checkpoints."""
-    return folder / "checkpoints"
+    return folder / "checkpoints" / f"{cell.label}.safetensors"
 
 
 def mean_file(folder: Path, task: str) -> Path:

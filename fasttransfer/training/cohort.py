@@ -23,7 +23,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.networks import inputs
 from fasttransfer.networks.caffenet import CaffeNet, StepDropout
 from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
-from fasttransfer.pipelines.streams import WHOLE, Feed, Share
+from fasttransfer.pipelines.streams import WHOLE, Feed
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell, by_source, deepest_cuts, frozen_by_source
 from fasttransfer.study.chance import is_at_chance, is_hopeless
@@ -46,8 +46,7 @@ class CohortTask:
 
     Attributes:
         task, classes: "A" or "B", and its number of classes; outputs: width of the networks' last layer.
-        train_images, val_images: how many there are.
-        share: the part of every batch, and of the validation images, that the feed makes.
+        train_images, val_images: how many there are, whichever part of them the feed makes.
     """
 
     task: str
@@ -56,7 +55,6 @@ class CohortTask:
     train_images: int
     val_images: int
     feed: Feed
-    share: Share = WHOLE
 
 
 @dataclass
@@ -255,7 +253,7 @@ class Cohort:
         key = tuple(m.cell for m in active), names
         if self._compute_key != key:
             members = tuple(active)
-            first, end = self._target.share.of(self._recipe.batch)
+            first, end = self._processes.share.of(self._recipe.batch)
             around = first, self._recipe.batch - end
 
             def compute(batch: Mapping[str, Tensor]) -> None:
@@ -333,7 +331,7 @@ class Cohort:
         total = self._target.val_images
         losses = torch.zeros(len(active), dtype=torch.float64, device=self._device)
         correct = torch.zeros(len(active), total, dtype=torch.uint8, device=self._device)
-        start, _ = self._target.share.of(total)
+        start, _ = self._processes.share.of(total)
         for batch in self._target.feed.val():
             cuts = self._cuts({**batch.images, **batch.cuts}, active, None)
             for i, m in enumerate(active):
@@ -379,7 +377,7 @@ class Cohort:
         frozen = m.trainee.net.named_weights(0, m.trainee.start)
         copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
         trained = {**copied, **m.trainee.weights}
-        save_network(self._folder, self._study, end, trained, m.evaluations, processes=self._target.share.ranks)
+        save_network(self._folder, self._study, end, trained, m.evaluations, processes=self._processes.share.ranks)
         on_message(Checked(m.cell, tuple(m.evaluations)))
         on_message(end)
 

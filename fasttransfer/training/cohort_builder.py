@@ -118,5 +118,5 @@ def build_cohort(
             progress=lambda text: on_message(Noted(text, stays=False)),
             stop=stop,
         )
-    target = CohortTask(first.target, len(classes), outputs, len(train), len(val), feed, processes.share)
+    target = CohortTask(first.target, len(classes), outputs, len(train), len(val), feed)
     return Cohort(study, cells, target, sources, setting.folder, device, processes)

@@ -11,16 +11,14 @@ import numpy as np
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder, hold_lock, make_folder, replace_file
 from fasttransfer.core.progress import Log
-from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.dali_feed import require_dali
 from fasttransfer.pipelines.mean_images import load_mean_image
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import select_task_images
 from fasttransfer.pipelines.views import UNLIMITED
-from fasttransfer.study import environment, paths
+from fasttransfer.study import environment, images, paths
 from fasttransfer.study.cells import TASKS
 from fasttransfer.study.configuration import Study
-from fasttransfer.study.images import builtin_store
 from fasttransfer.study.records import Records
 from fasttransfer.training.checkpoint import load_end
 from fasttransfer.training.cohort_builder import StudyContext
@@ -46,22 +44,16 @@ def open_store(plan: StudyPlan, log: Log) -> Store:
     Raises:
         InputError: an image cannot be decoded; a class has no images; DALI is needed and not installed.
     """
-    side, store = plan.recipe.geometry.store, plan.images.store
-    if store is None:
-        if plan.kind == "jpeg":
-            require_dali()  # before images are prepared for nothing
-        if plan.images.listing is None:
-            store = builtin_store(side, log, plan.kind)
-        else:
-            store = prepare.prepare(
-                plan.images.listing,
-                size=side,
-                cache=cache_folder(),
-                kind=plan.kind,
-                bad_images=plan.choices.bad_images,
-                device=plan.device,
-                log=log,
-            )
+    if plan.images.store is None and plan.kind == "jpeg":
+        require_dali()  # before images are prepared for nothing
+    store = images.open_store(
+        plan.images,
+        plan.recipe.geometry.store,
+        kind=plan.kind,
+        bad_images=plan.choices.bad_images,
+        device=plan.device,
+        log=log,
+    )
     store.require_both_parts([name for task in TASKS for name in plan.classes[task]])
     return store
 

@@ -131,6 +131,15 @@ def test_a_gpu_that_is_not_there_is_told(
     assert "--device cuda: PyTorch sees no CUDA device" in error and "choose --device cpu" in error
 
 
+@pytest.mark.parametrize("words", [("--bad-pictures", "skip"), ("--bad-pictures=skip",)])
+def test_an_option_by_its_old_name_is_the_option(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    (images / "train" / NATURAL[0] / "text.jpg").write_text("not an image")
+    assert run("data", "prepare", images, tmp_path / "store", "--size", "32", *words) == 0
+    assert "store: " in capsys.readouterr().out
+
+
 def test_bad_images_are_one_sentence_and_leave_nothing(
     tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
