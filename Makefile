@@ -5,7 +5,9 @@ COMPILER := $(if $(filter default,$(origin CXX)),c++,$(CXX))
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-BENCHES ?=
+BENCHES ?= bench
+OUT ?= runs/bench.json
+BASELINE ?= bench/results/speed-avx2.json
 
 NATIVE := $(shell find csrc -type f)
 # Vendored files keep their own style, so that they stay identical to upstream's.
@@ -22,8 +24,8 @@ help:
 	@echo 'make sanitize     run the tests of native code with memory access checked    (ARGS="-k augment" adds arguments)'
 	@echo 'make lint         check style, types and the direction of imports'
 	@echo 'make format       format Python and C++'
-	@echo 'make bench        measure everything in 15 minutes and write a page of it    (ARGS=--quick; BENCHES=bench/test_forms.py)'
-	@echo 'make bench-check  check that no recorded speedup over PyTorch has shrunk'
+	@echo 'make bench        measure everything but whole studies, into runs/bench.json (ARGS="--quick"; BENCHES=bench/test_forms.py)'
+	@echo 'make bench-check  check that no recorded speedup over PyTorch has shrunk     (BASELINE=runs/bench.json)'
 	@echo 'make clean        remove build outputs and the environment; keep runs/'
 	@echo ''
 	@echo 'The first use creates the environment in $(VENV)/; PYTHON=python3.12 chooses its Python.'
@@ -65,20 +67,13 @@ format: $(VENV)/.installed
 	@$(BIN)/ruff format .
 	@$(BIN)/clang-format -i $(SOURCES)
 
-# Without BENCHES everything and its page; with BENCHES those suites, one JSON each with the machine's description.
 bench: $(VENV)/.installed
-ifeq ($(BENCHES),)
-	@$(BIN)/fasttransfer bench all $(ARGS)
-else
-	@mkdir -p bench/results
-	@for suite in $(BENCHES); do \
-		name=$$(basename $$suite .py); \
-		$(BIN)/python -m pytest $$suite --benchmark-json=bench/results/$${name#test_}.json $(ARGS) || exit; \
-	done
-endif
+	@mkdir -p $(dir $(OUT))
+	@$(BIN)/python -m pytest -s -q --benchmark-quiet --benchmark-json=$(OUT) $(BENCHES) -k 'not test_grid' $(ARGS)
 
 bench-check: $(VENV)/.installed
-	@$(BIN)/python bench/check.py $(ARGS)
+	@$(BIN)/fasttransfer bench operators --quick --baseline $(BASELINE)
+	@$(BIN)/fasttransfer bench step --quick --only mini --baseline $(BASELINE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -86,14 +81,15 @@ clean:
 	rm -f $(foreach end,so dylib pyd,fasttransfer/ops/_native_*.$(end) fasttransfer/features/_shards.*$(end))
 
 # mypy cannot follow packages that setup.py maps from other folders, so it gets a folder of links that looks like the
-# installed package. The paths it prints are those of the tree except for pipelines/ and bench/, which sed corrects.
+# installed package, with bench/ beside it. sed makes the paths that it prints those of the tree.
 define typed
-rm -rf $(1) && mkdir -p $(1)/fasttransfer && \
-ln -s ../../setup.py $(1)/ && \
-for entry in fasttransfer/* pipelines bench; do ln -s ../../../$$entry $(1)/fasttransfer/; done && \
+rm -rf $(1) && mkdir -p $(1)/fasttransfer $(1)/bench && \
+ln -s ../../setup.py $(1)/ && ln -s ../../../bench/suites $(1)/fasttransfer/bench && \
+for entry in fasttransfer/* pipelines; do ln -s ../../../$$entry $(1)/fasttransfer/; done && \
+for entry in bench/*.py; do ln -s ../../../$$entry $(1)/bench/; done && \
 ( cd $(1) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache \
-	fasttransfer setup.py > ../typed.txt; status=$$?; \
-  sed 's|^fasttransfer/\(pipelines\|bench\)/|\1/|' ../typed.txt; exit $$status )
+	fasttransfer bench setup.py > ../typed.txt; status=$$?; \
+  sed 's|^fasttransfer/pipelines/|pipelines/|; s|^fasttransfer/bench/|bench/suites/|' ../typed.txt; exit $$status )
 endef
 
 $(VENV)/bin/python:

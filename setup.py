@@ -129,13 +129,15 @@ class Build(BuildExtension.with_options(no_python_abi_suffix=True)):  # type: ig
 
 
 packages = find_packages(include=["fasttransfer", "fasttransfer.*"])
-# These stand beside fasttransfer/ and are imported from inside it.
-for folder in ("pipelines", "bench"):
-    packages += [f"fasttransfer.{folder}", *(f"fasttransfer.{folder}.{name}" for name in find_packages(folder))]
+# These stand beside fasttransfer/ and are imported from inside it. Of the benchmarks, users get what
+# `fasttransfer bench` runs.
+BESIDE = {"fasttransfer.pipelines": "pipelines", "fasttransfer.bench": "bench/suites"}
+for package, folder in BESIDE.items():
+    packages += [package, *(f"{package}.{name}" for name in find_packages(folder))]
 
 setup(
     packages=packages,
-    package_dir={"fasttransfer.pipelines": "pipelines", "fasttransfer.bench": "bench"},
+    package_dir=BESIDE,
     ext_modules=extensions,
     cmdclass={"build_ext": Build},
 )

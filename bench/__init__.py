@@ -1,1 +1,1 @@
-"""What fasttransfer is measured with, and what it is held against; the import name is fasttransfer.bench."""
+"""Benchmarks, and the studies behind the documentation; not installed, run from the root of the tree."""

@@ -1,6 +1,6 @@
-"""How often the 95 % intervals of `fasttransfer.report.analysis` hold the true value, in simulated studies.
+"""The coverage of the 95 % intervals of `fasttransfer.report.analysis`, in simulated studies.
 
-Run `.venv/bin/python -m fasttransfer.bench.coverage` (about a minute on one core; the numbers do not depend on the
+Run `python -m bench.coverage` (about a minute on one core; the numbers do not depend on the
 machine). It prints the tables of docs/decisions/intervals.md and writes bench/results/coverage.json.
 
 A simulated study has two targets and 37 networks per target and seed: base, base+ and five treatments at n = 1 to 7.
@@ -26,7 +26,7 @@ from fasttransfer.report.analysis import Contrast, Estimate, Key, Noise, minus
 from fasttransfer.study.cells import BASE, BASE_PLUS, LAYERS, TREATMENTS
 from fasttransfer.study.records import Evaluation, Result
 
-COMMAND = ".venv/bin/python -m fasttransfer.bench.coverage"
+COMMAND = "python -m bench.coverage"
 TARGETS = ("A", "B")
 NOISE = 0.01  # standard deviation of one network's top-1
 SEED_EFFECT = 0.02

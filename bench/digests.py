@@ -1,6 +1,6 @@
 """Train small studies and print a digest of every network's weights: run it before and after a change of the code.
 
-    python -m fasttransfer.bench.digests [FOLDER]
+    python -m bench.digests [FOLDER]
 
 Equal lines on one machine mean equal weights to the bit. It speaks to the command line alone, so that the same file
 runs on any version of the package.

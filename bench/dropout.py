@@ -1,8 +1,8 @@
-"""What dropout changes in the cost of freezing: two studies that differ in their dropout alone, paired.
+"""The effect of dropout on the cost of freezing: two studies that differ in nothing else, paired.
 
-    python bench/studies.py tiny-dropout-0 --data tiny-imagenet-200 --out ZERO
-    python bench/studies.py tiny-dropout-0.5 --data tiny-imagenet-200 --out HALF
-    python bench/dropout.py ZERO HALF
+    python -m bench.studies tiny-dropout-0 --data tiny-imagenet-200 --out ZERO
+    python -m bench.studies tiny-dropout-0.5 --data tiny-imagenet-200 --out HALF
+    python -m bench.dropout ZERO HALF
 
 Networks of the same name and seed start from the same values and see the same batches. So the second study's score
 minus the first's is taken network by network, and these differences are summarised as scores are: noise that both
@@ -12,17 +12,16 @@ have in common cancels. Writes bench/results/dropout.json.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fasttransfer.bench.studies import pair
+from bench.studies import pair, write_result
 from fasttransfer.core.errors import InputError
 from fasttransfer.report import analysis
 from fasttransfer.report.verdict import verdict
-from fasttransfer.study import environment, records
+from fasttransfer.study import records
 
 
 def main() -> None:
@@ -31,22 +30,19 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="the same study with another dropout")
     chosen = parser.parse_args()
     studies = [records.read_results(chosen.one), records.read_results(chosen.other)]
-    result = {
-        "command": "python bench/dropout.py ZERO HALF",
-        "machine": environment.describe_machine(),
-        "dropout": [study.study["recipe"]["dropout"] for study in studies],
-        "verdicts": [told.text if (told := verdict(study)) else None for study in studies],
-        "freezing": [_freezing(study.results, study.facts) for study in studies],
-        "gain": [pair(analysis.summarise(study.results, facts=study.facts).gain) for study in studies],
-        "freezing of the second minus the first": _freezing(_paired(*studies)),
-    }
-    path = Path(__file__).parent / "results" / "dropout.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path.read_text())
+    write_result(
+        "dropout",
+        "python -m bench.dropout ZERO HALF",
+        dropout=[study.study["recipe"]["dropout"] for study in studies],
+        verdicts=[told.text if (told := verdict(study)) else None for study in studies],
+        freezing=[_freezing(study.results, study.facts) for study in studies],
+        gain=[pair(analysis.summarise(study.results, facts=study.facts).gain) for study in studies],
+        freezing_of_second_minus_first=_freezing(_paired(*studies)),
+    )
 
 
 def _paired(one: records.StudyResults, other: records.StudyResults) -> list[records.Result]:
-    """The networks of `other`, their last check's top-1 less that of the same network of `one`."""
+    """Return the networks of `other`, their last check's top-1 less that of the same network of `one`."""
     before = {(result.name, result.seed): result.last_top1 for result in one.results}
     if before.keys() != {(result.name, result.seed) for result in other.results}:
         raise InputError(f"{one.folder} and {other.folder} have other networks: they cannot be paired")

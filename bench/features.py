@@ -1,7 +1,7 @@
-"""How many of a trained network's features are not zero, and what packing them costs and saves.
+"""The share of a trained network's features that is not zero, and what packing them costs and saves.
 
     fasttransfer grid --split natural-manmade --classes 40 --epochs 20 --treatments --data tiny-imagenet-200 --out RUN
-    python bench/features.py RUN
+    python -m bench.features RUN
 
 Densities are those of the validation images, centre crops, in bfloat16, of each base on its own task and on the
 other. Rates are those of one core, in GB of dense features per second, on features of the training images strung
@@ -20,23 +20,25 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.studies import write_result
 from fasttransfer import ops
-from fasttransfer.bench.timing import Timing, compare
+from fasttransfer.bench.harness import Call, Rounds, Samples
 from fasttransfer.core import devices, machine, tensor_files
-from fasttransfer.core.files import cache_folder, replace_file
+from fasttransfer.core.files import cache_folder
 from fasttransfer.features.shards import ShardReader, write_shard
 from fasttransfer.networks.caffenet import CaffeNet
 from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import select_task_images
-from fasttransfer.study import environment, paths, records
+from fasttransfer.study import paths, records
 from fasttransfer.study.cells import TASKS, base
 from fasttransfer.study.configuration import Choices, Study
 from fasttransfer.study.paths import mean_file
@@ -47,7 +49,6 @@ CUTS = range(1, 7)  # stage 7 begins with a dropout: for n = 7 it is cut 6 that 
 ELEMENTS = int(np.prod(CAFFENET.cut_shape(5)))
 RECORDS, BLOCK = 2048, 64  # 38 MB of dense features, more than the caches hold; what is packed at a time
 
-Call = Callable[[int], object]
 Codec = tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]  # name, there, back
 
 
@@ -124,7 +125,7 @@ def codecs() -> Iterator[Codec]:
 
 def timed(
     x: Tensor, rounds: int, others: Iterable[Codec] = (), records: int = BLOCK
-) -> tuple[dict[str, int], dict[str, dict[str, Timing]]]:
+) -> tuple[dict[str, int], dict[str, Samples]]:
     """Bytes of the features packed and by `others`, and timings of some records there ("pack") and back ("unpack")."""
     blocks = x.split(records)
     packed = [ops.pack_features(block) for block in blocks]
@@ -140,14 +141,14 @@ def timed(
         there[name] = lambda i, f=compress, raw=raw: f(raw[i % len(raw)])  # type: ignore[misc]
         back[name] = lambda i, f=decompress, small=small: f(small[i % len(small)])  # type: ignore[misc]
     there["copy"] = back["copy"] = lambda i: target.copy_(blocks[i % len(blocks)])
-    return sizes, {way: compare(calls, x.device, rounds=rounds) for way, calls in (("pack", there), ("unpack", back))}
+    return sizes, {way: Rounds(calls, x.device).run(rounds) for way, calls in (("pack", there), ("unpack", back))}
 
 
 def measure(x: Tensor, rounds: int) -> dict[str, Any]:
     """Sizes against dense features and rates of one core, there and back."""
     sizes, timings = timed(x, rounds, codecs())
     rates = {
-        way: {name: round(BLOCK * ELEMENTS * 2 / t.median / 1e9, 3) for name, t in calls.items()}
+        way: {name: round(BLOCK * ELEMENTS * 2 / median(t) / 1e9, 3) for name, t in calls.items()}
         for way, calls in timings.items()
     }
     return {
@@ -178,22 +179,21 @@ def measure_shards(x: Tensor, rounds: int, folder: Path) -> dict[str, Any]:
 
     found = {}
     for kind, packed in (("packed", True), ("dense", False)):
-        written = compare({"write": lambda i, p=packed: write(p)}, CPU, rounds=3)["write"]  # type: ignore[misc]
-        found[f"write {kind}"] = round(x.numel() * 2 / written.median / 1e9, 3)
+        written = Rounds({"write": lambda i, p=packed: write(p)}, CPU).run(3)["write"]  # type: ignore[misc]
+        found[f"write {kind}"] = round(x.numel() * 2 / median(written) / 1e9, 3)
         for threads in sorted({1, machine.cores()}):
             with ShardReader([path], entry="bench", shape=shape, threads=threads) as reader:
                 batches = reader.batches(itertools.cycle(order))
-                read = compare({"read": lambda i, b=batches: next(b)}, CPU, rounds=rounds)["read"]  # type: ignore[misc]
+                read = Rounds({"read": lambda i, b=batches: next(b)}, CPU).run(rounds)["read"]  # type: ignore[misc]
                 batches.close()
             name = f"read {kind}, {threads} thread{'s' * (threads > 1)} and the caller"
-            found[name] = round(BLOCK * ELEMENTS * 2 / read.median / 1e9, 3)
+            found[name] = round(BLOCK * ELEMENTS * 2 / median(read) / 1e9, 3)
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder of a trained study")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "features.json")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     devices.keep_freed_memory()
@@ -203,8 +203,6 @@ def main() -> None:
         strings = {n: strung(x) for n, x in trained.features("A", "A", "train").items()}
         torch.set_num_threads(1)
         result: dict[str, Any] = {
-            "command": "python bench/features.py RUN",
-            "machine": environment.describe_machine(),
             "study": {
                 "data": Path(trained.study.data).name,
                 "geometry": trained.study.recipe.geometry.name,
@@ -230,9 +228,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result["shards_gb_s"] = measure_shards(strings[5], chosen.rounds, Path(folder))
         print(json.dumps(result["shards_gb_s"], indent=1))
-    with replace_file(chosen.out) as file:
-        file.write((json.dumps(result, indent=1) + "\n").encode())
-    print(f"written: {chosen.out}")
+    write_result("features", "python -m bench.features RUN", **result)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What memory a worker takes that trains a cohort, beside what waves are planned with and what it may take.
+"""The memory of a worker that trains a cohort, against what waves are planned with and what it may take.
 
-    python bench/footprint.py            # about ten minutes
-    python bench/footprint.py --quick    # the small network alone
+    python -m bench.footprint            # about ten minutes
+    python -m bench.footprint --quick    # the small network alone
 
 Each cohort is built, trained for two steps and stopped into checkpoints, in a process of its own; the most that it has
 held as the system says (Linux, VmHWM) is written to bench/results/footprint.json, beside `planned`, what
@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.studies import write_result
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.networks import inputs
 from fasttransfer.networks.geometry import GEOMETRIES
 from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.store import RawStorePart
 from fasttransfer.pipelines.streams import TaskImages
-from fasttransfer.study import environment
 from fasttransfer.study.cells import LAYERS, TREATMENTS, Cell, base
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.recipe import load_recipe
@@ -40,11 +40,9 @@ from fasttransfer.training.cost import weight_count
 from fasttransfer.training.draws import image_stream, start_weights
 from fasttransfer.training.transfer import source_weights
 
-RESULTS = Path(__file__).parent / "results" / "footprint.json"
-
 RECIPES = {"caffenet": "fast", "caffenet-mini": "mini"}
 OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}
-_ROWS = 4  # images there are: a store's lie in the page cache and count for nobody
+_ROWS = 4  # different images: a store's are in the page cache, which no process is charged for
 
 # Geometry, precision, images per batch, cells.
 SMALL = [
@@ -71,29 +69,26 @@ COHORTS = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the small network alone; no JSON unless --out")
-    parser.add_argument("--out", type=Path, help=f"the JSON file; by default {RESULTS.name} of a full run")
+    parser.add_argument("--quick", action="store_true", help="the small network alone, and no JSON")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
         geometry, precision, batch, names = chosen.child
         print(json.dumps(train(geometry, precision, int(batch), names)))
         return
-    out = chosen.out or (None if chosen.quick else RESULTS)
-    result: dict[str, Any] = {"command": " ".join(["python bench/footprint.py", *sys.argv[1:]])}
-    result |= {"machine": environment.describe_machine(), "cohorts": []}
+    cohorts: list[dict[str, Any]] = []
     for geometry, precision, batch, names in SMALL if chosen.quick else COHORTS:
-        command = [sys.executable, __file__, "--child", geometry, precision, str(batch), names]
+        command = [sys.executable, "-m", "bench.footprint", "--child", geometry, precision, str(batch), names]
         found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         found = {"geometry": geometry, "precision": precision, "batch": batch, "cells": names} | found
-        result["cohorts"].append(found | {"planned / taken": round(found["planned"] / found["taken"], 3)})
-        print(json.dumps(result["cohorts"][-1]), flush=True)
-        if out is not None:
-            out.write_text(json.dumps(result, indent=1) + "\n")
+        cohorts.append(found | {"planned / taken": round(found["planned"] / found["taken"], 3)})
+        print(json.dumps(cohorts[-1]), flush=True)
+    if not chosen.quick:
+        write_result("footprint", "python -m bench.footprint", cohorts=cohorts)
 
 
 def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, int]:
-    """Trains a cohort in this process and returns the bytes that it took, was planned with, and may take."""
+    """Train a cohort in this process; return the bytes that it took, was planned with, and may take."""
     recipe = replace(load_recipe(RECIPES[geometry]), batch=batch, steps=3, epochs=None, checks=1)
     cells, outputs, sizes = _cells(names), OUTPUTS[geometry], GEOMETRIES[geometry]
     study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", precision, "cpu", 1, recipe)
@@ -117,8 +112,8 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
         folder = Path(scratch)
         (folder / "checkpoints").mkdir()
         for task in {c.needs.target for c in cells if c.needs is not None}:
-            # By another process: none of what it takes to draw them is to count.
-            code = "import sys; from fasttransfer.bench import footprint; footprint.draw(*sys.argv[1:])"
+            # In another process, so that the memory of drawing them does not count.
+            code = "import sys; from bench import footprint; footprint.draw(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
         sources = source_weights(study, cells, outputs, lambda base: tensor_files.load(folder / base.target)[0])
         cohort = Cohort(
@@ -140,7 +135,7 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
 
 
 def draw(geometry: str, path: str) -> None:
-    """Writes a network's weights."""
+    """Write a network's initial weights."""
     recipe = load_recipe(RECIPES[geometry])
     study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", "fp32", "cpu", 1, recipe)
     tensor_files.save(Path(path), start_weights(study, "base", 0, "B", OUTPUTS[geometry], "he"), {})
@@ -152,7 +147,7 @@ def _counts(geometry: str) -> list[int]:
 
 
 def _cells(names: str) -> Sequence[Cell]:
-    """Cells on task B by their names in the paper, or all copies."""
+    """Return cells on task B by their names in the paper, or all copies."""
     every = [base("B", 0), *(Cell(0, "B", treatment, n) for treatment in TREATMENTS for n in LAYERS)]
     if names == "all":
         return every[1:]

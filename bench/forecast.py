@@ -1,7 +1,7 @@
-"""What `grid --dry-run` predicts, held against what the studies then take.
+"""The predictions of `grid --dry-run` against what the studies then take.
 
-    python bench/forecast.py            # about 25 minutes on two cores
-    python bench/forecast.py --quick    # about four
+    python -m bench.forecast            # about 25 minutes on two cores
+    python -m bench.forecast --quick    # about four
 
 Each study is predicted, then trained by `fasttransfer grid` in a process of its own, in the same cache. Writes
 bench/results/forecast.json: of each study wall seconds in parts, peak memory of all processes and bytes on the disk,
@@ -22,16 +22,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fasttransfer.bench.studies import Peak
+from bench.studies import write_result
+from fasttransfer.bench.grid import PeakMemory
 from fasttransfer.core.files import cache_folder
 from fasttransfer.pipelines import synthetic
-from fasttransfer.study import environment
 from fasttransfer.study.configuration import Choices
 from fasttransfer.training import study_plan, time_estimate
 
-RESULTS = Path(__file__).parent / "results" / "forecast.json"
-
-# The images of a study that begins in an empty cache are drawn and prepared first.
+# In an empty cache, the images are drawn and prepared first.
 STUDIES: dict[str, Choices] = {
     "the default study": Choices(),
     "one target, three layers, two seeds": Choices(targets=("B",), layers=(1, 4, 7), seeds=(0, 1), epochs=4),
@@ -52,14 +50,11 @@ QUICK: dict[str, Choices] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short studies, and no JSON unless --out says where")
+    parser.add_argument("--quick", action="store_true", help="short studies, and no JSON")
     parser.add_argument("--only", default="", help="studies whose names contain this")
-    parser.add_argument("--out", type=Path, help=f"the JSON file; by default {RESULTS.name} of a full run")
     chosen = parser.parse_args()
     studies = QUICK if chosen.quick else STUDIES
-    out = chosen.out or (None if chosen.quick else RESULTS)
-    result: dict[str, Any] = {"command": " ".join(["python bench/forecast.py", *sys.argv[1:]])}
-    result |= {"machine": environment.describe_machine(), "studies": {}}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["FASTTRANSFER_CACHE"] = f"{scratch}/cache"
         for number, (name, choices) in enumerate(studies.items()):
@@ -67,24 +62,24 @@ def main() -> None:
                 continue
             if choices.data == "drawn":
                 choices = replace(choices, data=str(_drawn(Path(scratch) / "drawn")))
-            found = held_against(choices, Path(scratch) / str(number))
-            result["studies"][name] = found
+            found = compare(choices, Path(scratch) / str(number))
+            results[name] = found
             seconds, memory, disk = (found["ratio"][what] for what in ("seconds", "memory", "disk"))
             print(f"{name}: {json.dumps(found)}", flush=True)
             print(f"{name}: predicted / taken: {seconds:.2f} seconds, {memory:.2f} memory, {disk:.2f} disk", flush=True)
-            if out is not None:
-                out.write_text(json.dumps(result, indent=1) + "\n")
+            if not chosen.quick:
+                write_result("forecast", "python -m bench.forecast", studies=results)
 
 
 def _drawn(folder: Path) -> Path:
-    """A source of images of the paper's size: a few, for each takes a tenth of a second."""
+    """Draw a few images of the paper's size; each takes a tenth of a second."""
     if not folder.exists():
         synthetic.render(folder, train=6, val=2, size=256)
     return folder
 
 
-def held_against(choices: Choices, out: Path) -> dict[str, Any]:
-    """A study predicted, then trained: seconds, bytes of memory and of disk."""
+def compare(choices: Choices, out: Path) -> dict[str, Any]:
+    """Predict a study, then train it; return seconds, bytes of memory and of disk, and their ratios."""
     begun = time.monotonic()
     plan = study_plan.make_plan(choices)
     state = time_estimate.read_progress(plan, out)
@@ -95,7 +90,7 @@ def held_against(choices: Choices, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "fasttransfer", *study_plan.command_words(choices), "--out", str(out)]
     with _Disk(out / "checkpoints") as checkpoints:
         run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        peak = Peak(run.pid)
+        peak = PeakMemory(run.pid)
         code = run.wait()
     if code != 0:
         sys.exit(code)
@@ -122,7 +117,7 @@ def held_against(choices: Choices, out: Path) -> dict[str, Any]:
 
 
 class _Disk:
-    """The most bytes that lie in a folder, looked at ten times a second."""
+    """The most bytes in a folder, sampled ten times a second."""
 
     def __init__(self, folder: Path) -> None:
         self.most, self._folder, self._over = 0, folder, threading.Event()
@@ -142,7 +137,7 @@ class _Disk:
 
 
 def _bytes(folder: Path) -> int:
-    """Of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     total = 0
     for path in folder.rglob("*") if folder.exists() else ():
         try:

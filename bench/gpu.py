@@ -1,14 +1,13 @@
-"""Everything worth knowing from a borrowed GPU, most important first, within the minutes there are.
+"""Build, test and measure on a borrowed GPU, the most important first, within the minutes there are.
 
     python bench/gpu.py 55 --out gpu-results --wheels wheels --images tiny-imagenet-200.tar
-    python bench/gpu.py 9 --out gpu-results --only build tests kernels
+    python bench/gpu.py 9 --out gpu-results --only build tests operators
 
 Builds the libraries where it stands (nvcc, PyTorch 2.11 or newer for CUDA 13, Python 3.11 or newer, setuptools, ninja;
 no network needed), runs the tests on the GPU, every benchmark, the tests again under compute-sanitizer, and last whole
 studies of the images of a Tiny-ImageNet tar. Each part writes its log and results into the folder `--out` as soon as
-it has them, and may take no more than its share, so that none eats what is left; what does not fit the time is left out
-and said so. `--only` runs some parts: a lender may allow ten minutes at a time. The page of what was measured is
-written again after every benchmark.
+it has them, and may take no more than its share; parts that do not fit into the time are left out and named. `--only`
+runs some parts: a lender may allow ten minutes at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,15 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
 TOOLKIT = Path("/usr/local/cuda")  # where nvcc is when nobody put it on the path
 GRACE = 30.0  # seconds that an interrupted part has to write what it knows
-BENCHES = ("ceilings", "kernels", "step", "cells", "ablation", "features", "cached", "data")
+SUITES = "bench/suites/test_suites.py"
+BENCHES = {
+    "operators": f"{SUITES}::test_operators",
+    "step": f"{SUITES}::test_step",
+    "cells": "bench/test_cells.py",
+    "ablation": "bench/test_ablation.py",
+    "cohorts": "bench/test_cohorts.py",
+    "feed": f"{SUITES}::test_feed",
+}
 # A wheel of these would bring another PyTorch than the machine's, or needs the GPU's libraries beside it.
 GIVEN = {"fasttransfer", "torch", "torchvision", "nvidia-dali-cuda130"}
 
@@ -61,6 +68,17 @@ def parts(out: Path, wheels: Path | None, images: Path | None) -> list[GpuPart]:
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
     ours = [PYTHON, "-m", "fasttransfer"]
     tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=120"]
+    benches = [
+        PYTHON,
+        "-m",
+        "pytest",
+        "-s",
+        "-q",
+        "--benchmark-quiet",
+        "-p",
+        "fasttransfer.bench.harness",
+        "--device=cuda",
+    ]
     operators = ["tests/ops", "tests/networks/test_caffenet.py", "tests/training/test_step.py"]
     found = []
     lacking = missing(wheels)
@@ -74,8 +92,8 @@ def parts(out: Path, wheels: Path | None, images: Path | None) -> list[GpuPart]:
         GpuPart("tests", [*tests, *operators, "-m", "not compiled"], 60),
     ]
     found += [
-        GpuPart(name, [*ours, "bench", name, "--device", "cuda", "--out", str(out / f"{name}.json")], 60, 420)
-        for name in BENCHES
+        GpuPart(name, [*benches, f"--benchmark-json={out / name}.json", path], 60, 420)
+        for name, path in BENCHES.items()
     ]
     found += [
         GpuPart(
@@ -102,7 +120,8 @@ def parts(out: Path, wheels: Path | None, images: Path | None) -> list[GpuPart]:
 def missing(wheels: Path | None) -> list[str]:
     """What this project needs and the machine lacks, with versions; DALI only where there is a wheel of it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["bench"], *extras["test"]]
     found = []
     for line in wanted:
         requirement = line.split(";")[0].strip()
@@ -137,8 +156,6 @@ def run_all(todo: Sequence[GpuPart], out: Path, minutes: float) -> bool:
         good &= outcome == "passed" or outcome.startswith("left out")
         if part.needed and outcome != "passed":
             break
-        if part.name in BENCHES:
-            _write_page(out)
     return good
 
 
@@ -182,14 +199,6 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
     return None
-
-
-def _write_page(out: Path) -> None:
-    """The page of what the benchmarks have written so far."""
-    files = [str(out / f"{name}.json") for name in BENCHES if (out / f"{name}.json").exists()]
-    command = [PYTHON, "-m", "fasttransfer", "bench", "page", *files, "--out", str(out / "page.html")]
-    with (out / "page.log").open("wb") as log:
-        subprocess.run(command, cwd=ROOT, env=environment(), stdout=log, stderr=subprocess.STDOUT, timeout=120)
 
 
 def _installed(name: str) -> bool:

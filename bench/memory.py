@@ -1,17 +1,15 @@
-"""What memory a prepare and a feed take above the libraries: in a process of its own, on more than they may hold.
+"""The memory that `prepare` and a feed take above the libraries, with more images than they may hold.
 
-    python -m fasttransfer.bench.memory FOLDER
+    python -m bench.memory --images 22000 --data ilsvrc12-samples.tar
 
-Counted is what the process holds for itself (RssAnon); pages of memory-mapped files are the system's to take back. A
-thread reads it every few milliseconds. Where the count starts, everything has been done once with few images.
+The count is the process's own memory (RssAnon), read every few milliseconds; the system can take back the pages of
+memory-mapped files. It starts after everything has run once with few images. Writes bench/results/memory.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
-import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from fasttransfer.bench import data
+from bench.studies import write_result
+from fasttransfer.bench import feed
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.layouts import list_images
 from fasttransfer.pipelines.prepare import prepare_into
@@ -28,37 +27,42 @@ from fasttransfer.pipelines.store import Kind, Store
 EVERY = 0.005  # seconds
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=22_000)
+    parser.add_argument("--data", type=Path, help="images; by default some are drawn")
+    chosen = parser.parse_args()
+    with feed.scratch_folder() as folder:
+        feed.lay_out(chosen.data, folder / "many", chosen.images)
+        feed.lay_out(chosen.data, folder / "few", feed.BATCH)
+        found = measure(folder)
+    write_result("memory", f"python -m bench.memory --images {chosen.images}", bytes=found)
+
+
 def measure(folder: Path) -> dict[str, dict[str, int]]:
-    """Bytes at the most, for each kind of store: of the prepare and of an epoch; and what the store takes on the disk.
+    """Return the most bytes of `prepare` and of an epoch, and the bytes of the store on disk, for each kind of store.
 
-    `folder` has the images, `many` and `few`, each for `list_images`; stores are put beside them.
+    Args:
+        folder: holds the images, `many` and `few`; stores are put beside them.
     """
-    command = [sys.executable, "-m", __name__, str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def main(folder: Path) -> None:
-    """Prints what `measure` returns."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg") if has_dali() else ("raw",)
     for kind in kinds:
         _epoch(_prepare(folder, "few", kind), kind)
     gc.collect()
     before = held()
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for kind in kinds:
         with watched() as prepare:
             store = _prepare(folder, "many", kind)
-        with watched() as feed:
+        with watched() as epoch:
             _epoch(store, kind)
         disk = sum(path.stat().st_size for path in store.folder.iterdir())
-        found[kind] = {"prepare": prepare[0] - before, "feed": feed[0] - before, "store": disk}
-    print(json.dumps(found))
+        found[kind] = {"prepare": prepare[0] - before, "feed": epoch[0] - before, "store": disk}
+    return found
 
 
 def held() -> int:
-    """Bytes of this process that are no file's."""
+    """Return the bytes of this process that belong to no file."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("RssAnon:"))
     return int(line.split()[1]) * 1024
@@ -66,18 +70,18 @@ def held() -> int:
 
 def _prepare(folder: Path, images: str, kind: Kind) -> Store:
     listing = list_images(folder / images)
-    return prepare_into(listing, folder / f"{images}-{kind}", size=data.SIDE, kind=kind, log=lambda text: None)
+    return prepare_into(listing, folder / f"{images}-{kind}", size=feed.SIDE, kind=kind, log=lambda text: None)
 
 
 def _epoch(store: Store, kind: Kind) -> None:
-    step = data.training(store, kind, threads=torch.get_num_threads(), device=torch.device("cpu"))
-    for i in range(-(-len(store.train) // data.BATCH)):
+    step = feed.training(store, kind, threads=torch.get_num_threads(), device=torch.device("cpu"))
+    for i in range(-(-len(store.train) // feed.BATCH)):
         step(i)
 
 
 @contextmanager
 def watched() -> Iterator[list[int]]:
-    """Puts the most that was held into the list."""
+    """Yield a list whose element is the most that the process held."""
     over, most = threading.Event(), [held()]
 
     def watch() -> None:
@@ -94,4 +98,4 @@ def watched() -> Iterator[list[int]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,169 +1,192 @@
-"""Write the README's section about speed from bench/results/bench-all.json and the results beside it.
+"""Write the table of the README's section about speed from the committed results.
 
-    python bench/readme.py
+    python -m bench.readme
 
-A test fails when the README and the committed numbers differ.
+A test fails where the README and the results differ.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from fasttransfer.bench import projection, targets
-from fasttransfer.bench.readings import read
-from fasttransfer.bench.targets import ALONE, BEHIND_POOLING, POOLING, RESULTS, STEP, ratio
+from bench import projection
+from bench.studies import RESULTS
+from fasttransfer.bench.harness import ratio, read
+from fasttransfer.bench.step import PRODUCTS
 from fasttransfer.core.files import replace_file
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-BEGIN, END = "## Speed\n", "## Repository layout\n"
-_SAID = {
-    STEP: "fasttransfer, bf16",
-    "eager bf16 channels-last": "PyTorch, bf16 autocast, channels-last",
-    "compiled bf16 channels-last": "the same, compiled",
-    "eager fp32": "PyTorch, fp32, as usually written",
-    ALONE: "the convolutions and matrix products alone, bf16",
+BEGIN, END = "<!-- written by python -m bench.readme -->\n", "<!-- end -->\n"
+MACHINES = {
+    "avx512": "2 cores, AVX-512 with bf16",
+    "avx2": "2 cores, AVX2",
+    "h200": "H200",
 }
+BENCH = "make bench BENCHES=bench/test_{}.py"
+POOLING = "operators[relu_pool_lrn 64x96x55x55 bfloat16 forward + backward]"
+SPARSE = "operators[sparse_conv_backward stage 2, batch 64, 41% not 0 {} backward]"
+
+Results = Mapping[str, Mapping[str, Any]]
+"""Name of a benchmark -> its entry, of one machine."""
 
 
-def section(result: Mapping[str, Any], folder: Path = RESULTS) -> str:
-    """Return the section with its heading; parts that were not measured are left out."""
-    book = targets.book(result, folder)
-    on = result["machine"]
-    lines = [
-        BEGIN,
-        "```",
-        "make bench                     # measure everything in one run and write a page of the results",
-        "fasttransfer bench step        # compare a training step with the usual PyTorch variants and profile it",
-        "fasttransfer bench ablation    # measure how much each optimisation gains on this machine",
-        "make bench-check               # check that no ratio to PyTorch has become worse",
-        "```",
-        "",
-        textwrap.fill(
-            f"Measured on {on['cores']} cores ({on['processor']}, {on['instructions']}) with PyTorch {on['torch']} on "
-            f"{result['when']}; medians (`{result['command']}`, `bench/results/bench-all.json`; all results: "
-            "[bench/results/bench-all.md](bench/results/bench-all.md)).",
-            120,
-            break_on_hyphens=False,
-        ),
-        "",
-    ]
-    for made in (_step, _others, _goals):
-        lines += made(book)
-    lines += [
-        "The operators also have CUDA versions, compiled and tested in emulation but not yet run on a GPU",
-        "([what the emulation can and cannot show](docs/decisions/cuda-library.md)). A GPU is used where there is one;",
-        "`python bench/gpu.py 55` builds, tests and measures as much there as fits into 55 minutes.",
-        "",
-    ]
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; `value` is None where a machine has not been measured."""
+
+    what: str
+    against: str
+    command: str
+    value: Callable[[Results], str | None]
+
+
+def load(machine: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """Return the entries of all results of a machine by name, later files before earlier ones."""
+    found: dict[str, Any] = {}
+    for name in ("speed", "grid"):
+        path = folder / f"{name}-{machine}.json"
+        if path.exists():
+            found |= read(path)["benchmarks"]
+    return found
+
+
+def _seconds(results: Results, name: str) -> dict[str, list[float]] | None:
+    return results[name]["extra_info"]["seconds"] if name in results else None
+
+
+def _rate(results: Results, name: str, variant: str) -> float:
+    info = results[name]["extra_info"]
+    return float(info["work"][0] / median(info["seconds"][variant]))
+
+
+def _step(results: Results) -> str | None:
+    seconds = _seconds(results, "step[caffenet]")
+    if seconds is None:
+        return None
+    theirs = [name for name in seconds if "fasttransfer" not in name and name != PRODUCTS]
+    best = min(ratio(seconds, name) for name in theirs)
+    rate = _rate(results, "step[caffenet]", next(iter(seconds)))
+    return f"{rate:,.0f} images/s: {ratio(seconds, 'eager fp32'):.2f}x / {best:.2f}x"
+
+
+def _products(results: Results) -> str | None:
+    seconds = _seconds(results, "step[caffenet]")
+    return None if seconds is None else f"{ratio(seconds, PRODUCTS):.2f}x"
+
+
+def _pooling(results: Results) -> str | None:
+    seconds = _seconds(results, POOLING)
+    if seconds is None:
+        return None
+    return " / ".join(f"{ratio(seconds, name):.2g}x" for name in ("eager", "compiled", "copy"))
+
+
+def _sparse(results: Results) -> str | None:
+    for dtype in ("bfloat16", "float32"):
+        seconds = _seconds(results, SPARSE.format(dtype))
+        if seconds is not None:
+            return f"{ratio(seconds, 'eager'):.1f}x ({'bf16' if dtype == 'bfloat16' else 'fp32'})"
+    return None
+
+
+def _feed(results: Results) -> str | None:
+    found = []
+    for name in (name for name in results if name.startswith("feed[feed-")):
+        seconds = results[name]["extra_info"]["seconds"]
+        rate = _rate(results, name, "fasttransfer raw")
+        found.append(f"{ratio(seconds, 'DataLoader + Pillow'):.1f}x ({rate:,.0f} images/s)")
+    return " / ".join(found) or None
+
+
+def _prepare(results: Results) -> str | None:
+    names = [name for name in results if name.startswith("feed[prepare-")]
+    if not names:
+        return None
+    seconds = results[names[-1]]["extra_info"]["seconds"]
+    best = max(ratio(seconds, name) for name in seconds if name.startswith("decode only"))
+    return f"{_rate(results, names[-1], 'prepare raw'):,.0f} images/s: {best:.2f}x"
+
+
+def _cohort(results: Results) -> str | None:
+    seconds = _seconds(results, "frozen_cells[caffe]")
+    if seconds is None:
+        return None
+    allowed = results["frozen_cells[caffe]"]["extra_info"]["arithmetic_allows"]
+    return f"{ratio(seconds, 'seven cohorts'):.2f}x (arithmetic allows {allowed:.2f}x)"
+
+
+def _cached(results: Results) -> str | None:
+    found = [_seconds(results, f"cached_cell[caffe-{n}]") for n in (5, 7)]
+    return " / ".join(f"{ratio(seconds, 'live'):.1f}x" for seconds in found if seconds is not None) or None
+
+
+def _grid(results: Results) -> str | None:
+    seconds = _seconds(results, "grid")
+    if seconds is None or "plain PyTorch" not in seconds:
+        return None
+    study = results["grid"]["extra_info"]["study"]
+    steps = max(study["steps"].values())
+    return f"{ratio(seconds, 'plain PyTorch'):.1f}x ({study['networks']} networks of {steps} steps)"
+
+
+def _projected(results: Results) -> str | None:
+    seconds = _seconds(results, "cells")
+    if seconds is None:
+        return None
+    feeds = [name for name in results if name.startswith("feed[feed-")]
+    feed = 1 / _rate(results, feeds[-1], "fasttransfer raw") if feeds else 0.0
+    together, alone = projection.project(seconds, results["cells"]["extra_info"]["work"][0], feed)
+    return f"{_time(together)}, one by one {_time(alone)}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 86400:,.0f} days" if seconds > 10 * 86400 else f"{seconds / 3600:,.0f} hours"
+
+
+ROWS = (
+    Row("CaffeNet training step, 500 classes", "eager fp32 / fastest PyTorch", "fasttransfer bench step", _step),
+    Row("the same", "its convolutions and products alone", "fasttransfer bench step", _products),
+    Row("`relu_pool_lrn`, forward + backward, 64x96x55x55 bf16", "eager / compiled / a copy",
+        "fasttransfer bench operators", _pooling),
+    Row("`sparse_conv_backward`, stage 2", "eager", "fasttransfer bench operators", _sparse),
+    Row("batches from a raw store, on one core / on all", "DataLoader + Pillow", "fasttransfer bench feed", _feed),
+    Row("preparing a raw store", "decoding alone, the fastest library", "fasttransfer bench feed", _prepare),
+    Row("a cohort of 7 frozen cells", "the same 7 one after another", BENCH.format("cohorts"), _cohort),
+    Row("a frozen cell from the cache, n = 5 / 7", "the same cell live", BENCH.format("cohorts"), _cached),
+    Row("a study of the built-in images", "the same in plain PyTorch", "fasttransfer bench grid", _grid),
+    Row("all 163 networks of the paper, projected", "1,548 K20-days", BENCH.format("cells"), _projected),
+)  # fmt: skip
+
+
+def table(machines: Mapping[str, Results]) -> str:
+    """Return the table in Markdown: times as long as ours that the other takes, on each machine."""
+    names = [name for name, results in machines.items() if results]
+    lines = ["| | compared with | " + " | ".join(MACHINES[name] for name in names) + " | command |"]
+    lines.append("|---" * (3 + len(names)) + "|")
+    for row in ROWS:
+        cells = [row.value(machines[name]) or "–" for name in names]
+        lines.append(f"| {row.what} | {row.against} | " + " | ".join(cells) + f" | `{row.command}` |")
+    packed = json.loads((RESULTS / "features.json").read_text())["cuts"]["5"]
+    speed = f"{packed['of_dense']['shard']:.0%}, unpacked at {packed['unpack_gb_s']['packed']:.1f} GB/s per core"
+    others = ["–"] * (len(names) - 1)
+    cells = [speed if name == "avx512" else others.pop() for name in names]
+    lines.append(f"| packed features at cut 5 | dense bf16 | {' | '.join(cells)} | `python -m bench.features RUN` |")
     return "\n".join(lines) + "\n"
 
 
-def _step(book: targets.Book) -> Iterator[str]:
-    part = book.get("step", {})
-    step = part.get("caffenet")
-    if step is None:
-        return
-    seconds, batch = step["seconds"], step["batch"]
-    yield f"A training step of the paper's network (forward, backward, update; batch {batch}, 500 classes;"
-    yield f"`{part['command']} --only caffenet`):"
-    yield ""
-    yield "| | images per second | relative time |"
-    yield "|---|---|---|"
-    for name, said in _SAID.items():
-        rate, taken = batch / seconds[name]["median"], ratio(seconds, name, STEP)
-        yield f"| {said} | {rate:,.0f} | {'1' if name == STEP else f'{taken:.2f}x'} |"
-    yield ""
-
-
-def _others(book: targets.Book) -> Iterator[str]:
-    case = book.get("kernels", {}).get("cases", {}).get(POOLING)
-    if case is not None:
-        taken = {name: f"{1e3 * timing['median']:.0f}" for name, timing in case["seconds"].items()}
-        yield _point(
-            "Native operators run everything but the convolutions and matrix products. Bias, ReLU, pooling and "
-            "normalisation together, forward and backward in bf16 on 64 x 96 x 55 x 55, take "
-            f"{taken['native']} ms where PyTorch takes {taken['eager']} ms and `torch.compile` {taken['compiled']} ms, "
-            f"at {case['of_copy']:.0%} of the speed of a plain copy of the bytes they need "
-            f"(`{book['kernels']['command']}` measures every operator)."
-        )
-    case = book.get("kernels", {}).get("cases", {}).get(BEHIND_POOLING)
-    if case is not None:
-        taken = {name: f"{1e3 * timing['median']:.0f}" for name, timing in case["seconds"].items()}
-        yield _point(
-            "Most gradients behind pooling and a ReLU are zero, and the backward pass of a convolution there skips "
-            f"them: that of stage 2, 64 images in bf16, takes {taken['native']} ms where PyTorch takes "
-            f"{taken['eager']} ms (`{book['kernels']['command']} --only sparse_conv_backward`)."
-        )
-    data = book.get("data", {})
-    feeds = list(data.get("feed", {}).values())
-    if feeds:
-        gains = [feed["against"]["fasttransfer raw"] for feed in feeds]
-        yield _point(
-            f"A prepared store yields crops and mirrors {gains[0]:.0f} times as fast per core as a DataLoader with "
-            f"Pillow that decodes the same images from JPEG, and {gains[-1]:.0f} times as fast on all cores "
-            f"(`{data['command']} --only feed`)."
-        )
-    prepared = list(data.get("prepare", {}).values())
-    if prepared:
-        rate, share = prepared[-1]["images per second"]["prepare raw"], prepared[-1]["against"]["prepare raw"]
-        yield _point(
-            f"A store is prepared at {rate:,.0f} images per second, {share:.2f} of the rate of the fastest decoder "
-            f"alone (`{data['command']} --only prepare`)."
-        )
-    rates = projection.rates_of(book)
-    if rates is not None:
-        found = projection.project(projection.papers_networks(), rates)
-        yield _point(
-            f"All {projection.NETWORKS} networks of the paper would take {found.together / 86400:,.0f} days on this "
-            f"machine, trained one by one {found.alone / 86400:,.0f}; they took {projection.K20_DAYS:,} K20-days "
-            f"(`{book['cells']['command']}`; the page lists the assumptions)."
-        )
-    yield ""
-
-
-def _point(text: str) -> str:
-    return textwrap.fill(text, 120, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
-
-
-def _goals(book: targets.Book) -> Iterator[str]:
-    yield "The goals, and what was measured:"
-    yield ""
-    yield "| | compared with | goal | measured | command |"
-    yield "|---|---|---|---|---|"
-    missed: list[str] = []
-    for goal in targets.TARGETS:
-        found = goal.of(book, False)
-        said, command = (found.text, f"`{found.command}`") if found else (targets.NOT_YET, "")
-        if found is not None and found.met is False:
-            said += " (missed)"
-            missed += [f"{goal.what}: {found.why}"] * bool(found.why)
-        yield f"| {goal.what} | {goal.against} | {goal.cpu or '–'} | {said} | {command} |"
-    yield ""
-    if missed:
-        yield from _reasons(missed)
-    yield f"On a GPU: {targets.NOT_YET}."
-    yield ""
-
-
-def _reasons(missed: Sequence[str]) -> Iterator[str]:
-    yield "Why the missed goals were missed:"
-    yield ""
-    for reason in missed:
-        yield _point(f"{reason}.")
-    yield ""
-
-
-def updated(text: str, said: str) -> str:
-    """Return the README with `said` as its section about speed."""
+def updated(text: str, written: str) -> str:
+    """Return the README with `written` as its table."""
     head, rest = text.split(BEGIN, 1)
-    return head + said + END + rest.split(END, 1)[1]
+    return head + BEGIN + written + END + rest.split(END, 1)[1]
 
 
 def main() -> None:
-    text = updated(README.read_text(), section(read(RESULTS / "bench-all.json")))
+    text = updated(README.read_text(), table({name: load(name) for name in MACHINES}))
     with replace_file(README) as file:
         file.write(text.encode())
     print(f"written: {README}")

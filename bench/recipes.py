@@ -1,7 +1,7 @@
-"""What the values of the recipe `mini` are worth: the bases under one change each, and what base+ gains on them.
+"""The values of the recipe `mini`: the bases under one change at a time, and the gain of base+.
 
-    python bench/recipes.py
-    python bench/recipes.py --data tiny-imagenet-200 --classes 10 --epochs 40
+    python -m bench.recipes
+    python -m bench.recipes --data tiny-imagenet-200 --classes 10 --epochs 40
 
 Trains the two bases and their base+ of seed 0 for every change, and reads top-1 at the last check, the verdict's gain,
 and how smooth the first layer's filters came out (the correlation of neighbouring weights, 0 for initial values).
@@ -20,10 +20,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fasttransfer.bench.studies import pair
+from bench.studies import pair, write_result
 from fasttransfer.report import analysis
 from fasttransfer.report.filters import first_filters, smoothness
-from fasttransfer.study import environment, records
+from fasttransfer.study import records
 
 CHANGES: dict[str, dict[str, float]] = {
     "as shipped": {},
@@ -55,19 +55,12 @@ def main() -> None:
             results[name] = _trained(changes, words, Path(folder))
         print(name, json.dumps(results[name]), flush=True)
     command = ["fasttransfer", "grid", "--split", "natural-manmade", *shown, "--treatments", "--seeds", "0"]
-    result = {
-        "command": " ".join([*command, "--recipe", "RECIPE"]),
-        "machine": environment.describe_machine(),
-        "epochs": chosen.epochs,
-        "changes": results,
-    }
     suffix = f"-{Path(chosen.data).stem}" if chosen.data else ""
-    path = Path(__file__).parent / "results" / f"recipes{suffix}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(f"recipes{suffix}", " ".join([*command, "--recipe", "RECIPE"]), epochs=chosen.epochs, changes=results)
 
 
 def _trained(changes: dict[str, float], words: list[str], folder: Path) -> dict[str, Any]:
-    text = (files("fasttransfer") / "recipes" / "mini.toml").read_text()
+    text = (files("fasttransfer.study") / "recipes" / "mini.toml").read_text()
     for key, value in {**changes, "checks": 4}.items():
         text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
         assert count == 1, key

@@ -1,6 +1,6 @@
-"""One study three times: its features live, computed and kept, and read from what the second left.
+"""One study three times: features computed live, computed and cached, and read from the cache.
 
-    python bench/reused.py --data tiny-imagenet-200
+    python -m bench.reused --data tiny-imagenet-200
 
 Each runs `fasttransfer grid` as a user would, in a process and a folder of its own, on images that are prepared
 before. All three must find the same. Writes bench/results/reused.json: command, machine, seconds of each run, what the
@@ -10,7 +10,6 @@ cache takes, and the table of the report.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,13 +17,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from fasttransfer.bench.studies import table
-from fasttransfer.study import environment, records
+from bench.studies import table, write_result
+from fasttransfer.study import records
 
 STUDY = ["--split", "natural-manmade", "--classes", "10", "--epochs", "20", "--views", "10",
          "--treatments", "selffer", "transfer", "random"]  # fmt: skip
 RUNS = {"live": "live", "first": "cache", "second": "cache"}  # name -> --features
-RESULT = Path(__file__).parent / "results" / "reused.json"
 
 
 def main() -> None:
@@ -47,18 +45,16 @@ def main() -> None:
             found[name] = records.read_results(out)
         assert found["live"].results == found["first"].results == found["second"].results
         kept = sum(path.stat().st_size for path in Path(scratch, "cache", "features").rglob("*.shard"))
-    result = {
-        "command": "python bench/reused.py --data tiny-imagenet-200",
-        "study": " ".join(["fasttransfer", "grid", *STUDY]),
-        "machine": environment.describe_machine(),
-        "seconds": seconds,
-        "first_over_second": round(seconds["first"] / seconds["second"], 2),
-        "live_over_second": round(seconds["live"] / seconds["second"], 2),
-        "cache_bytes": kept,
-        "table": table(found["second"]),
-    }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{RESULT}: {seconds}")
+    write_result(
+        "reused",
+        "python -m bench.reused --data tiny-imagenet-200",
+        study=" ".join(["fasttransfer", "grid", *STUDY]),
+        seconds=seconds,
+        first_over_second=round(seconds["first"] / seconds["second"], 2),
+        live_over_second=round(seconds["live"] / seconds["second"], 2),
+        cache_bytes=kept,
+        table=table(found["second"]),
+    )
 
 
 if __name__ == "__main__":

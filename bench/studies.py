@@ -1,7 +1,7 @@
-"""Whole studies, timed: what the README's tables and the default study's time come from.
+"""Whole studies, timed: the source of the README's tables and of the default study's time.
 
-    python bench/studies.py builtin
-    python bench/studies.py tiny-natural-manmade --data tiny-imagenet-200
+    python -m bench.studies builtin
+    python -m bench.studies tiny-natural-manmade --data tiny-imagenet-200
 
 Each runs `fasttransfer grid` as a user would, in a process of its own and an empty cache, and writes
 bench/results/study-<name>.json: command, machine, wall seconds, peak memory, the verdict on the bases, and the tables
@@ -16,16 +16,19 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fasttransfer.bench.grid import PeakMemory
+from fasttransfer.core.files import replace_file
 from fasttransfer.report import analysis
 from fasttransfer.report.analysis import Estimate
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study import environment, records
+
+RESULTS = Path(__file__).parent / "results"
 
 # Few classes and few cuts: what networks learn to the end on two cores within the hour.
 _TINY = ["--classes", "10", "--seeds", "0", "1", "2"]
@@ -61,20 +64,26 @@ def main() -> None:
         variables = os.environ | {"FASTTRANSFER_CACHE": f"{scratch}/cache"}
         start = time.monotonic()
         grid = subprocess.Popen([sys.executable, "-m", "fasttransfer", *command, "--out", str(out)], env=variables)
-        peak = Peak(grid.pid)
+        peak = PeakMemory(grid.pid)
         if grid.wait() != 0:
             sys.exit(grid.returncode)
         seconds = time.monotonic() - start
-        result = {
-            "command": " ".join(["fasttransfer", "grid", *STUDIES[chosen.study]]),
-            "machine": environment.describe_machine(),
-            "wall_seconds": round(seconds, 1),
-            "peak_memory_bytes": peak.stop(),
-            "table": table(records.read_results(out)),
-        }
-    path = Path(__file__).parent / "results" / f"study-{chosen.study}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{path}: {seconds:.0f} s")
+        write_result(
+            f"study-{chosen.study}",
+            " ".join(["fasttransfer", "grid", *STUDIES[chosen.study]]),
+            wall_seconds=round(seconds, 1),
+            peak_memory_bytes=peak.stop(),
+            table=table(records.read_results(out)),
+        )
+
+
+def write_result(name: str, command: str, **found: Any) -> None:
+    """Write bench/results/`name`.json: the command, the machine, and what was found."""
+    path = RESULTS / f"{name}.json"
+    result = {"command": command, "machine": environment.describe_machine(), **found}
+    with replace_file(path) as file:
+        file.write((json.dumps(result, indent=1) + "\n").encode())
+    print(f"written: {path}", flush=True)
 
 
 def table(recorded: records.StudyResults) -> dict[str, Any]:
@@ -116,47 +125,6 @@ def _networks(results: Iterable[records.Result]) -> Mapping[str, list[float | No
     for result in sorted(results, key=lambda result: (result.treatment, result.n, result.target, result.seed)):
         found.setdefault(result.name, []).append(None if result.last_top1 is None else round(result.last_top1, 4))
     return found
-
-
-class Peak:
-    """The largest sum of resident memory of a process and its children (Linux), looked at twice a second."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid, self._most, self._over = pid, 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """Ends the watch; bytes. Pages that processes share are counted once (proportional set size)."""
-        self._over.set()
-        self._thread.join()
-        return self._most
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.5):
-            self._most = max(self._most, sum(memory(pid) for pid in family(self._pid)))
-
-
-def family(pid: int) -> list[int]:
-    """`pid` and its living descendants."""
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            found += family(int(child))
-    return found
-
-
-def memory(pid: int) -> int:
-    """Proportional set size in bytes; 0 when the process is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 if __name__ == "__main__":

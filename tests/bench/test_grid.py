@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import time
@@ -12,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from studies import draw_images, tiny_choices
 
 from fasttransfer import cli
 from fasttransfer.bench import grid
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
+from fasttransfer.bench.harness import ratio, read
 from fasttransfer.core import devices, randomness
 from fasttransfer.core.files import cache_folder
 from fasttransfer.networks.caffenet import CaffeNet, draw_weights
@@ -139,7 +138,7 @@ def test_the_usual_settings_are_tried_and_sorted(tmp_path: Path, monkeypatch: py
 def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process where that changes nothing but the time it takes."""
 
-    def run(words: Sequence[str], folder: Path, console: Console) -> grid.Found:
+    def run(words: Sequence[str], folder: Path) -> grid.Found:
         arguments = list(words[2:])
         if words[1] == "fasttransfer":
             assert cli.run(arguments) == 0
@@ -150,7 +149,7 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     def tune(job: plain.PlainJob, cores: int) -> list[grid.Found]:
         return [{"threads": 1, "workers": 0, "channels_last": True, "seconds": {"base": 1.0}}]
 
-    monkeypatch.setattr(grid, "_run", run)
+    monkeypatch.setattr(grid, "run_python", run)
     monkeypatch.setattr(plain, "tune", tune)
     monkeypatch.setattr(
         grid, "_rates", lambda plan: grid.rates_of_one(CAFFENET_MINI, 2, 2, "fp32", "cpu", 1, lambda: None)
@@ -158,56 +157,39 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(grid, "_SAMPLE", 0.001)
     monkeypatch.setattr(grid, "QUICK_LAYERS", (2, 7))
     monkeypatch.setattr(devices, "count_workers", lambda device, threads: 1)
-    images, out = (
-        draw_images(tmp_path / "images", (*NAMES["natural"], *NAMES["man-made"])),
-        tmp_path / "grid.json",
-    )
+    images, out = draw_images(tmp_path / "images", (*NAMES["natural"], *NAMES["man-made"])), tmp_path / "grid.json"
     threads = torch.get_num_threads()
-    words = [
-        "--quick",
-        "--data",
-        str(images),
-        "--classes",
-        "2",
-        "--epochs",
-        "2",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-    ]
-    assert cli.run(["bench", "grid", *words]) == 0
+    options = ["--quick", "--data", str(images), "--classes", "2", "--epochs", "2", "--device", "cpu"]
+    assert cli.run(["bench", "grid", *options, "--out", str(out)]) == 0
     torch.set_num_threads(threads)
-    found = json.loads(out.read_text())
-    assert found["command"] == "fasttransfer bench grid --data images --epochs 2 --classes 2 --quick"
     assert str(tmp_path) not in out.read_text()
-    assert found["study"]["networks"] == 24 and found["study"]["classes"] == {"A": 2, "B": 2}
-    assert found["study"]["steps"] == {"A": 3, "B": 3}  # 20 images twice, 16 a step
-    assert found["study"]["images_trained"] == 24 * 3 * 16
+    found = read(out)["benchmarks"]["grid"]["extra_info"]
+    study = found["study"]
+    assert study["networks"] == 24 and study["classes"] == {"A": 2, "B": 2}
+    assert study["steps"] == {"A": 3, "B": 3}  # 20 images twice, 16 per step
+    assert found["work"] == [24 * 3 * 16, "images"]
     names = {cell.name for cell in study_cells("AB", TREATMENTS, (2, 7), (0,))}
-    assert set(found["top1"]) == {"cohort", "plain", "other seed"}
+    assert set(found["top1"]) == {"fasttransfer", "plain PyTorch", "other seed"}
     for scores in found["top1"].values():
         assert set(scores) == names and all(0 <= score <= 1 for score in scores.values())
     limit = found["limit"]
-    assert limit["multiply_adds"]["cohort"] < limit["multiply_adds"]["plain"]
-    assert found["plain"]["images_per_second"] == pytest.approx(24 * 3 * 16 / 5)
-    for name, share in found["plain"]["of_limit"].items():
-        assert share == pytest.approx(limit["seconds"]["plain"][name] / 5, abs=3e-3)
-    assert found["plain"]["settings"] == {"threads": 1, "workers": 0, "channels_last": True}
-    assert found["plain_over_cohort"] == 2.5
+    assert limit["multiply_adds"]["fasttransfer"] < limit["multiply_adds"]["plain PyTorch"]
+    for name, share in found["ways"]["plain PyTorch"]["of_limit"].items():
+        assert share == pytest.approx(limit["seconds"]["plain PyTorch"][name] / 5, abs=3e-3)
+    assert found["ways"]["plain PyTorch"]["settings"] == {"threads": 1, "workers": 0, "channels_last": True}
+    assert ratio(found["seconds"], "plain PyTorch") == 2.5
     assert isinstance(found["agreement"]["agree"], bool)
 
 
 def test_a_way_is_run_in_a_process_of_its_own(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO())
     script = "import time; held = bytearray(60 << 20); held[::4096] = b'x' * len(held[::4096]); time.sleep(1.2)"
     start = time.monotonic()
-    found = grid._run(["-c", script], tmp_path, console)
+    found = grid.run_python(["-c", script], tmp_path)
     assert 1.2 <= found["wall_seconds"] <= time.monotonic() - start + 0.01  # it is rounded
     if sys.platform == "linux":
         assert found["peak_memory_bytes"] > 60 << 20
     with pytest.raises(RuntimeError, match="no such thing"):
-        grid._run(["-c", "raise SystemExit('no such thing')"], tmp_path, console)
+        grid.run_python(["-c", "raise SystemExit('no such thing')"], tmp_path)
 
 
 def test_agreement_is_judged_by_another_seed() -> None:
@@ -224,7 +206,7 @@ def test_agreement_is_judged_by_another_seed() -> None:
     assert same["agree"]
     assert same["by_treatment"]["random"] == 0.0
     apart = grid.agreement(cells, cohort, moved(0.06, 0.06), other)
-    assert not apart["agree"] and apart["plain - cohort"] == {"mean": 0.06, "spread": 0.0}
+    assert not apart["agree"] and apart["plain - ours"] == {"mean": 0.06, "spread": 0.0}
 
 
 def test_bad_input(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_all_commands_are_found() -> None:
     """What the tests below are run for: a union that is taken apart wrongly would leave them nothing to do."""
     assert {words[0] for words in GROUPS} >= {"grid", "report", "probe", "splits", "data", "cache", "bench", "info"}
     assert {words[0] for words, is_group in GROUPS.items() if is_group} == {"splits", "data", "cache", "bench"}
-    assert {("base",), ("cache", "prune"), ("bench", "all"), ("data", "builtin")} <= set(COMMANDS)
+    assert {("base",), ("cache", "prune"), ("bench", "step"), ("data", "builtin")} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

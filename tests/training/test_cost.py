@@ -1,11 +1,16 @@
-"""Multiply-adds against figures worked out by hand for CaffeNet."""
+"""Multiply-adds against figures worked out by hand for CaffeNet, and against PyTorch's own counter."""
 
 from __future__ import annotations
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from fasttransfer.networks import caffenet
 from fasttransfer.networks.caffenet import CaffeNet
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, Geometry
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.training import cost
 
@@ -40,3 +45,39 @@ def test_validation_is_one_forward_pass_with_prefixes_shared() -> None:
     assert cost.validation_macs(CAFFENET, 500, [Cell(0, "B", "transfer", 3)]) == whole
     frozen = [Cell(0, "B", "transfer", n) for n in (3, 5)]
     assert cost.validation_macs(CAFFENET, 500, frozen) == whole + sum(CAFFENET.macs(500)[3:])
+
+
+@pytest.fixture
+def halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolve two groups as halves, as on a GPU: PyTorch counts the gradient of grouped weights twice."""
+
+    def convolution(stage: caffenet.Stage, x: Tensor) -> Tensor:
+        bias = None if stage.pools else stage.bias
+        if stage.groups == 2:
+            return caffenet.conv_in_halves(x, stage.weight, bias, stage.padding)
+        return F.conv2d(x, stage.weight, bias, stage.stride, stage.padding)
+
+    monkeypatch.setattr(caffenet.Stage, "_convolve", convolution)
+
+
+def counted(geometry: Geometry, outputs: int, cells: list[Cell], images: int) -> int:
+    """Return the FLOPs of a training step as PyTorch counts them: the shared prefix once, then every cell."""
+    network = CaffeNet(geometry, outputs)
+    cuts = {0: torch.randn(images, *geometry.cut_shape(0))}
+    with FlopCounterMode(display=False) as counter:
+        deepest = max((cell.n for cell in cells if cell.frozen), default=0)
+        for n in range(1, deepest + 1):  # with gradients: the fused operator of a frozen stage is not counted
+            cuts[n] = network(cuts[n - 1], start=n - 1, stop=n).detach()
+        for cell in cells:
+            start = cell.first_trained
+            loss = network(cuts[start], start=start).sum()
+            torch.autograd.grad(loss, list(network.named_weights(start).values()))
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.usefixtures("halved")
+def test_pytorch_counts_the_same_operations() -> None:
+    whole = [base("B", 0)]
+    assert counted(CAFFENET, 1000, whole, 1) == 2 * cost.cohort_macs(CAFFENET, 1000, whole)
+    cells = [*(Cell(0, "B", "transfer", n) for n in range(1, 8)), Cell(0, "B", "transfer+", 3)]
+    assert counted(CAFFENET_MINI, 16, cells, 2) == 2 * 2 * cost.cohort_macs(CAFFENET_MINI, 16, cells)

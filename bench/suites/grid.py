@@ -1,9 +1,9 @@
-"""The whole study twice, to the end: by this project and as one would write it in plain PyTorch.
+"""The case of `fasttransfer bench grid`: a whole study to the end, by this project and in plain PyTorch.
 
 Both start from the same JPEG files with nothing prepared, in a process of their own, on the same recipe, seed, split
-and number of steps. What is compared: time, images trained a second, the share of what the arithmetic alone would
-take, memory, and how the networks score. Two programs with draws of their own never give the same scores: how far two
-studies of this project with different seeds are apart says what "the same" means.
+and number of steps. Compared are time, the share of the time that the arithmetic alone would take, memory, and the
+networks' scores. Two programs with draws of their own never give the same scores; how far two studies of this project
+with different seeds are apart says how much that means.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from fasttransfer.bench.baselines import study as plain
 from fasttransfer.bench.baselines.caffenet import products_alone
-from fasttransfer.bench.studies import Peak
+from fasttransfer.bench.harness import Rounds
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors
@@ -45,85 +45,28 @@ from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import cost
 from fasttransfer.training.study_plan import StudyPlan, make_plan
 
-PARTS = ("limit", "cohort", "plain")
 QUICK_EPOCHS, QUICK_LAYERS = 1.0, (1, 4, 7)
-_SIDE = 1024  # of the matrices whose product says what the machine can do
+_SIDE = 1024  # of the large matrices
 _SAMPLE = 0.3  # seconds a sample of a rate takes at least
 
 Found = dict[str, Any]
 Top1 = Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class GridBenchmark:
-    """What was asked for: where the images come from (None: the built-in ones), and limits on the study."""
-
-    source: Path | None
-    epochs: float | None
-    classes: int | None
-    device: str
-    quick: bool
-
-    @property
-    def words(self) -> list[str]:
-        """The options of the command but for where it writes."""
-        found = ["--data", self.source.name] if self.source else []
-        found += ["--epochs", f"{self.epochs:g}"] if self.epochs is not None else []
-        found += ["--classes", str(self.classes)] if self.classes is not None else []
-        return [*found, *["--quick"] * self.quick]
-
-
-def measure(asked: GridBenchmark, chosen: Collection[str], folder: Path, console: Console) -> Iterator[Found]:
-    """Yields what is known as soon as it is: the study, the limit, either way to the end, and the comparison.
+def plan_study(
+    source: Path | None, folder: Path, *, epochs: float | None, classes: int | None, device: str, quick: bool
+) -> StudyPlan:
+    """Return the study, on images that are files; the built-in ones are drawn first, which is neither program's work.
 
     Args:
-        chosen: of `PARTS`.
+        source: the images; None for the built-in ones.
         folder: scratch, on the disk where stores are kept.
+        quick: an epoch and three cuts, unless `epochs` says otherwise.
 
     Raises:
-        InputError: images, split or limits that make no study, or images that are no files.
+        InputError: the images, split or limits make no study, or the images are no files.
     """
-    plan = _plan(asked, folder)
-    cells = plan.cells()
-    trained = sum(plan.recipe.steps_for(plan.train[c.target]) for c in cells) * plan.recipe.batch
-    yield {
-        "study": {
-            "images": asked.source.name if asked.source else "built-in",
-            "networks": len(cells),
-            "classes": {task: len(plan.classes[task]) for task in TASKS},
-            "train_pictures": plan.train,
-            "val_pictures": plan.val,
-            "recipe": plan.recipe.name,
-            "geometry": plan.recipe.geometry.name,
-            "batch": plan.recipe.batch,
-            "steps": {task: plan.recipe.steps_for(plan.train[task]) for task in TASKS},
-            "images_trained": trained,
-        }
-    }
-    limit: Found = {}
-    if "limit" in chosen:
-        limit = _limit(plan, cells)
-        yield {"limit": limit}
-    top1: dict[str, Top1] = {}
-    found: dict[str, Found] = {}
-    if "cohort" in chosen:
-        found["cohort"], top1["cohort"] = _by_cohort(plan, 0, folder, console)
-        yield {"cohort": _rated(found["cohort"], "cohort", trained, limit)}
-    if "plain" in chosen:
-        found["plain"], top1["plain"] = _plainly(plan, cells, folder, console)
-        yield {"plain": _rated(found["plain"], "plain", trained, limit)}
-    if len(found) == 2:
-        _, top1["other seed"] = _by_cohort(plan, 1, folder, console)
-        yield {
-            "plain_over_cohort": round(found["plain"]["wall_seconds"] / found["cohort"]["wall_seconds"], 3),
-            "agreement": agreement(cells, top1["cohort"], top1["plain"], top1["other seed"]),
-        }
-    yield {"top1": {way: {name: round(value, 4) for name, value in scores.items()} for way, scores in top1.items()}}
-
-
-def _plan(asked: GridBenchmark, folder: Path) -> StudyPlan:
-    """The study, on images that are files: the built-in ones are drawn, which is neither program's work."""
-    source, classes, layers = asked.source, asked.classes, None
+    asked, layers = source, None
     layout = images.find_source(str(source) if source else BUILTIN)
     if source is None:
         source = folder / "images"
@@ -135,21 +78,21 @@ def _plan(asked: GridBenchmark, folder: Path) -> StudyPlan:
     chosen = Choices(
         data=str(source),
         recipe=layout.recipe,
-        epochs=QUICK_EPOCHS if asked.quick and asked.epochs is None else asked.epochs,
+        epochs=QUICK_EPOCHS if quick and epochs is None else epochs,
         classes=classes,
-        device=asked.device,
-        layers=QUICK_LAYERS if asked.quick else layers,
+        device=device,
+        layers=QUICK_LAYERS if quick else layers,
         seeds=(0,),
     )
     plan = make_plan(chosen)
     listing = plan.images.listing
     if listing is None or not all((listing.source / each.path).is_file() for each in listing.train + listing.val):
-        raise InputError(f"--data {asked.source}: the plain study reads image files: name a folder that holds them")
+        raise InputError(f"--data {asked}: the plain study reads image files: name a folder that holds them")
     return plan
 
 
 def _unpacked(tar: Path, folder: Path) -> Path:
-    """The files of an uncompressed tar in `folder`."""
+    """Unpack an uncompressed tar into `folder`."""
     try:
         with disk_errors(folder), tarfile.open(tar, "r:") as archive:
             archive.extractall(folder, filter="data")
@@ -158,21 +101,35 @@ def _unpacked(tar: Path, folder: Path) -> Path:
     return folder
 
 
-# -- what the arithmetic takes --------------------------------------------------------------------------------------
+def describe(plan: StudyPlan) -> Found:
+    """Return the facts about a study that its numbers depend on."""
+    recipe, cells = plan.recipe, plan.cells()
+    steps = {task: recipe.steps_for(plan.train[task]) for task in TASKS}
+    return {
+        "networks": len(cells),
+        "classes": {task: len(plan.classes[task]) for task in TASKS},
+        "train_images": plan.train,
+        "val_images": plan.val,
+        "recipe": recipe.name,
+        "batch": recipe.batch,
+        "steps": steps,
+        "images_trained": sum(steps[cell.target] for cell in cells) * recipe.batch,
+    }
 
 
-def _limit(plan: StudyPlan, cells: Sequence[Cell]) -> Found:
-    """Multiply-adds of the study both ways, the machine's rates, and the seconds they come to.
+def compute_limit(plan: StudyPlan) -> Found:
+    """Return the study's multiply-adds both ways, the machine's rates, and the seconds they come to.
 
     Rates are those of all workers of a study together, each with a study's threads: of a product of large matrices, and
     of the network's own convolutions and products, forward and backward.
     """
     jobs: dict[tuple[bool, str], list[Cell]] = {}
+    cells = plan.cells()
     for cell in cells:
         jobs.setdefault((cell.source is None, cell.target), []).append(cell)
     counts = {
-        "cohort": sum(_multiply_adds(plan, together) for together in jobs.values()),
-        "plain": sum(_multiply_adds(plan, [cell]) for cell in cells),
+        "fasttransfer": sum(_multiply_adds(plan, together) for together in jobs.values()),
+        "plain PyTorch": sum(_multiply_adds(plan, [cell]) for cell in cells),
     }
     rates = _rates(plan)
     return {
@@ -185,7 +142,7 @@ def _limit(plan: StudyPlan, cells: Sequence[Cell]) -> Found:
 
 
 def _multiply_adds(plan: StudyPlan, cells: Sequence[Cell]) -> int:
-    """Training and validation of `cells` on one stream."""
+    """Count training and validation of `cells` on one stream."""
     recipe, task = plan.recipe, cells[0].target
     sizes = recipe.geometry, recipe.outputs_for(task, plan.classes)
     steps = recipe.steps_for(plan.train[task])
@@ -194,7 +151,7 @@ def _multiply_adds(plan: StudyPlan, cells: Sequence[Cell]) -> int:
 
 
 def _rates(plan: StudyPlan) -> dict[str, float]:
-    """What is measured -> multiply-adds per second of all workers together."""
+    """Return the multiply-adds per second of all workers together, by what is measured."""
     workers = devices.count_workers(plan.device, plan.threads)
     context = mp.get_context("spawn")
     outputs = plan.recipe.outputs_for("A", plan.classes)
@@ -209,7 +166,7 @@ def _rates(plan: StudyPlan) -> dict[str, float]:
 def rates_of_one(
     geometry: Geometry, outputs: int, batch: int, precision: str, device: str, threads: int, meet: Callable[[], object]
 ) -> dict[str, float]:
-    """What is measured -> multiply-adds per second of one process; `meet` waits until the others are as far."""
+    """Return the multiply-adds per second of one process; `meet` waits until the others are as far."""
     torch.set_num_threads(threads)
     devices.keep_freed_memory()
     dtype, place = inputs.dtype_of(precision), torch.device(device)
@@ -221,56 +178,42 @@ def rates_of_one(
     }
     found = {}
     for name, (call, macs) in calls.items():
-        call()
+        timer = Rounds({name: lambda i, call=call: call()}, place, sample=_SAMPLE)  # type: ignore[misc]
         meet()
-        samples = [_seconds(call, place) for _ in range(7)]
-        found[name] = macs / statistics.median(samples)
+        found[name] = macs / statistics.median(timer.run(7)[name])
     return found
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Of one call, by repeating it."""
-    start, count = time.perf_counter(), 0
-    while (spent := time.perf_counter() - start) < _SAMPLE or not count:
-        call()
-        count += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return spent / count
-
-
-# -- both ways ------------------------------------------------------------------------------------------------------
-
-
-def _by_cohort(plan: StudyPlan, seed: int, folder: Path, console: Console) -> tuple[Found, Top1]:
-    """The study by `fasttransfer grid`, as a user would run it; what it took, and how each network scored."""
+def train_together(plan: StudyPlan, seed: int, folder: Path) -> tuple[Found, Top1]:
+    """Train the study with `fasttransfer grid`, as a user would; return what it took and each network's top-1."""
     choices, out = plan.choices, folder / f"run-{seed}"
     words = ["grid", "--data", choices.data, "--recipe", str(choices.recipe), "--device", plan.device]
     words += ["--layers", *map(str, plan.layers), "--seeds", str(seed)]
     words += ["--epochs", str(choices.epochs)] if choices.epochs is not None else []
     words += ["--classes", str(choices.classes)] if choices.classes is not None else []
-    found = _run(["-m", "fasttransfer", *words, "--out", str(out)], folder, console)
+    found = run_python(["-m", "fasttransfer", *words, "--out", str(out)], folder)
     shown = ["IMAGES" if word == choices.data else word for word in words]
     results = records.read_results(out).results
     return {"command": shlex.join(["fasttransfer", *shown]), **found}, {r.name: r.last_top1 or 0.0 for r in results}
 
 
-def _plainly(plan: StudyPlan, cells: Sequence[Cell], folder: Path, console: Console) -> tuple[Found, Top1]:
-    """The study by `baselines.study` under the fastest of its settings, which are tried first and not counted."""
+def train_plainly(plan: StudyPlan, folder: Path) -> tuple[Found, Top1]:
+    """Train the study with `baselines.study` under the fastest of its settings, which are tried first, not counted."""
+    cells = plan.cells()
     job, tried, result = folder / "job.json", folder / "tried.json", folder / "plain.json"
     module = ["-m", "fasttransfer.bench.baselines.study"]
     job.write_text(json.dumps(job_of(plan, cells, None)))
-    _run([*module, "tune", str(job), str(tried)], folder, console)
+    run_python([*module, "tune", str(job), str(tried)], folder)
     settings = json.loads(tried.read_text())
     best = plain.Settings(**{f.name: settings[0][f.name] for f in dataclasses.fields(plain.Settings)})
     job.write_text(json.dumps(job_of(plan, cells, best)))
-    found = _run([*module, "train", str(job), str(result)], folder, console)
+    found = run_python([*module, "train", str(job), str(result)], folder)
     top1 = {name: checks[-1] for name, checks in json.loads(result.read_text()).items()}
     return {"settings": asdict(best), "settings_tried": settings, **found}, top1
 
 
 def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | None) -> Found:
-    """The study in the form that `baselines.study` reads."""
+    """Return the study in the form that `baselines.study` reads."""
     listing, recipe = plan.images.listing, plan.recipe
     assert listing is not None
 
@@ -298,17 +241,16 @@ def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | No
     }
 
 
-def _run(words: Sequence[str], folder: Path, console: Console) -> Found:
-    """Runs Python with `words` to the end; seconds and memory that it and its children took."""
+def run_python(words: Sequence[str], folder: Path) -> Found:
+    """Run Python with `words` to the end; return the seconds and the memory that it and its children took."""
     environment = os.environ | {"FASTTRANSFER_CACHE": str(folder / "cache")}
     log = folder / "log.txt"
     with log.open("w") as file:
         start = time.monotonic()
         process = subprocess.Popen([sys.executable, *words], env=environment, stdout=file, stderr=subprocess.STDOUT)
-        peak = Peak(process.pid)
+        peak = PeakMemory(process.pid)
         try:
-            with console.status(shlex.join([Path(word).name for word in words[1:5]])):
-                code = process.wait()
+            code = process.wait()
         finally:
             process.kill()
             seconds, most = time.monotonic() - start, peak.stop()
@@ -317,20 +259,51 @@ def _run(words: Sequence[str], folder: Path, console: Console) -> Found:
     return {"wall_seconds": round(seconds, 2), "peak_memory_bytes": most}
 
 
-def _rated(found: Found, way: str, trained: int, limit: Found) -> Found:
-    """`found` with what follows from it: the rate of training, and the share of the limits on the way's own sums."""
-    seconds = found["wall_seconds"]
-    shares = {name: round(least / seconds, 4) for name, least in limit["seconds"][way].items()} if limit else {}
-    return found | {"images_per_second": round(trained / seconds, 1), "of_limit": shares}
+class PeakMemory:
+    """The largest memory of a process and its children together (Linux), sampled twice a second."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._most, self._over = pid, 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Stop and return the bytes; pages that processes share are counted once (proportional set size)."""
+        self._over.set()
+        self._thread.join()
+        return self._most
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            self._most = max(self._most, sum(_memory(pid) for pid in _family(self._pid)))
 
 
-# -- whether they agree ---------------------------------------------------------------------------------------------
+def _family(pid: int) -> list[int]:
+    """Return `pid` and its living descendants."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except OSError:
+            continue
+        for child in children:
+            found += _family(int(child))
+    return found
 
 
-def agreement(cells: Sequence[Cell], cohort: Top1, plainly: Top1, other: Top1) -> Found:
-    """How far the plain study's top-1 are from the cohort's, beside the cohort's under another seed.
+def _memory(pid: int) -> int:
+    """Return the proportional set size of a process in bytes; 0 if it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
-    A difference is one network's top-1 less that of the same network in the cohort's study. Networks that share a
+
+def agreement(cells: Sequence[Cell], ours: Top1, theirs: Top1, other: Top1) -> Found:
+    """Return how far the plain study's top-1 are from ours, beside ours under another seed.
+
+    A difference is one network's top-1 less that of the same network in our study. Networks that share a
     target and what they copy from go up and down with one base, so the noise of the mean difference is taken from such
     groups: the root mean square of their mean differences between two seeds, by the root of their number. Within two
     and a half of it the two ways agree: the 95 % point of Student's t with six degrees of freedom, as many as there are
@@ -340,18 +313,18 @@ def agreement(cells: Sequence[Cell], cohort: Top1, plainly: Top1, other: Top1) -
     groups: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         groups.setdefault((cell.target, cell.source or cell.target), []).append(cell.name)
-    seeds = {name: other[name] - cohort[name] for name in names}
-    ways = {name: plainly[name] - cohort[name] for name in names}
+    seeds = {name: other[name] - ours[name] for name in names}
+    ways = {name: theirs[name] - ours[name] for name in names}
     of_groups = [statistics.fmean(seeds[name] for name in group) for group in groups.values()]
     noise = math.sqrt(statistics.fmean(mean**2 for mean in of_groups) / len(of_groups))
     mean = statistics.fmean(ways.values())
     return {
         "mean_top1": {
             way: round(statistics.fmean(scores[name] for name in names), 4)
-            for way, scores in (("cohort", cohort), ("plain", plainly), ("cohort, other seed", other))
+            for way, scores in (("fasttransfer", ours), ("plain PyTorch", theirs), ("fasttransfer, other seed", other))
         },
-        "plain - cohort": {"mean": round(mean, 4), "spread": round(statistics.pstdev(ways.values()), 4)},
-        "other seed - cohort": {
+        "plain - ours": {"mean": round(mean, 4), "spread": round(statistics.pstdev(ways.values()), 4)},
+        "other seed - ours": {
             "mean": round(statistics.fmean(seeds.values()), 4),
             "spread": round(statistics.pstdev(seeds.values()), 4),
         },

@@ -1,4 +1,7 @@
-"""Every operator at the sizes of the paper's network: natively, as PyTorch users write it, and that compiled."""
+"""The cases of `fasttransfer bench operators`: every operator at the sizes of the paper's network.
+
+Each is timed natively, as PyTorch users write it, that compiled, and against a plain copy of the bytes it moves.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ from PIL import Image
 from torch import Tensor
 
 from fasttransfer import ops
-from fasttransfer.bench.timing import CACHES
+from fasttransfer.bench.harness import CACHES, Call, emulates
 from fasttransfer.core import randomness
 from fasttransfer.networks.geometry import CAFFENET, layer_of
 from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
+from fasttransfer.ops.native import CPU_ONLY
 
 BATCH = 64  # images
 KEPT_AT = {1: 0.73, 2: 0.41, 5: 0.54}  # cut -> share of its features that are not zero, bench/results/features.json
 KEPT = KEPT_AT[5]
 
-Call = Callable[[int], object]
-
 
 @dataclass(frozen=True)
 class Case:
-    """One operator on one size and type.
+    """One operator on one size and dtype.
 
-    `least_bytes` is what has to be read and written at the least, `flops` the operations of convolutions.
-    `variants(device)` makes the inputs and returns "native" and what it is held against, each to be called with a
-    running number.
+    Attributes:
+        least_bytes: what any implementation has to read and write.
+        variants: makes the inputs on a device and returns the calls to compare, "native" first.
+        multiplies: whether matrix products or convolutions dominate.
     """
 
     operator: str
@@ -39,16 +42,24 @@ class Case:
     work: str
     least_bytes: int
     variants: Callable[[torch.device], dict[str, Call]]
-    flops: int = 0
+    multiplies: bool = False
 
     @property
     def label(self) -> str:
         """The case in one line."""
         return f"{self.operator} {self.size} {str(self.dtype).removeprefix('torch.')} {self.work}"
 
+    def why_not(self, device: torch.device) -> str | None:
+        """Return why the case cannot be measured on a device; None if it can."""
+        if device.type == "cuda" and self.operator in CPU_ONLY:
+            return f"{self.operator} has no CUDA kernel"
+        if self.multiplies and emulates(device, self.dtype):
+            return "this processor emulates products in bfloat16"
+        return None
+
 
 def cases() -> list[Case]:
-    """All of them."""
+    """Return all cases."""
     on_images = [_resize(375, 500), _resize(500, 375)]
     return on_images + [
         case
@@ -68,7 +79,7 @@ def cases() -> list[Case]:
 
 
 def _rotated(bytes_each: int, make: Callable[[], Sequence[Tensor]]) -> Callable[[int], Sequence[Tensor]]:
-    """Enough equal sets of inputs that by the time one comes round again no cache holds it."""
+    """Return equal sets of inputs by running number: more than the caches hold."""
     sets = [make() for _ in range(max(1, min(8, -(-CACHES // bytes_each))))]
     return lambda i: sets[i % len(sets)]
 
@@ -161,8 +172,7 @@ def _frozen(stage: int, dtype: torch.dtype) -> Case:
     elements = torch.Size(shape).numel()
     result = BATCH * torch.Size(CAFFENET.cut_shape(stage)).numel()
     traffic = (elements + result + torch.Size(weight_shape).numel()) * dtype.itemsize
-    flops = 2 * BATCH * CAFFENET.macs(1)[stage - 1]
-    return Case("conv_relu_pool_lrn", f"stage {stage}, batch {BATCH}", dtype, "forward", traffic, variants, flops)
+    return Case("conv_relu_pool_lrn", f"stage {stage}, batch {BATCH}", dtype, "forward", traffic, variants, True)
 
 
 def _behind_pooling(stage: int, dtype: torch.dtype) -> Case:
@@ -171,7 +181,7 @@ def _behind_pooling(stage: int, dtype: torch.dtype) -> Case:
 
     def variants(device: torch.device) -> dict[str, Call]:
         weight = _channels_last(weight_shape, dtype, device)
-        wanted = stage > 1  # nobody wants the gradient of the images
+        wanted = stage > 1  # training needs no gradient of the images
 
         def make() -> Sequence[Tensor]:
             x = _channels_last(shape, dtype, device)
@@ -195,9 +205,8 @@ def _behind_pooling(stage: int, dtype: torch.dtype) -> Case:
     result = BATCH * CAFFENET.channels[stage - 1] * CAFFENET.sides[stage - 1] ** 2
     products = 2 if stage > 1 else 1
     traffic = (result + products * (elements + torch.Size(weight_shape).numel())) * dtype.itemsize
-    flops = 2 * products * BATCH * CAFFENET.macs(1)[stage - 1]
     size = f"stage {stage}, batch {BATCH}, {KEPT_AT[stage]:.0%} not 0"
-    return Case("sparse_conv_backward", size, dtype, "backward", traffic, variants, flops)
+    return Case("sparse_conv_backward", size, dtype, "backward", traffic, variants, True)
 
 
 def _dropout(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Case]:

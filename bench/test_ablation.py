@@ -1,21 +1,24 @@
-"""The training step of the paper's network with each idea taken away in turn: what each is worth on a machine.
+"""The training step of the paper's network without each of its optimisations: what each gains on a machine.
 
-Variants are put together here from the same pieces; the network itself has no switches. What a machine does not use
-has nothing to be taken away there: on a CPU blocks of pixels, halves of channels and recorded graphs.
+Variants are made here from the network's own parts; the product has no switches for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.bench import training
+from fasttransfer.bench import feed, step
+from fasttransfer.bench.harness import Call, emulates
+from fasttransfer.core import machine
 from fasttransfer.networks import inputs
 from fasttransfer.networks.caffenet import CaffeNet, Stage, StepDropout, conv_in_halves, weights_for_blocks
 from fasttransfer.networks.geometry import CAFFENET, Geometry
@@ -24,71 +27,46 @@ from fasttransfer.pipelines.decode import decode
 from fasttransfer.training.cuda_graph import RecordedGraph
 from fasttransfer.training.step import StageTrainer
 
+WHOLE = "all optimisations"
 CUTS = range(1, 8)
-WHOLE = "all ideas"
-COMPILED = "with torch.compile"  # which a study does not use: docs/decisions/compile.md
-
-Call = Callable[[int], object]
 
 
-@dataclass(frozen=True)
-class Idea:
-    """One thing that is taken away.
+def test_ablated_step(compare: Callable[..., Any], device: torch.device, quick: bool) -> None:
+    batch, precision = _size(device, quick)
+    calls = steps(CAFFENET, batch, precision, device)
+    if quick:
+        del calls["with torch.compile"]
+    compare(calls, sample=0.1, work=batch, precision=precision)
 
-    Attributes:
-        instead: what is done in its place.
-        gpu_only: a CPU does without it anyway.
+
+def test_ablated_cohort(compare: Callable[..., Any], device: torch.device, quick: bool) -> None:
+    """Seven frozen cells behind one prefix, and each behind its own."""
+    batch, precision = _size(device, quick)
+    compare(cohorts(CAFFENET, batch, precision, device), sample=0.1, work=7 * batch, precision=precision)
+
+
+def test_ablated_feed(
+    compare: Callable[..., Any], request: pytest.FixtureRequest, device: torch.device, quick: bool, tmp_path: Path
+) -> None:
+    """A step with its images from a raw store in memory, and with JPEGs decoded and resized anew."""
+    batch, precision = _size(device, quick)
+    blobs = feed.gather(request.config.getoption("data"), tmp_path / "images", batch).blobs
+    compare(feeds(CAFFENET, batch, precision, device, blobs), sample=0.1, work=batch, precision=precision)
+
+
+def _size(device: torch.device, quick: bool) -> tuple[int, str]:
+    batch = 128 if device.type == "cuda" else 16 if quick else 64
+    return batch, "fp32" if emulates(device, torch.bfloat16) else "bf16"
+
+
+def steps(geometry: Geometry, batch: int, precision: str, device: torch.device) -> dict[str, Call]:
+    """Return the step with all optimisations and without each that the device uses.
+
+    Without space-to-depth the first convolution reads pixels, 11 x 11 with stride 4; without CUDA graphs the CPU
+    launches every kernel. A study does not use torch.compile (docs/decisions/compile.md).
     """
-
-    name: str
-    instead: str
-    gpu_only: bool = False
-
-
-IDEAS = {
-    "step": (
-        Idea("fused pooling and normalisation", "bias, ReLU, max pooling and LRN as PyTorch has them"),
-        Idea("sparse gradients", "PyTorch's gradients of convolutions, with all the zeros that pooling leaves"),
-        Idea("sgd_step", "torch.optim.SGD (foreach), gradients and weights cast between bf16 and fp32"),
-        Idea("channels-last", "images, weights and features in planes"),
-        Idea("bf16", "fp32"),
-        Idea("space-to-depth", "the first convolution on pixels, 11 x 11 with stride 4", gpu_only=True),
-        Idea("split groups", "grouped convolutions", gpu_only=True),
-        Idea("CUDA graphs", "every kernel launched by the CPU", gpu_only=True),
-    ),
-    "cohort": (Idea("shared prefix", "every cell runs its own frozen stages"),),
-    "feed": (Idea("store", "JPEGs decoded and resized anew in every epoch"),),
-}
-
-
-def variants(
-    group: str,
-    batch: int,
-    device: torch.device,
-    blobs: Sequence[bytes],
-    threads: int,
-    geometry: Geometry = CAFFENET,
-) -> dict[str, Call]:
-    """`WHOLE` and, by the idea's name, what is left without each of `IDEAS[group]` that `device` uses.
-
-    Args:
-        blobs: JPEGs, for "feed".
-        threads: that decode them.
-    """
-    if group == "step":
-        found = _steps(geometry, batch, device)
-    elif group == "cohort":
-        found = _cohorts(geometry, batch, device)
-    else:
-        found = _feeds(geometry, batch, device, blobs, threads)
-    skipped = {idea.name for idea in IDEAS[group] if idea.gpu_only and device.type != "cuda"}
-    return {name: call for name, call in found.items() if name not in skipped}
-
-
-def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Call]:
     on_gpu = device.type == "cuda"
-    images = training.random_images(geometry, batch, "bf16", device)
-    pixels = torch.randn(batch, *geometry.cut_shape(0), device=device).to(torch.bfloat16)
+    images = step.random_images(geometry, batch, precision, device)
 
     def made(
         x: Tensor = images,
@@ -103,8 +81,8 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
                 _exchange(net, stage)
             change(net)
 
-        trainee = training.trainee_of(geometry, "bf16", device, change=changed, kind=kind)
-        return training.stepping(trainee, x, recorded=recorded)
+        trainer = step.trainer_of(geometry, precision, device, change=changed, kind=kind)
+        return step.stepping(trainer, x, recorded=recorded)
 
     found = {
         WHOLE: made(),
@@ -112,10 +90,12 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
         "sparse gradients": made(stage=_Dense),
         "sgd_step": made(kind=_PlainUpdate),
         "channels-last": made(images.contiguous(), stage=_Planes, change=_in_planes),
-        "bf16": training.fast(geometry, batch, "fp32", device),
-        COMPILED: training.fast(geometry, batch, "bf16", device, compiled=True),
+        "with torch.compile": step.fast(geometry, batch, precision, device, compiled=True),
     }
+    if precision == "bf16":
+        found["bf16"] = step.fast(geometry, batch, "fp32", device)
     if on_gpu:
+        pixels = torch.randn(batch, *geometry.cut_shape(0), device=device).to(inputs.dtype_of(precision))
         found |= {
             "space-to-depth": made(pixels.contiguous(memory_format=torch.channels_last)),
             "split groups": made(stage=_Grouped),
@@ -124,15 +104,15 @@ def _steps(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Ca
     return found
 
 
-def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, Call]:
-    """Seven frozen cells: on one stream behind one prefix, and each behind its own."""
-    images = training.random_images(geometry, batch, "bf16", device)
-    frozen = training.trainee_of(geometry, "bf16", device).net
-    trainees = {n: training.trainee_of(geometry, "bf16", device, start=n) for n in CUTS}
+def cohorts(geometry: Geometry, batch: int, precision: str, device: torch.device) -> dict[str, Call]:
+    """Return seven frozen cells behind one prefix, and each behind its own."""
+    images = step.random_images(geometry, batch, precision, device)
+    frozen = step.trainer_of(geometry, precision, device).net
+    trainers = {n: step.trainer_of(geometry, precision, device, start=n) for n in CUTS}
     features = {n: torch.empty(0) for n in CUTS}
-    labels = torch.randint(training.OUTPUTS, (batch,), device=device)
+    labels = torch.randint(step.OUTPUTS, (batch,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = StepDropout({7: 7, 8: 8}, at, training.DROPOUT)
+    drop = StepDropout({7: 7, 8: 8}, at, step.DROPOUT)
 
     def together(given: Mapping[str, Tensor]) -> None:
         x = given["images"]
@@ -140,14 +120,14 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
             with torch.no_grad():
                 x = frozen(x, start=n - 1, stop=n, drop=drop)
             features[n] = x
-        for n, trainee in trainees.items():
-            trainee.step(features[n], labels, drop, lr)
+        for n, trainer in trainers.items():
+            trainer.step(features[n], labels, drop, lr)
 
     def alone(given: Mapping[str, Tensor]) -> None:
-        for n, trainee in trainees.items():
+        for n, trainer in trainers.items():
             with torch.no_grad():
                 x = frozen(given["images"], stop=n, drop=drop)
-            trainee.step(x, labels, drop, lr)
+            trainer.step(x, labels, drop, lr)
 
     def call(run: Callable[[Mapping[str, Tensor]], None]) -> Call:
         recorded = RecordedGraph(run) if device.type == "cuda" else run
@@ -156,41 +136,41 @@ def _cohorts(geometry: Geometry, batch: int, device: torch.device) -> dict[str, 
     return {WHOLE: call(together), "shared prefix": call(alone)}
 
 
-def _feeds(
-    geometry: Geometry, batch: int, device: torch.device, blobs: Sequence[bytes], threads: int
+def feeds(
+    geometry: Geometry, batch: int, precision: str, device: torch.device, blobs: Sequence[bytes]
 ) -> dict[str, Call]:
-    """A training step with its images: gathered from a raw store in memory, or decoded from their files."""
+    """Return a training step with its images from a raw store in memory, and decoded from JPEGs."""
     side, crop = geometry.store, geometry.crop
     stored = torch.randint(0, 256, (4 * batch, side, side, 3), dtype=torch.uint8, device=device)
     mean = torch.rand(side, side, 3, device=device) * 255
-    entrance = inputs.choose_input_form(geometry, device.type, "bf16")
-    trainee = training.trainee_of(geometry, "bf16", device)
-    x = training.random_images(geometry, batch, "bf16", device)
-    step = training.stepping(trainee, x, recorded=device.type == "cuda")
-    pool, files = ThreadPoolExecutor(threads), [blobs[i % len(blobs)] for i in range(batch)]
+    form = inputs.choose_input_form(geometry, device.type, precision)
+    trainer = step.trainer_of(geometry, precision, device)
+    x = step.random_images(geometry, batch, precision, device)
+    train = step.stepping(trainer, x, recorded=device.type == "cuda")
+    pool, files = ThreadPoolExecutor(machine.cores()), [blobs[i % len(blobs)] for i in range(batch)]
 
     def fed(images: Tensor, rows: Tensor) -> None:
         top, left = torch.randint(0, side - crop + 1, (2, batch), device=device)
         mirror = torch.rand(batch, device=device) < 0.5
-        x.copy_(augment([images], rows, mean, top, left, mirror, crop=crop, scale=1.0, **entrance))
+        x.copy_(augment([images], rows, mean, top, left, mirror, crop=crop, scale=1.0, **form))
 
     def whole(i: int) -> None:
         fed(stored, torch.randint(0, len(stored), (batch,), device=device))
-        step(i)
+        train(i)
 
     def decoded(i: int) -> None:
         images = np.stack(list(pool.map(lambda file: decode(file, side), files)))
         fed(torch.from_numpy(images).to(device), torch.arange(batch, device=device))
-        step(i)
+        train(i)
 
     return {WHOLE: whole, "store": decoded}
 
 
-# -- what is put in place of an idea ---------------------------------------------------------------------------------
+# -- the replacements -----------------------------------------------------------------------------------------------
 
 
 def _exchange(net: CaffeNet, kind: type[Stage]) -> None:
-    """Puts stages of another kind in the place of stages 1 to 5, before weights are loaded."""
+    """Replace stages 1 to 5 by stages of another kind, before weights are loaded."""
     for i, stage in enumerate(net.stages[:5]):
         assert isinstance(stage, Stage)
         weight = stage.weight
@@ -198,7 +178,7 @@ def _exchange(net: CaffeNet, kind: type[Stage]) -> None:
 
 
 class _Composite(Stage):
-    """Bias, ReLU, pooling and normalisation one after another."""
+    """Bias, ReLU, pooling and normalisation as separate operators."""
 
     def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
         if not self.pools:
@@ -210,7 +190,7 @@ class _Composite(Stage):
 
 
 class _Planes(Stage):
-    """Weights of blocks in planes too."""
+    """Images, weights and features in planes (contiguous memory), also the weights of blocks."""
 
     def _convolve(self, x: Tensor) -> Tensor:
         if self.stage == 1 and x.shape[1] != 3:
@@ -222,7 +202,7 @@ class _Planes(Stage):
 
 
 class _Dense(Stage):
-    """Convolutions whose gradients are PyTorch's."""
+    """Convolutions with PyTorch's gradients, which multiply with all the zeros that pooling leaves."""
 
     def _convolve(self, x: Tensor) -> Tensor:
         if not self.pools or x.is_cuda:
@@ -231,7 +211,7 @@ class _Dense(Stage):
 
 
 class _Grouped(Stage):
-    """Convolutions in groups as they are written."""
+    """Grouped convolutions, where a GPU gets two halves."""
 
     def _convolve(self, x: Tensor) -> Tensor:
         if self.groups == 1:
@@ -247,7 +227,7 @@ def _in_planes(net: CaffeNet) -> None:
 
 
 class _PlainUpdate(StageTrainer):
-    """PyTorch's optimiser on float32 weights, from which the network's are rounded anew in every step."""
+    """torch.optim.SGD on float32 weights, from which every step rounds the network's."""
 
     def step(self, x: Tensor, labels: Tensor, drop: StepDropout, lr: Tensor) -> Tensor:
         own = list(self.weights.values())

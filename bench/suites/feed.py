@@ -1,7 +1,7 @@
-"""Images from files to batches, against what is commonly done with the same images on the same cores.
+"""The cases of `fasttransfer bench feed`: images from files to batches, against what is commonly done with them.
 
 Four steps: files in memory to pixels; the same with the resize to a store's side; a whole source to a store on disk; a
-store to the network's batches. What memory the last two take is measured in `memory`.
+store to the network's batches. The memory of the last two is in bench/memory.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,16 +24,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from fasttransfer.bench.baselines import loaders
-from fasttransfer.bench.timing import copying
+from fasttransfer.bench.harness import Call, copying
 from fasttransfer.core import randomness
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder, make_folder
 from fasttransfer.networks.geometry import CAFFENET
-from fasttransfer.ops import resize
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.dali_feed import DaliFeed, has_dali
 from fasttransfer.pipelines.decode import decode
@@ -46,20 +44,20 @@ from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 SIDE, CROP, BLOCK = CAFFENET.store, CAFFENET.crop, CAFFENET.stride
 BATCH = 64  # images
 BUILTIN_SIDE = 400  # pixels: drawn images that are about as large as photographs on the web
-
-Call = Callable[[int], object]
+STEPS = ("decode", "resize", "prepare", "feed")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class DataCase:
-    """The images that all is measured on: JPEG files in class folders, and the same files' bytes."""
+class JpegSource:
+    """The images to measure on: JPEG files in class folders, and the same files' bytes."""
 
     listing: Listing
     blobs: Sequence[bytes]
 
     @property
     def facts(self) -> dict[str, float]:
-        """What the numbers depend on; `bytes` and `pixels` are means."""
+        """What the numbers depend on: how many images, how many different ones, their mean bytes and pixels."""
         sizes = [Image.open(io.BytesIO(blob)).size for blob in self.blobs]
         return {
             "images": len(self.blobs),
@@ -71,25 +69,25 @@ class DataCase:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for a while, on the disk where stores are kept."""
+    """Yield a temporary folder on the disk where stores are kept."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir=make_folder(cache_folder())) as folder:
         yield Path(folder)
 
 
-def gather(source: Path | None, folder: Path, count: int) -> DataCase:
-    """`count` images, see `lay_out`."""
+def gather(source: Path | None, folder: Path, count: int) -> JpegSource:
+    """Lay out `count` images in `folder`, see `lay_out`, and read them."""
     lay_out(source, folder, count)
     listing = list_images(folder)
-    return DataCase(listing, [listing.read(image) for image in listing.train + listing.val])
+    return JpegSource(listing, [listing.read(image) for image in listing.train + listing.val])
 
 
 def lay_out(source: Path | None, folder: Path, count: int) -> None:
-    """Puts `count` JPEGs into class folders in `folder`: of `source`, spread over its classes, or drawn ones.
+    """Put `count` JPEGs of `source`, spread over its classes, or drawn ones into class folders in `folder`.
 
-    Where there are fewer they come again, as links to the same file.
+    Where there are fewer, they are repeated as links to the same file.
 
     Raises:
-        InputError: no images there, or none that every decoder here reads.
+        InputError: the source has no images, or none that all decoders read.
     """
     if source is None:
         source = folder.with_name(f"{folder.name}-drawn")
@@ -122,7 +120,7 @@ def _plain(data: bytes) -> bool:
 
 @contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """Only so many of the cores that this process may use, for this thread and what it starts."""
+    """Limit this thread, and the threads and processes that it starts, to some of the cores."""
     threads, allowed = torch.get_num_threads(), os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, sorted(allowed)[:count])  # threads and processes that start now inherit it
@@ -133,21 +131,35 @@ def on_cores(count: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def variants(
+    step: str, source: JpegSource, folder: Path, cores: int, device: torch.device
+) -> tuple[int, dict[str, Call]]:
+    """Return the images per call and the calls of one of `STEPS`."""
+    some = source.blobs[: 4 * BATCH]
+    if step == "decode":
+        return len(some), decoders(some, cores, device)
+    if step == "resize":
+        return len(some), resizers(some, cores, device)
+    if step == "prepare":
+        return len(source.blobs), preparations(source, folder, cores, device)
+    return BATCH, feeds(source, folder, cores, device)
+
+
 def decoders(blobs: Sequence[bytes], threads: int, device: torch.device) -> dict[str, Call]:
-    """JPEGs in memory to pixels; each call decodes all of `blobs`."""
+    """Return decoders of JPEGs in memory to pixels; each call decodes all of `blobs`."""
     found = {
         "Pillow": _in_threads(lambda blob: np.asarray(Image.open(io.BytesIO(blob)).convert("RGB")), blobs, threads),
         "torchvision": _in_threads(_torchvision, blobs, threads),
     }
     if has_dali():
-        found["DALI"] = _dali_decoder(blobs, threads, torch.device("cpu"), None)
+        found["DALI"] = _dali_decoder(blobs, threads, CPU, None)
         if device.type == "cuda":
             found["DALI mixed"] = _dali_decoder(blobs, threads, device, None)
     return found
 
 
 def resizers(blobs: Sequence[bytes], threads: int, device: torch.device) -> dict[str, Call]:
-    """JPEGs in memory to pixels of a store's side, bilinear with antialias; each call does all of `blobs`."""
+    """Return decoders to pixels of a store's side, bilinear with antialias; each call does all of `blobs`."""
 
     def pillow(blob: bytes) -> object:
         image = Image.open(io.BytesIO(blob)).convert("RGB")
@@ -164,8 +176,7 @@ def resizers(blobs: Sequence[bytes], threads: int, device: torch.device) -> dict
         "torchvision": _in_threads(torchvision, blobs, threads),
     }
     if has_dali():
-        found["DALI"] = _dali_decoder(blobs, threads, torch.device("cpu"), SIDE)
-        found["DALI + fasttransfer's resize"] = _dali_and_resize(blobs, threads)
+        found["DALI"] = _dali_decoder(blobs, threads, CPU, SIDE)
         if device.type == "cuda":
             found["DALI mixed"] = _dali_decoder(blobs, threads, device, SIDE)
     return found
@@ -184,24 +195,7 @@ def _in_threads(work: Callable[[bytes], object], blobs: Sequence[bytes], threads
     return lambda i: list(pool.map(lambda task: [work(blob) for blob in task], tasks))
 
 
-def _dali_and_resize(blobs: Sequence[bytes], threads: int) -> Call:
-    """A pipeline a thread, whose images the thread resizes itself: neither waits for the other's batch."""
-    shares = [blobs[start::threads] for start in range(threads)]
-    resized = [
-        _dali_decoder(share, 1, torch.device("cpu"), None, lambda some: [resize(from_dlpack(p), SIDE) for p in some])
-        for share in shares
-    ]
-    pool = ThreadPoolExecutor(threads)
-    return lambda i: list(pool.map(lambda call: call(i), resized))
-
-
-def _dali_decoder(
-    blobs: Sequence[bytes],
-    threads: int,
-    device: torch.device,
-    side: int | None,
-    use: Callable[[Any], object] = lambda images: None,
-) -> Call:
+def _dali_decoder(blobs: Sequence[bytes], threads: int, device: torch.device, side: int | None) -> Call:
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
     from nvidia.dali.types import DALIDataType, DALIInterpType
@@ -223,31 +217,31 @@ def _dali_decoder(
         for batch in batches:
             pipeline.feed_input("jpegs", batch)
             pipeline.schedule_run()
-            (decoded,) = pipeline.outputs()
-            use(decoded)
+            pipeline.outputs()
 
     return call
 
 
-def preparations(work: DataCase, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
-    """The whole of the source, from its files to a store on disk, and its files only decoded, as fast as can be."""
+def preparations(source: JpegSource, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
+    """Return what turns all files of the source into a store on disk, and decoders that only decode them."""
 
     def run(kind: Kind, i: int) -> None:
         store = folder / f"{kind}-{threads}"
         shutil.rmtree(store, ignore_errors=True)
-        prepare_into(work.listing, store, size=SIDE, kind=kind, device=device.type, log=lambda text: None)
+        prepare_into(source.listing, store, size=SIDE, kind=kind, device=device.type, log=lambda text: None)
 
-    decoded = decoders(work.blobs, threads, device)
+    decoded = decoders(source.blobs, threads, device)
     found: dict[str, Call] = {f"prepare {kind}": partial(run, kind) for kind in ("raw", "jpeg")}
     return found | {f"decode only, {name}": call for name, call in decoded.items() if name != "Pillow"}
 
 
-def feeds(raw: Store, jpeg: Store, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
-    """Stores' training batches of `BATCH`, side 256 to crop 227, by every way from the same stored images.
+def feeds(source: JpegSource, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
+    """Return every way from the same stored images to training batches of `BATCH`, from side 256 to crops of 227.
 
-    This project's are bfloat16 in blocks of 4 x 4 pixels with a mean image taken off. The others, see `loaders`,
-    read the jpeg store's images from a file each, and do less: float32, no blocks, a mean colour.
+    This project's batches are bfloat16 in blocks of 4 x 4 pixels, less a mean image. The others, see `loaders`, read
+    the images of the jpeg store from a file each and do less: float32, no blocks, a mean colour.
     """
+    raw, jpeg = (_store(source, folder / f"store-{kind}", kind) for kind in ("raw", "jpeg"))
     assert isinstance(jpeg.train, JpegStorePart)
     files = []
     for row in range(len(jpeg.train)):
@@ -268,7 +262,7 @@ def feeds(raw: Store, jpeg: Store, folder: Path, threads: int, device: torch.dev
 
 
 def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Call:
-    """One training batch a call, of all images of a store."""
+    """Return one training batch per call, of all images of a store."""
     feed: Callable[..., Feed] = MemoryFeed if kind == "raw" else partial(DaliFeed, threads=threads)
     part = store.train
     every = TaskImages(part, np.arange(len(part)), part.labels)
@@ -289,10 +283,8 @@ def training(store: Store, kind: Kind, threads: int, device: torch.device) -> Ca
     return lambda i: made.train(next(steps))
 
 
-def stores(work: DataCase, folder: Path) -> Mapping[Kind, Store]:
-    """The images, prepared once for the feeds."""
-    kinds: tuple[Kind, ...] = ("raw", "jpeg")
-    return {
-        kind: prepare_into(work.listing, folder / f"store-{kind}", size=SIDE, kind=kind, log=lambda text: None)
-        for kind in kinds
-    }
+def _store(source: JpegSource, folder: Path, kind: Kind) -> Store:
+    """Return the images as a store, which is prepared once for all feeds."""
+    if folder.exists():
+        return Store.open(folder)
+    return prepare_into(source.listing, folder, size=SIDE, kind=kind, log=lambda text: None)
