@@ -240,9 +240,9 @@ def _guard(config: pytest.Config, name: str, samples: Samples, timer: Rounds) ->
     """Fail where a ratio is smaller than the baseline's, and is so again in two further tries."""
     if config.getoption("baseline") is None:
         return
-    recorded = read(config.getoption("baseline"))
+    recorded, here = read(config.getoption("baseline")), describe()
     entry = recorded["benchmarks"].get(name)
-    if entry is None or any(recorded["machine_info"].get(key) != describe().get(key) for key in _SAME_MACHINE):
+    if entry is None or any(recorded["machine_info"].get(key) != here.get(key) for key in _SAME_MACHINE):
         pytest.skip("the baseline is of another kind of machine, or has no such case")
     for _ in range(TRIES - 1):
         if not shrunk(samples, entry["extra_info"]["seconds"]):
@@ -330,7 +330,9 @@ def run(suite: str, *, out: Path | None = None, baseline: Path | None = None, **
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
             raise InputError(f"--only {options.get('only')}: no case of bench {suite} has that in its name")
         if out is not None and written is not None and written.stat().st_size:
-            written.replace(out)
+            written.replace(out)  # also when it was interrupted: with what was measured until then
+        if code == pytest.ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
     finally:
         if written is not None:
             written.unlink(missing_ok=True)

@@ -177,3 +177,24 @@ def test_without_pytest_benchmark_it_says_what_to_install(
     monkeypatch.setitem(__import__("sys").modules, "pytest_benchmark", None)
     assert cli.run(["bench", "step"]) == 2
     assert "pip install 'fasttransfer[bench]'" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_what_it_measured(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(harness.Rounds):
+        begun = 0
+
+        def run(self, rounds: int) -> harness.Samples:
+            raise AssertionError("pytest-benchmark takes the samples")
+
+        def prepare(self, name: str) -> None:
+            type(self).begun += name == "native"
+            if type(self).begun == 6:  # in the second case: the first needs a warm-up and three rounds
+                raise KeyboardInterrupt
+            super().prepare(name)
+
+    monkeypatch.setattr(harness, "Rounds", Interrupted)
+    out = tmp_path / "operators.json"
+    assert cli.run(["bench", "operators", "--only", "dropout 256x9216 float32", "--out", str(out)]) == 130
+    assert list(harness.read(out)["benchmarks"]) == ["operators[dropout 256x9216 float32 forward]"]
