@@ -178,6 +178,12 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info.update(describe())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_generate_json(benchmarks: list[Any]) -> None:
+    """Leave out a benchmark that was interrupted before its first sample, which pytest-benchmark cannot save."""
+    benchmarks[:] = [each for each in benchmarks if each.stats.data]
+
+
 def describe() -> dict[str, str]:
     """Return the facts about this machine to store beside results."""
     return environment.describe_machine() | {"threads": str(torch.get_num_threads())}
