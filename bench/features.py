@@ -54,7 +54,7 @@ Codec = tuple[str, Callable[[bytes], bytes], Callable[[bytes], bytes]]  # name, 
 
 @dataclass(frozen=True)
 class TrainedStudy:
-    """The bases of a study and its images."""
+    """The bases and images of a study."""
 
     study: Study
     folder: Path
@@ -62,7 +62,7 @@ class TrainedStudy:
     store: Store
 
     def features(self, source: str, target: str, part: str) -> dict[int, Tensor]:
-        """Cut -> (N, E) features by the base of `source` of the images of `target`, as they lie in memory."""
+        """Return the features of `target`'s images by the base of `source`: cut -> (N, E) in memory order."""
         study = self.study
         geometry = study.recipe.geometry
         net = CaffeNet(geometry, study.recipe.outputs_for(source, self.classes), torch.bfloat16)
@@ -85,7 +85,7 @@ class TrainedStudy:
 
 
 def open_study(folder: Path) -> TrainedStudy:
-    """The study in `folder`, its images prepared."""
+    """Return the study in `folder`, with its images prepared."""
     study = Study.read(paths.study_file(folder))
     plan = make_plan(Choices(data=study.data, split=study.split, classes=study.classes))
     store = prepare.prepare(
@@ -99,18 +99,18 @@ def open_study(folder: Path) -> TrainedStudy:
 
 
 def kept(x: Tensor) -> float:
-    """The share that is not zero."""
+    """Return the share of elements that are not zero."""
     return int(torch.count_nonzero(x.view(torch.int16))) / x.numel()
 
 
 def strung(x: Tensor) -> Tensor:
-    """(RECORDS, ELEMENTS) of the features in `x`, again from the start where they do not suffice."""
+    """Return (RECORDS, ELEMENTS) of the features in `x`, repeated if they do not suffice."""
     flat = x.flatten()
     return flat.repeat(-(-RECORDS * ELEMENTS // flat.numel()))[: RECORDS * ELEMENTS].view(RECORDS, ELEMENTS)
 
 
 def codecs() -> Iterator[Codec]:
-    """The general compressors that are installed: name, there, back."""
+    """Yield the installed general compressors: name, compress, decompress."""
     try:
         lz4 = importlib.import_module("lz4.block")
         yield "lz4", lz4.compress, lz4.decompress
@@ -126,7 +126,7 @@ def codecs() -> Iterator[Codec]:
 def timed(
     x: Tensor, rounds: int, others: Iterable[Codec] = (), records: int = BLOCK
 ) -> tuple[dict[str, int], dict[str, Samples]]:
-    """Bytes of the features packed and by `others`, and timings of some records there ("pack") and back ("unpack")."""
+    """Return the bytes packed and by `others`, and the seconds to "pack" and to "unpack" some records."""
     blocks = x.split(records)
     packed = [ops.pack_features(block) for block in blocks]
     target = torch.empty_like(blocks[0])
@@ -145,7 +145,7 @@ def timed(
 
 
 def measure(x: Tensor, rounds: int) -> dict[str, Any]:
-    """Sizes against dense features and rates of one core, there and back."""
+    """Return sizes relative to dense features, and the rates of one core in both directions."""
     sizes, timings = timed(x, rounds, codecs())
     rates = {
         way: {name: round(BLOCK * ELEMENTS * 2 / median(t) / 1e9, 3) for name, t in calls.items()}
@@ -159,7 +159,7 @@ def measure(x: Tensor, rounds: int) -> dict[str, Any]:
 
 
 def stored(x: Tensor, folder: Path) -> float:
-    """The bytes of features in a shard, against dense ones."""
+    """Return the size of features in a shard relative to dense ones."""
     with write_shard(
         folder / "stored.shard", entry="bench", position=0, first=0, shape=x.shape[1:], packed=True
     ) as shard:
@@ -168,7 +168,7 @@ def stored(x: Tensor, folder: Path) -> float:
 
 
 def measure_shards(x: Tensor, rounds: int, folder: Path) -> dict[str, Any]:
-    """Rates of writing (fsync included) and of reading batches in random order, verified, from the system's cache."""
+    """Return rates of writing (with fsync) and of reading verified batches in random order from the page cache."""
     path, shape = folder / "0.shard", CAFFENET.cut_shape(5)
     features = x.view(len(x), *shape[1:], shape[0]).permute(0, 3, 1, 2)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).split(BLOCK)

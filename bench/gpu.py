@@ -29,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable
-TOOLKIT = Path("/usr/local/cuda")  # where nvcc is when nobody put it on the path
+TOOLKIT = Path("/usr/local/cuda")  # the usual place of nvcc if it is not on the path
 GRACE = 30.0  # seconds that an interrupted part has to write what it knows
 SUITES = "bench/suites/test_suites.py"
 BENCHES = {
@@ -40,7 +40,7 @@ BENCHES = {
     "cohorts": "bench/test_cohorts.py",
     "feed": f"{SUITES}::test_feed",
 }
-# A wheel of these would bring another PyTorch than the machine's, or needs the GPU's libraries beside it.
+# A wheel of these would replace the machine's PyTorch, or needs the GPU's libraries.
 GIVEN = {"fasttransfer", "torch", "torchvision", "nvidia-dali-cuda130"}
 
 
@@ -64,7 +64,7 @@ class GpuPart:
 
 
 def parts(out: Path, wheels: Path | None, images: Path | None) -> list[GpuPart]:
-    """What is run, in this order."""
+    """Return the parts in the order in which they run."""
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-index"]
     ours = [PYTHON, "-m", "fasttransfer"]
     tests = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=120"]
@@ -118,7 +118,7 @@ def parts(out: Path, wheels: Path | None, images: Path | None) -> list[GpuPart]:
 
 
 def missing(wheels: Path | None) -> list[str]:
-    """What this project needs and the machine lacks, with versions; DALI only where there is a wheel of it."""
+    """Return the requirements that the machine lacks; DALI only if there is a wheel of it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["bench"], *extras["test"]]
@@ -134,7 +134,7 @@ def missing(wheels: Path | None) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """What parts run in: nvcc is found, and a Python that a distribution looks after may be added to."""
+    """Return the environment of the parts: with nvcc, and with permission to add to the system's Python."""
     found = dict(os.environ) | {"PIP_BREAK_SYSTEM_PACKAGES": "1", "PYTHONUNBUFFERED": "1"}
     if "CUDA_HOME" not in found and shutil.which("nvcc") is None and (TOOLKIT / "bin" / "nvcc").exists():
         found["CUDA_HOME"] = str(TOOLKIT)
@@ -142,7 +142,7 @@ def environment() -> dict[str, str]:
 
 
 def run_all(todo: Sequence[GpuPart], out: Path, minutes: float) -> bool:
-    """Runs the parts within so many minutes; whether all that were started passed. `out`/summary.json says of each."""
+    """Run the parts within some minutes, write `out`/summary.json, and return whether all that started passed."""
     end = time.monotonic() + 60 * minutes
     summary: list[dict[str, object]] = []
     good = True
@@ -160,7 +160,7 @@ def run_all(todo: Sequence[GpuPart], out: Path, minutes: float) -> bool:
 
 
 def run_one(part: GpuPart, out: Path, left: float) -> str:
-    """Runs one part, its output into a file, the end of that shown when it fails; returns how it went."""
+    """Run one part, write its output to a file, show the end of it after a failure, and return the outcome."""
     if left < part.least:
         return f"left out: {max(left, 0):.0f} s were left, it takes {part.least:.0f}"
     log = out / f"{part.name.replace(' ', '-')}.log"
@@ -187,7 +187,7 @@ def run_one(part: GpuPart, out: Path, left: float) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """The exit code; None where the time was over, which a part hears as Ctrl-C and in the end as a kill."""
+    """Return the exit code; None if the time was over and the part was interrupted, then killed."""
     try:
         return process.wait(max(1.0, seconds - GRACE))
     except subprocess.TimeoutExpired:
@@ -210,12 +210,12 @@ def _installed(name: str) -> bool:
 
 
 def _sanitizer() -> str:
-    """compute-sanitizer, which lies in the toolkit."""
+    """Return the path of compute-sanitizer, which is in the toolkit."""
     found = environment().get("CUDA_HOME", str(TOOLKIT))
     return shutil.which("compute-sanitizer") or str(Path(found) / "bin" / "compute-sanitizer")
 
 
-# Plain PyTorch would be measured as if it were the kernels.
+# Without the library, plain PyTorch would be measured in place of the kernels.
 _LOADED = """
 import sys
 from fasttransfer.ops import native
@@ -226,7 +226,7 @@ sys.exit(not any("CUDA" in place for place in where.values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the parts; 0 when all that were started passed."""
+    """Run the parts and return 0 if all that started passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("minutes", type=float, help="all there are")
     parser.add_argument("--out", type=Path, default=ROOT / "gpu-results", help="folder of logs and results")

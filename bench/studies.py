@@ -53,7 +53,7 @@ STUDIES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--data", help="images, for those whose name does not begin with builtin")
+    parser.add_argument("--data", help="images, unless the name begins with builtin")
     parser.add_argument("--out", type=Path, help="where to keep the study; by default it is deleted")
     chosen = parser.parse_args()
     command = ["grid", *STUDIES[chosen.study]]

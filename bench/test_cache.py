@@ -1,4 +1,4 @@
-"""What an entry of the feature cache costs beside its features: to make, find, open, check and export.
+"""The cost of an entry of the feature cache: making, finding, opening, checking and exporting it.
 
 Records are of the paper's cut 5, 256 x 6 x 6, and half of their elements are not zero. Making has an fsync per shard.
 """

@@ -69,7 +69,7 @@ def open_study(folder: Path, recipe: str, batch: int, classes: int, device: str)
     for name, weight in CaffeNet(plan.recipe.geometry, outputs).named_weights().items():
         values[name] = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5 * (weight.dim() > 1)
     if plan.recipe.scale == 1.0:
-        values["conv1.weight"] /= 64  # pixels, whose scale the recipe leaves as it is
+        values["conv1.weight"] /= 64  # pixels of 0 to 255, which the recipe does not scale
     tensor_files.save(weights_file(context.folder, base("A", 0)), values, {})
     return context
 

@@ -26,7 +26,7 @@ _QUIET = (
 
 
 def find() -> str | None:
-    """Where Chromium is; None where there is none."""
+    """Return the path of Chromium; None if it is not installed."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
@@ -65,7 +65,7 @@ class Browser:
         self._profile.cleanup()
 
     def open(self, page: Path, *, width: int = 1280, dark: bool = False, script: bool = True) -> None:
-        """Shows the file `page` in a window of `width` points, as a reader whose system is light or dark would."""
+        """Show the file `page` in a window of `width` points on a light or dark system."""
         self.complaints.clear()
         self._call("Emulation.setScriptExecutionDisabled", value=not script)
         self._call(
@@ -128,7 +128,7 @@ class Browser:
 
 
 def _high(descriptor: int) -> int:
-    """The same under a number that nobody else is given, above those that Chromium expects."""
+    """Move a file descriptor to an unused number above those that Chromium expects."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
     os.close(descriptor)
     return moved

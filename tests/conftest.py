@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Hooks and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """So that programs which tests start and interrupt hear it: a shell has those in its background ignore Ctrl-C."""
+    """Let programs that tests start be interrupted: a shell makes its background jobs ignore Ctrl-C."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -27,7 +27,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @pytest.fixture(autouse=True)
 def _gpu(request: pytest.FixtureRequest) -> None:
-    """Tests marked `gpu` are skipped where there is none."""
+    """Skip tests marked `gpu` on machines without one."""
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
 

@@ -1,4 +1,4 @@
-"""Convolutions whose output is pooled and normalised: what tests give them, and what they must return."""
+"""Inputs and expected outputs of convolutions that are followed by pooling and normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the operators' tests run; those marked `gpu` are skipped where there is none (conftest.py)."""
+"""The devices of the operators' tests; conftest.py skips those marked `gpu` on machines without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of both pooling operators share: their numbers, and that they compile."""
+"""Checks that the tests of both pooling operators share: their numbers, and that they compile."""
 
 from __future__ import annotations
 

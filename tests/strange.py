@@ -31,7 +31,7 @@ def scene(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 
 def frame_at(data: bytes, marker: int = 0xC0) -> int:
-    """Where the frame header of a JPEG begins."""
+    """Return the offset of a JPEG's frame header."""
     return data.index(bytes([0xFF, marker]))
 
 
@@ -78,7 +78,7 @@ def png(bits: int, kind: int, width: int, height: int, rows: bytes) -> bytes:
 
 
 def strange() -> dict[str, Strange]:
-    """All of them, by name."""
+    """Return all strange images by name."""
     plain = encoded(scene())
     progressive = encoded(scene(), progressive=True)
     cmyk = encoded(scene().convert("CMYK"))

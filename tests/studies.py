@@ -63,7 +63,7 @@ hidden = [16, 16]
 
 
 def draw_images(folder: Path, classes: tuple[str, ...], *, train: int = 10, val: int = 5, side: int = 32) -> Path:
-    """An ImageFolder of noise around a colour of each class, so that there is something to learn."""
+    """Draw an ImageFolder of noise around a colour per class, so that there is something to learn."""
     random = np.random.default_rng(0)
     for number, name in enumerate(classes):
         colour = np.array([(number * 67) % 200, (number * 131) % 200, (number * 29) % 200])
@@ -92,7 +92,7 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
 
 
 def settled(choices: Choices) -> tuple[StudyPlan, Store]:
-    """What `choices` come to, and their images, prepared."""
+    """Return the plan of `choices` and their prepared images."""
     plan = study_plan.make_plan(choices)
     side = plan.recipe.geometry.store
     return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)

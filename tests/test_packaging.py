@@ -1,4 +1,4 @@
-"""What `make` rests on: the list of versions, the targets, and that a package holds all that it needs."""
+"""The list of versions, the targets of the Makefile, and the contents of the packages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_targets(target: str) -> None:
 
 @pytest.fixture
 def bare_tree(tmp_path: Path) -> Path:
-    """What `make` looks at before it sets anything up."""
+    """`make` checks the machine before it sets anything up."""
     for name in ("Makefile", "pyproject.toml", "setup.py", "constraints.txt"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "csrc").mkdir()

@@ -57,7 +57,7 @@ class JpegSource:
 
     @property
     def facts(self) -> dict[str, float]:
-        """What the numbers depend on: how many images, how many different ones, their mean bytes and pixels."""
+        """The facts behind the numbers: the count of images and of different ones, mean bytes and pixels."""
         sizes = [Image.open(io.BytesIO(blob)).size for blob in self.blobs]
         return {
             "images": len(self.blobs),

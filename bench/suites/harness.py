@@ -200,7 +200,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(scope="session")
 def quick(request: pytest.FixtureRequest) -> bool:
-    """Whether rough numbers in a fraction of the time are enough."""
+    """Rough numbers in a fraction of the time."""
     return bool(request.config.getoption("quick"))
 
 

@@ -333,7 +333,7 @@ def _resize(height: int, width: int) -> Case:
 
 
 def _sgd(dtype: torch.dtype) -> Case:
-    """All parameters of the network; `dtype` is that of the gradients and of the copies the next forward reads."""
+    """An update of the whole network; `dtype` is that of the gradients and of the copies for the next forward pass."""
     shapes = [shape for weight in CAFFENET.weight_shapes(500) for shape in (weight, weight[:1])]
     count = sum(torch.Size(shape).numel() for shape in shapes)
     rounded = dtype != torch.float32

@@ -1,4 +1,4 @@
-"""What the CUDA kernels must do, on the CPU; test_emulated.py compiles them and runs this file under the sanitizers.
+"""Tests of the CUDA kernels on the CPU; test_emulated.py compiles them and runs this file under the sanitizers.
 
 Every case runs with the threads and blocks in several orders and must give the same bits.
 """
@@ -31,7 +31,7 @@ set_order = ctypes.CDLL(LIBRARY).emulation_order
 
 
 def in_every_order(function: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
-    """What `function` returns, which must not depend on the order."""
+    """Return the result of `function`, which must not depend on the order of the threads."""
     results = []
     for order in ORDERS:
         set_order(order)
@@ -136,7 +136,7 @@ def test_augment_is_the_formula(store: int, crop: int, block: int, side: int, dt
 
 
 def test_augment_stays_inside_the_store() -> None:
-    """What cannot be checked without waiting for the GPU is moved to the edge."""
+    """Indices that cannot be checked without waiting for the GPU are clamped to the edge."""
     images, mean = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8), torch.zeros(8, 8, 3)
     mirror = torch.zeros(4, dtype=torch.bool)
     wild = torch.tensor([-1, 2**40, -(2**40), 99])
@@ -202,7 +202,7 @@ def test_features_of_more_tiles_than_one_scan_takes() -> None:
 
 
 def test_features_that_do_not_belong_together_are_read_safely() -> None:
-    """What cannot be checked without waiting for the GPU is moved to the edge, or zero."""
+    """Indices that cannot be checked without waiting for the GPU are clamped to the edge, or give zero."""
     x = sparse(3, 3000, 0.5)
     mask, values, offsets = emulated.pack_features(x)
     wild = torch.tensor([-1, 99, 1])

@@ -73,7 +73,7 @@ def processes(wanted: Callable[[list[str]], bool]) -> list[int]:
 
 
 def gone(session: int) -> bool:
-    """All of a session but what watches a Ray cluster, which takes a minute to see that there is none any more."""
+    """Return whether a session has ended, apart from the process that watches its Ray cluster for another minute."""
     left = processes(lambda fields: int(fields[3]) == session)
     return all(command(pid).rstrip(b"\0 ").endswith(b"Agent") for pid in left)
 

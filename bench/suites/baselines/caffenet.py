@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fasttransfer.networks.geometry import Geometry
 
 CUTS = (0, 4, 8, 10, 12, 15, 19, 22, 24)
-"""How many modules of `caffenet` stages 1 to n are, for n from 0 to 8: `net[: CUTS[n]]` ends at cut n."""
+"""The number of modules of stages 1 to n, for n from 0 to 8: `net[: CUTS[n]]` ends at cut n."""
 
 
 def caffenet(g: Geometry, outputs: int, *, dropout: float = 0.5) -> nn.Sequential:

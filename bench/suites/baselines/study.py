@@ -64,7 +64,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Settings:
-    """What one tries when a training loop is to be fast."""
+    """The usual settings to try for a fast training loop."""
 
     threads: int
     workers: int
@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlainJob:
-    """Everything there is to know; `recipe` has the values of `Recipe` but for its geometry."""
+    """The whole job; `recipe` has the values of `Recipe` without its geometry."""
 
     tasks: Mapping[str, Task]
     networks: Sequence[Network]
@@ -142,7 +142,7 @@ class PlainViews(Dataset[tuple[Tensor, Any]]):
 
 
 class PlainStudy:
-    """What the networks of a job share: means, and the bases once they are trained."""
+    """The state that the networks of a job share: mean images, and the bases once they are trained."""
 
     def __init__(self, job: PlainJob, settings: Settings, means: Mapping[str, NDArray[np.float32]]) -> None:
         self.job, self.settings, self.means = job, settings, means
@@ -223,7 +223,7 @@ class PlainStudy:
 
     @torch.no_grad()
     def top1(self, net: nn.Sequential, loader: DataLoader[tuple[Tensor, Any]]) -> float:
-        """The share of the validation images whose class `net` gives."""
+        """Return the top-1 accuracy of `net` on the validation images."""
         net.eval()
         hits = count = 0
         for x, labels in loader:
