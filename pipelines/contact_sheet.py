@@ -136,7 +136,7 @@ def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
         if isinstance(what, Store):
             return np.asarray(getattr(what, part).gather(np.asarray([row]))[0])
         return decode(what.read(getattr(what, part)[row]), _SIDE)
-    except (OSError, ImageError):
+    except (OSError, ImageError, InputError):
         return None
 
 

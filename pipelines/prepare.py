@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import xxhash
 
@@ -16,22 +17,23 @@ from fasttransfer.core.progress import Log
 from fasttransfer.pipelines.decode import FITS
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableStoreError
-from fasttransfer.pipelines.store_request import StoreRequest, digest_requests
+from fasttransfer.pipelines.store_request import StoreRequest
 from fasttransfer.pipelines.write_store import read_unfinished, write_store
 
 _KEEP_SECONDS = 7 * 24 * 3600  # how long interrupted work waits in the cache to be resumed
 
 
+class StoreChoices(TypedDict, total=False):
+    """The choices of `prepare` that have defaults."""
+
+    kind: Kind
+    fit: str
+    bad_images: str
+    device: str
+
+
 def prepare(
-    source: Path | Listing,
-    *,
-    size: int,
-    cache: Path,
-    kind: Kind = "raw",
-    fit: str = "stretch",
-    bad_images: str = "fail",
-    device: str = "cpu",
-    log: Log = print,
+    source: Path | Listing, *, size: int, cache: Path, log: Log = print, **choices: Unpack[StoreChoices]
 ) -> Store:
     """Return the store of `source` (a folder or a tar, see `layouts`); make it unless the cache has it.
 
@@ -48,28 +50,20 @@ def prepare(
     Args:
         size: side of the stored images in pixels.
         cache: the store is `cache/stores/<key>/`. The device does not enter the key: a store that is there is used.
-        kind: "raw" | "jpeg", see `fasttransfer.pipelines.store`.
-        fit: "stretch" | "crop", see `fasttransfer.pipelines.decode.decode`.
-        bad_images: "fail" | "skip".
-        device: "cpu" | "cuda", the device that decodes.
+        kind: "raw" (default) | "jpeg", see `fasttransfer.pipelines.store`.
+        fit: "stretch" (default) | "crop", see `fasttransfer.pipelines.decode.decode`.
+        bad_images: "fail" (default) | "skip".
+        device: "cpu" (default) | "cuda", the device that decodes.
         log: called with a line of progress at most every few seconds.
 
     Raises:
         InputError: bad source, bad images, images that changed meanwhile, no room on the disk.
     """
-    return _make_in_cache(_request(source, size, kind, fit, bad_images, device), Path(cache), log)
+    return _make_in_cache(_request(source, size, **choices), cache, log)
 
 
 def prepare_into(
-    source: Path | Listing,
-    folder: Path,
-    *,
-    size: int,
-    kind: Kind = "raw",
-    fit: str = "stretch",
-    bad_images: str = "fail",
-    device: str = "cpu",
-    log: Log = print,
+    source: Path | Listing, folder: Path, *, size: int, log: Log = print, **choices: Unpack[StoreChoices]
 ) -> Store:
     """Make the store in `folder`, which must be absent, empty, or this very store; else like `prepare`.
 
@@ -78,7 +72,7 @@ def prepare_into(
     Raises:
         InputError: as `prepare`, and when something else is in `folder`.
     """
-    request = _request(source, size, kind, fit, bad_images, device)
+    request = _request(source, size, **choices)
     folder = Path(folder).resolve()
     if request.listing.source.resolve() in folder.parents:
         raise InputError(f"{folder}: lies inside the images, which then would change: name a folder elsewhere")
@@ -102,9 +96,7 @@ def prepare_into(
 def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "fail") -> tuple[Kind, ...]:
     """Return the kinds of store that the cache has, complete, in work or interrupted."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
-    requests = [_request(source, size, kind, bad_images=bad_images) for kind in kinds]
-    keys = digest_requests(source, [request.key_head for request in requests])
-    folders = [Path(cache) / "stores" / key for key in keys]
+    folders = [_cached_folder(cache, _request(source, size, kind, bad_images=bad_images)) for kind in kinds]
     return tuple(
         kind for kind, folder in zip(kinds, folders, strict=True) if folder.exists() or temporary_of(folder).exists()
     )
@@ -112,7 +104,7 @@ def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "
 
 def find_finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_images: str = "fail") -> Path | None:
     """Return the store that the cache has; None where `prepare` would have to make it."""
-    folder = Path(cache) / "stores" / _request(source, size, kind, bad_images=bad_images).key
+    folder = _cached_folder(cache, _request(source, size, kind, bad_images=bad_images))
     return folder if folder.exists() else None
 
 
@@ -151,7 +143,7 @@ def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind 
         stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != images,
         waiting=lambda: log("prepare: another run is drawing these images, waiting for it"),
     )
-    return _make_in_cache(_request(folder, size, kind, synthetic=True), Path(cache), log)
+    return _make_in_cache(_request(folder, size, kind, synthetic=True), cache, log)
 
 
 def _request(
@@ -161,9 +153,9 @@ def _request(
     fit: str = "stretch",
     bad_images: str = "fail",
     device: str = "cpu",
-    *,
     synthetic: bool = False,
 ) -> StoreRequest:
+    """Return the request, its choices checked and the images listed."""
     if not 1 <= size <= 4096:
         raise InputError(f"size {size}: stored images have a side of 1 to 4096 pixels")
     if kind not in SUFFIX:
@@ -172,12 +164,18 @@ def _request(
         raise InputError(f"fit {fit!r}: say stretch or crop")
     if bad_images not in ("fail", "skip"):
         raise InputError(f"bad images {bad_images!r}: say fail or skip")
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: say cpu or cuda")
     listing = source if isinstance(source, Listing) else list_images(Path(source))
     return StoreRequest(listing, size, kind, fit, bad_images, device, synthetic)
 
 
+def _cached_folder(cache: Path, request: StoreRequest) -> Path:
+    return Path(cache) / "stores" / request.key
+
+
 def _make_in_cache(request: StoreRequest, cache: Path, log: Log) -> Store:
-    folder = cache / "stores" / request.key
+    folder = _cached_folder(cache, request)
     damage = ""
 
     def is_stale() -> bool:

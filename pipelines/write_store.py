@@ -12,9 +12,9 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fasttransfer.core.errors import InputError
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.core.files import replace_file, sync_folder
-from fasttransfer.core.progress import Log, format_bytes
-from fasttransfer.pipelines.decode import ImageError
-from fasttransfer.pipelines.decoders import Decoder, decoder_for
+from fasttransfer.core.progress import Log, ProgressLog, format_bytes
+from fasttransfer.pipelines.decode import ImageError, decode_or_error
 from fasttransfer.pipelines.layouts import ImageFile, Listing
 from fasttransfer.pipelines.ordered_map import map_in_order
-from fasttransfer.pipelines.progress_log import ProgressLog
 from fasttransfer.pipelines.shard_writer import (
     DONE,
     RefusedImage,
@@ -60,6 +59,7 @@ from fasttransfer.pipelines.store_request import StoreRequest, archive_stamp
 JPEG_QUALITY = 95
 REQUEST = "request"  # the file that says what an unfinished folder is for
 
+_CPU_IMAGES = 16  # that a thread decodes at a time
 _AHEAD_BYTES = 256 << 20  # of decoded pixels that wait to be written
 _NAMED_IMAGES = 5  # bad images named in a message
 
@@ -183,30 +183,26 @@ def _make_shards(
     rows = Counter[str]()
     for shard, record in zip(plan, records, strict=False):
         rows[shard.part] += record.rows
-    images = [image for shard in todo for image in shard.images]
     refused: list[RefusedImage] = []
-    flush: Future[None] | None = None
-    decoded = _decoded(request, images, decoder_for(request.device, request.size, request.fit), progress)
+    flush: Future[ShardRecord] | None = None
+    decoded = _decoded(request, [image for shard in todo for image in shard.images], progress)
     with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
         for shard in todo:
-            with ExitStack() as opened:
-                file = opened.enter_context(open(folder / shard.file, "wb"))
-                bad: list[RefusedImage] = []
-                record = write_images(
-                    file, request.kind, _sort_out(islice(decoded, len(shard.images)), bad), size=request.size,
-                    expected=len(shard.images), row=rows[shard.part], digest=digest,
-                )._replace(refused=bad)  # fmt: skip
-                if bad and request.bad_images == "fail":  # there will be no store: only check the rest
-                    refused = bad + [outcome for _, outcome in decoded if isinstance(outcome, RefusedImage)]
-                    break
-                if flush is not None:
-                    flush.result()  # so that at most one shard waits for the disk
-                opened.pop_all()
-                flush = disk.submit(complete_shard, file, record)
-            rows[shard.part] += record.rows
-            records.append(record)
+            bad: list[RefusedImage] = []
+            good = _sort_out(islice(decoded, len(shard.images)), bad)
+            path = folder / shard.file
+            with open(path, "wb") as file:
+                row = rows[shard.part]
+                sizes = write_images(file, request.kind, good, size=request.size, row=row, digest=digest)
+            if bad and request.bad_images == "fail":  # there will be no store: only check the rest
+                refused = bad + [outcome for _, outcome in decoded if isinstance(outcome, RefusedImage)]
+                break
+            if flush is not None:
+                records.append(flush.result())  # so that at most one shard waits for the disk
+            flush = disk.submit(complete_shard, path, request.kind, sizes, bad)
+            rows[shard.part] += len(sizes)
         if flush is not None:
-            flush.result()
+            records.append(flush.result())
     if archive_stamp(listing.source) != request.identity["archive"]:
         raise _changed(listing, "it")
     if refused:
@@ -226,9 +222,10 @@ def _sort_out(
 
 
 def _decoded(
-    request: StoreRequest, images: Sequence[ImageFile], decoder: Decoder, progress: ProgressLog
+    request: StoreRequest, images: Sequence[ImageFile], progress: ProgressLog
 ) -> Generator[tuple[ImageFile, Outcome], None, None]:
     """Yield each image in order with its pixels, its JPEG or why it has neither; threads decode some ahead."""
+    decoder, most, threads = _decoder(request)
 
     def decode(some: Sequence[ImageFile]) -> list[Outcome]:
         read = [_read(request.listing, image) for image in some]
@@ -245,12 +242,22 @@ def _decoded(
         return outcomes
 
     ahead = _AHEAD_BYTES // expected_bytes("raw", 1, request.size)
-    each = min(decoder.images, max(1, ahead // (2 * decoder.threads)))
+    each = min(most, max(1, ahead // (2 * threads)))
     tasks = (images[start : start + each] for start in range(0, len(images), each))
-    with closing(map_in_order(decode, tasks, decoder.threads)) as results:
+    with closing(map_in_order(decode, tasks, threads)) as results:
         for some, outcomes in results:
             yield from zip(some, outcomes, strict=True)
             progress.step(len(some))
+
+
+def _decoder(request: StoreRequest) -> tuple[Callable[[Sequence[bytes]], list[Pixels | ImageError]], int, int]:
+    """Return a function that decodes some files, how many of them suit it, and how many threads should call it."""
+    size, fit = request.size, request.fit
+    if request.device == "cuda":
+        from fasttransfer.pipelines.gpu_decoder import GpuDecoder  # here, for DALI takes half a second to load
+
+        return GpuDecoder(size, fit), GpuDecoder.images, GpuDecoder.threads
+    return lambda blobs: [decode_or_error(data, size, fit) for data in blobs], _CPU_IMAGES, machine.cores()
 
 
 def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
@@ -262,7 +269,7 @@ def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
     try:
         data = listing.read(image)
     except OSError as error:
-        return RefusedImage(image.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
+        return RefusedImage(image.path, f"cannot be read: {os_reason(error)}")
     listed = listing.tree.images[image.path]
     if len(data) != listed.size:
         raise _changed(listing, image.path)
@@ -337,9 +344,7 @@ def _finish(
 def _check_classes(listing: Listing, labels: dict[str, NDArray[np.int64]], refused: Sequence[RefusedImage]) -> None:
     """Raise a `SourceError` if leaving out the refused images empties a class of a part."""
     for part, what in (("train", "training"), ("val", "validation")):
-        before = np.bincount([image.label for image in getattr(listing, part)], minlength=len(listing.classes))
-        after = np.bincount(labels[part], minlength=len(listing.classes))
-        for label in np.flatnonzero((before > 0) & (after == 0)):
+        for label in sorted({image.label for image in getattr(listing, part)} - set(labels[part].tolist())):
             raise SourceError(
                 f"{listing.source}: class {listing.classes[label]} has no {what} image left when those "
                 f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
@@ -366,7 +371,7 @@ def _write_manifest(
         "device": request.device,
         "layout": listing.layout,
         "source": str(listing.source.resolve()),
-        "file_list": request.file_list,
+        "file_list": request.digests[1],
         "synthetic": request.synthetic,
         "held_out": listing.held_out,
         "notes": listing.notes,

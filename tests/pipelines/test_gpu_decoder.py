@@ -17,7 +17,6 @@ from strange import scene, strange
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import gpu_decoder as module
 from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode, decode_or_error
-from fasttransfer.pipelines.decoders import decoder_for
 from fasttransfer.pipelines.gpu_decoder import GpuDecoder
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
@@ -151,17 +150,17 @@ def test_what_goes_through_dali_together() -> None:
 def test_without_a_gpu_or_without_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match="device cuda: PyTorch finds no GPU here: decode on the CPU"):
-        decoder_for("cuda", 8, "stretch")
+        GpuDecoder(8, "stretch")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(InputError, match="needs DALI, which is not installed: install nvidia-dali-cuda130"):
-        decoder_for("cuda", 8, "stretch")
+        GpuDecoder(8, "stretch")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
 def test_on_the_gpu(fit: str) -> None:
-    decoder = decoder_for("cuda", SIZE, fit)
+    decoder = GpuDecoder(SIZE, fit)
     blobs = [large(seed) for seed in range(70)]
     for data, pixels in zip(blobs, decoder(blobs), strict=True):
         assert_close(pixels, decode(data, SIZE, fit))

@@ -39,11 +39,11 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, log=quiet)
     write_images, lines = write_store.write_images, list[str]()
 
-    def full(file: IO[bytes], *arguments: Any, **choices: Any) -> shard_writer.ShardRecord:
-        record = write_images(file, *arguments, **choices)
+    def full(file: IO[bytes], *arguments: Any, **choices: Any) -> list[int]:
+        sizes = write_images(file, *arguments, **choices)
         if file.name.endswith(shard_name("train", 2, kind)):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return record
+        return sizes
 
     with monkeypatch.context() as patch:
         patch.setattr(write_store, "write_images", full)

@@ -24,9 +24,10 @@ from preparing import (
 )
 from sources import by_class, encoded, jpeg, noise, pack, write
 
+from fasttransfer.core import progress
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import prepare as module
-from fasttransfer.pipelines import progress_log, shard_writer, write_store
+from fasttransfer.pipelines import shard_writer, write_store
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.prepare import find_started, prepare, prepare_into
@@ -59,7 +60,7 @@ def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
 
 
 def test_logs_what_the_store_will_take_and_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
     prepare(source, size=8, cache=tmp_path / "cache", log=lines.append)
@@ -371,7 +372,12 @@ def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("choices", "words"), [({"kind": "zip"}, "say raw or jpeg"), ({"fit": "pad"}, "say stretch or crop")]
+    ("choices", "words"),
+    [
+        ({"kind": "zip"}, "say raw or jpeg"),
+        ({"fit": "pad"}, "say stretch or crop"),
+        ({"device": "tpu"}, "device 'tpu': say cpu or cuda"),
+    ],
 )
 def test_unknown_words(tmp_path: Path, choices: dict[str, str], words: str) -> None:
     assert words in refusal(tmp_path, tmp_path, **choices)
