@@ -30,7 +30,6 @@ from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 
 Name = Literal["memory", "dali"]
 
-FEED_OF: dict[Kind, Name] = {"raw": "memory", "jpeg": "dali"}
 KIND_OF: dict[Name, Kind] = {"memory": "raw", "dali": "jpeg"}
 
 DEVICE_SHARE = 0.75

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,13 +34,10 @@ class Inspection:
     """A description of a source or a store. What it says of files was read from `sampled` of them."""
 
     path: Path
-    kind: str  # "source" | "store"
     layout: str
     classes: tuple[str, ...]
-    words: Mapping[str, str]
     images: Mapping[str, int]  # "train", "val" -> number of images
     per_class: Mapping[str, Spread]  # "train", "val" -> images per class
-    held_out: bool
     notes: tuple[str, ...]
     sampled: int
     widths: Spread | None  # pixels; None where no sampled image could be opened
@@ -48,19 +45,7 @@ class Inspection:
     modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> images
     formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> images
     bad: tuple[tuple[str, str], ...]  # path and reason
-    store: StoreFacts | None = None  # None for sources
-
-
-@dataclass(frozen=True)
-class StoreFacts:
-    """The properties of a store beyond its images."""
-
-    kind: str  # "raw" | "jpeg"
-    fit: str  # how oblong images became square
-    source: str
-    disk: int  # bytes
-    digest: str
-    versions: Mapping[str, str]
+    store: Store | None = field(default=None, compare=False)  # None for a source
 
 
 def open_images(path: Path) -> Listing | Store:
@@ -103,13 +88,10 @@ def _inspect_listing(listing: Listing) -> Inspection:
                 bad.append((image.path, str(error)))
     return Inspection(
         path=listing.source,
-        kind="source",
         layout=listing.layout,
         classes=listing.classes,
-        words=listing.words,
         images={part: len(labels) for part, labels in counts.items()},
         per_class={part: _per_class(labels, len(listing.classes)) for part, labels in counts.items()},
-        held_out=listing.held_out,
         notes=listing.notes,
         sampled=len(sample),
         widths=_spread([width for width, _ in sizes]) if sizes else None,
@@ -126,13 +108,10 @@ def _inspect_store(store: Store) -> Inspection:
     side = Spread(store.size, store.size, store.size)
     return Inspection(
         path=store.folder,
-        kind="store",
         layout=str(store.manifest["layout"]),
         classes=store.classes,
-        words=store.words,
         images={part: len(each) for part, each in labels.items()},
         per_class={part: _per_class(each.tolist(), len(store.classes)) for part, each in labels.items()},
-        held_out=bool(store.manifest["held_out"]),
         notes=tuple(store.manifest["notes"]),
         sampled=total,
         widths=side,
@@ -140,22 +119,13 @@ def _inspect_store(store: Store) -> Inspection:
         modes={"RGB": total},
         formats={store.kind: total},
         bad=tuple((each["path"], each["reason"]) for each in store.manifest["refused"]),
-        store=StoreFacts(
-            kind=store.kind,
-            fit=str(store.manifest.get("fit", "stretch")),
-            source=str(store.manifest["source"]),
-            disk=sum(path.stat().st_size for path in store.folder.iterdir()),
-            digest=store.digest,
-            versions=dict(store.manifest["versions"]),
-        ),
+        store=store,
     )
 
 
 def _sample(images: Sequence[ImageFile]) -> list[ImageFile]:
-    def digest(image: ImageFile) -> int:
-        return int(xxhash.xxh3_64_intdigest(os.fsencode(image.path)))
-
-    return sorted(sorted(images, key=digest)[:SAMPLE], key=lambda image: (image.label, image.path))
+    some = sorted(images, key=lambda image: xxhash.xxh3_64_intdigest(os.fsencode(image.path)))[:SAMPLE]
+    return sorted(some, key=lambda image: (image.label, image.path))
 
 
 def _per_class(labels: Sequence[int], classes: int) -> Spread:

@@ -45,12 +45,13 @@ class DataInspect:
         opened = open_images(source)
         report = inspect(opened)
         rows = plain_table("", "")
-        rows.add_row(report.kind, str(report.path))
+        rows.add_row("store" if report.store else "source", str(report.path))
         if report.store is not None:
-            rows.add_row("kind", f"{report.store.kind}, {report.store.disk / 1e6:,.1f} MB on disk")
+            manifest, size = report.store.manifest, sum(path.stat().st_size for path in report.path.iterdir())
+            rows.add_row("kind", f"{report.store.kind}, {size / 1e6:,.1f} MB on disk")
             rows.add_row("digest", report.store.digest)
-            rows.add_row("from", f"{report.store.source}, fit: {report.store.fit}")
-            rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in report.store.versions.items()))
+            rows.add_row("from", f"{manifest['source']}, fit: {manifest.get('fit', 'stretch')}")
+            rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()))
         rows.add_row("layout", report.layout)
         rows.add_row("classes", str(len(report.classes)))
         for part, count in report.images.items():
