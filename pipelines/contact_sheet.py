@@ -168,12 +168,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _text(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    ink: str,
-    room: int,
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, ink: str, room: int
 ) -> int:
     """Write `text` on one line, cut to `room` pixels; return the pixels that it takes."""
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

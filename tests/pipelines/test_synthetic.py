@@ -99,7 +99,7 @@ def test_more_images_and_more_processes_change_none(tmp_path: Path, two_processe
     for name in SIDES:  # in this process, and fewer
         for part in ("train", "val"):
             (tmp_path / "few" / part / name).mkdir(parents=True)
-        synthetic.render_share(tmp_path / "few", name, train=2, val=1, size=32)
+    synthetic.render_share(tmp_path / "few", train=2, val=1, size=32)
     few = contents(tmp_path / "few")
     assert len(many) == 5 * 32 and len(few) == 3 * 32
     assert all(many[path] == data for path, data in few.items())
