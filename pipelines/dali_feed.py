@@ -63,13 +63,11 @@ class DaliFeed(StoreFeed):
         }
 
     def train(self, step: int) -> Batch:
-        """Return the batch of training step `step`, counted from 0."""
         batch = super().train(step)
         self._begin(self._train, self._stream.views(step + 1).ids)
         return batch
 
     def val(self) -> Iterator[Batch]:
-        """Yield batches of every validation image once, in order, as centre crops."""
         for batch in super().val():
             start = int(batch.ids[-1]) + 1
             if start < len(self._val):
@@ -77,7 +75,6 @@ class DaliFeed(StoreFeed):
             yield batch
 
     def close(self) -> None:
-        """Release threads and memory; the feed cannot be used again."""
         self._decoders = {}
 
     def _begin(self, images: TaskImages, ids: Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import ArrayLike
 
 from fasttransfer.pipelines.decode import ImageError, decode, open_image
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
@@ -111,7 +112,7 @@ def _inspect_store(store: Store) -> Inspection:
         layout=str(store.manifest["layout"]),
         classes=store.classes,
         images={part: len(each) for part, each in labels.items()},
-        per_class={part: _per_class(each.tolist(), len(store.classes)) for part, each in labels.items()},
+        per_class={part: _per_class(each, len(store.classes)) for part, each in labels.items()},
         notes=tuple(store.manifest["notes"]),
         sampled=total,
         widths=side,
@@ -128,7 +129,7 @@ def _sample(images: Sequence[ImageFile]) -> list[ImageFile]:
     return sorted(some, key=lambda image: (image.label, image.path))
 
 
-def _per_class(labels: Sequence[int], classes: int) -> Spread:
+def _per_class(labels: ArrayLike, classes: int) -> Spread:
     return _spread(np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist())
 
 

@@ -62,7 +62,6 @@ class MemoryFeed(StoreFeed):
             self._gatherers = ThreadPoolExecutor(self._threads, thread_name_prefix="gather")
 
     def close(self) -> None:
-        """Release threads and memory; the feed cannot be used again."""
         if self._staging is not None:
             self._gatherers.shutdown()
             self._staging.close()

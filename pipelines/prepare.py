@@ -80,17 +80,12 @@ def prepare_into(
     def is_stale() -> bool:
         return not _is_store_of(request, folder)
 
-    def fill(temporary: Path) -> None:
-        write_store(temporary, request, log)
-        if folder.exists():
-            is_stale()  # raises if somebody put something there meanwhile
-
     with disk_errors(folder):
         is_there = folder.exists() and not is_stale()
     if is_there:
         log(f"prepare: {folder} is this store already: nothing to do")
     # The folder may be anywhere: what other programs left beside it stays.
-    return _make(request, folder, fill, is_stale, lambda other: True, log)
+    return _make(request, folder, is_stale, lambda other: True, log)
 
 
 def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "fail") -> tuple[Kind, ...]:
@@ -176,36 +171,36 @@ def _cached_folder(cache: Path, request: StoreRequest) -> Path:
 
 def _make_in_cache(request: StoreRequest, cache: Path, log: Log) -> Store:
     folder = _cached_folder(cache, request)
-    damage = ""
+    if damage := _damage(folder):
+        log(f"prepare: {damage}: done now")
+    return _make(request, folder, lambda: bool(_damage(folder)), lambda other: _is_resumable(other, request), log)
 
-    def is_stale() -> bool:
-        nonlocal damage
-        try:
+
+def _damage(folder: Path) -> str:
+    """Return why the store in `folder` must be made again; "" where it need not, or is not there."""
+    try:
+        if folder.exists():
             Store.open(folder)
-        except UnreadableStoreError:
-            raise
-        except InputError as error:
-            damage = str(error)
-            return True
-        return False
-
-    def fill(temporary: Path) -> None:
-        if damage:
-            log(f"prepare: {damage}: done now")
-        write_store(temporary, request, log)
-
-    return _make(request, folder, fill, is_stale, lambda other: _is_resumable(other, request), log)
+    except UnreadableStoreError:
+        raise
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _make(
     request: StoreRequest,
     folder: Path,
-    fill: Callable[[Path], None],
     is_stale: Callable[[], bool],
     should_keep: Callable[[Path], bool],
     log: Log,
 ) -> Store:
     """Make `folder` once; `should_keep` decides about interrupted work on other stores beside it."""
+
+    def fill(temporary: Path) -> None:
+        write_store(temporary, request, log)
+        if folder.exists():
+            is_stale()  # raises if somebody put something there meanwhile
 
     def should_keep_ours_too(temporary: Path) -> bool:
         if temporary != temporary_of(folder):

@@ -22,8 +22,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines.decode import Pixels
 from fasttransfer.pipelines.layouts import ImageFile, Listing
-from fasttransfer.pipelines.store import PARTS, Digest, Kind, Pixels, expected_bytes, file_facts, shard_name
+from fasttransfer.pipelines.store import PARTS, Digest, Kind, expected_bytes, file_facts, shard_name
 
 SHARD_BYTES = 256 << 20
 DONE = ".done"

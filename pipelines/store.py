@@ -29,7 +29,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fasttransfer.core.errors import InputError, os_reason
-from fasttransfer.pipelines.decode import ImageError, decode
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode
 
 FORMAT = 2
 _CONTENT = 1  # enters the digest, by which studies on disk name their images; independent of FORMAT
@@ -42,7 +42,6 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # errors of a file that 
 SUFFIX = {"raw": ".npy", "jpeg": ".tar"}
 
 Kind = Literal["raw", "jpeg"]
-Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Rows = NDArray[np.integer[Any]]
 

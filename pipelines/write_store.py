@@ -27,7 +27,7 @@ from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.core.files import replace_file, sync_folder
 from fasttransfer.core.progress import Log, ProgressLog, format_bytes
-from fasttransfer.pipelines.decode import ImageError, decode_or_error
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode_or_error
 from fasttransfer.pipelines.layouts import ImageFile, Listing
 from fasttransfer.pipelines.ordered_map import map_in_order
 from fasttransfer.pipelines.shard_writer import (
@@ -49,7 +49,6 @@ from fasttransfer.pipelines.store import (
     MANIFEST,
     PARTS,
     Digest,
-    Pixels,
     expected_bytes,
     file_facts,
     manifest_checksum,
@@ -78,20 +77,16 @@ def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
         InputError: no room on the disk.
         OSError: the disk fails.
     """
-    plan = plan_shards(request.listing, request.kind, request.size)
-    digest = Digest(request.listing.classes, request.size, request.kind)
+    writer = _StoreWriter(folder, request, log)
     try:
-        records = _keep_complete_shards(folder, request, plan, digest, log)
-        _announce(folder, request, records, log)
+        writer.keep_complete_shards()
+        writer.announce()
         write_sealed(folder / REQUEST, request.identity)
-        done = sum(len(shard.images) for shard in plan[: len(records)])
-        progress = ProgressLog("prepare", request.images, log, done)
         with warnings.catch_warnings():
             # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
             warnings.simplefilter("ignore")
-            _make_shards(folder, request, plan, records, digest, progress)
-        _finish(folder, request, plan, records, digest, log)
-        progress.finish()
+            writer.make_shards()
+        writer.finish()
     except SourceError:
         (folder / REQUEST).unlink(missing_ok=True)  # there is nothing to resume
         raise
@@ -110,104 +105,173 @@ def describe_refused(refused: Sequence[RefusedImage]) -> str:
     return f"{len(refused):,} image{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
 
 
-def _keep_complete_shards(
-    folder: Path, request: StoreRequest, plan: Sequence[ShardRange], digest: Digest, log: Log
-) -> list[ShardRecord]:
-    """Return the records of the leading shards that are intact, fed to `digest`; remove all other files.
+class _StoreWriter:
+    """The shards of a store that are planned and those that are complete, by their records, in order."""
 
-    The shards after a damaged one are made again too: the digest is one of all images in order, and row numbers in a
-    tar depend on the images that were refused before it.
-    """
-    recorded: list[ShardRecord] = []
-    if read_sealed(folder / REQUEST) == request.identity:
-        for shard in plan:
-            if (record := read_record(folder / shard.file)) is None:
+    def __init__(self, folder: Path, request: StoreRequest, log: Log) -> None:
+        self._folder, self._request, self._log = folder, request, log
+        self._plan = plan_shards(request.listing, request.kind, request.size)
+        self._digest = Digest(request.listing.classes, request.size, request.kind)
+        self._records: list[ShardRecord] = []
+
+    def keep_complete_shards(self) -> None:
+        """Feed the leading shards that are intact to the digest; remove all other files.
+
+        The shards after a damaged one are made again too: the digest is one of all images in order, and row numbers in
+        a tar depend on the images that were refused before it.
+        """
+        recorded: list[ShardRecord] = []
+        if read_sealed(self._folder / REQUEST) == self._request.identity:
+            for shard in self._plan:
+                if (record := read_record(self._folder / shard.file)) is None:
+                    break
+                recorded.append(record)
+        if recorded:
+            total = sum(record.rows for record in recorded)
+            self._log(f"prepare: {total:,} images are there from an interrupted run: checking them")
+        progress = ProgressLog("prepare: checking", _count_images(self._plan[: len(recorded)]), self._log)
+        for shard, record in zip(self._plan, recorded, strict=False):
+            if not read_back(self._folder / shard.file, self._request.kind, record, self._digest):
+                self._log(f"prepare: {shard.file} is not what was written: it and all that follows is made again")
                 break
-            recorded.append(record)
-    if recorded:
-        total = sum(record.rows for record in recorded)
-        log(f"prepare: {total:,} images are there from an interrupted run: checking them")
-    progress = ProgressLog("prepare: checking", sum(len(shard.images) for shard in plan[: len(recorded)]), log)
-    records: list[ShardRecord] = []
-    for shard, record in zip(plan, recorded, strict=False):
-        if not read_back(folder / shard.file, request.kind, record, digest):
-            log(f"prepare: {shard.file} is not what was written: it and all that follows is made again")
-            break
-        records.append(record)
-        progress.step(len(shard.images))
-    kept = {shard.file + suffix for shard in plan[: len(records)] for suffix in ("", DONE)}
-    for path in folder.iterdir():
-        if path.name not in kept and path.name != REQUEST:
-            path.unlink()
-    return records
+            self._records.append(record)
+            progress.step(len(shard.images))
+        kept = {shard.file + suffix for shard in self._plan[: len(self._records)] for suffix in ("", DONE)}
+        for path in self._folder.iterdir():
+            if path.name not in kept and path.name != REQUEST:
+                path.unlink()
 
+    def announce(self) -> None:
+        """Log what the store will take.
 
-def _announce(folder: Path, request: StoreRequest, records: Sequence[ShardRecord], log: Log) -> None:
-    """Log what the store will take.
-
-    Raises:
-        InputError: the disk has less room.
-    """
-    listing = request.listing
-    for note in listing.notes:
-        log(f"prepare: {listing.source}: {note}")
-    about = "about " if request.kind == "jpeg" else ""
-    present = sum(record.bytes for record in records)
-    need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(folder).free
-    log(
-        f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation images of "
-        f"{len(listing.classes):,} classes at {request.size} x {request.size} into {folder.parent}: "
-        f"{about}{format_bytes(need)}" + (f", of which {format_bytes(present)} are there" if present else "")
-    )
-    if need - present > free:
-        raise InputError(
-            f"{folder.parent}: the store takes {about}{format_bytes(need - present)}, the disk has "
-            f"{format_bytes(free)} free: free space or choose another folder"
+        Raises:
+            InputError: the disk has less room.
+        """
+        request, listing, folder = self._request, self._request.listing, self._folder.parent
+        for note in listing.notes:
+            self._log(f"prepare: {listing.source}: {note}")
+        about = "about " if request.kind == "jpeg" else ""
+        present = sum(record.bytes for record in self._records)
+        need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(self._folder).free
+        self._log(
+            f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation images of "
+            f"{len(listing.classes):,} classes at {request.size} x {request.size} into {folder}: "
+            f"{about}{format_bytes(need)}" + (f", of which {format_bytes(present)} are there" if present else "")
         )
+        if need - present > free:
+            raise InputError(
+                f"{folder}: the store takes {about}{format_bytes(need - present)}, the disk has "
+                f"{format_bytes(free)} free: free space or choose another folder"
+            )
 
+    def make_shards(self) -> None:
+        """Make the shards that lack. A thread flushes one while the next is made.
 
-def _make_shards(
-    folder: Path,
-    request: StoreRequest,
-    plan: Sequence[ShardRange],
-    records: list[ShardRecord],
-    digest: Digest,
-    progress: ProgressLog,
-) -> None:
-    """Make the shards of `plan` that `records` lacks; add their records. A thread flushes one while the next is made.
-
-    Raises:
-        SourceError: bad images unless they are to be skipped, or images that changed meanwhile.
-    """
-    listing, todo = request.listing, plan[len(records) :]
-    rows = Counter[str]()
-    for shard, record in zip(plan, records, strict=False):
-        rows[shard.part] += record.rows
-    refused: list[RefusedImage] = []
-    flush: Future[ShardRecord] | None = None
-    decoded = _decoded(request, [image for shard in todo for image in shard.images], progress)
-    with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
-        for shard in todo:
-            bad: list[RefusedImage] = []
-            good = _sort_out(islice(decoded, len(shard.images)), bad)
-            path = folder / shard.file
-            with open(path, "wb") as file:
-                row = rows[shard.part]
-                sizes = write_images(file, request.kind, good, size=request.size, row=row, digest=digest)
-            if bad and request.bad_images == "fail":  # there will be no store: only check the rest
-                refused = bad + [outcome for _, outcome in decoded if isinstance(outcome, RefusedImage)]
-                break
+        Raises:
+            SourceError: bad images unless they are to be skipped, or images that changed meanwhile.
+        """
+        request, listing, todo = self._request, self._request.listing, self._plan[len(self._records) :]
+        rows = Counter[str]()
+        for shard, record in zip(self._plan, self._records, strict=False):
+            rows[shard.part] += record.rows
+        refused: list[RefusedImage] = []
+        flush: Future[ShardRecord] | None = None
+        self._progress = ProgressLog("prepare", request.images, self._log, request.images - _count_images(todo))
+        decoded = _decoded(request, [image for shard in todo for image in shard.images], self._progress)
+        with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
+            for shard in todo:
+                bad: list[RefusedImage] = []
+                good = _sort_out(islice(decoded, len(shard.images)), bad)
+                path, row = self._folder / shard.file, rows[shard.part]
+                with open(path, "wb") as file:
+                    sizes = write_images(file, request.kind, good, size=request.size, row=row, digest=self._digest)
+                if bad and request.bad_images == "fail":  # there will be no store: only check the rest
+                    refused = bad + [outcome for _, outcome in decoded if isinstance(outcome, RefusedImage)]
+                    break
+                if flush is not None:
+                    self._records.append(flush.result())  # so that at most one shard waits for the disk
+                flush = disk.submit(complete_shard, path, request.kind, sizes, bad)
+                rows[shard.part] += len(sizes)
             if flush is not None:
-                records.append(flush.result())  # so that at most one shard waits for the disk
-            flush = disk.submit(complete_shard, path, request.kind, sizes, bad)
-            rows[shard.part] += len(sizes)
-        if flush is not None:
-            records.append(flush.result())
-    if archive_stamp(listing.source) != request.identity["archive"]:
-        raise _changed(listing, "it")
-    if refused:
-        every = f"{listing.source}: {describe_refused(refused)}"
-        raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
+                self._records.append(flush.result())
+        if archive_stamp(listing.source) != request.identity["archive"]:
+            raise _changed(listing, "it")
+        if refused:
+            every = f"{listing.source}: {describe_refused(refused)}"
+            raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
+
+    def finish(self) -> None:
+        """Write the labels, the index and the manifest; remove what only an unfinished store needs.
+
+        Raises:
+            SourceError: the images that are left out leave a class empty.
+        """
+        request, listing, folder = self._request, self._request.listing, self._folder
+        refused = [image for record in self._records for image in record.refused]
+        paths = {image.path for image in refused}
+        labels = {
+            part: np.array([image.label for image in getattr(listing, part) if image.path not in paths], dtype=np.int64)
+            for part in PARTS
+        }
+        if refused:
+            _check_classes(listing, labels, refused)
+            self._log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
+        files: dict[str, dict[str, Any]] = {}
+        parts: dict[str, dict[str, Any]] = {}
+        for part in PARTS:
+            shards = [(s.file, record) for s, record in zip(self._plan, self._records, strict=True) if s.part == part]
+            arrays = {f"{part}-labels.npy": labels[part]}
+            self._digest.facts(labels[part])
+            if request.kind == "jpeg":
+                index = arrays[f"{part}-index.npy"] = jpeg_index(record.sizes for _, record in shards)
+                self._digest.facts(index[:, 1])
+            for name, array in arrays.items():
+                memory = io.BytesIO()  # NumPy does not say why it cannot write into a file
+                np.save(memory, array, allow_pickle=False)
+                with replace_file(folder / name) as file:
+                    file.write(memory.getbuffer())
+                files[name] = file_facts(folder / name)
+            files |= {name: {"bytes": record.bytes, "xxh3_128": record.checksum} for name, record in shards}
+            parts[part] = {
+                "pictures": len(labels[part]),
+                "shards": [record.rows for _, record in shards],
+                "per_class": np.bincount(labels[part], minlength=len(listing.classes)).tolist(),
+            }
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": request.kind,
+            "digest": self._digest.hexdigest(),
+            "key": request.key,
+            "size": request.size,
+            "fit": request.fit,
+            **({"quality": JPEG_QUALITY} if request.kind == "jpeg" else {}),
+            "device": request.device,
+            "layout": listing.layout,
+            "source": str(listing.source.resolve()),
+            "file_list": request.digests[1],
+            "synthetic": request.synthetic,
+            "held_out": listing.held_out,
+            "notes": listing.notes,
+            "parts": parts,
+            "bad_pictures": request.bad_images,
+            "refused": [each._asdict() for each in refused],
+            "versions": request.versions,
+            "classes": listing.classes,
+            "words": listing.words,
+            "files": files,
+        }
+        manifest["checksum"] = manifest_checksum(manifest)
+        with replace_file(folder / MANIFEST) as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+        for shard in reversed(self._plan):  # so that a kill here leaves shards that can be resumed from
+            (folder / (shard.file + DONE)).unlink()
+        (folder / REQUEST).unlink()
+        sync_folder(folder)
+        self._progress.finish()
+
+
+def _count_images(shards: Iterable[ShardRange]) -> int:
+    return sum(len(shard.images) for shard in shards)
 
 
 def _sort_out(
@@ -290,57 +354,6 @@ def _encode_jpeg(pixels: Pixels) -> bytes:
     return memory.getvalue()
 
 
-def _finish(
-    folder: Path,
-    request: StoreRequest,
-    plan: Sequence[ShardRange],
-    records: Sequence[ShardRecord],
-    digest: Digest,
-    log: Log,
-) -> None:
-    """Write the labels, the index and the manifest; remove what only an unfinished store needs.
-
-    Raises:
-        SourceError: the images that are left out leave a class empty.
-    """
-    listing = request.listing
-    refused = [image for record in records for image in record.refused]
-    paths = {image.path for image in refused}
-    labels = {
-        part: np.array([image.label for image in getattr(listing, part) if image.path not in paths], dtype=np.int64)
-        for part in PARTS
-    }
-    if refused:
-        _check_classes(listing, labels, refused)
-        log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
-    files: dict[str, dict[str, Any]] = {}
-    parts: dict[str, dict[str, Any]] = {}
-    for part in PARTS:
-        shards = [(shard.file, record) for shard, record in zip(plan, records, strict=True) if shard.part == part]
-        arrays = {f"{part}-labels.npy": labels[part]}
-        digest.facts(labels[part])
-        if request.kind == "jpeg":
-            index = arrays[f"{part}-index.npy"] = jpeg_index(record.sizes for _, record in shards)
-            digest.facts(index[:, 1])
-        for name, array in arrays.items():
-            memory = io.BytesIO()  # NumPy does not say why it cannot write into a file
-            np.save(memory, array, allow_pickle=False)
-            with replace_file(folder / name) as file:
-                file.write(memory.getbuffer())
-            files[name] = file_facts(folder / name)
-        files |= {name: {"bytes": record.bytes, "xxh3_128": record.checksum} for name, record in shards}
-        parts[part] = {
-            "pictures": len(labels[part]),
-            "shards": [record.rows for _, record in shards],
-            "per_class": np.bincount(labels[part], minlength=len(listing.classes)).tolist(),
-        }
-    _write_manifest(folder, request, parts, files, digest.hexdigest(), refused)
-    for shard in reversed(plan):  # so that a kill here leaves shards that can be resumed from
-        (folder / (shard.file + DONE)).unlink()
-    (folder / REQUEST).unlink()
-    sync_folder(folder)
-
-
 def _check_classes(listing: Listing, labels: dict[str, NDArray[np.int64]], refused: Sequence[RefusedImage]) -> None:
     """Raise a `SourceError` if leaving out the refused images empties a class of a part."""
     for part, what in (("train", "training"), ("val", "validation")):
@@ -349,40 +362,3 @@ def _check_classes(listing: Listing, labels: dict[str, NDArray[np.int64]], refus
                 f"{listing.source}: class {listing.classes[label]} has no {what} image left when those "
                 f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
             )
-
-
-def _write_manifest(
-    folder: Path,
-    request: StoreRequest,
-    parts: dict[str, dict[str, Any]],
-    files: dict[str, dict[str, Any]],
-    digest: str,
-    refused: Sequence[RefusedImage],
-) -> None:
-    listing = request.listing
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": request.kind,
-        "digest": digest,
-        "key": request.key,
-        "size": request.size,
-        "fit": request.fit,
-        **({"quality": JPEG_QUALITY} if request.kind == "jpeg" else {}),
-        "device": request.device,
-        "layout": listing.layout,
-        "source": str(listing.source.resolve()),
-        "file_list": request.digests[1],
-        "synthetic": request.synthetic,
-        "held_out": listing.held_out,
-        "notes": listing.notes,
-        "parts": parts,
-        "bad_pictures": request.bad_images,
-        "refused": [each._asdict() for each in refused],
-        "versions": request.versions,
-        "classes": listing.classes,
-        "words": listing.words,
-        "files": files,
-    }
-    manifest["checksum"] = manifest_checksum(manifest)
-    with replace_file(folder / MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=1).encode())

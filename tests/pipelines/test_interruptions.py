@@ -205,7 +205,7 @@ def test_an_image_that_becomes_readable_later_does_not_change_complete_shards(
         patch.setattr(Listing, "read", flaky)
         wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]
         assert wanted.manifest["parts"]["train"]["shards"] == [20] * 6 + [0]
-        patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
+        patch.setattr(write_store._StoreWriter, "finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
     store = prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
@@ -266,7 +266,7 @@ def test_prepare_into_resumes_and_leaves_the_work_of_others(tmp_path: Path, monk
     source, folder = source_of(tmp_path / "source", 60), tmp_path / "store"
     write(tmp_path, {".other.tmp/work": "of another program", ".other.lock": b""})
     with monkeypatch.context() as patch:
-        patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
+        patch.setattr(write_store._StoreWriter, "finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_into(source, folder, size=8, log=quiet)
     lines: list[str] = []
