@@ -262,9 +262,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size: int, classes: int) -> StorePart:
     count, rows = int(facts["pictures"]), list(map(int, facts["shards"]))
-    labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
-    if labels.dtype != np.int64 or labels.shape != (count,):
-        raise ValueError(f"{name}-labels.npy has {labels.dtype} {labels.shape}, not int64 ({count},)")
+    labels = _load(folder / f"{name}-labels.npy", "int64", (count,))
     if count and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}-labels.npy has labels outside 0 to {classes - 1}")
     if sum(rows) != count:
@@ -272,19 +270,16 @@ def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size:
     starts = np.cumsum([0, *rows], dtype=np.int64)[:-1]
     files = [folder / shard_name(name, index, kind) for index in range(len(rows))]
     if kind == "raw":
-        shards = tuple(_open_shard(file, count, size) for file, count in zip(files, rows, strict=True))
-        return RawStorePart(labels, shards, starts, size)
-    index = np.load(folder / f"{name}-index.npy", allow_pickle=False)
-    if index.dtype != np.int64 or index.shape != (count, 2):
-        raise ValueError(f"{name}-index.npy has {index.dtype} {index.shape}, not int64 ({count}, 2)")
-    return JpegStorePart(labels, files, starts, index, size)
+        shards = (_load(file, "uint8", (n, size, size, 3), mmap=True) for file, n in zip(files, rows, strict=True))
+        return RawStorePart(labels, tuple(map(np.asarray, shards)), starts, size)
+    return JpegStorePart(labels, files, starts, _load(folder / f"{name}-index.npy", "int64", (count, 2)), size)
 
 
-def _open_shard(file: Path, rows: int, size: int) -> Pixels:
-    shard = np.load(file, mmap_mode="r", allow_pickle=False)
-    if shard.dtype != np.uint8 or shard.shape != (rows, size, size, 3) or not shard.flags.c_contiguous:
-        raise ValueError(f"{file.name} has {shard.dtype} {shard.shape}, not uint8 {(rows, size, size, 3)}")
-    return np.asarray(shard)
+def _load(file: Path, dtype: str, shape: tuple[int, ...], mmap: bool = False) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{file.name} has {array.dtype} {array.shape}, not {dtype} {shape}")
+    return array
 
 
 def shard_name(part: str, index: int, kind: Kind = "raw") -> str:
