@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from fasttransfer.cli.console import print_facts, printer
+from fasttransfer.cli.console import print_facts, print_table, printer
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import format_bytes, format_duration
-from fasttransfer.core.tables import plain_table
 from fasttransfer.study.configuration import Choices
 
 if TYPE_CHECKING:  # printing --help does not load PyTorch
@@ -78,14 +77,14 @@ class CacheList:
 
         root, errors, log = cache.cache_root(), list[str](), printer(console)
         entries = sorted(cache.list_entries(root, errors.append), key=lambda entry: -entry.use.last)
-        rows = plain_table("entry", "features", "of", "size", "share", "used", "last")
+        rows = []
         for entry in entries:
             hits, last = entry.use
             name, features = entry.folder.name[:_DIGITS], f"{entry.info.network} cut {entry.key.cut}"
             size, share = format_bytes(entry.bytes), _share(entry)
-            rows.add_row(name, features, _images(entry), size, share, str(hits), _ago(last))
-        if entries:
-            console.print(rows)
+            rows.append((name, features, _images(entry), size, share, str(hits), _ago(last)))
+        if rows:
+            print_table(console, ("entry", "features", "of", "size", "share", "used", "last"), rows)
         for error in errors:
             log(error)
         for folder in cache.list_damaged(root):
@@ -132,7 +131,7 @@ class CacheShow:
             **{name: value for name, value in key.versions.items() if value},
             "entry.json": f"{entry.checksum} (checksum), format {FORMAT}",
         }
-        print_facts(console, facts)
+        print_facts(console, facts.items())
         return 0
 
 
@@ -279,7 +278,7 @@ class CacheWhere:
 
         root = cache.cache_root()
         size = format_bytes(sum(entry.bytes for entry in cache.list_entries(root)))
-        print_facts(console, {"folder": str(root), "features": size, "free": format_bytes(free_disk(root))})
+        print_facts(console, [("folder", str(root)), ("features", size), ("free", format_bytes(free_disk(root)))])
         return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -16,9 +16,14 @@ def printer(console: Console) -> Log:
     return lambda text: console.print(Text(text), soft_wrap=True)
 
 
-def print_facts(console: Console, facts: Mapping[str, str] | Iterable[tuple[str, str]]) -> None:
-    """Print a line per fact: its name, and its value, which is folded where it is long."""
-    rows = plain_table("", "")
-    for name, value in facts.items() if isinstance(facts, Mapping) else facts:
-        rows.add_row(name, Text(value, overflow="fold"))
-    console.print(rows)
+def print_table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of strings; it has no head if all headings are empty."""
+    table = plain_table(*headings)
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table)
+
+
+def print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    """Print a line per fact: its name and its value."""
+    print_table(console, ("", ""), facts)

@@ -21,5 +21,5 @@ class Info:
     def run(self, console: Console) -> int:
         from fasttransfer.study import environment
 
-        print_facts(console, environment.describe_environment())
+        print_facts(console, environment.describe_environment().items())
         return 0
