@@ -23,8 +23,6 @@ _ADLER = 65521
 _KINDS = dict.fromkeys(b"\x0007", "file") | {ord("5"): "folder", ord("1"): "hard link", ord("2"): "link"}
 _KINDS |= dict.fromkeys(b"346", "other")
 _LONG_NAME, _LONG_TARGET, _ATTRIBUTES = b"LKx"
-_USED_KEYS = frozenset(("path", "linkpath", "size", "mtime"))
-_IGNORED_KEYS = frozenset(("atime", "ctime", "uid", "gid", "uname", "gname", "comment", "charset", "hdrcharset"))
 
 PACKED = {  # first bytes of a compressed archive -> how to make it a plain tar
     b"\x1f\x8b": "unpack it with gunzip",
@@ -173,18 +171,12 @@ def read_at(path: Path, start: int, count: int) -> bytes:
     Raises:
         OSError: the file cannot be read or is too short.
     """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        pieces, left = [], count
-        while left > 0:
-            piece = os.pread(handle, left, start)
-            if not piece:
-                raise OSError(f"the archive ends {left} bytes too early")
-            pieces.append(piece)
-            start, left = start + len(piece), left - len(piece)
-    finally:
-        os.close(handle)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    with open(path, "rb") as file:
+        file.seek(start)
+        data = file.read(count)
+    if len(data) < count:
+        raise OSError(f"the archive ends {count - len(data)} bytes too early")
+    return data
 
 
 def _check_header(header: bytes) -> int:
@@ -231,9 +223,9 @@ def _parse_attributes(text: bytes) -> dict[str, str]:
             raise ArchiveError("a header has damaged attributes")
         key, _, value = text[len(length) + 1 : int(length)].removesuffix(b"\n").partition(b"=")
         name = key.decode("ascii", "replace")
-        if name in _USED_KEYS:
+        if name in ("path", "linkpath", "size", "mtime"):
             attributes[name] = os.fsdecode(value)
-        elif name not in _IGNORED_KEYS and not name.startswith(("SCHILY.xattr.", "LIBARCHIVE.")):
+        elif name.startswith("GNU.sparse."):
             raise _Unusual
         text = text[int(length) :]
     return attributes

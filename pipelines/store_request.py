@@ -7,12 +7,12 @@ import os
 import platform
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from fasttransfer.core.machine import version
 from fasttransfer.pipelines.layouts import Listing
 from fasttransfer.pipelines.shard_writer import images_per_shard
 from fasttransfer.pipelines.store import PARTS, Kind
@@ -80,14 +80,10 @@ class StoreRequest:
     def versions(self) -> dict[str, str]:
         """The versions of the libraries that decide what the store holds."""
         names = ["fasttransfer", "numpy", "pillow", "torch", "torchvision"]
-        versions = {"python": platform.python_version()} | {name: version(name) for name in names}
         if self.device == "cuda":
-            for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120"):
-                try:
-                    versions[name] = version(name)
-                except PackageNotFoundError:
-                    continue
-        return versions
+            dali = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+            names += [name for name in dali if version(name) != "not installed"]
+        return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def archive_stamp(source: Path) -> list[int] | None:

@@ -119,7 +119,7 @@ def test_sizes_beyond_octal_digits(tmp_path: Path) -> None:
         assert (found.size, found.offset) == (made.size, len(header))
 
 
-def test_what_is_damaged(tmp_path: Path) -> None:
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     whole = tar(tmp_path / "all.tar", [(info(f"{i}.jpg"), bytes([i]) * 700) for i in range(3)]).read_bytes()
 
     def reason(data: bytes) -> str:
@@ -144,7 +144,7 @@ def test_what_is_damaged(tmp_path: Path) -> None:
         assert words in reason(pax.tobuf(tarfile.USTAR_FORMAT) + attribute.ljust(512, b"\0") + whole)
 
 
-def test_members_that_came_before_the_damage_are_told(tmp_path: Path) -> None:
+def test_members_before_the_damage_are_yielded(tmp_path: Path) -> None:
     path = tar(tmp_path / "all.tar", [(info(f"{i}.jpg"), b"x" * 700) for i in range(3)])
     path.write_bytes(path.read_bytes()[:3600])
     members = Archive(path).members()

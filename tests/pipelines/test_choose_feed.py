@@ -108,14 +108,14 @@ def test_bytes_of_stored_images(stores: dict[Kind, Store]) -> None:
     assert choose_feed.stored_bytes(jpeg) == sum(map(len, files))
 
 
-@pytest.mark.parametrize(("kind", "asked", "other"), [("raw", "dali", "jpeg"), ("jpeg", "memory", "raw")])
+@pytest.mark.parametrize(("kind", "name", "other"), [("raw", "dali", "jpeg"), ("jpeg", "memory", "raw")])
 def test_a_feed_that_cannot_read_the_store_is_refused(
-    stores: dict[Kind, Store], kind: Kind, asked: choose_feed.Name, other: str
+    stores: dict[Kind, Store], kind: Kind, name: choose_feed.Name, other: str
 ) -> None:
     choose_feed.check_feed(stores[kind], None)
     choose_feed.check_feed(stores[kind], "memory" if kind == "raw" else "dali")
-    with pytest.raises(InputError, match=f"--feed {asked} reads {other} stores, this one is {kind}: .* --kind {other}"):
-        choose_feed.check_feed(stores[kind], asked)
+    with pytest.raises(InputError, match=f"--feed {name} reads {other} stores, this one is {kind}: .* --kind {other}"):
+        choose_feed.check_feed(stores[kind], name)
 
 
 def test_free_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:

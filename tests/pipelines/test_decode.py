@@ -46,7 +46,7 @@ def resized(image: Image.Image, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_the_fast_decoders_may_have(name: str) -> None:
+def test_only_ordinary_jpegs_go_to_the_fast_decoders(name: str) -> None:
     data, _, ordinary = STRANGE[name]
     header = ordinary_jpeg(data)
     assert (header is not None) == ordinary
@@ -58,7 +58,7 @@ def test_what_the_fast_decoders_may_have(name: str) -> None:
         assert data[header.pixels - of_scan - 2 : header.pixels - of_scan] == b"\xff\xda" or header.progressive
 
 
-def test_pixels_in_one_piece() -> None:
+def test_jpegs_with_one_whole_scan() -> None:
     def whole(data: bytes) -> bool:
         header = ordinary_jpeg(data)
         assert header is not None
@@ -78,9 +78,9 @@ def test_pixels_in_one_piece() -> None:
 def test_strange_images_and_the_same_from_both_decoders(name: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, good, _ = STRANGE[name]
     if not good:
-        told = reason(data, fit)
+        message = reason(data, fit)
         monkeypatch.setattr(module, "_decode_fast", lambda data: None)
-        assert told and told == reason(data, fit)
+        assert message and message == reason(data, fit)
         return
     pixels = decode(data, 24, fit)
     assert pixels.shape == (24, 24, 3) and pixels.dtype == np.uint8
@@ -90,7 +90,7 @@ def test_strange_images_and_the_same_from_both_decoders(name: str, fit: str, mon
 
 def test_ordinary_images_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: bytes) -> Image.Image:
-        raise AssertionError("Pillow was asked")
+        raise AssertionError("Pillow was used")
 
     monkeypatch.setattr(module, "open_image", refuse)
     for name, each in STRANGE.items():
@@ -120,8 +120,8 @@ def test_bombs_are_refused_by_their_headers(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_cut_image_says_so() -> None:
     assert "truncated" in reason(STRANGE["plain cut at 93 %"].data)
-    told = reason(STRANGE["cut where its thumbnail ends"].data)
-    assert told == "a JPEG whose header is damaged, cut off or of a rare kind"
+    message = reason(STRANGE["cut where its thumbnail ends"].data)
+    assert message == "a JPEG whose header is damaged, cut off or of a rare kind"
 
 
 def test_sixteen_bits_keep_their_upper_eight() -> None:

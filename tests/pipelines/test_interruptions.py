@@ -212,7 +212,7 @@ def test_an_image_that_becomes_readable_later_does_not_change_complete_shards(
     same_files(store.folder, wanted.folder)
 
 
-def test_work_that_nobody_can_resume_is_removed(tmp_path: Path) -> None:
+def test_work_that_cannot_be_resumed_is_removed(tmp_path: Path) -> None:
     source, cache, stores = source_of(tmp_path / "source", 60), tmp_path / "cache", tmp_path / "cache/stores"
     with held(source, cache, "train-0001.npy"):
         other = source_of(tmp_path / "other")
@@ -224,7 +224,7 @@ def test_work_that_nobody_can_resume_is_removed(tmp_path: Path) -> None:
         made.append(prepare(other, size=8 + len(made), cache=cache, log=quiet))
         return left.name in visible(stores)
 
-    assert stays()  # somebody may come back to it
+    assert stays()  # it may be resumed
     shutil.copytree(left, tmp_path / "kept")
     source.rename(tmp_path / "away")
     assert not stays()  # gone with its source

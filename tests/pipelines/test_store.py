@@ -44,7 +44,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_on_disk_is_plain_numpy(store: Store) -> None:
+def test_the_files_of_a_raw_store_are_plain_numpy(store: Store) -> None:
     names = {path.name for path in store.folder.iterdir()}
     assert names == {
         "manifest.json",
