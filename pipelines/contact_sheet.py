@@ -111,7 +111,7 @@ def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, acr
 
 def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_ClassRow]:
     class_rows = []
-    every = {part: _labels(what, part) for part in PARTS}
+    every = what.labels
     for label in labels:
         rows = {part: np.flatnonzero(every[part] == label).tolist() for part in PARTS}
         val = min(len(rows["val"]), max(_VAL, IMAGES - len(rows["train"])))
@@ -125,17 +125,11 @@ def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_ClassRow]:
     return class_rows
 
 
-def _labels(what: Listing | Store, part: str) -> np.ndarray:
-    if isinstance(what, Store):
-        return np.asarray(getattr(what, part).labels)
-    return np.asarray([image.label for image in getattr(what, part)], dtype=np.int64)
-
-
 def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
     try:
         if isinstance(what, Store):
-            return np.asarray(getattr(what, part).gather(np.asarray([row]))[0])
-        return decode(what.read(getattr(what, part)[row]), _SIDE)
+            return np.asarray(what.parts[part].gather(np.array([row]))[0])
+        return decode(what.read(what.parts[part][row]), _SIDE)
     except (OSError, ImageError, InputError):
         return None
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from fasttransfer.pipelines.decode import ImageError, decode, open_image
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
-from fasttransfer.pipelines.store import PARTS, Store, is_store
+from fasttransfer.pipelines.store import Store, is_store
 
 SAMPLE = 200
 _PROBE = 8  # pixels; an image is decoded whole whatever its size then
@@ -68,18 +68,34 @@ def inspect(what: Path | Listing | Store) -> Inspection:
     """
     if isinstance(what, Path):
         what = open_images(what)
-    return _inspect_store(what) if isinstance(what, Store) else _inspect_listing(what)
-
-
-def _inspect_listing(listing: Listing) -> Inspection:
-    counts = {part: [each.label for each in getattr(listing, part)] for part in PARTS}
-    sample = _sample([*listing.train, *listing.val])
+    images = {part: len(labels) for part, labels in what.labels.items()}
+    per_class = {
+        part: _spread(np.bincount(labels, minlength=len(what.classes))) for part, labels in what.labels.items()
+    }
+    if isinstance(what, Store):
+        total, side = sum(images.values()), Spread(what.size, what.size, what.size)
+        return Inspection(
+            path=what.folder,
+            layout=str(what.manifest["layout"]),
+            classes=what.classes,
+            images=images,
+            per_class=per_class,
+            notes=tuple(what.manifest["notes"]),
+            sampled=total,
+            widths=side,
+            heights=side,
+            modes={"RGB": total},
+            formats={what.kind: total},
+            bad=tuple((each["path"], each["reason"]) for each in what.manifest["refused"]),
+            store=what,
+        )
+    sample = _sample([*what.train, *what.val])
     sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd notes in files that decode well
         for image in sample:
             try:
-                data = listing.read(image)
+                data = what.read(image)
                 with open_image(data) as opened:
                     sizes.append(opened.size)
                     modes[opened.mode] += 1
@@ -88,12 +104,12 @@ def _inspect_listing(listing: Listing) -> Inspection:
             except (OSError, ImageError) as error:
                 bad.append((image.path, str(error)))
     return Inspection(
-        path=listing.source,
-        layout=listing.layout,
-        classes=listing.classes,
-        images={part: len(labels) for part, labels in counts.items()},
-        per_class={part: _per_class(labels, len(listing.classes)) for part, labels in counts.items()},
-        notes=listing.notes,
+        path=what.source,
+        layout=what.layout,
+        classes=what.classes,
+        images=images,
+        per_class=per_class,
+        notes=what.notes,
         sampled=len(sample),
         widths=_spread([width for width, _ in sizes]) if sizes else None,
         heights=_spread([height for _, height in sizes]) if sizes else None,
@@ -103,35 +119,10 @@ def _inspect_listing(listing: Listing) -> Inspection:
     )
 
 
-def _inspect_store(store: Store) -> Inspection:
-    labels = {"train": store.train.labels, "val": store.val.labels}
-    total = len(store.train) + len(store.val)
-    side = Spread(store.size, store.size, store.size)
-    return Inspection(
-        path=store.folder,
-        layout=str(store.manifest["layout"]),
-        classes=store.classes,
-        images={part: len(each) for part, each in labels.items()},
-        per_class={part: _per_class(each, len(store.classes)) for part, each in labels.items()},
-        notes=tuple(store.manifest["notes"]),
-        sampled=total,
-        widths=side,
-        heights=side,
-        modes={"RGB": total},
-        formats={store.kind: total},
-        bad=tuple((each["path"], each["reason"]) for each in store.manifest["refused"]),
-        store=store,
-    )
-
-
 def _sample(images: Sequence[ImageFile]) -> list[ImageFile]:
     some = sorted(images, key=lambda image: xxhash.xxh3_64_intdigest(os.fsencode(image.path)))[:SAMPLE]
     return sorted(some, key=lambda image: (image.label, image.path))
 
 
-def _per_class(labels: ArrayLike, classes: int) -> Spread:
-    return _spread(np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist())
-
-
-def _spread(numbers: Sequence[int]) -> Spread:
-    return Spread(min(numbers), float(np.median(numbers)), max(numbers))
+def _spread(numbers: Sequence[int] | NDArray[np.int64]) -> Spread:
+    return Spread(int(np.min(numbers)), float(np.median(numbers)), int(np.max(numbers)))

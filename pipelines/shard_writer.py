@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fasttransfer.core.files import replace_file
 from fasttransfer.pipelines.decode import Pixels
 from fasttransfer.pipelines.layouts import ImageFile, Listing
-from fasttransfer.pipelines.store import PARTS, Digest, Kind, expected_bytes, file_facts, shard_name
+from fasttransfer.pipelines.store import Digest, Kind, expected_bytes, file_facts, shard_name
 
 SHARD_BYTES = 256 << 20
 DONE = ".done"
@@ -74,8 +74,7 @@ def plan_shards(listing: Listing, kind: Kind, size: int) -> list[ShardRange]:
     """Return the ranges of both parts, in the order in which they are written."""
     step = images_per_shard(kind, size)
     plan = []
-    for part in PARTS:
-        images: tuple[ImageFile, ...] = getattr(listing, part)
+    for part, images in listing.parts.items():
         for number, start in enumerate(range(0, len(images), step)):
             plan.append(ShardRange(part, shard_name(part, number, kind), images[start : start + step]))
     return plan

@@ -168,6 +168,16 @@ class Store:
     train: StorePart
     val: StorePart
 
+    @property
+    def parts(self) -> dict[str, StorePart]:
+        """The images of "train" and "val"."""
+        return {"train": self.train, "val": self.val}
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """The labels of the images of each part."""
+        return {name: part.labels for name, part in self.parts.items()}
+
     @staticmethod
     def open(folder: Path) -> Store:
         """Open a store; check the manifest and the shape, type and length of each file, not the images.
@@ -207,7 +217,7 @@ class Store:
         wanted = list(classes)
         source = self.manifest.get("source", self.folder)
         for name, what in (("train", "training"), ("val", "validation")):
-            counts = np.bincount(getattr(self, name).labels, minlength=len(self.classes))
+            counts = np.bincount(self.labels[name], minlength=len(self.classes))
             lacking = [each for each in wanted if counts[label[each]] == 0]
             if lacking:
                 more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""

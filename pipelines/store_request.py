@@ -15,7 +15,7 @@ import xxhash
 from fasttransfer.core.machine import version
 from fasttransfer.pipelines.layouts import Listing
 from fasttransfer.pipelines.shard_writer import images_per_shard
-from fasttransfer.pipelines.store import PARTS, Kind
+from fasttransfer.pipelines.store import Kind
 
 _KEY_VERSION = 1  # enters keys; it outlives the files' format, so that a store of an older format is met and replaced
 
@@ -49,8 +49,8 @@ class StoreRequest:
         if (self.kind, self.fit) != ("raw", "stretch"):
             head += [self.kind, self.fit]
         key, file_list = xxhash.xxh3_128(json.dumps(head).encode()), xxhash.xxh3_128()
-        for part in PARTS:
-            for image in getattr(listing, part):
+        for part, images in listing.parts.items():
+            for image in images:
                 file = listing.tree.images[image.path]
                 line = os.fsencode(f"{part}\0{image.label}\0{image.path}\0{file.size}\0{file.mtime_ns}\n")
                 key.update(line)

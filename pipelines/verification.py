@@ -80,15 +80,14 @@ def _files(store: Store) -> Iterator[tuple[str, str, int]]:
 
 
 def _batches(store: Store) -> Iterator[tuple[str, range]]:
-    for part in PARTS:
-        count = len(getattr(store, part))
-        for start in range(0, count, _IMAGES):
-            yield part, range(start, min(start + _IMAGES, count))
+    for part, images in store.parts.items():
+        for start in range(0, len(images), _IMAGES):
+            yield part, range(start, min(start + _IMAGES, len(images)))
 
 
 def _is_decodable(store: Store, part: str, row: int) -> bool:
     try:
-        getattr(store, part).gather(np.array([row]))
+        store.parts[part].gather(np.array([row]))
     except InputError:
         return False
     return True

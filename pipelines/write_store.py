@@ -210,8 +210,8 @@ class _StoreWriter:
         refused = [image for record in self._records for image in record.refused]
         paths = {image.path for image in refused}
         labels = {
-            part: np.array([image.label for image in getattr(listing, part) if image.path not in paths], dtype=np.int64)
-            for part in PARTS
+            part: np.array([image.label for image in images if image.path not in paths], dtype=np.int64)
+            for part, images in listing.parts.items()
         }
         if refused:
             _check_classes(listing, labels, refused)
@@ -357,7 +357,7 @@ def _encode_jpeg(pixels: Pixels) -> bytes:
 def _check_classes(listing: Listing, labels: dict[str, NDArray[np.int64]], refused: Sequence[RefusedImage]) -> None:
     """Raise a `SourceError` if leaving out the refused images empties a class of a part."""
     for part, what in (("train", "training"), ("val", "validation")):
-        for label in sorted({image.label for image in getattr(listing, part)} - set(labels[part].tolist())):
+        for label in sorted({*listing.labels[part].tolist()} - {*labels[part].tolist()}):
             raise SourceError(
                 f"{listing.source}: class {listing.classes[label]} has no {what} image left when those "
                 f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
