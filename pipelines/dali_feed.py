@@ -84,7 +84,7 @@ class DaliFeed(StoreFeed):
     @contextmanager
     def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[ShardPixels]:
         with self._decoders[images].decoded(images.rows[ids.numpy()]) as pixels:
-            yield ShardPixels([pixels], torch.arange(len(ids)))
+            yield [pixels], torch.arange(len(ids))
 
 
 class _Decoder:

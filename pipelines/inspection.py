@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,9 +34,7 @@ class Spread(NamedTuple):
 class Inspection:
     """A description of a source or a store. What it says of files was read from `sampled` of them."""
 
-    path: Path
     layout: str
-    classes: tuple[str, ...]
     images: Mapping[str, int]  # "train", "val" -> number of images
     per_class: Mapping[str, Spread]  # "train", "val" -> images per class
     notes: tuple[str, ...]
@@ -46,7 +44,6 @@ class Inspection:
     modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> images
     formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> images
     bad: tuple[tuple[str, str], ...]  # path and reason
-    store: Store | None = field(default=None, compare=False)  # None for a source
 
 
 def open_images(path: Path) -> Listing | Store:
@@ -75,9 +72,7 @@ def inspect(what: Path | Listing | Store) -> Inspection:
     if isinstance(what, Store):
         total, side = sum(images.values()), Spread(what.size, what.size, what.size)
         return Inspection(
-            path=what.folder,
             layout=str(what.manifest["layout"]),
-            classes=what.classes,
             images=images,
             per_class=per_class,
             notes=tuple(what.manifest["notes"]),
@@ -87,7 +82,6 @@ def inspect(what: Path | Listing | Store) -> Inspection:
             modes={"RGB": total},
             formats={what.kind: total},
             bad=tuple((each["path"], each["reason"]) for each in what.manifest["refused"]),
-            store=what,
         )
     sample = _sample([*what.train, *what.val])
     sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
@@ -104,9 +98,7 @@ def inspect(what: Path | Listing | Store) -> Inspection:
             except (OSError, ImageError) as error:
                 bad.append((image.path, str(error)))
     return Inspection(
-        path=what.source,
         layout=what.layout,
-        classes=what.classes,
         images=images,
         per_class=per_class,
         notes=what.notes,

@@ -72,11 +72,11 @@ class MemoryFeed(StoreFeed):
         if self._staging is not None:
             fill = partial(self._gather, images.part, images.rows[ids.numpy()])
             with self._staging.copy(len(ids), fill) as copy:
-                yield ShardPixels([copy], torch.arange(len(ids)))
+                yield [copy], torch.arange(len(ids))
         elif self._resident:
-            yield ShardPixels([self._resident[images]], ids)
+            yield [self._resident[images]], ids
         else:
-            yield ShardPixels(self._shards[images.part], torch.from_numpy(images.rows[ids.numpy()]))
+            yield self._shards[images.part], torch.from_numpy(images.rows[ids.numpy()])
 
     def _gather(self, part: StorePart, rows: np.ndarray, out: Tensor) -> None:
         """Copy the pixels of `rows` into `out`, (N, S, S, 3) uint8; each thread copies a range of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, NotRequired, TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -13,16 +13,9 @@ from torch import Tensor
 from fasttransfer import ops
 from fasttransfer.pipelines.streams import Batch, Stream, TaskImages, Views, centre_views
 
-
-class ShardPixels(NamedTuple):
-    """Stored images on the device that makes the batch.
-
-    `shards` are (R_i, S, S, 3) uint8; `rows`, (N,) int64 on the CPU, are the images of the batch, numbered through all
-    shards.
-    """
-
-    shards: Sequence[Tensor]
-    rows: Tensor
+ShardPixels = tuple[Sequence[Tensor], Tensor]
+"""Stored images on the device that makes the batch: shards, (R_i, S, S, 3) uint8, and the numbers of the batch's images
+through all shards, (N,) int64 on the CPU."""
 
 
 class Augmentation(TypedDict):
@@ -75,10 +68,10 @@ class StoreFeed(ABC):
 
     def _batch(self, images: TaskImages, views: Views) -> Batch:
         labels = torch.from_numpy(images.labels[views.ids.numpy()])
-        with self._pixels(images, views.ids) as pixels:
-            rows, top, left, mirror, labels = self._to_device(pixels.rows, views.top, views.left, views.mirror, labels)
+        with self._pixels(images, views.ids) as (shards, rows):
+            rows, top, left, mirror, labels = self._to_device(rows, views.top, views.left, views.mirror, labels)
             augmented = {
-                task: ops.augment(pixels.shards, rows, mean, top, left, mirror.bool(), **self._look)
+                task: ops.augment(shards, rows, mean, top, left, mirror.bool(), **self._look)
                 for task, mean in self._means.items()
             }
         return Batch(augmented, labels, views.ids, views.number)

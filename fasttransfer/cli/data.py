@@ -31,6 +31,7 @@ class DataInspect:
     def run(self, console: Console) -> int:
         from fasttransfer.pipelines import contact_sheet
         from fasttransfer.pipelines.inspection import inspect, open_images
+        from fasttransfer.pipelines.store import Store
         from fasttransfer.study import images
         from fasttransfer.study.configuration import BUILTIN
         from fasttransfer.study.recipe import load_recipe
@@ -42,17 +43,18 @@ class DataInspect:
             source = images.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
         opened = open_images(source)
         report = inspect(opened)
-        store = report.store
-        facts = [("store" if store else "source", str(report.path))]
-        if store:
-            size = sum(path.stat().st_size for path in store.folder.iterdir())
-            facts += [
-                ("kind", f"{store.kind}, {size / 1e6:,.1f} MB on disk"),
-                ("digest", store.digest),
-                ("from", f"{store.manifest['source']}, fit: {store.manifest.get('fit', 'stretch')}"),
-                ("versions", ", ".join(f"{name} {version}" for name, version in store.manifest["versions"].items())),
+        if isinstance(opened, Store):
+            manifest, size = opened.manifest, sum(path.stat().st_size for path in opened.folder.iterdir())
+            facts = [
+                ("store", str(opened.folder)),
+                ("kind", f"{opened.kind}, {size / 1e6:,.1f} MB on disk"),
+                ("digest", opened.digest),
+                ("from", f"{manifest['source']}, fit: {manifest.get('fit', 'stretch')}"),
+                ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
             ]
-        facts += [("layout", report.layout), ("classes", str(len(report.classes)))]
+        else:
+            facts = [("source", str(opened.source))]
+        facts += [("layout", report.layout), ("classes", str(len(opened.classes)))]
         for part, count in report.images.items():
             spread = report.per_class[part]
             per_class = f"{spread.least} to {spread.most} per class, median {spread.median:g}"

@@ -265,6 +265,10 @@ def test_data_prepare_and_verify(tmp_path: Path, images: Path, capsys: pytest.Ca
     assert "--size 32 and --recipe mini" in one_sentence(capsys)
     assert run("data", "prepare", images, images / "store", "--size", 8) == 2
     assert "lies inside the images" in one_sentence(capsys)
+    assert run("data", "inspect", store) == 0
+    text = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in store.iterdir()) / 1e6
+    assert f"jpeg, {size:.1f} MB on disk" in text and "fit: stretch" in text and "pillow" in text
     assert run("data", "verify", store) == 0
     assert "images are as they were written" in capsys.readouterr().out
     shard = store / "train-0000.tar"
