@@ -85,8 +85,9 @@ def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
         with warnings.catch_warnings():
             # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
             warnings.simplefilter("ignore")
-            writer.make_shards()
+            progress = writer.make_shards()
         writer.finish()
+        progress.finish()
     except SourceError:
         (folder / REQUEST).unlink(missing_ok=True)  # there is nothing to resume
         raise
@@ -164,8 +165,8 @@ class _StoreWriter:
                 f"{format_bytes(free)} free: free space or choose another folder"
             )
 
-    def make_shards(self) -> None:
-        """Make the shards that lack. A thread flushes one while the next is made.
+    def make_shards(self) -> ProgressLog:
+        """Make the shards that lack, and return their progress. A thread flushes one while the next is made.
 
         Raises:
             SourceError: bad images unless they are to be skipped, or images that changed meanwhile.
@@ -176,8 +177,8 @@ class _StoreWriter:
             rows[shard.part] += record.rows
         refused: list[RefusedImage] = []
         flush: Future[ShardRecord] | None = None
-        self._progress = ProgressLog("prepare", request.images, self._log, request.images - _count_images(todo))
-        decoded = _decoded(request, [image for shard in todo for image in shard.images], self._progress)
+        progress = ProgressLog("prepare", request.images, self._log, request.images - _count_images(todo))
+        decoded = _decoded(request, [image for shard in todo for image in shard.images], progress)
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
             for shard in todo:
                 bad: list[RefusedImage] = []
@@ -199,6 +200,7 @@ class _StoreWriter:
         if refused:
             every = f"{listing.source}: {describe_refused(refused)}"
             raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
+        return progress
 
     def finish(self) -> None:
         """Write the labels, the index and the manifest; remove what only an unfinished store needs.
@@ -267,7 +269,6 @@ class _StoreWriter:
             (folder / (shard.file + DONE)).unlink()
         (folder / REQUEST).unlink()
         sync_folder(folder)
-        self._progress.finish()
 
 
 def _count_images(shards: Iterable[ShardRange]) -> int:

@@ -35,12 +35,6 @@ def reason(data: bytes, fit: str = "stretch") -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def only_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode as where torchvision has no decoder."""
-    monkeypatch.setattr(module, "_decode_fast", lambda data: None)
-
-
 def resized(image: Image.Image, size: int) -> np.ndarray:
     return resize(torch.from_numpy(np.array(image.convert("RGB"))), size).numpy()
 
@@ -154,16 +148,11 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(np.array_equal(decode(data, 20), pixels) for data, pixels in zip(files, whole, strict=True))
 
 
-@pytest.mark.usefixtures("only_pillow")
-def test_without_torchvision_s_decoder() -> None:
-    assert np.array_equal(decode(jpeg(1), 8), resized(Image.open(io.BytesIO(jpeg(1))), 8))
-
-
 def test_where_torchvision_refuses_pillow_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: torch.Tensor, mode: str) -> torch.Tensor:
         raise RuntimeError("not today")
 
-    wanted = decode(jpeg(1), 8)
+    wanted = resized(Image.open(io.BytesIO(jpeg(1))), 8)
     monkeypatch.setattr(torchvision.io, "decode_jpeg", refuse)
     assert np.array_equal(decode(jpeg(1), 8), wanted)
 
