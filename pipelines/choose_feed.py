@@ -10,10 +10,9 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 
 Name = Literal["memory", "dali"]
 
-FEED_OF: dict[Kind, Name] = {"raw": "memory", "jpeg": "dali"}
 KIND_OF: dict[Name, Kind] = {"memory": "raw", "dali": "jpeg"}
 
 DEVICE_SHARE = 0.75
@@ -43,21 +41,12 @@ DISK_SHARE = 0.9
 _DALI_THREADS = 8  # at most, with a GPU: they only prepare what it decodes
 
 
-@dataclass(frozen=True)
-class FeedChoice:
-    """A feed for a store.
+class FeedChoice(NamedTuple):
+    """Where the feed of a store takes its images from."""
 
-    Attributes:
-        feed: its name.
-        resident: whether a GPU's memory holds the images.
-        ahead: whether a thread makes batches ahead.
-        about: all of it in words.
-    """
-
-    feed: Name
-    resident: bool
-    ahead: bool
-    about: str
+    resident: bool  # whether a GPU's memory holds the images
+    ahead: bool  # whether a thread makes batches ahead
+    about: str  # all of it in words
 
 
 def choose_feed(kind: Kind, images: int, device: str, free: int | None) -> FeedChoice:
@@ -76,14 +65,14 @@ def choose_feed(kind: Kind, images: int, device: str, free: int | None) -> FeedC
     if kind == "jpeg":
         by = "on the GPU" if device == "cuda" else "on the CPU"
         files = "from the page cache" if fits else f"from disk, read one batch ahead{room}"
-        return FeedChoice("dali", False, not fits, f"dali, decoded {by} {files}")
+        return FeedChoice(False, not fits, f"dali, decoded {by} {files}")
     if device == "cuda" and free is not None and fits:
-        return FeedChoice("memory", True, False, f"memory, held in the GPU's memory{room}")
+        return FeedChoice(True, False, f"memory, held in the GPU's memory{room}")
     if device == "cuda":
-        return FeedChoice("memory", False, True, f"memory, through pinned buffers, one batch ahead{room}")
+        return FeedChoice(False, True, f"memory, through pinned buffers, one batch ahead{room}")
     if fits:
-        return FeedChoice("memory", False, False, "memory, mapped, from the page cache")
-    return FeedChoice("memory", False, True, f"memory, mapped, from disk, read one batch ahead{room}")
+        return FeedChoice(False, False, "memory, mapped, from the page cache")
+    return FeedChoice(False, True, f"memory, mapped, from disk, read one batch ahead{room}")
 
 
 def choose_kind(images: int, size: int, free: int, have: Collection[Kind], *, dali: bool) -> tuple[Kind, str]:
@@ -150,7 +139,7 @@ def open_feed(
     stored = stored_bytes(train) + stored_bytes(val)
     choice = choose_feed(kind, stored, device.type, free_memory(kind, device))
     feed: Feed
-    if choice.feed == "dali":
+    if kind == "jpeg":
         decoding = threads if device.type == "cpu" else min(_DALI_THREADS, machine.cores())
         feed = DaliFeed(train, val, stream, means, device=device, threads=decoding, hw_share=hw_share, **look)
     else:

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import replace_file
-from fasttransfer.pipelines.decode import ImageError, Pixels, decode
+from fasttransfer.pipelines.decode import ImageError, decode
 from fasttransfer.pipelines.layouts import Listing
 from fasttransfer.pipelines.store import PARTS, Store
 
@@ -35,12 +35,12 @@ _INK, _FAINT, _PAPER, _BAD = "#1a1a1a", "#6b6b6b", "#ffffff", "#e9e2e2"
 
 
 class _ClassRow(NamedTuple):
-    """The images of one class: (S, S, 3) uint8, or None for one that cannot be decoded."""
+    """The images of one class; None for one that cannot be decoded."""
 
     name: str
     words: str
     counts: dict[str, int]
-    tiles: dict[str, list[Pixels | None]]
+    tiles: dict[str, list[Image.Image | None]]
 
 
 def check_name(path: Path) -> None:
@@ -94,12 +94,12 @@ def _draw(what: Listing | Store) -> Image.Image:
 def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, across: int, row: _ClassRow) -> None:
     at = x
     for part in PARTS:
-        for pixels in row.tiles[part]:
-            if pixels is None:
+        for tile in row.tiles[part]:
+            if tile is None:
                 draw.rectangle((at, y, at + _SIDE - 1, y + _SIDE - 1), fill=_BAD)
                 draw.multiline_text((at + 12, y + 32), "cannot be\ndecoded", _FAINT, _font(12))
             else:
-                image.paste(_tile(pixels), (at, y))
+                image.paste(tile, (at, y))
             at += _SIDE + _GAP
         at = x + across - len(row.tiles["val"]) * (_SIDE + _GAP) + _GAP
     counts = f"{row.counts['train']:,} train, {row.counts['val']:,} val"
@@ -111,13 +111,13 @@ def _draw_row(image: Image.Image, draw: ImageDraw.ImageDraw, x: int, y: int, acr
 
 def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_ClassRow]:
     class_rows = []
-    every = {part: _labels(what, part) for part in PARTS}
+    every = what.labels
     for label in labels:
         rows = {part: np.flatnonzero(every[part] == label).tolist() for part in PARTS}
         val = min(len(rows["val"]), max(_VAL, IMAGES - len(rows["train"])))
         share = {"train": IMAGES - val, "val": val}
         tiles = {
-            part: [_pixels(what, part, rows[part][i]) for i in _spread(len(rows[part]), share[part])] for part in PARTS
+            part: [_tile(what, part, rows[part][i]) for i in _spread(len(rows[part]), share[part])] for part in PARTS
         }
         name = what.classes[label]
         counts = {part: len(rows[part]) for part in PARTS}
@@ -125,19 +125,15 @@ def _rows(what: Listing | Store, labels: Sequence[int]) -> list[_ClassRow]:
     return class_rows
 
 
-def _labels(what: Listing | Store, part: str) -> np.ndarray:
-    if isinstance(what, Store):
-        return np.asarray(getattr(what, part).labels)
-    return np.asarray([image.label for image in getattr(what, part)], dtype=np.int64)
-
-
-def _pixels(what: Listing | Store, part: str, row: int) -> Pixels | None:
+def _tile(what: Listing | Store, part: str, row: int) -> Image.Image | None:
+    """Return an image at the size of a tile; None where it cannot be decoded."""
     try:
-        if isinstance(what, Store):
-            return np.asarray(getattr(what, part).gather(np.asarray([row]))[0])
-        return decode(what.read(getattr(what, part)[row]), _SIDE)
-    except (OSError, ImageError):
+        if isinstance(what, Listing):
+            return Image.fromarray(decode(what.read(what.parts[part][row]), _SIDE))
+        image = Image.fromarray(what.parts[part].gather(np.array([row]))[0])
+    except (OSError, ImageError, InputError):
         return None
+    return image if image.width == _SIDE else image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
 
 
 def _heading(what: Listing | Store, drawn: int) -> tuple[str, str]:
@@ -148,11 +144,6 @@ def _heading(what: Listing | Store, drawn: int) -> tuple[str, str]:
     if isinstance(what, Store):
         return str(what.folder), f"{what.kind} store, {what.size} x {what.size}, digest {what.digest}; {facts}"
     return str(what.source), f"{what.layout}; {facts}{', held out of training' if what.held_out and what.val else ''}"
-
-
-def _tile(pixels: Pixels) -> Image.Image:
-    image = Image.fromarray(pixels)
-    return image if image.width == _SIDE else image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -168,12 +159,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _text(
-    draw: ImageDraw.ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    ink: str,
-    room: int,
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, ink: str, room: int
 ) -> int:
     """Write `text` on one line, cut to `room` pixels; return the pixels that it takes."""
     line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

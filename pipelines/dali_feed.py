@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.pipelines.bad_images import bad_image_error, find_bad_image
 from fasttransfer.pipelines.store import JpegStorePart, Rows
 from fasttransfer.pipelines.store_feed import Augmentation, ShardPixels, StoreFeed
 from fasttransfer.pipelines.streams import Batch, Stream, TaskImages
@@ -64,13 +63,11 @@ class DaliFeed(StoreFeed):
         }
 
     def train(self, step: int) -> Batch:
-        """Return the batch of training step `step`, counted from 0."""
         batch = super().train(step)
         self._begin(self._train, self._stream.views(step + 1).ids)
         return batch
 
     def val(self) -> Iterator[Batch]:
-        """Yield batches of every validation image once, in order, as centre crops."""
         for batch in super().val():
             start = int(batch.ids[-1]) + 1
             if start < len(self._val):
@@ -78,7 +75,6 @@ class DaliFeed(StoreFeed):
             yield batch
 
     def close(self) -> None:
-        """Release threads and memory; the feed cannot be used again."""
         self._decoders = {}
 
     def _begin(self, images: TaskImages, ids: Tensor) -> None:
@@ -88,7 +84,7 @@ class DaliFeed(StoreFeed):
     @contextmanager
     def _pixels(self, images: TaskImages, ids: Tensor) -> Iterator[ShardPixels]:
         with self._decoders[images].decoded(images.rows[ids.numpy()]) as pixels:
-            yield ShardPixels([pixels], torch.arange(len(ids)))
+            yield [pixels], torch.arange(len(ids))
 
 
 class _Decoder:
@@ -110,8 +106,9 @@ class _Decoder:
         self._drop()
         try:
             jpegs = [np.frombuffer(self._part.read(row), dtype=np.uint8) for row in rows.tolist()]
-        except OSError as error:
-            raise find_bad_image(self._part, rows) or error from None
+        except OSError:
+            self._part.gather(rows)  # raises an error that names the image
+            raise
         if self._pipeline is None:
             self._pipeline = self._build()
         self._pipeline.feed_input(_INPUT, jpegs)
@@ -132,14 +129,15 @@ class _Decoder:
         stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
         try:
             (decoded,) = self._pipeline.share_outputs(cuda_stream=stream)
-        except RuntimeError as error:
+        except RuntimeError:
             self._pipeline = None  # after an error DALI's pipeline cannot be used
-            raise find_bad_image(self._part, rows) or error from None
+            self._part.gather(rows)  # raises an error that names the image
+            raise
         try:
             side = self._part.size
             for row, shape in zip(rows.tolist(), decoded.shape(), strict=True):
                 if shape != (side, side, 3):
-                    raise bad_image_error(self._part, row, f"{shape[1]} x {shape[0]} pixels, not {side} x {side}")
+                    raise self._part.damage(row, f"{shape[1]} x {shape[0]} pixels, not {side} x {side}")
             yield from_dlpack(decoded.as_tensor())
         finally:
             self._pipeline.release_outputs()

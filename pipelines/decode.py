@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -86,18 +85,6 @@ def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
         return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
-def decode_stored(blobs: Sequence[bytes], size: int) -> Pixels:
-    """Return the JPEGs of a jpeg store as (k, size, size, 3) uint8, decoded on the CPU; the same bits everywhere.
-
-    Raises:
-        ImageError: one is damaged.
-    """
-    pixels = np.empty((len(blobs), size, size, 3), np.uint8)
-    for i, data in enumerate(blobs):
-        pixels[i] = decode(data, size)
-    return pixels
-
-
 def decode_or_error(data: bytes, size: int, fit: str) -> Pixels | ImageError:
     """Return the result of `decode`, or the error that it raises."""
     try:
@@ -130,20 +117,10 @@ class _Room:
 _room = _Room(MOST_PIXELS)
 
 
-@cache
-def _jpeg_decoder() -> Callable[..., Tensor] | None:
-    try:
-        from torchvision.io import decode_jpeg
-    except ImportError:
-        return None
-    return decode_jpeg
-
-
 def _decode_fast(data: bytes) -> Tensor | None:
-    """Return an ordinary JPEG as (H, W, 3) uint8; None where torchvision is missing or refuses it."""
-    decode_jpeg = _jpeg_decoder()
-    if decode_jpeg is None:
-        return None
+    """Return an ordinary JPEG as (H, W, 3) uint8; None where torchvision refuses it."""
+    from torchvision.io import decode_jpeg  # here, because it takes long to load
+
     try:
         return decode_jpeg(from_dlpack(np.frombuffer(data, np.uint8)), mode="RGB").permute(1, 2, 0)
     except RuntimeError:

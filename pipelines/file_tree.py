@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from fasttransfer.core.errors import InputError
+from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.pipelines.archives import Archive, ArchiveError, ArchiveMember, read_at
 
 EXTENSIONS = frozenset(
@@ -24,8 +24,7 @@ _UNREAD = frozenset(("heic", "heif", "avif", "jxl", "jp2", "svg", "psd", "dng", 
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """One file: its size and time as listed, and where its bytes are.
 
     `archive` is the path, below the source, of the tar that has the bytes at `offset`: "" where the source is that tar,
@@ -39,40 +38,7 @@ class File:
     trouble: str = ""
 
 
-_PLAIN = File(0, 0)
-
-
-class Files(Mapping[str, File]):
-    """Files by path, in the order of their insertion, in little memory: there may be more than a million."""
-
-    def __init__(self) -> None:
-        self._row: dict[str, int] = {}
-        self._facts = array("q")  # of each row: size, time, offset, place in _archives
-        self._archives: dict[str | None, int] = {}
-        self._archive: list[str | None] = []  # by its place in _archives: there may be thousands
-        self._troubles: dict[int, str] = {}
-
-    def __setitem__(self, path: str, file: File) -> None:
-        archive = self._archives.setdefault(file.archive, len(self._archives))
-        if archive == len(self._archive):
-            self._archive.append(file.archive)
-        facts = array("q", (file.size, file.mtime_ns, file.offset, archive))
-        row = self._row.setdefault(path, len(self._row))
-        self._facts[4 * row : 4 * row + 4] = facts
-        self._troubles.pop(row, None)
-        if file.trouble:
-            self._troubles[row] = file.trouble
-
-    def __getitem__(self, path: str) -> File:
-        row = self._row[path]
-        size, mtime_ns, offset, archive = self._facts[4 * row : 4 * row + 4]
-        return File(size, mtime_ns, offset, self._archive[archive], self._troubles.get(row, ""))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._row)
-
-    def __len__(self) -> int:
-        return len(self._row)
+Files = dict[str, File]  # by path in the source
 
 
 @dataclass
@@ -80,9 +46,9 @@ class Tree:
     """Folders, images and texts of a source by their paths in it; nothing hidden (".name") is listed."""
 
     root: Path
-    images: Files = field(default_factory=Files)
-    texts: Files = field(default_factory=Files)
-    archives: Files = field(default_factory=Files)  # tars inside, which `mount` reads
+    images: Files = field(default_factory=dict)
+    texts: Files = field(default_factory=dict)
+    archives: Files = field(default_factory=dict)  # tars inside, which `mount` reads
     folders: set[str] = field(default_factory=set)
     packed: list[str] = field(default_factory=list)  # compressed archives inside
     unread: Counter[str] = field(default_factory=Counter)  # extension -> files of a kind that cannot be read
@@ -116,10 +82,9 @@ class Tree:
             InputError: it cannot be read, or is not UTF-8.
         """
         try:
-            return self.read(path, self.texts.get(path, _PLAIN)).decode("utf-8-sig")
+            return self.read(path, self.texts.get(path, File(0, 0))).decode("utf-8-sig")
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise InputError(f"{self.root}: {path} cannot be read ({reason}): put it right") from error
+            raise InputError(f"{self.root}: {path} cannot be read ({os_reason(error)}): put it right") from error
         except UnicodeDecodeError as error:
             raise InputError(f"{self.root}: {path} is not UTF-8 text ({error}): save it as UTF-8") from error
 
@@ -137,8 +102,7 @@ class Tree:
             archive = Archive(self.root / self.home(path), file.offset if file else 0, end)
             remedy = archive.packed()
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise InputError(f"{what}: cannot be read ({reason}): put it right or remove it") from error
+            raise InputError(f"{what}: cannot be read ({os_reason(error)}): put it right or remove it") from error
         if remedy:
             raise InputError(f"{what}: is compressed, but archives are read in place: {remedy}")
         return archive
@@ -230,7 +194,7 @@ def read_tree(source: Path) -> Tree:
         where = error.filename or source
         raise InputError(f"{where}: cannot be read (permission denied): change its permissions") from error
     except OSError as error:
-        where, reason = error.filename or source, (error.strerror or str(error)).lower()
+        where, reason = error.filename or source, os_reason(error)
         raise InputError(f"{where}: cannot be read ({reason}): put it right or name another source") from error
     return tree
 
@@ -241,15 +205,14 @@ def _is_hidden(name: str) -> bool:
 
 def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]]) -> None:
     """List all below `prefix`; `above` holds the folders on the way here, so that cyclic links end."""
-    here = os.stat(tree.root / prefix)
-    above = above | {(here.st_dev, here.st_ino)}
+    above = above | {_identity(os.stat(tree.root / prefix))}
     with os.scandir(tree.root / prefix) as entries:
         for entry in entries:
             path = prefix + entry.name
             if _is_hidden(entry.name):
                 continue
             if entry.is_dir():
-                if entry.is_symlink() and _identity(entry) in above:
+                if entry.is_symlink() and _identity(entry.stat()) in above:
                     continue
                 tree.folders.add(path)
                 _walk(tree, f"{path}/", above)
@@ -257,8 +220,7 @@ def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]]) -> None:
                 shelf[path] = _on_disk(entry)
 
 
-def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
-    status = entry.stat()
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
@@ -266,7 +228,7 @@ def _on_disk(entry: os.DirEntry[str]) -> File:
     try:
         status = entry.stat()
     except OSError as error:  # a broken link is listed, so that it is reported and not silently missing
-        return File(0, 0, trouble=(error.strerror or str(error)).lower())
+        return File(0, 0, trouble=os_reason(error))
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block for ever
         return File(0, 0, trouble="not a plain file")
     return File(status.st_size, status.st_mtime_ns)

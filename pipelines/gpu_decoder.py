@@ -8,7 +8,7 @@ progressive ones, for which GPUs have no engine. DALI fails a whole batch for on
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,14 @@ Shape = tuple[int, int]
 
 
 class GpuDecoder:
-    """A `decoders.Decoder` that refuses what `decode` refuses, for the same reasons.
+    """A decoder of some files per call that refuses what `decode` refuses, for the same reasons.
 
     Its pixels are those of `decode` up to rounding, except for the outermost pixel on each side: where a filter reaches
     over the edge, DALI repeats the last pixel and the CPU operator leaves out what is not there.
     """
 
-    images = 64
-    threads = 2  # while one waits for its images, the GPU decodes those of the other
+    images = 64  # files per call that suit it
+    threads = 2  # should call it at the same time: while one waits for its images, the GPU decodes those of the other
 
     def __init__(self, size: int, fit: str, *, gpu: int | None = 0) -> None:
         """
@@ -54,10 +54,11 @@ class GpuDecoder:
         self._of_thread = threading.local()
 
     def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
+        """Return what `decode` returns or raises for each file, in order."""
         results: list[Pixels | ImageError | None] = [None] * len(blobs)
-        shapes = [_shape(data) for data in blobs]
+        shapes = {i: shape for i, data in enumerate(blobs) if (shape := _shape(data)) is not None}
         for some in _runs(shapes, self.images):
-            pixels = self._run([blobs[i] for i in some], [shapes[i] for i in some])  # type: ignore[misc]
+            pixels = self._run([blobs[i] for i in some], [shapes[i] for i in some])
             for i, each in zip(some, pixels if pixels is not None else (), strict=False):
                 results[i] = each
         return [
@@ -106,21 +107,20 @@ class GpuDecoder:
 def _shape(data: bytes) -> Shape | None:
     """Return the height and width of an image that DALI may decode; None for any other."""
     header = ordinary_jpeg(data)
-    return header[:2] if header is not None and one_whole_scan(data, header) else None
+    if header is None or header.height * header.width > MOST_PIXELS or not one_whole_scan(data, header):
+        return None
+    return header.height, header.width
 
 
-def _runs(shapes: Sequence[Shape | None], most: int) -> Iterator[list[int]]:
-    """Yield the images that go through DALI together: at most `most`, and not too many pixels; skip those of None."""
+def _runs(shapes: Mapping[int, Shape], most: int) -> Iterator[list[int]]:
+    """Yield the images that go through DALI together: at most `most`, and not too many pixels."""
     some: list[int] = []
     pixels = 0
-    for i, shape in enumerate(shapes):
-        if shape is None or shape[0] * shape[1] > MOST_PIXELS:
-            continue
-        area = shape[0] * shape[1]
-        if some and (len(some) == most or pixels + area > MOST_PIXELS):
+    for i, (height, width) in shapes.items():
+        if some and (len(some) == most or pixels + height * width > MOST_PIXELS):
             yield some
             some, pixels = [], 0
         some.append(i)
-        pixels += area
+        pixels += height * width
     if some:
         yield some

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from fasttransfer.pipelines.decode import ImageError, decode, open_image
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
-from fasttransfer.pipelines.store import PARTS, Store, is_store
+from fasttransfer.pipelines.store import Store, is_store
 
 SAMPLE = 200
 _PROBE = 8  # pixels; an image is decoded whole whatever its size then
@@ -33,14 +34,9 @@ class Spread(NamedTuple):
 class Inspection:
     """A description of a source or a store. What it says of files was read from `sampled` of them."""
 
-    path: Path
-    kind: str  # "source" | "store"
     layout: str
-    classes: tuple[str, ...]
-    words: Mapping[str, str]
     images: Mapping[str, int]  # "train", "val" -> number of images
     per_class: Mapping[str, Spread]  # "train", "val" -> images per class
-    held_out: bool
     notes: tuple[str, ...]
     sampled: int
     widths: Spread | None  # pixels; None where no sampled image could be opened
@@ -48,19 +44,6 @@ class Inspection:
     modes: Mapping[str, int]  # Pillow's mode, e.g. "RGB", "L" -> images
     formats: Mapping[str, int]  # Pillow's format, e.g. "JPEG" -> images
     bad: tuple[tuple[str, str], ...]  # path and reason
-    store: StoreFacts | None = None  # None for sources
-
-
-@dataclass(frozen=True)
-class StoreFacts:
-    """The properties of a store beyond its images."""
-
-    kind: str  # "raw" | "jpeg"
-    fit: str  # how oblong images became square
-    source: str
-    disk: int  # bytes
-    digest: str
-    versions: Mapping[str, str]
 
 
 def open_images(path: Path) -> Listing | Store:
@@ -82,18 +65,31 @@ def inspect(what: Path | Listing | Store) -> Inspection:
     """
     if isinstance(what, Path):
         what = open_images(what)
-    return _inspect_store(what) if isinstance(what, Store) else _inspect_listing(what)
-
-
-def _inspect_listing(listing: Listing) -> Inspection:
-    counts = {part: [each.label for each in getattr(listing, part)] for part in PARTS}
-    sample = _sample([*listing.train, *listing.val])
+    images = {part: len(labels) for part, labels in what.labels.items()}
+    per_class = {
+        part: _spread(np.bincount(labels, minlength=len(what.classes))) for part, labels in what.labels.items()
+    }
+    if isinstance(what, Store):
+        total, side = sum(images.values()), Spread(what.size, what.size, what.size)
+        return Inspection(
+            layout=str(what.manifest["layout"]),
+            images=images,
+            per_class=per_class,
+            notes=tuple(what.manifest["notes"]),
+            sampled=total,
+            widths=side,
+            heights=side,
+            modes={"RGB": total},
+            formats={what.kind: total},
+            bad=tuple((each["path"], each["reason"]) for each in what.manifest["refused"]),
+        )
+    sample = _sample([*what.train, *what.val])
     sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd notes in files that decode well
         for image in sample:
             try:
-                data = listing.read(image)
+                data = what.read(image)
                 with open_image(data) as opened:
                     sizes.append(opened.size)
                     modes[opened.mode] += 1
@@ -102,15 +98,10 @@ def _inspect_listing(listing: Listing) -> Inspection:
             except (OSError, ImageError) as error:
                 bad.append((image.path, str(error)))
     return Inspection(
-        path=listing.source,
-        kind="source",
-        layout=listing.layout,
-        classes=listing.classes,
-        words=listing.words,
-        images={part: len(labels) for part, labels in counts.items()},
-        per_class={part: _per_class(labels, len(listing.classes)) for part, labels in counts.items()},
-        held_out=listing.held_out,
-        notes=listing.notes,
+        layout=what.layout,
+        images=images,
+        per_class=per_class,
+        notes=what.notes,
         sampled=len(sample),
         widths=_spread([width for width, _ in sizes]) if sizes else None,
         heights=_spread([height for _, height in sizes]) if sizes else None,
@@ -120,47 +111,10 @@ def _inspect_listing(listing: Listing) -> Inspection:
     )
 
 
-def _inspect_store(store: Store) -> Inspection:
-    labels = {"train": store.train.labels, "val": store.val.labels}
-    total = len(store.train) + len(store.val)
-    side = Spread(store.size, store.size, store.size)
-    return Inspection(
-        path=store.folder,
-        kind="store",
-        layout=str(store.manifest["layout"]),
-        classes=store.classes,
-        words=store.words,
-        images={part: len(each) for part, each in labels.items()},
-        per_class={part: _per_class(each.tolist(), len(store.classes)) for part, each in labels.items()},
-        held_out=bool(store.manifest["held_out"]),
-        notes=tuple(store.manifest["notes"]),
-        sampled=total,
-        widths=side,
-        heights=side,
-        modes={"RGB": total},
-        formats={store.kind: total},
-        bad=tuple((each["path"], each["reason"]) for each in store.manifest["refused"]),
-        store=StoreFacts(
-            kind=store.kind,
-            fit=str(store.manifest.get("fit", "stretch")),
-            source=str(store.manifest["source"]),
-            disk=sum(path.stat().st_size for path in store.folder.iterdir()),
-            digest=store.digest,
-            versions=dict(store.manifest["versions"]),
-        ),
-    )
-
-
 def _sample(images: Sequence[ImageFile]) -> list[ImageFile]:
-    def digest(image: ImageFile) -> int:
-        return int(xxhash.xxh3_64_intdigest(os.fsencode(image.path)))
-
-    return sorted(sorted(images, key=digest)[:SAMPLE], key=lambda image: (image.label, image.path))
+    some = sorted(images, key=lambda image: xxhash.xxh3_64_intdigest(os.fsencode(image.path)))[:SAMPLE]
+    return sorted(some, key=lambda image: (image.label, image.path))
 
 
-def _per_class(labels: Sequence[int], classes: int) -> Spread:
-    return _spread(np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist())
-
-
-def _spread(numbers: Sequence[int]) -> Spread:
-    return Spread(min(numbers), float(np.median(numbers)), max(numbers))
+def _spread(numbers: Sequence[int] | NDArray[np.int64]) -> Spread:
+    return Spread(int(np.min(numbers)), float(np.median(numbers)), int(np.max(numbers)))

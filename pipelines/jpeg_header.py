@@ -16,11 +16,11 @@ import numpy as np
 
 _APP1, _APP2, _APP14 = 0xE1, 0xE2, 0xEE
 _START_OF_SCAN = 0xDA
-_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _PROGRESSIVE = 0xC2
 _FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # baseline, extended and progressive, Huffman coded
-_OTHER_FRAMES = set(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}  # lossless, hierarchical, arithmetic coded
-_LUMA = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (4, 2)}  # 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1, 4:1:0
+# Frames that are lossless, hierarchical or arithmetic coded, and markers without a length.
+_PECULIAR = {0x01, *range(0xC3, 0xD9)} - {0xC4, 0xC8, 0xCC}
+_LUMA = {0x11, 0x21, 0x12, 0x22, 0x41, 0x42}  # 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1, 4:1:0: across and down
 _END = b"\xff\xd9"
 _XMP_TURN = re.compile(rb"tiff:Orientation(=\"|>)[02-9]")  # XMP can hold the orientation as well
 
@@ -69,16 +69,13 @@ def _scan(data: bytes) -> Header | None:
             at += 1
         marker = data[at]
         at += 1
-        if marker in _STANDALONE or marker in _OTHER_FRAMES:
+        if marker in _PECULIAR:
             return None
         length = int.from_bytes(data[at : at + 2])
         if marker == _START_OF_SCAN:
             return None if shape is None else Header(*shape, progressive, at + length)
         if marker in _FRAMES:
-            if shape is not None:
-                return None
-            shape = _frame(data, at + 2, length - 2)
-            if shape is None:
+            if shape is not None or (shape := _frame(data, at + 2, length - 2)) is None:
                 return None
             progressive = marker == _PROGRESSIVE
         elif marker in (_APP1, _APP2, _APP14) and not _harmless(marker, data[at + 2 : at + length]):
@@ -91,11 +88,8 @@ def _frame(data: bytes, at: int, length: int) -> tuple[int, int] | None:
     if bits != 8 or count not in (1, 3) or length != 6 + 3 * count or height == 0 or width == 0:
         return None
     if count == 3:
-        components = [struct.unpack_from("BBB", data, at + 6 + 3 * i) for i in range(3)]
-        factors = [(each[1] >> 4, each[1] & 15) for each in components]
-        if bytes(each[0] for each in components) == b"RGB":
-            return None
-        if factors[0] not in _LUMA or factors[1:] != [(1, 1), (1, 1)]:
+        names, factors = data[at + 6 : at + 15 : 3], data[at + 7 : at + 15 : 3]
+        if names == b"RGB" or factors[0] not in _LUMA or factors[1:] != b"\x11\x11":
             return None
     return height, width
 

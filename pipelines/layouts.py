@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import webdataset
@@ -50,6 +52,16 @@ class Listing:
     held_out: bool  # val was cut from train because the source has none
     notes: tuple[str, ...] = ()  # for the user: what was left out, and by which rule
     tree: Tree = field(default_factory=lambda: Tree(Path()), repr=False, compare=False)
+
+    @property
+    def parts(self) -> dict[str, tuple[ImageFile, ...]]:
+        """The images of "train" and "val"."""
+        return {"train": self.train, "val": self.val}
+
+    @property
+    def labels(self) -> dict[str, NDArray[np.int64]]:
+        """The labels of the images of each part."""
+        return {part: np.array([each.label for each in images], np.int64) for part, images in self.parts.items()}
 
     def read(self, image: ImageFile) -> bytes:
         """Return the bytes of the image's file. Thread-safe.

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import make_folder, replace_file
-from fasttransfer.pipelines.bad_images import find_bad_image
-from fasttransfer.pipelines.decode import ImageError
-from fasttransfer.pipelines.store import JpegStorePart, Rows, Store, StorePart
+from fasttransfer.pipelines.store import Rows, Store, StorePart
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
 
 Mean = NDArray[np.float32]
@@ -42,10 +40,7 @@ def _sum(part: StorePart, chunk: int, rows: Rows) -> NDArray[np.int64]:
     total = np.zeros((part.size, part.size, 3), dtype=np.int64)
     step = min(max(1, chunk // total.size), 1 << 24)  # the sum of so many bytes fits 32 bits
     for some in np.split(rows, range(step, len(rows), step)):
-        try:
-            total += part.gather(some).sum(axis=0, dtype=np.uint32)
-        except (OSError, ImageError) as error:
-            raise (find_bad_image(part, some) if isinstance(part, JpegStorePart) else None) or error from None
+        total += part.gather(some).sum(axis=0, dtype=np.uint32)
     return total
 
 

@@ -27,7 +27,6 @@ class PrefetchedFeed:
         self._guess: tuple[int, Future[Batch]] | None = None
 
     def train(self, step: int) -> Batch:
-        """Return the batch of training step `step`, counted from 0."""
         if self._guess is not None and self._guess[0] == step:
             batch = self._guess[1]
         else:
@@ -38,7 +37,6 @@ class PrefetchedFeed:
         return batch.result()
 
     def val(self) -> Iterator[Batch]:
-        """Yield batches of every validation image once, in order, as centre crops."""
         batches = self._feed.val()
         following = self._thread.submit(next, batches, None)
         while (batch := following.result()) is not None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import xxhash
 
@@ -16,22 +17,23 @@ from fasttransfer.core.progress import Log
 from fasttransfer.pipelines.decode import FITS
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import MANIFEST, SUFFIX, Kind, Store, UnreadableStoreError
-from fasttransfer.pipelines.store_request import StoreRequest, digest_requests
+from fasttransfer.pipelines.store_request import StoreRequest
 from fasttransfer.pipelines.write_store import read_unfinished, write_store
 
 _KEEP_SECONDS = 7 * 24 * 3600  # how long interrupted work waits in the cache to be resumed
 
 
+class StoreChoices(TypedDict, total=False):
+    """The choices of `prepare` that have defaults."""
+
+    kind: Kind
+    fit: str
+    bad_images: str
+    device: str
+
+
 def prepare(
-    source: Path | Listing,
-    *,
-    size: int,
-    cache: Path,
-    kind: Kind = "raw",
-    fit: str = "stretch",
-    bad_images: str = "fail",
-    device: str = "cpu",
-    log: Log = print,
+    source: Path | Listing, *, size: int, cache: Path, log: Log = print, **choices: Unpack[StoreChoices]
 ) -> Store:
     """Return the store of `source` (a folder or a tar, see `layouts`); make it unless the cache has it.
 
@@ -48,28 +50,20 @@ def prepare(
     Args:
         size: side of the stored images in pixels.
         cache: the store is `cache/stores/<key>/`. The device does not enter the key: a store that is there is used.
-        kind: "raw" | "jpeg", see `fasttransfer.pipelines.store`.
-        fit: "stretch" | "crop", see `fasttransfer.pipelines.decode.decode`.
-        bad_images: "fail" | "skip".
-        device: "cpu" | "cuda", the device that decodes.
+        kind: "raw" (default) | "jpeg", see `fasttransfer.pipelines.store`.
+        fit: "stretch" (default) | "crop", see `fasttransfer.pipelines.decode.decode`.
+        bad_images: "fail" (default) | "skip".
+        device: "cpu" (default) | "cuda", the device that decodes.
         log: called with a line of progress at most every few seconds.
 
     Raises:
         InputError: bad source, bad images, images that changed meanwhile, no room on the disk.
     """
-    return _make_in_cache(_request(source, size, kind, fit, bad_images, device), Path(cache), log)
+    return _make_in_cache(_request(source, size, **choices), cache, log)
 
 
 def prepare_into(
-    source: Path | Listing,
-    folder: Path,
-    *,
-    size: int,
-    kind: Kind = "raw",
-    fit: str = "stretch",
-    bad_images: str = "fail",
-    device: str = "cpu",
-    log: Log = print,
+    source: Path | Listing, folder: Path, *, size: int, log: Log = print, **choices: Unpack[StoreChoices]
 ) -> Store:
     """Make the store in `folder`, which must be absent, empty, or this very store; else like `prepare`.
 
@@ -78,7 +72,7 @@ def prepare_into(
     Raises:
         InputError: as `prepare`, and when something else is in `folder`.
     """
-    request = _request(source, size, kind, fit, bad_images, device)
+    request = _request(source, size, **choices)
     folder = Path(folder).resolve()
     if request.listing.source.resolve() in folder.parents:
         raise InputError(f"{folder}: lies inside the images, which then would change: name a folder elsewhere")
@@ -86,25 +80,18 @@ def prepare_into(
     def is_stale() -> bool:
         return not _is_store_of(request, folder)
 
-    def fill(temporary: Path) -> None:
-        write_store(temporary, request, log)
-        if folder.exists():
-            is_stale()  # raises if somebody put something there meanwhile
-
     with disk_errors(folder):
         is_there = folder.exists() and not is_stale()
     if is_there:
         log(f"prepare: {folder} is this store already: nothing to do")
     # The folder may be anywhere: what other programs left beside it stays.
-    return _make(request, folder, fill, is_stale, lambda other: True, log)
+    return _make(request, folder, is_stale, lambda other: True, log)
 
 
 def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "fail") -> tuple[Kind, ...]:
     """Return the kinds of store that the cache has, complete, in work or interrupted."""
     kinds: tuple[Kind, ...] = ("raw", "jpeg")
-    requests = [_request(source, size, kind, bad_images=bad_images) for kind in kinds]
-    keys = digest_requests(source, [request.key_head for request in requests])
-    folders = [Path(cache) / "stores" / key for key in keys]
+    folders = [_cached_folder(cache, _request(source, size, kind, bad_images=bad_images)) for kind in kinds]
     return tuple(
         kind for kind, folder in zip(kinds, folders, strict=True) if folder.exists() or temporary_of(folder).exists()
     )
@@ -112,7 +99,7 @@ def find_started(source: Listing, *, size: int, cache: Path, bad_images: str = "
 
 def find_finished(source: Listing, *, size: int, cache: Path, kind: Kind, bad_images: str = "fail") -> Path | None:
     """Return the store that the cache has; None where `prepare` would have to make it."""
-    folder = Path(cache) / "stores" / _request(source, size, kind, bad_images=bad_images).key
+    folder = _cached_folder(cache, _request(source, size, kind, bad_images=bad_images))
     return folder if folder.exists() else None
 
 
@@ -151,7 +138,7 @@ def prepare_builtin(*, size: int, cache: Path, train: int, val: int, kind: Kind 
         stale=lambda: sum(1 for _ in folder.glob("*/*/*.jpeg")) != images,
         waiting=lambda: log("prepare: another run is drawing these images, waiting for it"),
     )
-    return _make_in_cache(_request(folder, size, kind, synthetic=True), Path(cache), log)
+    return _make_in_cache(_request(folder, size, kind, synthetic=True), cache, log)
 
 
 def _request(
@@ -161,9 +148,9 @@ def _request(
     fit: str = "stretch",
     bad_images: str = "fail",
     device: str = "cpu",
-    *,
     synthetic: bool = False,
 ) -> StoreRequest:
+    """Return the request, its choices checked and the images listed."""
     if not 1 <= size <= 4096:
         raise InputError(f"size {size}: stored images have a side of 1 to 4096 pixels")
     if kind not in SUFFIX:
@@ -172,42 +159,48 @@ def _request(
         raise InputError(f"fit {fit!r}: say stretch or crop")
     if bad_images not in ("fail", "skip"):
         raise InputError(f"bad images {bad_images!r}: say fail or skip")
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: say cpu or cuda")
     listing = source if isinstance(source, Listing) else list_images(Path(source))
     return StoreRequest(listing, size, kind, fit, bad_images, device, synthetic)
 
 
+def _cached_folder(cache: Path, request: StoreRequest) -> Path:
+    return Path(cache) / "stores" / request.key
+
+
 def _make_in_cache(request: StoreRequest, cache: Path, log: Log) -> Store:
-    folder = cache / "stores" / request.key
-    damage = ""
+    folder = _cached_folder(cache, request)
+    if damage := _damage(folder):
+        log(f"prepare: {damage}: done now")
+    return _make(request, folder, lambda: bool(_damage(folder)), lambda other: _is_resumable(other, request), log)
 
-    def is_stale() -> bool:
-        nonlocal damage
-        try:
+
+def _damage(folder: Path) -> str:
+    """Return why the store in `folder` must be made again; "" where it need not, or is not there."""
+    try:
+        if folder.exists():
             Store.open(folder)
-        except UnreadableStoreError:
-            raise
-        except InputError as error:
-            damage = str(error)
-            return True
-        return False
-
-    def fill(temporary: Path) -> None:
-        if damage:
-            log(f"prepare: {damage}: done now")
-        write_store(temporary, request, log)
-
-    return _make(request, folder, fill, is_stale, lambda other: _is_resumable(other, request), log)
+    except UnreadableStoreError:
+        raise
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _make(
     request: StoreRequest,
     folder: Path,
-    fill: Callable[[Path], None],
     is_stale: Callable[[], bool],
     should_keep: Callable[[Path], bool],
     log: Log,
 ) -> Store:
     """Make `folder` once; `should_keep` decides about interrupted work on other stores beside it."""
+
+    def fill(temporary: Path) -> None:
+        write_store(temporary, request, log)
+        if folder.exists():
+            is_stale()  # raises if somebody put something there meanwhile
 
     def should_keep_ours_too(temporary: Path) -> bool:
         if temporary != temporary_of(folder):

@@ -22,14 +22,14 @@ import xxhash
 from numpy.typing import NDArray
 
 from fasttransfer.core.files import replace_file
+from fasttransfer.pipelines.decode import Pixels
 from fasttransfer.pipelines.layouts import ImageFile, Listing
-from fasttransfer.pipelines.store import PARTS, Digest, Kind, Pixels, expected_bytes, file_facts, shard_name
+from fasttransfer.pipelines.store import Digest, Kind, expected_bytes, file_facts, shard_name
 
 SHARD_BYTES = 256 << 20
 DONE = ".done"
 
 _BLOCK = 512  # the unit of a tar
-_RECORD = 20 * _BLOCK  # a tar's length is a multiple of this
 
 
 class RefusedImage(NamedTuple):
@@ -74,70 +74,63 @@ def plan_shards(listing: Listing, kind: Kind, size: int) -> list[ShardRange]:
     """Return the ranges of both parts, in the order in which they are written."""
     step = images_per_shard(kind, size)
     plan = []
-    for part in PARTS:
-        images: tuple[ImageFile, ...] = getattr(listing, part)
+    for part, images in listing.parts.items():
         for number, start in enumerate(range(0, len(images), step)):
             plan.append(ShardRange(part, shard_name(part, number, kind), images[start : start + step]))
     return plan
 
 
 def write_images(
-    file: IO[bytes], kind: Kind, images: Iterable[tuple[int, Pixels | bytes]], *, size: int, expected: int, row: int,
-    digest: Digest,
-) -> ShardRecord:  # fmt: skip
-    """Write a shard into an open, empty file and flush Python's buffer; the record has no refused images yet.
+    file: IO[bytes], kind: Kind, images: Iterable[tuple[int, Pixels | bytes]], *, size: int, row: int, digest: Digest
+) -> list[int]:
+    """Write a shard into an open, empty file; return the bytes of each image.
 
     Args:
         images: label and either (size, size, 3) uint8 pixels or a JPEG, by kind.
-        expected: images that come unless some are refused.
         row: number in the part of the first image.
         digest: fed every image.
 
     Raises:
         OSError: the disk is full or fails.
     """
-    state, sizes, length, rows = xxhash.xxh3_128(), list[int](), 0, 0
+    sizes: list[int] = []
 
-    def put(data: bytes | memoryview) -> None:
-        nonlocal length
-        file.write(data)
-        state.update(data)
-        length += len(data)
-
-    if kind == "raw":
-        put(npy_header((expected, size, size, 3)))
-    for label, image in images:
+    def add(image: Pixels | bytes) -> memoryview:
         data = memoryview(image if isinstance(image, bytes) else image.data).cast("B")
         digest.images(data)
-        if kind == "raw":
-            put(data)
-        else:
-            key = f"{row + rows:08d}"
-            put(_member(f"{key}.jpg", data) + _member(f"{key}.cls", str(label).encode()))
-            sizes.append(len(data))
-        rows += 1
-    if kind == "jpeg":
-        put(bytes(2 * _BLOCK + -(length + 2 * _BLOCK) % _RECORD))
-    file.flush()
-    checksum = state.hexdigest()
-    if kind == "raw" and rows < expected:  # the header, with which the checksum begins, counts the refused images
+        sizes.append(len(data))
+        return data
+
+    if kind == "raw":
+        file.write(npy_header((0, size, size, 3)))
+        for _, image in images:
+            file.write(add(image))
         file.seek(0)
-        file.write(npy_header((rows, size, size, 3)))
-        file.flush()
-        checksum = file_facts(Path(file.name))["xxh3_128"]
-    return ShardRecord(rows, length, checksum, sizes, [])
+        file.write(npy_header((len(sizes), size, size, 3)))
+    else:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for label, image in images:
+                key = f"{row + len(sizes):08d}"
+                for name, data in ((f"{key}.jpg", add(image)), (f"{key}.cls", str(label).encode())):
+                    member = tarfile.TarInfo(name)  # a function of its name and data: no times or owners, mode 0644
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+    return sizes
 
 
-def complete_shard(file: IO[bytes], record: ShardRecord) -> None:
-    """Flush a written shard to disk, close it, and write its record.
+def complete_shard(shard: Path, kind: Kind, sizes: list[int], refused: list[RefusedImage]) -> ShardRecord:
+    """Flush a written shard to disk, write its record and return it.
 
     Raises:
         OSError: the disk is full or fails.
         InputError: the record cannot be written.
     """
-    with file:
+    with open(shard, "rb") as file:
         os.fsync(file.fileno())
-    write_sealed(Path(file.name + DONE), record)
+    facts = file_facts(shard)
+    record = ShardRecord(len(sizes), facts["bytes"], facts["xxh3_128"], sizes if kind == "jpeg" else [], refused)
+    write_sealed(shard.with_name(shard.name + DONE), record)
+    return record
 
 
 def read_record(shard: Path) -> ShardRecord | None:
@@ -200,10 +193,3 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     memory = io.BytesIO()
     np.lib.format.write_array_header_1_0(memory, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return memory.getvalue()
-
-
-def _member(name: str, data: bytes | memoryview) -> bytes:
-    """Return a tar member that is a function of its name and data: without times or owners, mode 0644."""
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    return b"".join((info.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)))

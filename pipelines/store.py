@@ -22,14 +22,14 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fasttransfer.core.errors import InputError
-from fasttransfer.pipelines.decode import decode_stored
+from fasttransfer.core.errors import InputError, os_reason
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode
 
 FORMAT = 2
 _CONTENT = 1  # enters the digest, by which studies on disk name their images; independent of FORMAT
@@ -42,7 +42,6 @@ _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # errors of a file that 
 SUFFIX = {"raw": ".npy", "jpeg": ".tar"}
 
 Kind = Literal["raw", "jpeg"]
-Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Rows = NDArray[np.integer[Any]]
 
@@ -51,18 +50,17 @@ class UnreadableStoreError(InputError):
     """A store that may be intact, but cannot be read now: no reason to make it again."""
 
 
-class StorePart(Protocol):
-    """The training or the validation images of a store."""
+@dataclass(frozen=True, eq=False)
+class RawStorePart:
+    """The training or the validation images of a raw store, as memory-mapped arrays."""
 
-    @property
-    def labels(self) -> Labels:
-        """(n,) int64 indices into `Store.classes`."""
+    labels: Labels  # (n,) indices into `Store.classes`
+    shards: tuple[Pixels, ...]  # read-only; shard i holds rows from starts[i]
+    starts: NDArray[np.int64]  # (shards,) first row of each
+    size: int  # side of an image in pixels
 
-    @property
-    def size(self) -> int:
-        """The side of an image in pixels."""
-
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def gather(self, rows: Rows) -> Pixels:
         """Return the images of `rows` in that order; rows may repeat. Thread-safe.
@@ -76,22 +74,6 @@ class StorePart(Protocol):
         Raises:
             IndexError: a row that the part does not have.
         """
-
-
-@dataclass(frozen=True, eq=False)
-class RawStorePart:
-    """A part as memory-mapped arrays, see `StorePart`."""
-
-    labels: Labels
-    shards: tuple[Pixels, ...]  # read-only; shard i holds rows from starts[i]
-    starts: NDArray[np.int64]  # (shards,) first row of each
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def gather(self, rows: Rows) -> Pixels:
-        """Return the images of `rows`, see `StorePart.gather`."""
         rows = _check_rows(rows, len(self))
         out = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
         shard = np.searchsorted(self.starts, rows, side="right") - 1
@@ -107,14 +89,12 @@ class RawStorePart:
 
 
 class JpegStorePart:
-    """A part as JPEGs in tar shards, which stay open as long as the object lives, see `StorePart`.
+    """The images of a jpeg store; its tar shards stay open as long as the object lives.
 
     Args:
-        labels: (n,) int64.
         files: the shards.
-        starts: (shards,) int64, first row of each.
         index: (n, 2) int64, offset and size of each JPEG in its shard.
-        size: side of an image in pixels.
+        labels, starts, size: see `RawStorePart`.
     """
 
     def __init__(
@@ -138,7 +118,7 @@ class JpegStorePart:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside a part with {len(self)} images")
-        shard = int(np.searchsorted(self.starts, row, side="right")) - 1
+        shard = self._shard(row)
         offset, size = map(int, self.index[row])
         data = os.pread(self._handles[shard], size, offset)
         if len(data) != size:
@@ -146,12 +126,32 @@ class JpegStorePart:
         return data
 
     def gather(self, rows: Rows) -> Pixels:
-        """Return the images of `rows`, see `StorePart.gather`; decodes them in the calling thread.
+        """Return the images of `rows`, see `RawStorePart.gather`; decodes them in the calling thread.
 
         Raises:
-            ImageError: a JPEG that is damaged.
+            InputError: names an image that cannot be read or decoded: disks rot after all was checked.
         """
-        return decode_stored([self.read(row) for row in _check_rows(rows, len(self)).tolist()], self.size)
+        rows = _check_rows(rows, len(self))
+        out = np.empty((len(rows), self.size, self.size, 3), np.uint8)
+        for place, row in enumerate(rows.tolist()):
+            try:
+                out[place] = decode(self.read(row), self.size)
+            except OSError as error:
+                raise self.damage(row, os_reason(error)) from error
+            except ImageError as error:
+                raise self.damage(row, str(error)) from error
+        return out
+
+    def damage(self, row: int, reason: str) -> InputError:
+        """Return the error about an image that cannot be used."""
+        file = self.files[self._shard(row)]
+        return damaged_store_error(file.parent, f"{row:08d}.jpg in {file.name}: {reason}")
+
+    def _shard(self, row: int) -> int:
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
+
+
+StorePart = RawStorePart | JpegStorePart
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +167,16 @@ class Store:
     manifest: dict[str, Any]
     train: StorePart
     val: StorePart
+
+    @property
+    def parts(self) -> dict[str, StorePart]:
+        """The images of "train" and "val"."""
+        return {"train": self.train, "val": self.val}
+
+    @property
+    def labels(self) -> dict[str, Labels]:
+        """The labels of the images of each part."""
+        return {name: part.labels for name, part in self.parts.items()}
 
     @staticmethod
     def open(folder: Path) -> Store:
@@ -189,17 +199,8 @@ class Store:
             for file, facts in manifest["files"].items():
                 if (size_on_disk := (folder / file).stat().st_size) != facts["bytes"]:
                     raise ValueError(f"{file} has {size_on_disk:,} bytes, not {facts['bytes']:,}")
-            return Store(
-                folder,
-                kind,
-                size,
-                classes,
-                dict(manifest["words"]),
-                str(manifest["digest"]),
-                manifest,
-                parts["train"],
-                parts["val"],
-            )
+            words, digest = dict(manifest["words"]), str(manifest["digest"])
+            return Store(folder, kind, size, classes, words, digest, manifest, **parts)
         except OSError as error:
             raise _unreadable_error(folder, error) from error
         except (AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
@@ -216,7 +217,7 @@ class Store:
         wanted = list(classes)
         source = self.manifest.get("source", self.folder)
         for name, what in (("train", "training"), ("val", "validation")):
-            counts = np.bincount(getattr(self, name).labels, minlength=len(self.classes))
+            counts = np.bincount(self.labels[name], minlength=len(self.classes))
             lacking = [each for each in wanted if counts[label[each]] == 0]
             if lacking:
                 more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
@@ -271,9 +272,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size: int, classes: int) -> StorePart:
     count, rows = int(facts["pictures"]), list(map(int, facts["shards"]))
-    labels = np.load(folder / f"{name}-labels.npy", allow_pickle=False)
-    if labels.dtype != np.int64 or labels.shape != (count,):
-        raise ValueError(f"{name}-labels.npy has {labels.dtype} {labels.shape}, not int64 ({count},)")
+    labels = _load(folder / f"{name}-labels.npy", "int64", (count,))
     if count and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{name}-labels.npy has labels outside 0 to {classes - 1}")
     if sum(rows) != count:
@@ -281,19 +280,16 @@ def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size:
     starts = np.cumsum([0, *rows], dtype=np.int64)[:-1]
     files = [folder / shard_name(name, index, kind) for index in range(len(rows))]
     if kind == "raw":
-        shards = tuple(_open_shard(file, count, size) for file, count in zip(files, rows, strict=True))
-        return RawStorePart(labels, shards, starts, size)
-    index = np.load(folder / f"{name}-index.npy", allow_pickle=False)
-    if index.dtype != np.int64 or index.shape != (count, 2):
-        raise ValueError(f"{name}-index.npy has {index.dtype} {index.shape}, not int64 ({count}, 2)")
-    return JpegStorePart(labels, files, starts, index, size)
+        shards = (_load(file, "uint8", (n, size, size, 3), mmap=True) for file, n in zip(files, rows, strict=True))
+        return RawStorePart(labels, tuple(map(np.asarray, shards)), starts, size)
+    return JpegStorePart(labels, files, starts, _load(folder / f"{name}-index.npy", "int64", (count, 2)), size)
 
 
-def _open_shard(file: Path, rows: int, size: int) -> Pixels:
-    shard = np.load(file, mmap_mode="r", allow_pickle=False)
-    if shard.dtype != np.uint8 or shard.shape != (rows, size, size, 3) or not shard.flags.c_contiguous:
-        raise ValueError(f"{file.name} has {shard.dtype} {shard.shape}, not uint8 {(rows, size, size, 3)}")
-    return np.asarray(shard)
+def _load(file: Path, dtype: str, shape: tuple[int, ...], mmap: bool = False) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(f"{file.name} has {array.dtype} {array.shape}, not {dtype} {shape}")
+    return array
 
 
 def shard_name(part: str, index: int, kind: Kind = "raw") -> str:
@@ -344,7 +340,7 @@ def is_store(folder: Path) -> bool:
 
 
 def _unreadable_error(folder: Path, error: OSError) -> InputError:
-    name, reason = Path(error.filename or MANIFEST).name, (error.strerror or str(error)).lower()
+    name, reason = Path(error.filename or MANIFEST).name, os_reason(error)
     if error.errno in _MISSING:
         return damaged_store_error(folder, f"{name}: {reason}")
     return UnreadableStoreError(f"{folder}: {name} cannot be read ({reason}): put that right")

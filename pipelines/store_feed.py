@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NotRequired, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -13,20 +13,13 @@ from torch import Tensor
 from fasttransfer import ops
 from fasttransfer.pipelines.streams import Batch, Stream, TaskImages, Views, centre_views
 
-
-class ShardPixels(NamedTuple):
-    """Stored images on the device that makes the batch.
-
-    `shards` are (R_i, S, S, 3) uint8; `rows`, (N,) int64 on the CPU, are the images of the batch, numbered through all
-    shards.
-    """
-
-    shards: Sequence[Tensor]
-    rows: Tensor
+ShardPixels = tuple[Sequence[Tensor], Tensor]
+"""Stored images on the device that makes the batch: shards, (R_i, S, S, 3) uint8, and the numbers of the batch's images
+through all shards, (N,) int64 on the CPU."""
 
 
 class Augmentation(TypedDict):
-    """The arguments of `StoreFeed` that say how images become the input of stage 1."""
+    """The arguments of `ops.augment` that say how images become the input of stage 1."""
 
     crop: int
     scale: float
@@ -42,9 +35,8 @@ class StoreFeed(ABC):
         train, val: images of the task.
         stream: order and views of training.
         means: task -> its mean image, (S, S, 3) float32; a batch has one set of images for each.
-        crop: side of the crop; scale: factor on the pixel differences.
         device: makes the batches, so that bytes cross to it, not floats.
-        block, side, dtype: blocks of pixels, their number per side, and the type, see `ops.augment`.
+        look: see `Augmentation`.
     """
 
     def __init__(
@@ -54,30 +46,21 @@ class StoreFeed(ABC):
         stream: Stream,
         means: Mapping[str, Tensor],
         *,
-        crop: int,
-        scale: float,
         device: torch.device,
-        block: int = 1,
-        side: int | None = None,
-        dtype: torch.dtype = torch.float32,
+        **look: Unpack[Augmentation],
     ) -> None:
-        self._train, self._val, self._stream, self._device = train, val, stream, device
+        self._train, self._val, self._stream, self._device, self._look = train, val, stream, device, look
         self._means = {task: mean.to(device) for task, mean in means.items()}
-        self._crop, self._scale = crop, scale
-        self._block, self._side, self._dtype = block, side, dtype
 
     def train(self, step: int) -> Batch:
-        """Return the batch of training step `step`, counted from 0."""
         return self._batch(self._train, self._stream.views(step))
 
     def val(self) -> Iterator[Batch]:
-        """Yield batches of every validation image once, in order, as centre crops."""
         for ids in torch.arange(len(self._val)).split(self._stream.batch):
             yield self._batch(self._val, centre_views(ids, self._stream.margin))
 
     @abstractmethod
-    def close(self) -> None:
-        """Release threads and memory; the feed cannot be used again."""
+    def close(self) -> None: ...
 
     @abstractmethod
     def _pixels(self, images: TaskImages, ids: Tensor) -> AbstractContextManager[ShardPixels]:
@@ -85,22 +68,10 @@ class StoreFeed(ABC):
 
     def _batch(self, images: TaskImages, views: Views) -> Batch:
         labels = torch.from_numpy(images.labels[views.ids.numpy()])
-        with self._pixels(images, views.ids) as pixels:
-            rows, top, left, mirror, labels = self._to_device(pixels.rows, views.top, views.left, views.mirror, labels)
+        with self._pixels(images, views.ids) as (shards, rows):
+            rows, top, left, mirror, labels = self._to_device(rows, views.top, views.left, views.mirror, labels)
             augmented = {
-                task: ops.augment(
-                    pixels.shards,
-                    rows,
-                    mean,
-                    top,
-                    left,
-                    mirror.bool(),
-                    crop=self._crop,
-                    scale=self._scale,
-                    block=self._block,
-                    side=self._side,
-                    dtype=self._dtype,
-                )
+                task: ops.augment(shards, rows, mean, top, left, mirror.bool(), **self._look)
                 for task, mean in self._means.items()
             }
         return Batch(augmented, labels, views.ids, views.number)

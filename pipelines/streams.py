@@ -139,22 +139,18 @@ class Stream:
         parts = []
         for epoch in range(start // self.images, (stop - 1) // self.images + 1):
             first = epoch * self.images
-            ids = self._order(epoch)[max(start - first, 0) : stop - first]
-            parts.append((ids, self._draws(epoch)[ids]))
+            ids = _order(self.order_key, self.images, epoch)[max(start - first, 0) : stop - first]
+            parts.append((ids, _draws(self.view_key, self.images, epoch)[ids]))
         ids = torch.cat([ids for ids, _ in parts])
         draws = torch.cat([draws for _, draws in parts])
         if self.choices:
-            number = (draws[:, 0] * len(self.choices)) >> 32
-            top, left, mirror = torch.tensor(self.choices)[number].unbind(1)
-            return Views(ids, top, left, mirror.bool(), number)
+            return self._listed(ids, (draws[:, 0] * len(self.choices)) >> 32)
         offsets = (draws[:, :2] * (self.margin + 1)) >> 32
         return Views(ids, offsets[:, 0], offsets[:, 1], draws[:, 2] >= 1 << 31, torch.zeros_like(ids))
 
-    def _order(self, epoch: int) -> Tensor:
-        return _table("order", self.order_key, self.images, epoch)
-
-    def _draws(self, epoch: int) -> Tensor:
-        return _table("views", self.view_key, self.images, epoch)
+    def _listed(self, ids: Tensor, number: Tensor) -> Views:
+        top, left, mirror = torch.tensor(self.choices)[number].unbind(1)
+        return Views(ids, top, left, mirror.bool(), number)
 
 
 class Sweep(Stream):
@@ -176,9 +172,7 @@ class Sweep(Stream):
     def views(self, step: int) -> Views:
         """Return the records of batch `step`, counted from 0."""
         records = torch.arange(step * self.batch, (step + 1) * self.batch).clamp(max=self.records - 1)
-        ids, number = records // len(self.choices), records % len(self.choices)
-        top, left, mirror = torch.tensor(self.choices)[number].unbind(1)
-        return Views(ids, top, left, mirror.bool(), number)
+        return self._listed(records // len(self.choices), records % len(self.choices))
 
 
 def centre_views(ids: Tensor, margin: int) -> Views:
@@ -187,9 +181,12 @@ def centre_views(ids: Tensor, margin: int) -> Views:
     return Views(ids, middle, middle, torch.zeros_like(ids, dtype=torch.bool), torch.zeros_like(ids))
 
 
-@lru_cache(maxsize=8)
-def _table(kind: str, key: int, images: int, epoch: int) -> Tensor:
-    """Return a table of an epoch, drawn once per epoch, not per step; the cache holds two epochs of two streams."""
-    if kind == "order":
-        return randomness.permutation(key, images, at=epoch)
+# Drawn once per epoch, not per step; each cache holds two epochs of two streams.
+@lru_cache(maxsize=4)
+def _order(key: int, images: int, epoch: int) -> Tensor:
+    return randomness.permutation(key, images, at=epoch)
+
+
+@lru_cache(maxsize=4)
+def _draws(key: int, images: int, epoch: int) -> Tensor:
     return randomness.philox(key, images, at=epoch)

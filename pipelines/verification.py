@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from fasttransfer.core import machine
-from fasttransfer.core.progress import Log
-from fasttransfer.pipelines.decode import ImageError
+from fasttransfer.core.errors import InputError
+from fasttransfer.core.progress import Log, ProgressLog
 from fasttransfer.pipelines.ordered_map import map_in_order
-from fasttransfer.pipelines.progress_log import ProgressLog
 from fasttransfer.pipelines.store import (
     MANIFEST,
     PARTS,
-    JpegStorePart,
     Store,
     damaged_store_error,
     file_facts,
@@ -25,18 +22,6 @@ from fasttransfer.pipelines.store import (
 
 _IMAGES = 64  # decoded per task
 _NAMED = 5  # damaged things named in a message
-
-
-class _File(NamedTuple):
-    name: str
-    holds: str  # its images, in words
-    images: int
-
-
-class _Rows(NamedTuple):
-    part: str
-    start: int
-    stop: int
 
 
 def verify(store: Store, log: Log = lambda text: None) -> None:
@@ -50,63 +35,59 @@ def verify(store: Store, log: Log = lambda text: None) -> None:
     Raises:
         InputError: a byte is not what was written; the message names the files and the images in them.
     """
+
+    def is_intact(file: tuple[str, str, int]) -> bool:
+        name = file[0]
+        try:
+            return bool(file_facts(store.folder / name) == store.manifest["files"].get(name))
+        except OSError:
+            return False
+
+    def find_undecodable(images: tuple[str, range]) -> list[int]:
+        part, rows = images
+        return [row for row in rows if not _is_decodable(store, part, row)]
+
     wrong = []
     if manifest_checksum(store.manifest) != store.manifest.get("checksum"):
         wrong.append(MANIFEST)
     total = len(store.train) + len(store.val)
     progress = ProgressLog("verify: reading", total, log)
-    for file, is_intact in map_in_order(lambda file: _is_intact(store, file), list(_files(store)), machine.cores()):
-        if not is_intact:
-            wrong.append(f"{file.name}{file.holds}")
-        progress.step(file.images)
+    for (name, holds, images), intact in map_in_order(is_intact, _files(store), machine.cores()):
+        if not intact:
+            wrong.append(f"{name}{holds}")
+        progress.step(images)
     if store.kind == "jpeg":
         progress = ProgressLog("verify: decoding", total, log)
-        for rows, bad in map_in_order(lambda rows: _find_undecodable(store, rows), _tasks(store), machine.cores()):
-            wrong += [f"{rows.part} image {row:,}, which cannot be decoded" for row in bad]
-            progress.step(rows.stop - rows.start)
+        for (part, rows), bad in map_in_order(find_undecodable, _batches(store), machine.cores()):
+            wrong += [f"{part} image {row:,}, which cannot be decoded" for row in bad]
+            progress.step(len(rows))
     if wrong:
         more = f"; and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
         raise damaged_store_error(store.folder, f"not what was written: {'; '.join(wrong[:_NAMED])}{more}")
 
 
-def _files(store: Store) -> Iterator[_File]:
+def _files(store: Store) -> Iterator[tuple[str, str, int]]:
+    """Yield the name of each file, the images in it in words, and their number."""
     for part in PARTS:
-        yield _File(f"{part}-labels.npy", "", 0)
+        yield f"{part}-labels.npy", "", 0
         if store.kind == "jpeg":
-            yield _File(f"{part}-index.npy", "", 0)
+            yield f"{part}-index.npy", "", 0
         start = 0
         for number, rows in enumerate(store.manifest["parts"][part]["shards"]):
             holds = f" with {part} images {start:,} to {start + rows - 1:,}"
-            yield _File(shard_name(part, number, store.kind), holds, rows)
+            yield shard_name(part, number, store.kind), holds, rows
             start += rows
 
 
-def _is_intact(store: Store, file: _File) -> bool:
+def _batches(store: Store) -> Iterator[tuple[str, range]]:
+    for part, images in store.parts.items():
+        for start in range(0, len(images), _IMAGES):
+            yield part, range(start, min(start + _IMAGES, len(images)))
+
+
+def _is_decodable(store: Store, part: str, row: int) -> bool:
     try:
-        return bool(file_facts(store.folder / file.name) == store.manifest["files"].get(file.name))
-    except OSError:
-        return False
-
-
-def _tasks(store: Store) -> Iterator[_Rows]:
-    for part in PARTS:
-        count = len(getattr(store, part))
-        for start in range(0, count, _IMAGES):
-            yield _Rows(part, start, min(start + _IMAGES, count))
-
-
-def _find_undecodable(store: Store, rows: _Rows) -> list[int]:
-    part: JpegStorePart = getattr(store, rows.part)
-    try:
-        part.gather(np.arange(rows.start, rows.stop))
-    except (ImageError, OSError):
-        return [row for row in range(rows.start, rows.stop) if not _decodes(part, row)]
-    return []
-
-
-def _decodes(part: JpegStorePart, row: int) -> bool:
-    try:
-        part.gather(np.array([row]))
-    except (ImageError, OSError):
+        store.parts[part].gather(np.array([row]))
+    except InputError:
         return False
     return True

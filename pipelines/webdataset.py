@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from fasttransfer.core.errors import InputError
+from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.pipelines.archives import Archive, ArchiveError
 from fasttransfer.pipelines.file_tree import EXTENSIONS, Tree, in_archive
 
@@ -155,7 +155,7 @@ def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
             f"{here}: the archive is damaged after {len(images)} images ({error}): copy or download it again"
         ) from error
     except OSError as error:
-        raise InputError(f"{here}: cannot be read ({(error.strerror or str(error)).lower()}): put it right") from error
+        raise InputError(f"{here}: cannot be read ({os_reason(error)}): put it right") from error
     if lacking := sorted(images.keys() - labels.keys()):
         raise InputError(f"{here}: {images[lacking[0]].removeprefix(prefix)} has no {lacking[0]}.cls: add it")
     if alone := sorted(labels.keys() - images.keys()):

@@ -12,9 +12,9 @@ import os
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fasttransfer.core.errors import InputError
+from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.core.files import replace_file, sync_folder
-from fasttransfer.core.progress import Log, format_bytes
-from fasttransfer.pipelines.decode import ImageError
-from fasttransfer.pipelines.decoders import Decoder, decoder_for
+from fasttransfer.core.progress import Log, ProgressLog, format_bytes
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode_or_error
 from fasttransfer.pipelines.layouts import ImageFile, Listing
 from fasttransfer.pipelines.ordered_map import map_in_order
-from fasttransfer.pipelines.progress_log import ProgressLog
 from fasttransfer.pipelines.shard_writer import (
     DONE,
     RefusedImage,
@@ -50,7 +49,6 @@ from fasttransfer.pipelines.store import (
     MANIFEST,
     PARTS,
     Digest,
-    Pixels,
     expected_bytes,
     file_facts,
     manifest_checksum,
@@ -60,6 +58,7 @@ from fasttransfer.pipelines.store_request import StoreRequest, archive_stamp
 JPEG_QUALITY = 95
 REQUEST = "request"  # the file that says what an unfinished folder is for
 
+_CPU_IMAGES = 16  # that a thread decodes at a time
 _AHEAD_BYTES = 256 << 20  # of decoded pixels that wait to be written
 _NAMED_IMAGES = 5  # bad images named in a message
 
@@ -78,19 +77,16 @@ def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
         InputError: no room on the disk.
         OSError: the disk fails.
     """
-    plan = plan_shards(request.listing, request.kind, request.size)
-    digest = Digest(request.listing.classes, request.size, request.kind)
+    writer = _StoreWriter(folder, request, log)
     try:
-        records = _keep_complete_shards(folder, request, plan, digest, log)
-        _announce(folder, request, records, log)
+        writer.keep_complete_shards()
+        writer.announce()
         write_sealed(folder / REQUEST, request.identity)
-        done = sum(len(shard.images) for shard in plan[: len(records)])
-        progress = ProgressLog("prepare", request.images, log, done)
         with warnings.catch_warnings():
             # Pillow warns of odd notes in files that decode well. Here, not in the threads: filters are global.
             warnings.simplefilter("ignore")
-            _make_shards(folder, request, plan, records, digest, progress)
-        _finish(folder, request, plan, records, digest, log)
+            progress = writer.make_shards()
+        writer.finish()
         progress.finish()
     except SourceError:
         (folder / REQUEST).unlink(missing_ok=True)  # there is nothing to resume
@@ -110,108 +106,173 @@ def describe_refused(refused: Sequence[RefusedImage]) -> str:
     return f"{len(refused):,} image{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
 
 
-def _keep_complete_shards(
-    folder: Path, request: StoreRequest, plan: Sequence[ShardRange], digest: Digest, log: Log
-) -> list[ShardRecord]:
-    """Return the records of the leading shards that are intact, fed to `digest`; remove all other files.
+class _StoreWriter:
+    """The shards of a store that are planned and those that are complete, by their records, in order."""
 
-    The shards after a damaged one are made again too: the digest is one of all images in order, and row numbers in a
-    tar depend on the images that were refused before it.
-    """
-    recorded: list[ShardRecord] = []
-    if read_sealed(folder / REQUEST) == request.identity:
-        for shard in plan:
-            if (record := read_record(folder / shard.file)) is None:
+    def __init__(self, folder: Path, request: StoreRequest, log: Log) -> None:
+        self._folder, self._request, self._log = folder, request, log
+        self._plan = plan_shards(request.listing, request.kind, request.size)
+        self._digest = Digest(request.listing.classes, request.size, request.kind)
+        self._records: list[ShardRecord] = []
+
+    def keep_complete_shards(self) -> None:
+        """Feed the leading shards that are intact to the digest; remove all other files.
+
+        The shards after a damaged one are made again too: the digest is one of all images in order, and row numbers in
+        a tar depend on the images that were refused before it.
+        """
+        recorded: list[ShardRecord] = []
+        if read_sealed(self._folder / REQUEST) == self._request.identity:
+            for shard in self._plan:
+                if (record := read_record(self._folder / shard.file)) is None:
+                    break
+                recorded.append(record)
+        if recorded:
+            total = sum(record.rows for record in recorded)
+            self._log(f"prepare: {total:,} images are there from an interrupted run: checking them")
+        progress = ProgressLog("prepare: checking", _count_images(self._plan[: len(recorded)]), self._log)
+        for shard, record in zip(self._plan, recorded, strict=False):
+            if not read_back(self._folder / shard.file, self._request.kind, record, self._digest):
+                self._log(f"prepare: {shard.file} is not what was written: it and all that follows is made again")
                 break
-            recorded.append(record)
-    if recorded:
-        total = sum(record.rows for record in recorded)
-        log(f"prepare: {total:,} images are there from an interrupted run: checking them")
-    progress = ProgressLog("prepare: checking", sum(len(shard.images) for shard in plan[: len(recorded)]), log)
-    records: list[ShardRecord] = []
-    for shard, record in zip(plan, recorded, strict=False):
-        if not read_back(folder / shard.file, request.kind, record, digest):
-            log(f"prepare: {shard.file} is not what was written: it and all that follows is made again")
-            break
-        records.append(record)
-        progress.step(len(shard.images))
-    kept = {shard.file + suffix for shard in plan[: len(records)] for suffix in ("", DONE)}
-    for path in folder.iterdir():
-        if path.name not in kept and path.name != REQUEST:
-            path.unlink()
-    return records
+            self._records.append(record)
+            progress.step(len(shard.images))
+        kept = {shard.file + suffix for shard in self._plan[: len(self._records)] for suffix in ("", DONE)}
+        for path in self._folder.iterdir():
+            if path.name not in kept and path.name != REQUEST:
+                path.unlink()
 
+    def announce(self) -> None:
+        """Log what the store will take.
 
-def _announce(folder: Path, request: StoreRequest, records: Sequence[ShardRecord], log: Log) -> None:
-    """Log what the store will take.
-
-    Raises:
-        InputError: the disk has less room.
-    """
-    listing = request.listing
-    for note in listing.notes:
-        log(f"prepare: {listing.source}: {note}")
-    about = "about " if request.kind == "jpeg" else ""
-    present = sum(record.bytes for record in records)
-    need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(folder).free
-    log(
-        f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation images of "
-        f"{len(listing.classes):,} classes at {request.size} x {request.size} into {folder.parent}: "
-        f"{about}{format_bytes(need)}" + (f", of which {format_bytes(present)} are there" if present else "")
-    )
-    if need - present > free:
-        raise InputError(
-            f"{folder.parent}: the store takes {about}{format_bytes(need - present)}, the disk has "
-            f"{format_bytes(free)} free: free space or choose another folder"
+        Raises:
+            InputError: the disk has less room.
+        """
+        request, listing, folder = self._request, self._request.listing, self._folder.parent
+        for note in listing.notes:
+            self._log(f"prepare: {listing.source}: {note}")
+        about = "about " if request.kind == "jpeg" else ""
+        present = sum(record.bytes for record in self._records)
+        need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(self._folder).free
+        self._log(
+            f"prepare: {len(listing.train):,} training and {len(listing.val):,} validation images of "
+            f"{len(listing.classes):,} classes at {request.size} x {request.size} into {folder}: "
+            f"{about}{format_bytes(need)}" + (f", of which {format_bytes(present)} are there" if present else "")
         )
+        if need - present > free:
+            raise InputError(
+                f"{folder}: the store takes {about}{format_bytes(need - present)}, the disk has "
+                f"{format_bytes(free)} free: free space or choose another folder"
+            )
 
+    def make_shards(self) -> ProgressLog:
+        """Make the shards that lack, and return their progress. A thread flushes one while the next is made.
 
-def _make_shards(
-    folder: Path,
-    request: StoreRequest,
-    plan: Sequence[ShardRange],
-    records: list[ShardRecord],
-    digest: Digest,
-    progress: ProgressLog,
-) -> None:
-    """Make the shards of `plan` that `records` lacks; add their records. A thread flushes one while the next is made.
-
-    Raises:
-        SourceError: bad images unless they are to be skipped, or images that changed meanwhile.
-    """
-    listing, todo = request.listing, plan[len(records) :]
-    rows = Counter[str]()
-    for shard, record in zip(plan, records, strict=False):
-        rows[shard.part] += record.rows
-    images = [image for shard in todo for image in shard.images]
-    refused: list[RefusedImage] = []
-    flush: Future[None] | None = None
-    decoded = _decoded(request, images, decoder_for(request.device, request.size, request.fit), progress)
-    with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
-        for shard in todo:
-            with ExitStack() as opened:
-                file = opened.enter_context(open(folder / shard.file, "wb"))
+        Raises:
+            SourceError: bad images unless they are to be skipped, or images that changed meanwhile.
+        """
+        request, listing, todo = self._request, self._request.listing, self._plan[len(self._records) :]
+        rows = Counter[str]()
+        for shard, record in zip(self._plan, self._records, strict=False):
+            rows[shard.part] += record.rows
+        refused: list[RefusedImage] = []
+        flush: Future[ShardRecord] | None = None
+        progress = ProgressLog("prepare", request.images, self._log, request.images - _count_images(todo))
+        decoded = _decoded(request, [image for shard in todo for image in shard.images], progress)
+        with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
+            for shard in todo:
                 bad: list[RefusedImage] = []
-                record = write_images(
-                    file, request.kind, _sort_out(islice(decoded, len(shard.images)), bad), size=request.size,
-                    expected=len(shard.images), row=rows[shard.part], digest=digest,
-                )._replace(refused=bad)  # fmt: skip
+                good = _sort_out(islice(decoded, len(shard.images)), bad)
+                path, row = self._folder / shard.file, rows[shard.part]
+                with open(path, "wb") as file:
+                    sizes = write_images(file, request.kind, good, size=request.size, row=row, digest=self._digest)
                 if bad and request.bad_images == "fail":  # there will be no store: only check the rest
                     refused = bad + [outcome for _, outcome in decoded if isinstance(outcome, RefusedImage)]
                     break
                 if flush is not None:
-                    flush.result()  # so that at most one shard waits for the disk
-                opened.pop_all()
-                flush = disk.submit(complete_shard, file, record)
-            rows[shard.part] += record.rows
-            records.append(record)
-        if flush is not None:
-            flush.result()
-    if archive_stamp(listing.source) != request.identity["archive"]:
-        raise _changed(listing, "it")
-    if refused:
-        every = f"{listing.source}: {describe_refused(refused)}"
-        raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
+                    self._records.append(flush.result())  # so that at most one shard waits for the disk
+                flush = disk.submit(complete_shard, path, request.kind, sizes, bad)
+                rows[shard.part] += len(sizes)
+            if flush is not None:
+                self._records.append(flush.result())
+        if archive_stamp(listing.source) != request.identity["archive"]:
+            raise _changed(listing, "it")
+        if refused:
+            every = f"{listing.source}: {describe_refused(refused)}"
+            raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
+        return progress
+
+    def finish(self) -> None:
+        """Write the labels, the index and the manifest; remove what only an unfinished store needs.
+
+        Raises:
+            SourceError: the images that are left out leave a class empty.
+        """
+        request, listing, folder = self._request, self._request.listing, self._folder
+        refused = [image for record in self._records for image in record.refused]
+        paths = {image.path for image in refused}
+        labels = {
+            part: np.array([image.label for image in images if image.path not in paths], dtype=np.int64)
+            for part, images in listing.parts.items()
+        }
+        if refused:
+            _check_classes(listing, labels, refused)
+            self._log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
+        files: dict[str, dict[str, Any]] = {}
+        parts: dict[str, dict[str, Any]] = {}
+        for part in PARTS:
+            shards = [(s.file, record) for s, record in zip(self._plan, self._records, strict=True) if s.part == part]
+            arrays = {f"{part}-labels.npy": labels[part]}
+            self._digest.facts(labels[part])
+            if request.kind == "jpeg":
+                index = arrays[f"{part}-index.npy"] = jpeg_index(record.sizes for _, record in shards)
+                self._digest.facts(index[:, 1])
+            for name, array in arrays.items():
+                memory = io.BytesIO()  # NumPy does not say why it cannot write into a file
+                np.save(memory, array, allow_pickle=False)
+                with replace_file(folder / name) as file:
+                    file.write(memory.getbuffer())
+                files[name] = file_facts(folder / name)
+            files |= {name: {"bytes": record.bytes, "xxh3_128": record.checksum} for name, record in shards}
+            parts[part] = {
+                "pictures": len(labels[part]),
+                "shards": [record.rows for _, record in shards],
+                "per_class": np.bincount(labels[part], minlength=len(listing.classes)).tolist(),
+            }
+        manifest: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": request.kind,
+            "digest": self._digest.hexdigest(),
+            "key": request.key,
+            "size": request.size,
+            "fit": request.fit,
+            **({"quality": JPEG_QUALITY} if request.kind == "jpeg" else {}),
+            "device": request.device,
+            "layout": listing.layout,
+            "source": str(listing.source.resolve()),
+            "file_list": request.digests[1],
+            "synthetic": request.synthetic,
+            "held_out": listing.held_out,
+            "notes": listing.notes,
+            "parts": parts,
+            "bad_pictures": request.bad_images,
+            "refused": [each._asdict() for each in refused],
+            "versions": request.versions,
+            "classes": listing.classes,
+            "words": listing.words,
+            "files": files,
+        }
+        manifest["checksum"] = manifest_checksum(manifest)
+        with replace_file(folder / MANIFEST) as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+        for shard in reversed(self._plan):  # so that a kill here leaves shards that can be resumed from
+            (folder / (shard.file + DONE)).unlink()
+        (folder / REQUEST).unlink()
+        sync_folder(folder)
+
+
+def _count_images(shards: Iterable[ShardRange]) -> int:
+    return sum(len(shard.images) for shard in shards)
 
 
 def _sort_out(
@@ -226,9 +287,10 @@ def _sort_out(
 
 
 def _decoded(
-    request: StoreRequest, images: Sequence[ImageFile], decoder: Decoder, progress: ProgressLog
+    request: StoreRequest, images: Sequence[ImageFile], progress: ProgressLog
 ) -> Generator[tuple[ImageFile, Outcome], None, None]:
     """Yield each image in order with its pixels, its JPEG or why it has neither; threads decode some ahead."""
+    decoder, most, threads = _decoder(request)
 
     def decode(some: Sequence[ImageFile]) -> list[Outcome]:
         read = [_read(request.listing, image) for image in some]
@@ -245,12 +307,22 @@ def _decoded(
         return outcomes
 
     ahead = _AHEAD_BYTES // expected_bytes("raw", 1, request.size)
-    each = min(decoder.images, max(1, ahead // (2 * decoder.threads)))
+    each = min(most, max(1, ahead // (2 * threads)))
     tasks = (images[start : start + each] for start in range(0, len(images), each))
-    with closing(map_in_order(decode, tasks, decoder.threads)) as results:
+    with closing(map_in_order(decode, tasks, threads)) as results:
         for some, outcomes in results:
             yield from zip(some, outcomes, strict=True)
             progress.step(len(some))
+
+
+def _decoder(request: StoreRequest) -> tuple[Callable[[Sequence[bytes]], list[Pixels | ImageError]], int, int]:
+    """Return a function that decodes some files, how many of them suit it, and how many threads should call it."""
+    size, fit = request.size, request.fit
+    if request.device == "cuda":
+        from fasttransfer.pipelines.gpu_decoder import GpuDecoder  # here, for DALI takes half a second to load
+
+        return GpuDecoder(size, fit), GpuDecoder.images, GpuDecoder.threads
+    return lambda blobs: [decode_or_error(data, size, fit) for data in blobs], _CPU_IMAGES, machine.cores()
 
 
 def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
@@ -262,7 +334,7 @@ def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:
     try:
         data = listing.read(image)
     except OSError as error:
-        return RefusedImage(image.path, f"cannot be read: {(error.strerror or str(error)).lower()}")
+        return RefusedImage(image.path, f"cannot be read: {os_reason(error)}")
     listed = listing.tree.images[image.path]
     if len(data) != listed.size:
         raise _changed(listing, image.path)
@@ -283,101 +355,11 @@ def _encode_jpeg(pixels: Pixels) -> bytes:
     return memory.getvalue()
 
 
-def _finish(
-    folder: Path,
-    request: StoreRequest,
-    plan: Sequence[ShardRange],
-    records: Sequence[ShardRecord],
-    digest: Digest,
-    log: Log,
-) -> None:
-    """Write the labels, the index and the manifest; remove what only an unfinished store needs.
-
-    Raises:
-        SourceError: the images that are left out leave a class empty.
-    """
-    listing = request.listing
-    refused = [image for record in records for image in record.refused]
-    paths = {image.path for image in refused}
-    labels = {
-        part: np.array([image.label for image in getattr(listing, part) if image.path not in paths], dtype=np.int64)
-        for part in PARTS
-    }
-    if refused:
-        _check_classes(listing, labels, refused)
-        log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
-    files: dict[str, dict[str, Any]] = {}
-    parts: dict[str, dict[str, Any]] = {}
-    for part in PARTS:
-        shards = [(shard.file, record) for shard, record in zip(plan, records, strict=True) if shard.part == part]
-        arrays = {f"{part}-labels.npy": labels[part]}
-        digest.facts(labels[part])
-        if request.kind == "jpeg":
-            index = arrays[f"{part}-index.npy"] = jpeg_index(record.sizes for _, record in shards)
-            digest.facts(index[:, 1])
-        for name, array in arrays.items():
-            memory = io.BytesIO()  # NumPy does not say why it cannot write into a file
-            np.save(memory, array, allow_pickle=False)
-            with replace_file(folder / name) as file:
-                file.write(memory.getbuffer())
-            files[name] = file_facts(folder / name)
-        files |= {name: {"bytes": record.bytes, "xxh3_128": record.checksum} for name, record in shards}
-        parts[part] = {
-            "pictures": len(labels[part]),
-            "shards": [record.rows for _, record in shards],
-            "per_class": np.bincount(labels[part], minlength=len(listing.classes)).tolist(),
-        }
-    _write_manifest(folder, request, parts, files, digest.hexdigest(), refused)
-    for shard in reversed(plan):  # so that a kill here leaves shards that can be resumed from
-        (folder / (shard.file + DONE)).unlink()
-    (folder / REQUEST).unlink()
-    sync_folder(folder)
-
-
 def _check_classes(listing: Listing, labels: dict[str, NDArray[np.int64]], refused: Sequence[RefusedImage]) -> None:
     """Raise a `SourceError` if leaving out the refused images empties a class of a part."""
     for part, what in (("train", "training"), ("val", "validation")):
-        before = np.bincount([image.label for image in getattr(listing, part)], minlength=len(listing.classes))
-        after = np.bincount(labels[part], minlength=len(listing.classes))
-        for label in np.flatnonzero((before > 0) & (after == 0)):
+        for label in sorted({*listing.labels[part].tolist()} - {*labels[part].tolist()}):
             raise SourceError(
                 f"{listing.source}: class {listing.classes[label]} has no {what} image left when those "
                 f"that cannot be decoded are left out ({describe_refused(refused)}): repair some or remove the class"
             )
-
-
-def _write_manifest(
-    folder: Path,
-    request: StoreRequest,
-    parts: dict[str, dict[str, Any]],
-    files: dict[str, dict[str, Any]],
-    digest: str,
-    refused: Sequence[RefusedImage],
-) -> None:
-    listing = request.listing
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": request.kind,
-        "digest": digest,
-        "key": request.key,
-        "size": request.size,
-        "fit": request.fit,
-        **({"quality": JPEG_QUALITY} if request.kind == "jpeg" else {}),
-        "device": request.device,
-        "layout": listing.layout,
-        "source": str(listing.source.resolve()),
-        "file_list": request.file_list,
-        "synthetic": request.synthetic,
-        "held_out": listing.held_out,
-        "notes": listing.notes,
-        "parts": parts,
-        "bad_pictures": request.bad_images,
-        "refused": [each._asdict() for each in refused],
-        "versions": request.versions,
-        "classes": listing.classes,
-        "words": listing.words,
-        "files": files,
-    }
-    manifest["checksum"] = manifest_checksum(manifest)
-    with replace_file(folder / MANIFEST) as file:
-        file.write(json.dumps(manifest, indent=1).encode())

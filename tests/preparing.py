@@ -27,7 +27,7 @@ SIZE = 8
 SHARD_BYTES = {kind: 20 * expected_bytes(kind, 1, SIZE) for kind in ("raw", "jpeg")}  # 20 images of the list
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "fasttransfer.pipelines.prepare"])
+_context.set_forkserver_preload(["pytest", "torchvision.io", "fasttransfer.pipelines.prepare"])
 
 
 def quiet(text: str) -> None:
@@ -140,11 +140,11 @@ def _work(connection: Connection, source: Path, cache: Path, kind: Kind, hold: s
                     pass
                 connection.recv()
 
-    def write_and_hold(file: IO[bytes], kind: Kind, images: Iterable[Any], **choices: Any) -> shard_writer.ShardRecord:
+    def write_and_hold(file: IO[bytes], kind: Kind, images: Iterable[Any], **choices: Any) -> list[int]:
         path = Path(file.name)
-        record = write(file, kind, hold_after_first(images) if path.name == hold else images, **choices)
+        sizes = write(file, kind, hold_after_first(images) if path.name == hold else images, **choices)
         written.append(path)
-        return record
+        return sizes
 
     shard_writer.SHARD_BYTES = SHARD_BYTES[kind]
     write_store.write_images = write_and_hold

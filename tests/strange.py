@@ -1,4 +1,4 @@
-"""Every strange image that is found in the wild, as real bytes, and which of them the fast decoders may have."""
+"""Strange images as they are found in the wild, as real bytes, and which of them go to the fast decoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END = b"\xff\xd9"
 
 
 class Strange(NamedTuple):
-    """A file's bytes; whether it is an image, and one that every decoder reads alike."""
+    """The bytes of a file, whether it is an image, and whether every decoder reads it alike."""
 
     data: bytes
     good: bool
@@ -23,7 +23,7 @@ class Strange(NamedTuple):
 
 
 def scene(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Colours that run smoothly, with edges, so that each step of a decoder shows."""
+    """Return smooth gradients with edges, in which each step of a decoder shows."""
     y, x = np.mgrid[0:height, 0:width]
     pixels = np.stack([x * 255 // width, y * 255 // height, (x * 7 + y * 3) % 256], -1).astype(np.uint8)
     pixels[height // 4 : height // 2, width // 3 : width // 2] = (250, 240, 20)
@@ -31,42 +31,42 @@ def scene(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 
 def frame_at(data: bytes, marker: int = 0xC0) -> int:
-    """Return the offset of a JPEG's frame header."""
+    """Return the offset of the frame header of a JPEG."""
     return data.index(bytes([0xFF, marker]))
 
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:
-    """The bytes with some of them replaced."""
+    """Return the bytes with those from `at` on replaced by `new`."""
     return data[:at] + new + data[at + len(new) :]
 
 
 def sampled(data: bytes, factors: int, width: int, height: int) -> bytes:
-    """Another subsampling of as many blocks: what it shows is scrambled, and a JPEG as good as any."""
+    """Return a JPEG with another subsampling of as many blocks: scrambled, but a JPEG as good as any."""
     at = frame_at(data)
     return patched(patched(data, at + 5, struct.pack(">HH", height, width)), at + 11, bytes([factors]))
 
 
 def with_note(data: bytes, marker: int, body: bytes) -> bytes:
-    """The JPEG with one more segment before all others."""
+    """Return the JPEG with one more segment before all others."""
     return data[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body + data[2:]
 
 
 def turned(data: bytes, orientation: int, order: str = ">") -> bytes:
-    """The JPEG with a camera's orientation mark."""
+    """Return the JPEG with a camera's orientation mark."""
     head = {">": b"MM", "<": b"II"}[order]
     entry = struct.pack(order + "HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     return with_note(data, 0xE1, b"Exif\0\0" + head + entry)
 
 
 def with_thumbnail(data: bytes) -> bytes:
-    """The JPEG with a small one inside its EXIF note, end marker and all."""
+    """Return the JPEG with a small one inside its EXIF note, end marker and all."""
     small = encoded(scene(16, 12))
     ifd1 = struct.pack(">HHHIIHHIII", 2, 0x0201, 4, 1, 44, 0x0202, 4, 1, len(small), 0)
     return with_note(data, 0xE1, b"Exif\0\0MM" + struct.pack(">HIHI", 42, 8, 0, 14) + ifd1 + small)
 
 
 def png(bits: int, kind: int, width: int, height: int, rows: bytes) -> bytes:
-    """A PNG from its raw rows, for what Pillow does not write."""
+    """Return a PNG made of raw rows, of kinds that Pillow does not write."""
     data = b"\x89PNG\r\n\x1a\n"
     for tag, body in (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)),
@@ -78,7 +78,7 @@ def png(bits: int, kind: int, width: int, height: int, rows: bytes) -> bytes:
 
 
 def strange() -> dict[str, Strange]:
-    """Return all strange images by name."""
+    """Return all of them by name."""
     plain = encoded(scene())
     progressive = encoded(scene(), progressive=True)
     cmyk = encoded(scene().convert("CMYK"))

@@ -36,10 +36,5 @@ class Base(Choices):
 
         tasks = (self.task,) if self.task else ("A", "B")
         return ddp.train_bases(
-            self,
-            self.out,
-            tasks=tasks,
-            feeding=self.feeding,
-            console=console,
-            show=outcome_printer(console),
+            self, self.out, tasks=tasks, feeding=self.feeding, console=console, show=outcome_printer(console)
         )

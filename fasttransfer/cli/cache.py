@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
-from fasttransfer.cli.console import printer
+from fasttransfer.cli.console import print_facts, print_table, printer
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import format_bytes, format_duration
-from fasttransfer.core.tables import plain_table
 from fasttransfer.study.configuration import Choices
 
 if TYPE_CHECKING:  # printing --help does not load PyTorch
@@ -79,20 +77,14 @@ class CacheList:
 
         root, errors, log = cache.cache_root(), list[str](), printer(console)
         entries = sorted(cache.list_entries(root, errors.append), key=lambda entry: -entry.use.last)
-        rows = plain_table("entry", "features", "of", "size", "share", "used", "last")
+        rows = []
         for entry in entries:
             hits, last = entry.use
-            rows.add_row(
-                entry.folder.name[:_DIGITS],
-                f"{entry.info.network} cut {entry.key.cut}",
-                _images(entry),
-                format_bytes(entry.bytes),
-                _share(entry),
-                str(hits),
-                _ago(last),
-            )
-        if entries:
-            console.print(rows)
+            name, features = entry.folder.name[:_DIGITS], f"{entry.info.network} cut {entry.key.cut}"
+            size, share = format_bytes(entry.bytes), _share(entry)
+            rows.append((name, features, _images(entry), size, share, str(hits), _ago(last)))
+        if rows:
+            print_table(console, ("entry", "features", "of", "size", "share", "used", "last"), rows)
         for error in errors:
             log(error)
         for folder in cache.list_damaged(root):
@@ -119,7 +111,6 @@ class CacheShow:
 
         entry = _find_entry(self.entry)
         key, (hits, last) = entry.key, entry.use
-        rows = plain_table("", "")
         facts = {
             "entry": entry.folder.name,
             "folder": str(entry.folder),
@@ -140,9 +131,7 @@ class CacheShow:
             **{name: value for name, value in key.versions.items() if value},
             "entry.json": f"{entry.checksum} (checksum), format {FORMAT}",
         }
-        for name, value in facts.items():
-            rows.add_row(name, Text(value, overflow="fold"))
-        console.print(rows)
+        print_facts(console, facts.items())
         return 0
 
 
@@ -288,11 +277,8 @@ class CacheWhere:
         from fasttransfer.pipelines.choose_feed import free_disk
 
         root = cache.cache_root()
-        rows = plain_table("", "")
-        rows.add_row("folder", Text(str(root), overflow="fold"))
-        rows.add_row("features", format_bytes(sum(entry.bytes for entry in cache.list_entries(root))))
-        rows.add_row("free", format_bytes(free_disk(root)))
-        console.print(rows)
+        size = format_bytes(sum(entry.bytes for entry in cache.list_entries(root)))
+        print_facts(console, [("folder", str(root)), ("features", size), ("free", format_bytes(free_disk(root)))])
         return 0
 
 

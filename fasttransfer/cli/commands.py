@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -25,19 +25,7 @@ from fasttransfer.cli.report import Report
 from fasttransfer.cli.splits import Splits
 from fasttransfer.core.errors import InputError
 
-Commands = (
-    Annotated[Grid, tyro.conf.subcommand("grid")]
-    | Annotated[Base, tyro.conf.subcommand("base")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Advise, tyro.conf.subcommand("advise")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Probe, tyro.conf.subcommand("probe")]
-    | Annotated[Splits, tyro.conf.subcommand("splits")]
-    | Annotated[Data, tyro.conf.subcommand("data")]
-    | Annotated[Cache, tyro.conf.subcommand("cache")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-    | Annotated[Info, tyro.conf.subcommand("info")]
-)
+Commands = Grid | Base | Report | Advise | Compare | Probe | Splits | Data | Cache | Bench | Info
 
 _RENAMED = {"--bad-pictures": "--bad-images"}  # old names of options, which scripts and written commands still use
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
+from fasttransfer.cli.console import printer
 from fasttransfer.report.analysis.pairs import Score
 from fasttransfer.study import paper
 
@@ -43,5 +43,5 @@ class Compare:
         if self.out is not None:
             words = ["fasttransfer", "compare", *self.studies, "--score", self.score, "--out", str(self.out)]
             index = write_comparison(comparison, self.out, command=shlex.join(words))
-            console.print(Text(f"report: {index}"), soft_wrap=True)
+            printer(console)(f"report: {index}")
         return 0

@@ -9,11 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
-from fasttransfer.cli.console import printer
+from fasttransfer.cli.console import print_facts, printer
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.tables import plain_table
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class DataInspect:
     def run(self, console: Console) -> int:
         from fasttransfer.pipelines import contact_sheet
         from fasttransfer.pipelines.inspection import inspect, open_images
+        from fasttransfer.pipelines.store import Store
         from fasttransfer.study import images
         from fasttransfer.study.configuration import BUILTIN
         from fasttransfer.study.recipe import load_recipe
@@ -44,32 +43,33 @@ class DataInspect:
             source = images.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
         opened = open_images(source)
         report = inspect(opened)
-        rows = plain_table("", "")
-        rows.add_row(report.kind, str(report.path))
-        if report.store is not None:
-            rows.add_row("kind", f"{report.store.kind}, {report.store.disk / 1e6:,.1f} MB on disk")
-            rows.add_row("digest", report.store.digest)
-            rows.add_row("from", f"{report.store.source}, fit: {report.store.fit}")
-            rows.add_row("versions", ", ".join(f"{name} {version}" for name, version in report.store.versions.items()))
-        rows.add_row("layout", report.layout)
-        rows.add_row("classes", str(len(report.classes)))
+        if isinstance(opened, Store):
+            manifest, size = opened.manifest, sum(path.stat().st_size for path in opened.folder.iterdir())
+            facts = [
+                ("store", str(opened.folder)),
+                ("kind", f"{opened.kind}, {size / 1e6:,.1f} MB on disk"),
+                ("digest", opened.digest),
+                ("from", f"{manifest['source']}, fit: {manifest.get('fit', 'stretch')}"),
+                ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+            ]
+        else:
+            facts = [("source", str(opened.source))]
+        facts += [("layout", report.layout), ("classes", str(len(opened.classes)))]
         for part, count in report.images.items():
             spread = report.per_class[part]
-            rows.add_row(part, f"{count:,} images, {spread.least} to {spread.most} per class, median {spread.median:g}")
+            per_class = f"{spread.least} to {spread.most} per class, median {spread.median:g}"
+            facts.append((part, f"{count:,} images, {per_class}"))
         if report.widths and report.heights:
             sizes = " x ".join(f"{s.least}-{s.most} (median {s.median:g})" for s in (report.widths, report.heights))
-            rows.add_row("pixels", sizes)
-        rows.add_row("formats", _counts(report.formats))
-        rows.add_row("modes", _counts(report.modes))
-        rows.add_row("looked at", f"{report.sampled:,} images")
-        for note in report.notes:
-            rows.add_row("note", note)
-        for path, reason in report.bad:
-            rows.add_row("bad", f"{path}: {reason}")
-        console.print(rows)
+            facts.append(("pixels", sizes))
+        facts += [("formats", _counts(report.formats)), ("modes", _counts(report.modes))]
+        facts.append(("looked at", f"{report.sampled:,} images"))
+        facts += [("note", note) for note in report.notes]
+        facts += [("bad", f"{path}: {reason}") for path, reason in report.bad]
+        print_facts(console, facts)
         if self.sheet is not None:
             contact_sheet.write_sheet(opened, self.sheet)
-            console.print(Text(f"contact sheet: {self.sheet}"), soft_wrap=True)
+            printer(console)(f"contact sheet: {self.sheet}")
         return 0
 
 
@@ -106,29 +106,21 @@ class DataPrepare:
     def run(self, console: Console) -> int:
         from fasttransfer.core import devices
         from fasttransfer.pipelines.layouts import list_images
-        from fasttransfer.pipelines.prepare import prepare_into
+        from fasttransfer.pipelines.prepare import StoreChoices, prepare_into
         from fasttransfer.study.recipe import default_recipe, load_recipe
 
         if self.size is not None and self.recipe is not None:
             raise InputError(f"--size {self.size} and --recipe {self.recipe} both say the size: drop one")
-        device = devices.choose_device(self.device)
+        device, log = devices.choose_device(self.device), printer(console)
         listing = list_images(self.source)
         size = self.size
         if size is None:
             recipe = load_recipe(self.recipe or default_recipe(listing.layout))
             size = recipe.geometry.store
-            console.print(Text(f"{size} x {size} pixels, for recipe {recipe.name}"), soft_wrap=True)
-        store = prepare_into(
-            listing,
-            self.store,
-            size=size,
-            kind=self.kind,
-            fit=self.fit,
-            bad_images=self.bad_images,
-            device=device,
-            log=printer(console),
-        )
-        console.print(Text(f"store: {store.folder}"), soft_wrap=True)
+            log(f"{size} x {size} pixels, for recipe {recipe.name}")
+        choices = StoreChoices(kind=self.kind, fit=self.fit, bad_images=self.bad_images, device=device)
+        store = prepare_into(listing, self.store, size=size, log=log, **choices)
+        log(f"store: {store.folder}")
         return 0
 
 
@@ -150,10 +142,9 @@ class DataVerify:
         from fasttransfer.pipelines.store import Store
         from fasttransfer.pipelines.verification import verify
 
-        store = Store.open(self.store)
-        verify(store, printer(console))
-        images = len(store.train) + len(store.val)
-        console.print(Text(f"{store.folder}: all {images:,} images are as they were written"), soft_wrap=True)
+        store, log = Store.open(self.store), printer(console)
+        verify(store, log)
+        log(f"{store.folder}: all {len(store.train) + len(store.val):,} images are as they were written")
         return 0
 
 
@@ -173,8 +164,8 @@ class DataBuiltin:
         from fasttransfer.study import images
         from fasttransfer.study.recipe import load_recipe
 
-        store = images.builtin_store(load_recipe("mini").geometry.store, printer(console))
-        console.print(Text(store.manifest["source"]), soft_wrap=True)
+        log = printer(console)
+        log(images.builtin_store(load_recipe("mini").geometry.store, log).manifest["source"])
         return 0
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.text import Text
 
+from fasttransfer.cli.console import printer
 from fasttransfer.study.configuration import Choices, Feeding
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]]
     """
     from fasttransfer.report import table, write_report
 
+    log = printer(console)
+
     def show(results: StudyResults, trained: Sequence[Cell]) -> None:
         index = write_report(results, results.folder)
         if trained and len(trained) == len(results.results):
@@ -70,7 +72,7 @@ def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]]
             now = {(cell.name, cell.seed) for cell in trained}
             for result in results.results:
                 if result.trained and (result.name, result.seed) in now:
-                    console.print(Text(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1"))
-        console.print(Text(f"report: {index}"), soft_wrap=True)
+                    log(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1")
+        log(f"report: {index}")
 
     return show

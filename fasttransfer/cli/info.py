@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.text import Text
 
-from fasttransfer.core.tables import plain_table
+from fasttransfer.cli.console import print_facts
 
 
 @dataclass(frozen=True)
@@ -22,8 +21,5 @@ class Info:
     def run(self, console: Console) -> int:
         from fasttransfer.study import environment
 
-        rows = plain_table("", "")
-        for name, value in environment.describe_environment().items():
-            rows.add_row(name, Text(value, overflow="fold"))
-        console.print(rows)
+        print_facts(console, environment.describe_environment().items())
         return 0

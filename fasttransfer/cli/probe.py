@@ -9,7 +9,6 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
 from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
@@ -76,7 +75,7 @@ class Probe:
         folder = paths.probe_folder(self.study, self.name or f"{request.cell.label}-on-{request.task}")
         files.write(results, reference, folder, self.command())
         console.print(table(results, reference))
-        console.print(Text(f"again: {self.command()}\nwritten: {folder}"), soft_wrap=True)
+        log(f"again: {self.command()}\nwritten: {folder}")
         return 0
 
     def command(self) -> str:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.text import Text
 
+from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
 from fasttransfer.report.analysis.pairs import Score
 
@@ -54,5 +54,5 @@ class Report:
             overlay = paper.matching_part(recorded) if self.paper else None
             index = write_report(recorded, self.study, score=score, overlay=overlay)
         console.print(table(recorded, score=score))
-        console.print(Text(f"report: {index}"), soft_wrap=True)
+        printer(console)(f"report: {index}")
         return 0

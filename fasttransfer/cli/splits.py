@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from fasttransfer.core.tables import plain_table
+from fasttransfer.cli.console import print_table
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,31 @@ class SplitsList:
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
-        rows = plain_table("--split", "A", "B", "what it is")
-        for known in splits.list_splits():
-            rows.add_row(known.spec, str(known.a), str(known.b), known.about)
-        console.print(rows)
+        rows = ((known.spec, str(known.a), str(known.b), known.about) for known in splits.list_splits())
+        print_table(console, ("--split", "A", "B", "what it is"), rows)
         return 0
 
 
 @dataclass(frozen=True)
-class SplitsShow:
+class _Split:
+    split: Annotated[str, tyro.conf.Positional]
+    """natural-manmade, random:SEED or a TOML file."""
+    data: str | None = None
+    """builtin, a source of images or a prepared store; by default the 1000 ILSVRC12 classes."""
+
+    def load(self) -> tuple[Any, dict[str, str]]:
+        """Return the split, and the classes' words."""
+        from fasttransfer.study import images, splits
+
+        if self.data is None:
+            words = splits.load_ilsvrc12_words()
+            return splits.make_split(self.split, list(words)), words
+        source = images.find_source(self.data)
+        return splits.make_split(self.split, source.classes), source.words
+
+
+@dataclass(frozen=True)
+class SplitsShow(_Split):
     """Show the classes that a split puts into each task.
 
     For example:
@@ -40,24 +56,17 @@ class SplitsShow:
         fasttransfer splits show random:0
     """
 
-    split: Annotated[str, tyro.conf.Positional]
-    """natural-manmade, random:SEED or a TOML file."""
-    data: str | None = None
-    """builtin, a source of images or a prepared store; by default the 1000 ILSVRC12 classes."""
-
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
-        split, words = _split_of(self.split, self.data)
-        rows = plain_table("task", "label", "class", "words")
-        for member in splits.show(split, words):
-            rows.add_row(member.task, str(member.label), member.name, member.words)
-        console.print(rows)
+        members = splits.show(*self.load())
+        rows = ((member.task, str(member.label), member.name, member.words) for member in members)
+        print_table(console, ("task", "label", "class", "words"), rows)
         return 0
 
 
 @dataclass(frozen=True)
-class SplitsExport:
+class SplitsExport(_Split):
     """Print a split as a TOML file that you can edit and pass to --split.
 
     For example:
@@ -65,17 +74,13 @@ class SplitsExport:
         fasttransfer splits export natural-manmade --data my-images > mine.toml
     """
 
-    split: Annotated[str, tyro.conf.Positional]
-    """natural-manmade, random:SEED or a TOML file."""
-    data: str | None = None
-    """builtin, a source of images or a prepared store; by default the 1000 ILSVRC12 classes."""
     validation_list: Literal["A", "B"] | None = None
     """Print the paper's list of this half instead: one line "<ILSVRC12 validation file> <new label>" per image."""
 
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
-        split, words = _split_of(self.split, self.data)
+        split, words = self.load()
         if self.validation_list:
             text = splits.export_validation_list(split.a if self.validation_list == "A" else split.b)
         else:
@@ -96,11 +101,9 @@ class SplitsVerify:
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
-        rows = plain_table("half", "published", "found", "")
         checks = splits.verify()
-        for check in checks:
-            rows.add_row(check.half, check.expected, check.actual, "same" if check.is_same else "DIFFERENT")
-        console.print(rows)
+        rows = ((c.half, c.expected, c.actual, "same" if c.is_same else "DIFFERENT") for c in checks)
+        print_table(console, ("half", "published", "found", ""), rows)
         return 0 if all(check.is_same for check in checks) else 1
 
 
@@ -117,14 +120,3 @@ class Splits:
 
     def run(self, console: Console) -> int:
         return self.command.run(console)
-
-
-def _split_of(spec: str, data: str | None) -> tuple[Any, dict[str, str]]:
-    """Return the split `spec` of the classes of `data` (ILSVRC12's when None), and the classes' words."""
-    from fasttransfer.study import images, splits
-
-    if data is None:
-        words = splits.load_ilsvrc12_words()
-        return splits.make_split(spec, list(words)), words
-    source = images.find_source(data)
-    return splits.make_split(spec, source.classes), source.words

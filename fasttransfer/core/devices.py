@@ -10,8 +10,8 @@ import torch
 from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
 
-# Options of glibc's mallopt: name -> number and value.
-_KEEP = {"M_MMAP_THRESHOLD": (-3, 1 << 30), "M_TRIM_THRESHOLD": (-1, (1 << 31) - 1), "M_TOP_PAD": (-2, 64 << 20)}
+# Options of glibc's mallopt, and values: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD.
+_KEEP = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 64 << 20))
 
 
 def choose_device(choice: str | None) -> str:
@@ -51,7 +51,7 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for option, value in _KEEP.values():
+        for option, value in _KEEP:
             mallopt(option, value)
 
 

@@ -6,3 +6,8 @@ class InputError(Exception):
 
     The command line prints it and exits with status 2.
     """
+
+
+def os_reason(error: OSError) -> str:
+    """Return what the system says of an error, as a part of a sentence."""
+    return (error.strerror or str(error)).lower()

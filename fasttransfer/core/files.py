@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import platformdirs
 
-from fasttransfer.core.errors import InputError
+from fasttransfer.core.errors import InputError, os_reason
 
 # Read once, at import: asking for it sets it for a moment, in which another thread may create a file.
 _UMASK = os.umask(0)
@@ -41,8 +41,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRNOS:
             raise
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{path}: cannot write here ({reason}): free space or choose another folder") from error
+        remedy = "free space or choose another folder"
+        raise InputError(f"{path}: cannot write here ({os_reason(error)}): {remedy}") from error
 
 
 @contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from fasttransfer.core.files import disk_errors, hold_lock, make_folder, sync_folder
@@ -43,11 +43,12 @@ def make_once(
         temporary = temporary_of(folder)
         try:
             with disk_errors(folder):
-                if not keep(temporary):
-                    _remove(temporary)
+                if temporary.exists() and not keep(temporary):
+                    shutil.rmtree(temporary)
                 temporary.mkdir(exist_ok=True)
                 fill(temporary)
-                _remove(folder)
+                if folder.exists():
+                    shutil.rmtree(folder)
                 os.rename(temporary, folder)
                 sync_folder(folder.parent)
         finally:
@@ -67,22 +68,13 @@ def lock_of(folder: Path) -> Path:
 
 def sweep_unfinished(parent: Path, keep: Callable[[Path], bool] = lambda temporary: False) -> None:
     """Remove the temporary folders whose lock is free, except those to keep."""
+
+    def leave() -> None:
+        raise BlockingIOError
+
     for temporary in parent.glob(".*.tmp"):
         lock = temporary.with_suffix(".lock")
-        try:
-            handle = os.open(lock, os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not keep(temporary):
-                shutil.rmtree(temporary, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(handle)
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+        if os.access(lock, os.R_OK | os.W_OK):
+            with suppress(BlockingIOError), hold_lock(lock, leave):
+                if not keep(temporary):
+                    shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The progress of a study: a bar on a terminal, elsewhere a line every few seconds. Durations and sizes as text."""
+"""Progress: of a study, as a bar or lines; of work on images, as lines. Durations and sizes as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-LINE_SECONDS = 5.0
+LINE_SECONDS = 5.0  # between lines
 
 Log = Callable[[str], None]
 """A function that shows the user one sentence."""
@@ -82,6 +82,40 @@ class Display:
         seconds, done = time.monotonic() - self._start, self._done - self._done_before
         left = f"{format_duration(seconds / done * max(self._total - self._done, 0))} left" if done > 0 else "starting"
         return f"{left}  {self._activity}" if self._activity else left
+
+
+class ProgressLog:
+    """A counter of images that logs a line every few seconds: how far it is, how fast, and the time left.
+
+    Args:
+        what: begins each line.
+        total: images.
+        done: those that an earlier run did, which do not count for the speed.
+    """
+
+    def __init__(self, what: str, total: int, log: Log, done: int = 0) -> None:
+        self._what, self._total, self._log = what, total, log
+        self._done, self._first = done, done
+        self._start = self._logged = time.monotonic()
+
+    def step(self, count: int) -> None:
+        """Count so many more images."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._logged >= LINE_SECONDS and self._done > self._first:
+            self._logged = now
+            speed = (self._done - self._first) / (now - self._start)
+            self._log(
+                f"{self._what}: {self._done:,} of {self._total:,} images, {speed:,.0f} images per second, "
+                f"{format_duration((self._total - self._done) / speed)} left"
+            )
+
+    def finish(self) -> None:
+        """Log the last line."""
+        seconds = time.monotonic() - self._start
+        speed = (self._done - self._first) / max(seconds, 1e-9)
+        earlier = f", {self._first:,} images were there from before" if self._first else ""
+        self._log(f"{self._what}: done in {format_duration(seconds)}, {speed:,.0f} images per second{earlier}")
 
 
 def format_duration(seconds: float) -> str:

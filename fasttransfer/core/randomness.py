@@ -55,10 +55,7 @@ def _philox_chunk(key: int, first: int, at: int, out: Tensor) -> None:
     for _ in range(_ROUNDS):
         # A 32 x 32 bit product fills 64 bits; the sign of int64 does not matter once both halves are masked.
         product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = (
-            ((product1 >> 32) & _LOW) ^ c1 ^ k0,
-            ((product0 >> 32) & _LOW) ^ c3 ^ k1,
-        )
+        c0, c2 = (((product1 >> 32) & _LOW) ^ c1 ^ k0, ((product0 >> 32) & _LOW) ^ c3 ^ k1)
         c1, c3 = product1 & _LOW, product0 & _LOW
         k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
     torch.stack((c0, c1, c2, c3), dim=1, out=out)

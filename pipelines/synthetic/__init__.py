@@ -34,10 +34,7 @@ JPEG_QUALITY = 92
 SMALLEST = 32  # pixels; below that a class no longer looks like its name
 
 _PAINTERS = {**natural.CLASSES, **manmade.CLASSES}
-SIDES: dict[str, str] = {
-    **dict.fromkeys(natural.CLASSES, "natural"),
-    **dict.fromkeys(manmade.CLASSES, "man-made"),
-}
+SIDES: dict[str, str] = {**dict.fromkeys(natural.CLASSES, "natural"), **dict.fromkeys(manmade.CLASSES, "man-made")}
 
 # With fewer images, another process costs more time than it saves.
 _IMAGES_PER_PROCESS = 300
@@ -65,7 +62,7 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str], None] | None = None) -> None:
+def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str], None] = lambda text: None) -> None:
     """Write JPEGs of every class: `folder`/train/<class>/0000.jpeg … and `folder`/val/<class>/0000.jpeg ….
 
     Uses every core that this process may use. The files are written in place: a caller who must never meet half a
@@ -88,19 +85,16 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
     for part, count in (("train", train), ("val", val)):
         for name in SIDES if count else ():
             make_folder(folder / part / name)
-    log = log or (lambda text: None)
     total = (train + val) * len(SIDES)
     workers = min(machine.cores(), max(total * size * size // (_IMAGES_PER_PROCESS * 64 * 64), 1))
     log(f"rendering {total} synthetic images of {len(SIDES)} classes at {size} x {size}")
     if workers == 1:
-        for name in SIDES:
-            render_share(folder, name, train=train, val=val, size=size)
+        render_share(folder, train, val, size)
         return
     # Plain processes, not multiprocessing: that imports the caller's main module again in each of them.
     numbers = [str(number) for number in (train, val, size, workers)]
     command = [sys.executable, "-P", "-m", __name__, str(folder), *numbers]
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
     running = [
         subprocess.Popen([*command, str(k)], env=environment, stderr=subprocess.PIPE, text=True) for k in range(workers)
     ]
@@ -117,19 +111,13 @@ def render(folder: Path, *, train: int, val: int, size: int, log: Callable[[str]
             process.wait()
 
 
-def render_share(
-    folder: Path, name: str, *, train: int, val: int, size: int, worker: int = 0, workers: int = 1
-) -> None:
-    """Write every `workers`-th image of a class, from number `worker` on."""
-    for part, count in (("train", train), ("val", val)):
-        for index in range(worker, count, workers):
-            target = folder / part / name / f"{index:04d}.jpeg"
-            encoded = _encode(image(name, part, index, size=size))
-            with disk_errors(target):
-                target.write_bytes(encoded)
-
-
-def _encode(pixels: NDArray[np.uint8]) -> bytes:
-    memory = io.BytesIO()
-    Image.fromarray(pixels).save(memory, "JPEG", quality=JPEG_QUALITY)
-    return memory.getvalue()
+def render_share(folder: Path, train: int, val: int, size: int, workers: int = 1, worker: int = 0) -> None:
+    """Write every `workers`-th image of each class, from number `worker` on."""
+    for name in SIDES:
+        for part, count in (("train", train), ("val", val)):
+            for index in range(worker, count, workers):
+                target = folder / part / name / f"{index:04d}.jpeg"
+                memory = io.BytesIO()
+                Image.fromarray(image(name, part, index, size=size)).save(memory, "JPEG", quality=JPEG_QUALITY)
+                with disk_errors(target):
+                    target.write_bytes(memory.getvalue())

@@ -4,13 +4,11 @@ import sys
 from pathlib import Path
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.pipelines.synthetic import SIDES, render_share
+from fasttransfer.pipelines.synthetic import render_share
 
 if __name__ == "__main__":
-    train, val, size, workers, worker = (int(text) for text in sys.argv[2:])
     try:
-        for name in SIDES:
-            render_share(Path(sys.argv[1]), name, train=train, val=val, size=size, worker=worker, workers=workers)
+        render_share(Path(sys.argv[1]), *map(int, sys.argv[2:]))
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

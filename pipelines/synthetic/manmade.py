@@ -22,6 +22,7 @@ from fasttransfer.pipelines.synthetic.sketch import (
     modulo,
     norm,
     stripes,
+    turned,
 )
 
 
@@ -149,11 +150,7 @@ def gear(s: Sketch) -> Array:
             count = s.whole(3, 7)
             place = modulo(angle * count / (2 * math.pi), 1) - 0.5
             window = _box(
-                place * 2 * math.pi / count * 0.55,
-                far - 0.53,
-                s.between(0.1, 0.18),
-                s.between(0.1, 0.16),
-                0.08,
+                place * 2 * math.pi / count * 0.55, far - 0.53, s.between(0.1, 0.18), s.between(0.1, 0.16), 0.08
             )
             mask = mask * edge(-window, 0.04)
         sheen = 0.5 + 0.3 * np.cos(angle * 2 + s.between(0, 6)) + 0.2 * np.cos(far * s.between(6, 25))
@@ -202,10 +199,7 @@ def clock(s: Sketch) -> Array:
     s.paint(image, edge(tick, 0.03), ink)
     for reach, thick in ((s.between(0.4, 0.55), 0.06), (s.between(0.62, 0.8), 0.04), (0.8, 0.015))[: s.whole(2, 3)]:
         turn = s.between(0, 2 * math.pi)
-        along, across = (
-            math.cos(turn) * p.u + math.sin(turn) * p.v,
-            math.cos(turn) * p.v - math.sin(turn) * p.u,
-        )
+        along, across = turned(p.u, p.v, turn)
         hand = np.maximum(np.abs(across) - thick, np.abs(along - reach / 2 + 0.08) - reach / 2 - 0.08)
         s.paint(image, edge(hand, 0.03), ink if thick > 0.02 or s.chance(0.5) else s.tone(2))
     s.paint(image, edge(far - 0.07, 0.03), ink)
@@ -241,8 +235,7 @@ def road_sign(s: Sketch) -> Array:
     if symbol == 0:  # a bar
         figure = _box(u, v, 0.55, half * 1.3)
     elif symbol == 1:  # an arrow
-        turn = s.whole(0, 3) * math.pi / 2
-        a, b = math.cos(turn) * u + math.sin(turn) * v, math.cos(turn) * v - math.sin(turn) * u
+        a, b = turned(u, v, s.whole(0, 3) * math.pi / 2)
         figure = np.minimum(_box(a + 0.12, b, 0.3, half), np.maximum(np.abs(b) * 0.9 + a * 0.8 - 0.38, 0.08 - a))
     elif symbol == 2:  # an exclamation mark
         figure = np.minimum(_box(u, v + 0.12, half, 0.28), norm(u, v - 0.34) - half * 1.2)
@@ -341,10 +334,7 @@ def woven_cloth(s: Sketch) -> Array:
     warp, weft = s.table(64), s.table(64)
     period = s.whole(3, 12)
     if s.chance(0.5):  # tartan: the same few threads again and again
-        warp_tint, weft_tint = (
-            warp[modulo(column, period).astype(np.intp)],
-            weft[modulo(row, period).astype(np.intp)],
-        )
+        warp_tint, weft_tint = (warp[modulo(column, period).astype(np.intp)], weft[modulo(row, period).astype(np.intp)])
     else:
         warp_tint, weft_tint = np.full_like(u, warp[0]), np.full_like(u, weft[1])
     tint = np.where(over, warp_tint, weft_tint)
@@ -399,10 +389,7 @@ def text_page(s: Sketch) -> Array:
     if s.chance(0.3):
         s.paint(
             sheet,
-            edge(
-                np.maximum(np.abs(p.u - s.between(-0.4, 0.4)), np.abs(p.v - s.between(-0.5, 0.5))) - 0.35,
-                0.03,
-            ),
+            edge(np.maximum(np.abs(p.u - s.between(-0.4, 0.4)), np.abs(p.v - s.between(-0.5, 0.5))) - 0.35, 0.03),
             s.tone(2),
         )
     s.paint(sheet, ink, s.tone(4 if dark else s.whole(0, 1)), s.between(0.7, 1))
@@ -419,12 +406,7 @@ def _chip(s: Sketch, p: Plane, image: Array) -> None:
         pen.line(p.project([(at, v - half_v - 0.1), (at, v + half_v + 0.1)]), fill=255, width=max(s.n // 48, 1))
     s.paint(image, inked(canvas), s.tone(4))
     canvas, pen = s.pen()
-    corners = [
-        (u - half_u, v - half_v),
-        (u + half_u, v - half_v),
-        (u + half_u, v + half_v),
-        (u - half_u, v + half_v),
-    ]
+    corners = [(u - half_u, v - half_v), (u + half_u, v - half_v), (u + half_u, v + half_v), (u - half_u, v + half_v)]
     pen.polygon(p.project(corners), fill=255)
     s.paint(image, inked(canvas), s.other[s.whole(0, 1)])
 

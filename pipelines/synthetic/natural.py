@@ -10,17 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fasttransfer.pipelines.synthetic.sketch import (
-    Array,
-    Sketch,
-    cell_value,
-    comb,
-    edge,
-    inked,
-    modulo,
-    norm,
-    stripes,
-)
+from fasttransfer.pipelines.synthetic.sketch import Array, Sketch, cell_value, comb, edge, inked, modulo, norm, stripes
 
 
 def _coat_phase(s: Sketch, u: Array, v: Array) -> Array:
@@ -126,9 +116,7 @@ def feather(s: Sketch) -> Array:
     image = s.backdrop()
     s.paint(image, mask, s.ramp(tint, s.palette if s.chance(0.5) else s.palette[1:]))
     s.paint(
-        image,
-        edge(np.abs(u) - 0.022 * (0.4 + t), 0.02) * edge(np.abs(p.v) - 1.15, 0.03),
-        s.tone(s.whole(0, 1) * 4),
+        image, edge(np.abs(u) - 0.022 * (0.4 + t), 0.02) * edge(np.abs(p.v) - 1.15, 0.03), s.tone(s.whole(0, 1) * 4)
     )
     return image
 
@@ -222,12 +210,7 @@ def clouds(s: Sketch) -> Array:
     mask = np.clip((puff - s.between(0.35, 0.55)) / s.between(0.12, 0.4), 0, 1)
     step = max(s.n // 24, 1)
     lit = np.clip(0.55 + 2.2 * (puff - np.roll(puff, step, axis=0)), 0, 1)
-    s.paint(
-        sky,
-        mask,
-        s.ramp(lit, s.palette[[1, 3, 4]] if s.chance(0.7) else s.palette[[2, 3, 4]]),
-        s.between(0.7, 1),
-    )
+    s.paint(sky, mask, s.ramp(lit, s.palette[[1, 3, 4]] if s.chance(0.7) else s.palette[[2, 3, 4]]), s.between(0.7, 1))
     return sky
 
 
@@ -284,9 +267,7 @@ def spider_web(s: Sketch) -> Array:
     width = max(round(s.n * s.between(0.008, 0.02)), 1)
     for angle in angles:
         pen.line(
-            p.project([(0, 0), (2.2 * math.cos(angle), 2.2 * math.sin(angle))]),
-            fill=s.whole(150, 255),
-            width=width,
+            p.project([(0, 0), (2.2 * math.cos(angle), 2.2 * math.sin(angle))]), fill=s.whole(150, 255), width=width
         )
     sag, grow = s.between(0.8, 0.97), s.between(0.9, 1.4)
     middle = (angles + np.roll(angles, -1)) / 2

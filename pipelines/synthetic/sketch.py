@@ -60,10 +60,7 @@ def _colours(text: str) -> Array:
     return np.array([list(bytes.fromhex(part)) for part in text.split()], dtype=np.float32) * np.float32(1 / 255)
 
 
-_POOLS = {
-    "natural": [_colours(p) for p in NATURAL_PALETTES],
-    "man-made": [_colours(p) for p in MANMADE_PALETTES],
-}
+_POOLS = {"natural": [_colours(p) for p in NATURAL_PALETTES], "man-made": [_colours(p) for p in MANMADE_PALETTES]}
 
 
 @dataclass(frozen=True)
@@ -275,8 +272,7 @@ class Sketch:
         """Return the mask of a disc, a bar or a box somewhere on the canvas."""
         x, y = self.x - self.between(-1, 1), self.y - self.between(-1, 1)
         angle, radius = self.between(0, math.pi), self.between(low, high)
-        along = math.cos(angle) * x + math.sin(angle) * y
-        across = -math.sin(angle) * x + math.cos(angle) * y
+        along, across = turned(x, y, angle)
         kind = self.whole(0, 2)
         if kind == 0:
             far = norm(along * self.between(0.6, 1), across) - radius
@@ -357,6 +353,11 @@ def modulo(w: Array, period: float) -> Array:
 
 def norm(u: Array, v: Array) -> Array:
     return np.sqrt(u * u + v * v)
+
+
+def turned(u: Array, v: Array, angle: float) -> tuple[Array, Array]:
+    """Return the coordinates along and across a direction, `angle` radians from that of u."""
+    return math.cos(angle) * u + math.sin(angle) * v, math.cos(angle) * v - math.sin(angle) * u
 
 
 def stripes(phase: Array) -> Array:

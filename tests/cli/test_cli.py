@@ -1,4 +1,4 @@
-"""The command line: manual pages, and bad input told in one sentence with exit code 2."""
+"""The command line: manual pages, and one sentence with exit code 2 for bad input."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from fasttransfer.training import grid, study_plan
 
 
 def commands_of(union: object, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """All commands of a union of them, and whether each has commands of its own, in the order of the parser."""
+    """Yield the words of each command of a union, and whether it has commands of its own."""
     for member in get_args(union):
-        kind, chosen = get_args(member)
-        words, own = (*before, chosen.name), get_type_hints(kind, include_extras=True).get("command")
+        kind, chosen = get_args(member) or (member, None)
+        name = chosen.name if chosen else kind.__name__.lower()
+        words, own = (*before, name), get_type_hints(kind, include_extras=True).get("command")
         yield words, own is not None
         yield from commands_of(own, words)
 
@@ -45,7 +46,7 @@ def manual_page(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> s
 
 
 def test_all_commands_are_found() -> None:
-    """What the tests below are run for: a union that is taken apart wrongly would leave them nothing to do."""
+    """The tests below have a case per command: without this one, an error in `commands_of` could leave them none."""
     assert {words[0] for words in GROUPS} >= {"grid", "report", "probe", "splits", "data", "cache", "bench", "info"}
     assert {words[0] for words, is_group in GROUPS.items() if is_group} == {"splits", "data", "cache", "bench"}
     assert {("base",), ("cache", "prune"), ("bench", "step"), ("data", "builtin")} <= set(COMMANDS)
@@ -122,7 +123,7 @@ def test_bad_options_of_grid_are_one_sentence_of_what_is_wrong_and_what_to_do(
     assert not out.exists()
 
 
-def test_a_gpu_that_is_not_there_is_told(
+def test_a_gpu_that_is_not_there_is_an_input_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -164,7 +165,7 @@ def test_bad_images_are_one_sentence_and_leave_nothing(
     assert not out.exists()
 
 
-def test_classes_the_table_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_that_the_table_lacks_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strangers = draw_images(tmp_path / "strangers", ("gizmo", "widget", "doodad", "gadget"), train=2, val=1)
     assert run("grid", "--data", strangers, "--out", tmp_path / "run") == 2
     error = one_sentence(capsys)
@@ -264,6 +265,10 @@ def test_data_prepare_and_verify(tmp_path: Path, images: Path, capsys: pytest.Ca
     assert "--size 32 and --recipe mini" in one_sentence(capsys)
     assert run("data", "prepare", images, images / "store", "--size", 8) == 2
     assert "lies inside the images" in one_sentence(capsys)
+    assert run("data", "inspect", store) == 0
+    text = capsys.readouterr().out
+    size = sum(path.stat().st_size for path in store.iterdir()) / 1e6
+    assert f"jpeg, {size:.1f} MB on disk" in text and "fit: stretch" in text and "pillow" in text
     assert run("data", "verify", store) == 0
     assert "images are as they were written" in capsys.readouterr().out
     shard = store / "train-0000.tar"

@@ -79,6 +79,6 @@ def test_normal_numbers_have_the_moments_and_tails_of_a_normal() -> None:
     assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.005
 
 
-def test_normal_numbers_do_not_depend_on_how_many_are_asked_for() -> None:
+def test_normal_numbers_do_not_depend_on_their_count() -> None:
     key = randomness.key(0, "weights")
     assert torch.equal(randomness.normal(key, (7, 3)).view(-1), randomness.normal(key, (50,))[:21])

@@ -112,7 +112,7 @@ def test_loaded_tensors_do_not_follow_the_file(tmp_path: Path) -> None:
     assert (found["a"] == 1).all()
 
 
-def test_what_was_told_is_read_without_the_tensors(tmp_path: Path) -> None:
+def test_about_is_read_without_the_tensors(tmp_path: Path) -> None:
     path = tmp_path / "network.safetensors"
     tensor_files.save(path, {"a": torch.arange(12.0)}, {"cell": "baseA.s0", "step": 7})
     assert tensor_files.read_about(path) == {"cell": "baseA.s0", "step": 7}

@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision.io
 from PIL import Image
 from sources import encoded, jpeg, noise
 from strange import HEIGHT, WIDTH, patched, png, scene, strange
 from waiting import PATIENCE
 
-from fasttransfer.core.errors import InputError
 from fasttransfer.ops import resize
 from fasttransfer.pipelines import decode as module
-from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, decode, decode_stored
-from fasttransfer.pipelines.decoders import decoder_for
+from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, decode
 from fasttransfer.pipelines.jpeg_header import one_whole_scan, ordinary_jpeg
 
 STRANGE = strange()
@@ -36,18 +35,12 @@ def reason(data: bytes, fit: str = "stretch") -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def only_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode as where torchvision has no decoder."""
-    monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
-
-
 def resized(image: Image.Image, size: int) -> np.ndarray:
     return resize(torch.from_numpy(np.array(image.convert("RGB"))), size).numpy()
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_the_fast_decoders_may_have(name: str) -> None:
+def test_only_ordinary_jpegs_go_to_the_fast_decoders(name: str) -> None:
     data, _, ordinary = STRANGE[name]
     header = ordinary_jpeg(data)
     assert (header is not None) == ordinary
@@ -59,7 +52,7 @@ def test_what_the_fast_decoders_may_have(name: str) -> None:
         assert data[header.pixels - of_scan - 2 : header.pixels - of_scan] == b"\xff\xda" or header.progressive
 
 
-def test_pixels_in_one_piece() -> None:
+def test_jpegs_with_one_whole_scan() -> None:
     def whole(data: bytes) -> bool:
         header = ordinary_jpeg(data)
         assert header is not None
@@ -79,19 +72,19 @@ def test_pixels_in_one_piece() -> None:
 def test_strange_images_and_the_same_from_both_decoders(name: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, good, _ = STRANGE[name]
     if not good:
-        told = reason(data, fit)
-        monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
-        assert told and told == reason(data, fit)
+        message = reason(data, fit)
+        monkeypatch.setattr(module, "_decode_fast", lambda data: None)
+        assert message and message == reason(data, fit)
         return
     pixels = decode(data, 24, fit)
     assert pixels.shape == (24, 24, 3) and pixels.dtype == np.uint8
-    monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
+    monkeypatch.setattr(module, "_decode_fast", lambda data: None)
     assert np.array_equal(pixels, decode(data, 24, fit))
 
 
 def test_ordinary_images_do_not_reach_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: bytes) -> Image.Image:
-        raise AssertionError("Pillow was asked")
+        raise AssertionError("Pillow was used")
 
     monkeypatch.setattr(module, "open_image", refuse)
     for name, each in STRANGE.items():
@@ -121,8 +114,8 @@ def test_bombs_are_refused_by_their_headers(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_cut_image_says_so() -> None:
     assert "truncated" in reason(STRANGE["plain cut at 93 %"].data)
-    told = reason(STRANGE["cut where its thumbnail ends"].data)
-    assert told == "a JPEG whose header is damaged, cut off or of a rare kind"
+    message = reason(STRANGE["cut where its thumbnail ends"].data)
+    assert message == "a JPEG whose header is damaged, cut off or of a rare kind"
 
 
 def test_sixteen_bits_keep_their_upper_eight() -> None:
@@ -155,17 +148,12 @@ def test_strips_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(np.array_equal(decode(data, 20), pixels) for data, pixels in zip(files, whole, strict=True))
 
 
-@pytest.mark.usefixtures("only_pillow")
-def test_without_torchvision_s_decoder() -> None:
-    assert np.array_equal(decode(jpeg(1), 8), resized(Image.open(io.BytesIO(jpeg(1))), 8))
-
-
 def test_where_torchvision_refuses_pillow_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: torch.Tensor, mode: str) -> torch.Tensor:
         raise RuntimeError("not today")
 
-    wanted = decode(jpeg(1), 8)
-    monkeypatch.setattr(module, "_jpeg_decoder", lambda: refuse)
+    wanted = resized(Image.open(io.BytesIO(jpeg(1))), 8)
+    monkeypatch.setattr(torchvision.io, "decode_jpeg", refuse)
     assert np.array_equal(decode(jpeg(1), 8), wanted)
 
 
@@ -175,42 +163,9 @@ def test_real_images_are_the_same_from_both_decoders(shared: Path, monkeypatch: 
     assert len(files) == 100
     assert sum(ordinary_jpeg(data) is not None for data in files) > 95
     fast = [decode(data, 64) for data in files]
-    monkeypatch.setattr(module, "_jpeg_decoder", lambda: None)
+    monkeypatch.setattr(module, "_decode_fast", lambda data: None)
     for data, pixels in zip(files, fast, strict=True):
         assert np.array_equal(pixels, decode(data, 64))
-
-
-def test_a_decoder_tells_of_each_image_in_order() -> None:
-    blobs = [jpeg(1), b"", STRANGE["CMYK"].data, STRANGE["plain cut at 93 %"].data, jpeg(2)]
-    for fit in ("stretch", "crop"):
-        decoder = decoder_for("cpu", 16, fit)
-        assert decoder.images >= 1 and decoder.threads >= 1
-        results = decoder(blobs)
-        assert [isinstance(each, ImageError) for each in results] == [False, True, False, True, False]
-        for data, each in zip(blobs, results, strict=True):
-            if isinstance(each, ImageError):
-                assert str(each) == reason(data)
-            else:
-                assert np.array_equal(each, decode(data, 16, fit))
-        assert decoder([]) == []
-
-
-def test_what_is_no_decoder() -> None:
-    with pytest.raises(InputError, match="fit 'squash': say stretch or crop"):
-        decoder_for("cpu", 8, "squash")
-    with pytest.raises(InputError, match="device 'tpu': say cpu or cuda"):
-        decoder_for("tpu", 8, "crop")
-
-
-def test_images_of_a_store() -> None:
-    files = [encoded(noise(seed, width=32, height=32), quality=95) for seed in range(3)]
-    pixels = decode_stored(files, 32)
-    assert pixels.shape == (3, 32, 32, 3) and pixels.flags.c_contiguous
-    for data, each in zip(files, pixels, strict=True):
-        assert np.array_equal(each, np.asarray(Image.open(io.BytesIO(data))))
-    assert decode_stored([], 32).shape == (0, 32, 32, 3)
-    with pytest.raises(ImageError, match=r"(?i)truncated"):
-        decode_stored([files[0], files[1][:100]], 32)
 
 
 def test_a_large_image_waits_for_room_and_is_not_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,7 @@ from strange import scene, strange
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import gpu_decoder as module
-from fasttransfer.pipelines.decode import MOST_PIXELS, ImageError, Pixels, decode, decode_or_error
-from fasttransfer.pipelines.decoders import decoder_for
+from fasttransfer.pipelines.decode import ImageError, Pixels, decode, decode_or_error
 from fasttransfer.pipelines.gpu_decoder import GpuDecoder
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed")
@@ -56,7 +55,7 @@ def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[GpuDecoder]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
-def test_the_same_are_refused_for_the_same_reasons(fit: str) -> None:
+def test_the_gpu_decoder_refuses_what_decode_refuses(fit: str) -> None:
     """Each alone, and all at once."""
     decoder = on_cpu(fit)
     blobs = [each.data for each in STRANGE.values()]
@@ -140,28 +139,27 @@ def test_threads_have_pipelines_of_their_own() -> None:
         assert str(a[2]) == str(b[2]) == "the file is empty"
 
 
-def test_what_goes_through_dali_together() -> None:
-    small, huge, bomb = (10, 10), (8000, 8000), (MOST_PIXELS, 2)
-    assert list(module._runs([], 3)) == []
-    assert list(module._runs([None, bomb], 3)) == []
-    assert list(module._runs([small, None, small, small, small], 3)) == [[0, 2, 3], [4]]
-    assert list(module._runs([huge, small, huge, huge], 3)) == [[0, 1], [2], [3]]
+def test_few_images_and_few_pixels_go_through_dali_together() -> None:
+    small, huge = (10, 10), (8000, 8000)
+    assert list(module._runs({}, 3)) == []
+    assert list(module._runs({0: small, 2: small, 3: small, 4: small}, 3)) == [[0, 2, 3], [4]]
+    assert list(module._runs({0: huge, 1: small, 2: huge, 3: huge}, 3)) == [[0, 1], [2], [3]]
 
 
 def test_without_a_gpu_or_without_dali(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match="device cuda: PyTorch finds no GPU here: decode on the CPU"):
-        decoder_for("cuda", 8, "stretch")
+        GpuDecoder(8, "stretch")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(InputError, match="needs DALI, which is not installed: install nvidia-dali-cuda130"):
-        decoder_for("cuda", 8, "stretch")
+        GpuDecoder(8, "stretch")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
 def test_on_the_gpu(fit: str) -> None:
-    decoder = decoder_for("cuda", SIZE, fit)
+    decoder = GpuDecoder(SIZE, fit)
     blobs = [large(seed) for seed in range(70)]
     for data, pixels in zip(blobs, decoder(blobs), strict=True):
         assert_close(pixels, decode(data, SIZE, fit))

@@ -1,4 +1,4 @@
-"""Feeds on a GPU: the same batches wherever images lie, and never overwritten while somebody reads them."""
+"""Feeds on a GPU: the same batches wherever images lie, and never overwritten while a kernel reads them."""
 
 from __future__ import annotations
 

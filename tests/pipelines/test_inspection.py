@@ -22,10 +22,10 @@ def source_of(folder: Path) -> Path:
 
 def test_a_source(tmp_path: Path) -> None:
     found = inspect(source_of(tmp_path))
-    assert (found.kind, found.layout, found.classes) == ("source", "image-folder", ("cat", "dog"))
+    assert found.layout == "image-folder"
     assert found.images == {"train": 24, "val": 3}
     assert found.per_class == {"train": Spread(2, 12.0, 22), "val": Spread(1, 1.5, 2)}
-    assert found.held_out and "held out" in found.notes[0]
+    assert "held out" in found.notes[0]
     assert found.sampled == 27
     assert found.widths == Spread(10, 10.0, 90) and found.heights == Spread(8, 8.0, 50)
     assert found.modes == {"RGB": 25, "L": 1} and found.formats == {"JPEG": 25, "PNG": 1}
@@ -49,14 +49,10 @@ def test_a_store(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source")
     store = prepare(source, size=8, cache=tmp_path / "cache", bad_images="skip", log=lambda text: None)
     found = inspect(store.folder)
-    assert (found.kind, found.layout, found.sampled) == ("store", "image-folder", 25)
+    assert (found.layout, found.sampled) == ("image-folder", 25)
     assert found.widths == found.heights == Spread(8, 8, 8)
     assert {path for path, _ in found.bad} == {"dog/cut.jpg", "dog/page.jpg"}
     assert found == inspect(store)
-    facts = found.store
-    assert facts is not None and (facts.kind, facts.fit, facts.digest) == ("raw", "stretch", store.digest)
-    assert facts.source == str(source) and "pillow" in facts.versions
-    assert facts.disk == sum(path.stat().st_size for path in store.folder.iterdir()) > 25 * 8 * 8 * 3
 
 
 def test_nothing_there(tmp_path: Path) -> None:

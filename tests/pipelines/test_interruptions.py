@@ -39,11 +39,11 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path: Path, monkeypatch: pytest.Mon
     wanted = prepare(source, size=8, cache=tmp_path / "undisturbed", kind=kind, log=quiet)
     write_images, lines = write_store.write_images, list[str]()
 
-    def full(file: IO[bytes], *arguments: Any, **choices: Any) -> shard_writer.ShardRecord:
-        record = write_images(file, *arguments, **choices)
+    def full(file: IO[bytes], *arguments: Any, **choices: Any) -> list[int]:
+        sizes = write_images(file, *arguments, **choices)
         if file.name.endswith(shard_name("train", 2, kind)):
             raise OSError(errno.ENOSPC, "No space left on device")
-        return record
+        return sizes
 
     with monkeypatch.context() as patch:
         patch.setattr(write_store, "write_images", full)
@@ -205,14 +205,14 @@ def test_an_image_that_becomes_readable_later_does_not_change_complete_shards(
         patch.setattr(Listing, "read", flaky)
         wanted = prepare(source, cache=tmp_path / "undisturbed", **choices)  # type: ignore[arg-type]
         assert wanted.manifest["parts"]["train"]["shards"] == [20] * 6 + [0]
-        patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
+        patch.setattr(write_store._StoreWriter, "finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
     store = prepare(source, cache=tmp_path / "cache", **choices)  # type: ignore[arg-type]
     same_files(store.folder, wanted.folder)
 
 
-def test_work_that_nobody_can_resume_is_removed(tmp_path: Path) -> None:
+def test_work_that_cannot_be_resumed_is_removed(tmp_path: Path) -> None:
     source, cache, stores = source_of(tmp_path / "source", 60), tmp_path / "cache", tmp_path / "cache/stores"
     with held(source, cache, "train-0001.npy"):
         other = source_of(tmp_path / "other")
@@ -224,7 +224,7 @@ def test_work_that_nobody_can_resume_is_removed(tmp_path: Path) -> None:
         made.append(prepare(other, size=8 + len(made), cache=cache, log=quiet))
         return left.name in visible(stores)
 
-    assert stays()  # somebody may come back to it
+    assert stays()  # it may be resumed
     shutil.copytree(left, tmp_path / "kept")
     source.rename(tmp_path / "away")
     assert not stays()  # gone with its source
@@ -266,7 +266,7 @@ def test_prepare_into_resumes_and_leaves_the_work_of_others(tmp_path: Path, monk
     source, folder = source_of(tmp_path / "source", 60), tmp_path / "store"
     write(tmp_path, {".other.tmp/work": "of another program", ".other.lock": b""})
     with monkeypatch.context() as patch:
-        patch.setattr(write_store, "_finish", lambda *_: 1 / 0)
+        patch.setattr(write_store._StoreWriter, "finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_into(source, folder, size=8, log=quiet)
     lines: list[str] = []

@@ -82,7 +82,7 @@ def test_classes_directly_under_the_source_hold_out_a_tenth(tmp_path: Path) -> N
     assert len(found.train) + len(found.val) == 79
 
 
-def test_what_is_held_out_depends_on_names_from_the_class_on(tmp_path: Path) -> None:
+def test_held_out_images_depend_on_names_from_the_class_on(tmp_path: Path) -> None:
     plain = list_images(write(tmp_path / "a", by_class("", ANIMALS, 30)))
     parted = list_images(write(tmp_path / "b", by_class("train/", ANIMALS, 30)))
     packed = list_images(pack(tmp_path / "a", tmp_path / "c.tar", top="top"))
@@ -303,10 +303,10 @@ def test_a_folder_named_like_an_image_is_a_folder(tmp_path: Path, packed: bool) 
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_no_plain_file_is_refused_and_never_opened(
+def test_pipes_and_devices_are_refused_and_never_opened(
     tmp_path: Path, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening a pipe blocks until somebody writes into it."""
+    """Opening a pipe blocks until a process writes into it."""
     folder = image_folder(tmp_path / "folder")
     os.mkfifo(folder / "train/cat/pipe.jpg")
     (folder / "train/cat/zeros.jpg").symlink_to("/dev/zero")
@@ -366,12 +366,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
 
 def test_the_tiny_imagenet_subset(shared: Path) -> None:
     found = list_images(shared / "data/tiny-imagenet-200-subset.tar")
-    assert (found.layout, len(found.classes), len(found.train), len(found.val)) == (
-        "tiny-imagenet",
-        200,
-        24000,
-        5000,
-    )
+    assert (found.layout, len(found.classes), len(found.train), len(found.val)) == ("tiny-imagenet", 200, 24000, 5000)
     assert set(found.words) == set(found.classes) and not found.held_out and not found.notes
     annotated: dict[str, str] = {}
     with tarfile.open(found.source) as archive:

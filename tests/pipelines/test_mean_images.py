@@ -71,6 +71,6 @@ def test_a_damaged_mean_is_computed_again(store: Store, tmp_path: Path, how: str
     assert path.read_bytes() != content  # and written again
 
 
-def test_a_cache_that_cannot_be_written_stops_nobody(store: Store, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_no_error(store: Store, tmp_path: Path) -> None:
     (tmp_path / "means").write_text("a file, where a folder is needed")
     assert load_mean_image(store, NATURAL, None, tmp_path).shape == (32, 32, 3)

@@ -20,13 +20,13 @@ class Counting:
     """A feed whose batches hold their step; step 13 and every validation batch after the third fail."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         self.threads: set[str] = set()
         self.closed = False
         self.made = threading.Semaphore(0)
 
     def train(self, step: int) -> Batch:
-        self.asked.append(step)
+        self.requested.append(step)
         self.threads.add(threading.current_thread().name)
         if step == 13:
             raise ValueError("no such luck")
@@ -35,7 +35,7 @@ class Counting:
 
     def val(self) -> Iterator[Batch]:
         for number in range(3):
-            self.asked.append(number)
+            self.requested.append(number)
             yield batch_of(-number)
         raise ValueError("the fourth is missing")
 
@@ -81,11 +81,11 @@ def test_any_step_at_any_time(steps: list[int]) -> None:
 def test_the_next_step_is_made_while_this_one_is_used(counting: Counting, ahead: PrefetchedFeed) -> None:
     ahead.train(5)
     for _ in range(2):
-        assert counting.made.acquire(timeout=PATIENCE)  # nobody asked for the second one yet
-    assert counting.asked == [5, 6]
+        assert counting.made.acquire(timeout=PATIENCE)  # the second one was not requested yet
+    assert counting.requested == [5, 6]
     ahead.train(6)
     assert counting.made.acquire(timeout=PATIENCE)
-    assert counting.asked == [5, 6, 7]  # step 6 was made once
+    assert counting.requested == [5, 6, 7]  # step 6 was made once
     assert counting.threads == {"feed_0"}
 
 
@@ -98,7 +98,7 @@ def test_validation_comes_whole_and_in_order_and_training_goes_on(ahead: Prefetc
     assert int(ahead.train(1).ids) == 1
 
 
-def test_an_error_is_raised_where_the_batch_is_asked_for_with_the_threads_own_trace(ahead: PrefetchedFeed) -> None:
+def test_an_error_is_raised_where_the_batch_is_requested_with_the_trace_of_the_thread(ahead: PrefetchedFeed) -> None:
     assert int(ahead.train(12).ids) == 12  # 13 has been tried, or will be
     with pytest.raises(ValueError, match="no such luck") as caught:
         ahead.train(13)
@@ -106,7 +106,7 @@ def test_an_error_is_raised_where_the_batch_is_asked_for_with_the_threads_own_tr
     assert int(ahead.train(14).ids) == 14
 
 
-def test_an_error_of_a_wrong_guess_is_nobodys(ahead: PrefetchedFeed) -> None:
+def test_an_error_of_a_wrong_guess_is_dropped(ahead: PrefetchedFeed) -> None:
     ahead.train(12)
     assert int(ahead.train(3).ids) == 3
 
@@ -119,7 +119,7 @@ def test_nothing_is_left_of_a_closed_feed(counting: Counting) -> None:
     assert counting.closed and not feed_threads()
 
 
-def test_an_interrupt_while_a_batch_is_waited_for_leaves_no_thread() -> None:
+def test_an_interrupt_while_waiting_for_a_batch_leaves_no_thread() -> None:
     class Interrupted(Counting):
         def train(self, step: int) -> Batch:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Prepare makes stores from images, refuses what it cannot make one from, and reuses what is there."""
+"""Prepare makes stores from images, refuses bad sources, and reuses stores that exist."""
 
 from __future__ import annotations
 
@@ -13,20 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from preparing import (
-    CLASSES,
-    quiet,
-    refusal,
-    same_files,
-    source_of,
-    visible,
-    with_bad_ones,
-)
+from preparing import CLASSES, quiet, refusal, same_files, source_of, visible, with_bad_ones
 from sources import by_class, encoded, jpeg, noise, pack, write
 
+from fasttransfer.core import progress
 from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines import prepare as module
-from fasttransfer.pipelines import progress_log, shard_writer, write_store
+from fasttransfer.pipelines import shard_writer, write_store
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.prepare import find_started, prepare, prepare_into
@@ -59,7 +52,7 @@ def test_a_folder_and_its_tar_give_the_same_digest(tmp_path: Path) -> None:
 
 
 def test_logs_what_the_store_will_take_and_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines: list[str] = []
     source = write(tmp_path / "source", by_class("", CLASSES, 20))
     prepare(source, size=8, cache=tmp_path / "cache", log=lines.append)
@@ -72,7 +65,7 @@ def test_logs_what_the_store_will_take_and_the_progress(tmp_path: Path, monkeypa
 def test_logs_progress_at_most_every_few_seconds(tmp_path: Path) -> None:
     lines: list[str] = []
     prepare(source_of(tmp_path / "source"), size=8, cache=tmp_path / "cache", log=lines.append)
-    assert len(lines) <= 2 + 1  # what it takes and that it is done; one more on a machine this slow
+    assert len(lines) <= 2 + 1  # the size and the end; one more on a machine this slow
 
 
 def test_reused_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +216,7 @@ def test_odd_notes_in_good_images_give_no_warning(tmp_path: Path, recwarn: pytes
 
 
 @pytest.mark.parametrize("size", [0, -1, 5000])
-def test_sizes_that_make_no_sense(tmp_path: Path, size: int) -> None:
+def test_sizes_out_of_range_are_refused(tmp_path: Path, size: int) -> None:
     with pytest.raises(InputError, match="1 to 4096"):
         prepare(tmp_path, size=size, cache=tmp_path, log=quiet)
 
@@ -337,7 +330,7 @@ def test_prepare_into_a_folder(tmp_path: Path) -> None:
     assert lines == [f"prepare: {folder} is this store already: nothing to do"]
 
 
-def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
+def test_prepare_into_keeps_other_files(tmp_path: Path) -> None:
     source, folder = source_of(tmp_path / "source"), tmp_path / "store"
 
     def refused(**choices: object) -> str:
@@ -361,7 +354,7 @@ def test_prepare_into_leaves_alone_what_is_there(tmp_path: Path) -> None:
     assert "lies inside the images" in refused()
 
 
-def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_put_into_the_folder_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, folder = source_of(tmp_path / "source"), tmp_path / "store"
     folder.mkdir()
     monkeypatch.setattr(module, "write_store", lambda *_: write(folder, {"thesis.tex": "years of work"}))
@@ -371,7 +364,12 @@ def test_what_is_put_there_meanwhile_is_left_alone(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("choices", "words"), [({"kind": "zip"}, "say raw or jpeg"), ({"fit": "pad"}, "say stretch or crop")]
+    ("choices", "words"),
+    [
+        ({"kind": "zip"}, "say raw or jpeg"),
+        ({"fit": "pad"}, "say stretch or crop"),
+        ({"device": "tpu"}, "device 'tpu': say cpu or cuda"),
+    ],
 )
 def test_unknown_words(tmp_path: Path, choices: dict[str, str], words: str) -> None:
     assert words in refusal(tmp_path, tmp_path, **choices)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sources import by_class, write
 
+from fasttransfer.core import progress
 from fasttransfer.core.errors import InputError
-from fasttransfer.pipelines import progress_log, shard_writer, write_store
+from fasttransfer.pipelines import shard_writer, write_store
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.pipelines.store import Digest, JpegStorePart, RawStorePart, Store, shard_name
@@ -43,7 +44,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_what_is_on_disk_is_plain_numpy(store: Store) -> None:
+def test_the_files_of_a_raw_store_are_plain_numpy(store: Store) -> None:
     names = {path.name for path in store.folder.iterdir()}
     assert names == {
         "manifest.json",
@@ -168,6 +169,17 @@ def test_a_jpeg_store_gathers_what_the_jpegs_show(jpegs: Store) -> None:
             jpegs.train.gather(np.array([row]))
 
 
+def test_gather_names_an_image_that_rotted(jpegs: Store) -> None:
+    assert isinstance(jpegs.train, JpegStorePart)
+    offset, size = map(int, jpegs.train.index[3])
+    with open(jpegs.train.files[0], "r+b") as file:
+        file.seek(offset + size // 2)
+        file.write(b"\0" * (size // 2))
+    jpegs.train.gather(np.array([0, 2, 4]))
+    with pytest.raises(InputError, match=r"the store is damaged \(00000003\.jpg in train-0000\.tar: "):
+        jpegs.train.gather(np.array([2, 3]))
+
+
 @pytest.mark.parametrize("file", ["train-0001.tar", "train-index.npy"])
 @pytest.mark.parametrize("left", [0, -1])
 def test_a_truncated_file_of_a_jpeg_store(jpegs: Store, file: str, left: int) -> None:
@@ -276,7 +288,7 @@ def test_verify_finds_a_changed_manifest(store: Store) -> None:
 
 
 def test_verify_logs_its_progress(jpegs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress_log, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     lines: list[str] = []
     verify(jpegs, lines.append)
     assert any(text.startswith("verify: reading: 21 of 27 images, ") for text in lines)

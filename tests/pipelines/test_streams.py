@@ -1,4 +1,4 @@
-"""Batches are functions of the step: any step can be asked for, and every image comes once an epoch."""
+"""Batches are functions of the step: any step can be requested, and every image comes once per epoch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_epoch_shows_every_image_once(images: int, batch: int, steps: int)
 
 @settings(deadline=None, max_examples=20)
 @given(step=st.integers(0, 300))
-def test_a_step_is_the_same_whenever_it_is_asked_for(step: int) -> None:
+def test_a_step_is_the_same_whenever_it_is_requested(step: int) -> None:
     def views(step: int) -> list[list[int]]:
         return [t.tolist() for t in Stream(1, 2, 50, 16, 6).views(step)]
 

@@ -1,4 +1,4 @@
-"""The built-in images: the same every time, all different, told apart by what they show, not by colour."""
+"""The built-in images: the same every time, all different, distinguished by shape, not by colour."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ def test_any_size_from_32_works(size: int) -> None:
 
 
 def test_folders_are_an_image_folder(tmp_path: Path) -> None:
-    told: list[str] = []
-    render(tmp_path, train=2, val=1, size=40, log=told.append)
+    lines: list[str] = []
+    render(tmp_path, train=2, val=1, size=40, log=lines.append)
     wanted = {f"{part}/{name}/{k:04d}.jpeg" for name in SIDES for part, k in (("train", 0), ("train", 1), ("val", 0))}
     assert contents(tmp_path).keys() == wanted
     for path in wanted:
         with Image.open(tmp_path / path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (40, 40))
-    assert told and "synthetic" in told[0]
+    assert lines and "synthetic" in lines[0]
 
 
 def test_more_images_and_more_processes_change_none(tmp_path: Path, two_processes: None) -> None:
@@ -99,7 +99,7 @@ def test_more_images_and_more_processes_change_none(tmp_path: Path, two_processe
     for name in SIDES:  # in this process, and fewer
         for part in ("train", "val"):
             (tmp_path / "few" / part / name).mkdir(parents=True)
-        synthetic.render_share(tmp_path / "few", name, train=2, val=1, size=32)
+    synthetic.render_share(tmp_path / "few", train=2, val=1, size=32)
     few = contents(tmp_path / "few")
     assert len(many) == 5 * 32 and len(few) == 3 * 32
     assert all(many[path] == data for path, data in few.items())
@@ -126,7 +126,7 @@ def test_colour_does_not_tell_classes_apart(sample: dict[str, np.ndarray], side:
 
 
 @pytest.mark.parametrize("side", ["natural", "man-made"])
-def test_what_is_drawn_does(sample: dict[str, np.ndarray], side: str) -> None:
+def test_shape_tells_classes_apart(sample: dict[str, np.ndarray], side: str) -> None:
     def spectrum(images: np.ndarray) -> np.ndarray:
         grey = images.mean(axis=3)
         power = np.abs(np.fft.rfft2(grey - grey.mean(axis=(1, 2), keepdims=True)))[:, :24, :24]
@@ -145,7 +145,7 @@ def test_the_fingerprint_follows_the_sources(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize(("train", "val", "size"), [(1, 1, 31), (-1, 1, 64), (0, 0, 64)])
-def test_what_cannot_be_rendered_is_said(tmp_path: Path, train: int, val: int, size: int) -> None:
+def test_bad_sizes_and_counts_are_input_errors(tmp_path: Path, train: int, val: int, size: int) -> None:
     with pytest.raises(InputError, match="ask for"):
         render(tmp_path / "out", train=train, val=val, size=size)
     assert not (tmp_path / "out").exists()
@@ -194,7 +194,7 @@ def test_builtin_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(visible(tmp_path / "builtin")) == 2
 
 
-def test_builtin_images_that_somebody_thinned_out_are_drawn_again(tmp_path: Path) -> None:
+def test_builtin_images_are_drawn_again_if_some_were_removed(tmp_path: Path) -> None:
     store = prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet)
     shutil.rmtree(next((tmp_path / "builtin").glob("*/train/*")))
     assert prepare_builtin(size=32, cache=tmp_path, train=2, val=1, log=quiet).digest == store.digest

@@ -164,7 +164,7 @@ def test_folders_of_images_come_before_shards(tmp_path: Path) -> None:
     assert (found.layout, found.classes) == ("image-folder", ("cat", "dog"))
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_bad_shards_are_refused(tmp_path: Path) -> None:
     good = keys(0, ("0", "1"))
 
     def said(name: str, members: object, **texts: str) -> str:
