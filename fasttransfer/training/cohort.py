@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from fasttransfer.study.configuration import Study
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Evaluation
 from fasttransfer.training import cost, cuda_graph
-from fasttransfer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_network
+from fasttransfer.training.checkpoint import TrainingCell, load_checkpoint, save_checkpoint, save_network
 from fasttransfer.training.draws import dropout_keys, init_of, purpose_of, start_weights
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Started
 from fasttransfer.training.step import StageTrainer
@@ -55,24 +55,6 @@ class CohortTask:
     train_images: int
     val_images: int
     feed: Feed
-
-
-@dataclass
-class TrainingCell:
-    """A cell in training.
-
-    Attributes:
-        step: steps done; since: those since the last check, over which `loss_sum` runs (float64, no dimensions).
-        correct: (validation images,) bool, those that the last check got right; (0,) before the first.
-    """
-
-    cell: Cell
-    trainee: StageTrainer
-    loss_sum: Tensor
-    step: int = 0
-    since: int = 0
-    evaluations: list[Evaluation] = field(default_factory=list)
-    correct: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
 class OneProcess:
@@ -185,7 +167,9 @@ class Cohort:
             stage.to_empty(device=self._device)
         trainee = self._processes.make_trainer(net, start, begin, self._recipe)
         member = TrainingCell(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
-        self._restore(member)
+        if self._processes.is_first:
+            load_checkpoint(self._folder, self._study, member)
+        self._processes.share_state(member)
         return member
 
     def run(
@@ -345,24 +329,7 @@ class Cohort:
     def _save(self, members: Sequence[TrainingCell]) -> None:
         if self._processes.is_first:
             for m in members:
-                trainee = m.trainee
-                state = Checkpoint(
-                    m.step, m.since, m.loss_sum, trainee.weights, trainee.velocities, m.evaluations, m.correct
-                )
-                save_checkpoint(self._folder, self._study, m.cell, state)
-
-    @torch.no_grad()
-    def _restore(self, m: TrainingCell) -> None:
-        """Resume the cell from its checkpoint where there is a sound one."""
-        state = load_checkpoint(self._folder, self._study, m.cell) if self._processes.is_first else None
-        if state is not None:
-            m.trainee.load(state.weights)
-            for name, velocity in m.trainee.velocities.items():
-                velocity.copy_(state.velocities[name])
-            m.loss_sum.copy_(state.loss_sum)
-            m.step, m.since = state.step, state.since
-            m.evaluations, m.correct = list(state.evaluations), state.correct
-        self._processes.share_state(m)
+                save_checkpoint(self._folder, self._study, m)
 
     def _finish(self, m: TrainingCell, on_message: Callable[[Message], None]) -> None:
         """Write the network and report that the cell is done, or before the last step that it is stuck."""

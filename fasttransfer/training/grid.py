@@ -24,7 +24,7 @@ from fasttransfer.pipelines.views import UNLIMITED
 from fasttransfer.study import paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Choices, Feeding
-from fasttransfer.study.records import Evaluation, Records, StudyResults
+from fasttransfer.study.records import Records, StudyResults
 from fasttransfer.training import cost, event_files, study_setup
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Noted, Started
@@ -71,7 +71,7 @@ def run(
         console.print(Text(text), soft_wrap=True)
 
     if tensorboard:
-        event_files.require_tensorboard()
+        event_files.import_writer()  # refuses before anything is written
     require_engine(feeding.engine)
     plan = make_plan(choices, feeding)
     out = out or plan.out
@@ -96,7 +96,7 @@ def run(
             cells = [cell for cell in plan.cells() if wanted(cell)]
             with (
                 Records(paths.records_file(out)) as book,
-                event_files.write_events(out) if tensorboard else nullcontext(_ignore_checks) as on_checks,
+                event_files.write_events(out) if tensorboard else nullcontext(lambda cell, checks: None) as on_checks,
             ):
                 train, val = study_setup.prepare_records(book, plan, store, setting)
                 study_run = _StudyRun(setting, replace(plan, train=train, val=val), book, console, on_checks)
@@ -110,10 +110,6 @@ def run(
             shutil.rmtree(out, ignore_errors=True)
         raise
     return finished
-
-
-def _ignore_checks(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
-    """Take the place of `event_files.write_events`."""
 
 
 class _StudyRun:

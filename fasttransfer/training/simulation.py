@@ -24,12 +24,12 @@ def job_cost(
     Args:
         done: steps that a cell's checkpoint has behind it; a cell that is not named starts at 0.
     """
-    terms, timed = job.terms, times.jobs[job.shape]
+    timed = times.jobs[job.shape]
     begun = min(done.get(cell, 0) for cell in job.cells)
-    checks = recipe.check_steps(terms.steps)
-    images = terms.validated / len(checks) * sum(check > begun for check in checks)
-    training = (terms.steps - begun) * timed.step
-    saving = len(job.cells) * 4 * cost.weight_count(terms.geometry, terms.outputs) * times.write
+    checks = recipe.check_steps(job.steps)
+    images = job.validated / len(checks) * sum(check > begun for check in checks)
+    training = (job.steps - begun) * timed.step
+    saving = len(job.cells) * 4 * cost.weight_count(job.geometry, job.outputs) * times.write
     # As `Cohort.run` does it: not too often, and never for more than a twentieth of the time.
     checkpoint = job.checkpoint_bytes * times.write
     saving += training // max(checkpoint_seconds, 20 * checkpoint) * checkpoint

@@ -23,10 +23,10 @@ from fasttransfer.study.configuration import Feeding
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Ended, Started
-from fasttransfer.training.planning import JobPlan, TargetSizes, TrainingJob, split_in_half
+from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
 from fasttransfer.training.workers import JobRetried, WorkerError, require_engine, run_jobs, schedule, worker_loop
 from fasttransfer.training.workers.local import LocalWorkers
-from fasttransfer.training.workers.worker_loop import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
+from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
 
 CPU = torch.device("cpu")
 CELLS = tuple(Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer+", 7), ("random", 6), ("transfer", 7)))
@@ -114,7 +114,7 @@ def setting(begun: StudyContext, tmp_path: Path) -> StudyContext:
 
 def job_of(setting: StudyContext, cells: Sequence[Cell] = CELLS) -> TrainingJob:
     recipe = setting.study.recipe
-    return TrainingJob(tuple(cells), TargetSizes(recipe.geometry, 3, recipe.batch, recipe.steps_for(30), 45, "fp32"))
+    return TrainingJob(tuple(cells), recipe.geometry, 3, recipe.batch, recipe.steps_for(30), 45, "fp32")
 
 
 def expected(setting: StudyContext, cells: Sequence[Cell] = CELLS) -> dict[str, dict[str, torch.Tensor]]:
@@ -270,17 +270,11 @@ def test_what_short_memory_looks_like(
 
 
 def test_other_errors_keep_their_sentence_or_their_stack_trace(setting: StudyContext) -> None:
-    def failing(failure: WorkerFailed) -> schedule.WorkerPool:
+    for failure in (InputError("the disk is full"), WorkerError("Traceback")):
         crew = Here(setting)
         crew._said.append((1, failure))
-        return crew
-
-    for failure, kind in (
-        (WorkerFailed("the disk is full", True), InputError),
-        (WorkerFailed("Traceback", False), WorkerError),
-    ):
-        with pytest.raises(kind, match=failure.text):
-            run_jobs(failing(failure), setting, JobPlan((job_of(setting),), 1, ""), Heard(), ended=Heard().states.get)
+        with pytest.raises(type(failure), match=str(failure)):
+            run_jobs(crew, setting, JobPlan((job_of(setting),), 1, ""), Heard(), ended=Heard().states.get)
 
 
 def test_engines_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:
