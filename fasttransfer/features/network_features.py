@@ -93,7 +93,14 @@ def of(
     """
     request = open_network(run, network, task=task, data=data, views=views)
     ids = request.ids(part, rows)
-    _need_memory(request, cut, len(ids))
+    _check_cuts([cut])
+    needed, free = request.bytes(cut, len(ids)), machine.free_memory()
+    if free is not None and needed > HOST_SHARE * free:
+        raise InputError(
+            f"features of {len(ids):,} images in {views} views at cut {cut} take {format_bytes(needed)}, "
+            f"{format_bytes(free)} of memory are free: ask for some rows, or take them batch by batch from "
+            "fasttransfer.features.batches"
+        )
     return read_features(request, [cut], part, ids, keep=keep)[cut]
 
 
@@ -205,8 +212,7 @@ def open_network(
         data=where,
         task=task,
         classes=classes,
-        digest=store.digest,
-        is_jpeg=store.kind == "jpeg",
+        store=store,
         images={
             "train": select_task_images(store, store.train, classes, per_class),
             "val": select_task_images(store, store.val, classes),
@@ -257,20 +263,8 @@ def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
     return store, source.where
 
 
-def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:
-    """Refuse features that would not fit into memory."""
-    _check_cuts([cut])
-    needed, free = request.bytes(cut, count), machine.free_memory()
-    if free is not None and needed > HOST_SHARE * free:
-        raise InputError(
-            f"features of {count:,} images in {len(request.views)} views at cut {cut} take {format_bytes(needed)}, "
-            f"{format_bytes(free)} of memory are free: ask for some rows, or take them batch by batch from "
-            "fasttransfer.features.batches"
-        )
-
-
 def _check_cuts(cuts: Collection[int]) -> list[int]:
-    """Return the cuts that the cache keeps for `cuts`, after a check of these."""
+    """Return the cuts that the cache keeps for `cuts`, which are checked."""
     for cut in cuts:
         if cut not in CUTS:
             raise InputError(f"cut {cut}: choose among 1 to 7")
@@ -298,10 +292,8 @@ def read_features(
     cache_cuts = _check_cuts(cuts)
     with training_conditions(request.study.threads):
         entries = (request.find_or_fill if keep else request.find)(part, cache_cuts, log=log)
-        values = {}
-        for cut, entry in entries.items():
-            if (x := _read(entry, request, ids, log)) is not None:
-                values[cut] = x
+        read = {cut: _read(entry, request, ids, log) for cut, entry in entries.items()}
+        values = {cut: x for cut, x in read.items() if x is not None}
         values |= _compute(request, part, ids, [cut for cut in cache_cuts if cut not in values])
         if DEEPEST + 1 in cuts:
             values[DEEPEST + 1] = _last_stage(request, values[DEEPEST])
@@ -315,16 +307,12 @@ def read_features(
 
 
 def keep_features(
-    request: FeatureRequest, cuts: Sequence[int], part: Part, *, log: Log = print_warning, progress: Log
+    request: FeatureRequest, cuts: Sequence[int], part: Part, *, log: Log, progress: Log
 ) -> list[CacheEntry]:
     """Put features of all images of a part into the cache, all that are missing in one forward pass.
 
-    Args:
-        cuts: 1 to 7, of which the last needs cut 6.
-        progress: told how far it is.
-
     Returns:
-        The entries, one per cut that is stored.
+        The entries, one per cut that is stored: for cut 7 that of cut 6.
 
     Raises:
         InputError: no such cut; the cache cannot be written, or its disk is full.

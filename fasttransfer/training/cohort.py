@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.core.errors import InputError
 from fasttransfer.networks import inputs
 from fasttransfer.networks.caffenet import CaffeNet, StepDropout
 from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
@@ -30,7 +29,7 @@ from fasttransfer.study.chance import is_at_chance, is_hopeless
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Evaluation
-from fasttransfer.training import cost, cuda_graph
+from fasttransfer.training import cuda_graph
 from fasttransfer.training.checkpoint import TrainingCell, load_checkpoint, save_checkpoint, save_network
 from fasttransfer.training.draws import dropout_keys, init_of, purpose_of, start_weights
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Started
@@ -70,18 +69,6 @@ class OneProcess:
     @property
     def is_first(self) -> bool:
         return not self.share.rank
-
-    def require_images(self, study: Study, cell: Cell, validation: int) -> None:
-        """Check that there are no more processes than images in a batch, or validation images.
-
-        Raises:
-            InputError: there are more.
-        """
-        for images, what in ((study.recipe.batch, "a batch"), (validation, "validation")):
-            if images < (ranks := self.share.ranks):
-                raise InputError(
-                    f"{cell.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
-                )
 
     def make_trainer(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
         """Return the trainer of the stages of `net` behind cut `start`."""
@@ -191,7 +178,7 @@ class Cohort:
             if m.evaluations:
                 on_message(Checked(m.cell, tuple(m.evaluations)))
         saved = reported = time.monotonic()
-        wait, macs = checkpoint_seconds, 0.0
+        wait = checkpoint_seconds
         while members:
             if stop():
                 self._save(members)
@@ -203,21 +190,17 @@ class Cohort:
             active = [m for m in members if m.step == step]
             self.train_step(step, active)
             step += 1
-            cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
-            macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
             if step in self._checks:
-                macs += self._target.val_images * cost.validation_macs(*sizes, cells)
                 lost = self._check(step, active, on_message)
                 members = self._members = [m for m in members if m not in lost]
             now = time.monotonic()
             if now - reported > 0.3:
-                on_message(Advanced(step, self._steps, macs))
-                reported, macs = now, 0.0
+                on_message(Advanced(tuple(m.cell for m in members), step, self._steps))
+                reported = now
             if now - saved >= wait and step < self._steps:
                 self._save(members)
                 saved = time.monotonic()
                 wait = max(checkpoint_seconds, 20 * (saved - now))
-        on_message(Advanced(self._steps, self._steps, macs))
         return True
 
     def train_step(self, step: int, active: Sequence[TrainingCell] | None = None) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -69,18 +70,8 @@ def train_bases(
     def wanted(cell: Cell) -> bool:
         return cell.treatment == "base" and cell.target in tasks
 
-    def run(**options: Any) -> bool:
-        return grid.run(
-            choices,
-            out,
-            feeding=feeding,
-            console=console,
-            checkpoint_seconds=checkpoint_seconds,
-            wanted=wanted,
-            show=show,
-            **options,
-        )
-
+    how = {"feeding": feeding, "console": console, "checkpoint_seconds": checkpoint_seconds}
+    run: Callable[..., bool] = partial(grid.run, choices, out, **how, wanted=wanted, show=show)
     layers = LAYERS if choices.layers is None else choices.layers
     if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0]))):
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
@@ -118,13 +109,7 @@ def _lead(share: Share, run: Callable[..., bool]) -> bool:
     """Call `run` in the first process, with every job trained by all."""
     is_training = False
 
-    def together(
-        setting: StudyContext,
-        division: JobPlan,
-        on_message: Callable[[Message], None],
-        *,
-        ended: Callable[[Cell], str | None],
-    ) -> bool:
+    def together(setting: StudyContext, division: JobPlan, on_message: Callable[[Message], None], **_: object) -> bool:
         nonlocal is_training
         for job in division.jobs:
             is_training = True

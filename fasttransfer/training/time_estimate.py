@@ -18,7 +18,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import format_bytes, format_duration
 from fasttransfer.core.tables import plain_table
-from fasttransfer.features import worth_keeping
+from fasttransfer.features import cut_timing
 from fasttransfer.pipelines import mean_images, prepare
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import Store, expected_bytes
@@ -113,14 +113,14 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: C
     Args:
         mode: "auto", "cache" or "live", see `Feeding.features`.
     """
-    views, cuts = plan.choices.views, worth_keeping.cuts_read(cell.n for cell in cells if cell.frozen)
+    views, cuts = plan.choices.views, cut_timing.cuts_read(cell.n for cell in cells if cell.frozen)
     if mode == "live" or not views or not cuts:
         console.print(Text(f"views: {views}; frozen features run live"))
         return
     records = max(views * plan.train[task] + plan.val[task] for task in TASKS)
     sources = {(cell.source, cell.target, cell.seed) for cell in cells if cell.frozen}
     try:
-        rows = worth_keeping.forecast_cuts(
+        rows = cut_timing.forecast_cuts(
             plan.recipe, records, cuts, device=plan.device, precision=plan.precision, threads=plan.threads
         )
     except InputError as error:

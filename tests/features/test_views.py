@@ -17,8 +17,8 @@ from torch import Tensor
 from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
-from fasttransfer.features import cache, feature_source, worth_keeping
-from fasttransfer.features.worth_keeping import CutTiming
+from fasttransfer.features import cache, cut_timing, feature_source
+from fasttransfer.features.cut_timing import CutTiming
 from fasttransfer.networks.caffenet import CaffeNet, StepDropout
 from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
 from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
@@ -201,7 +201,7 @@ def test_a_mix_of_cached_and_live_cuts(tmp_path: Path, monkeypatch: pytest.Monke
     cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
     live, _ = train(setting, cells, "live")
     monkeypatch.setattr(
-        worth_keeping, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
+        cut_timing, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
     )
     mixed, lines = train(setting, cells, "auto")
     assert is_same(mixed, live)
@@ -340,10 +340,10 @@ def test_cuts_are_kept_by_total_time_and_room_on_the_disk() -> None:
         CutTiming(6, compute=9.0, read=0.1, bytes=10, dense=20),
     ]
     # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
-    assert worth_keeping.choose_cuts(timings, records=1, room=1e9) == {3, 6}
-    assert worth_keeping.choose_cuts(timings, records=1, room=109) == {6}
-    assert worth_keeping.choose_cuts(timings, records=1, room=0) == frozenset()
-    assert worth_keeping.choose_cuts(timings[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+    assert cut_timing.choose_cuts(timings, records=1, room=1e9) == {3, 6}
+    assert cut_timing.choose_cuts(timings, records=1, room=109) == {6}
+    assert cut_timing.choose_cuts(timings, records=1, room=0) == frozenset()
+    assert cut_timing.choose_cuts(timings[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
 
 
 def test_auto_keeps_the_cuts_that_are_read_faster(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -20,6 +22,8 @@ from fasttransfer.study import records
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Choices
 from fasttransfer.training import grid, memory_use, study_plan, study_setup, time_estimate
+from fasttransfer.training.messages import Advanced, Ended, Message, Started
+from fasttransfer.training.planning import JobPlan
 
 
 def test_the_whole_grid(tmp_path: Path) -> None:
@@ -42,6 +46,31 @@ def test_the_whole_grid(tmp_path: Path) -> None:
         assert (out / "report" / name).stat().st_size > 0
     assert "selffer" in said(console)
     assert "complete after" in said(console)
+
+
+def test_progress_reaches_the_whole_when_cells_resume_are_trained_again_or_end_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = study_plan.make_plan(tiny_choices(tmp_path, layers=(2, 6)))
+    division = study_plan.plan_study_jobs(plan, plan.cells(), 1)
+    display, done = MagicMock(), list[float]()
+    display.__enter__.return_value.advance = display.__enter__.return_value.skip = done.append
+    monkeypatch.setattr(grid, "Display", lambda console, total: display)
+
+    def train(setting: object, division: JobPlan, on_message: Callable[[Message], None], **_: object) -> bool:
+        for job in division.jobs:
+            on_message(Started(job.cells, 3, 12))
+            on_message(Advanced(job.cells, 9, 12))
+            on_message(Started(job.cells, 6, 12))  # its worker was lost
+            for cell in job.cells:
+                on_message(Ended(cell, "stuck" if cell == job.cells[0] else "done", 8))
+        return True
+
+    book = MagicMock(read_ended=dict)
+    run = grid._StudyRun(MagicMock(), plan, book, quiet(), lambda cell, checks: None)
+    assert run._train_jobs(division, train)
+    assert sum(done) == pytest.approx(sum(job.macs for job in division.jobs))
+    assert book.end_cell.call_count == len(plan.cells())
 
 
 def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:

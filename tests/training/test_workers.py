@@ -22,9 +22,9 @@ from fasttransfer.study.cells import LAYERS, Cell, base
 from fasttransfer.study.configuration import Feeding
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.messages import Ended, Started
+from fasttransfer.training.messages import Ended, Noted, Started
 from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
-from fasttransfer.training.workers import JobRetried, WorkerError, require_engine, run_jobs, schedule, worker_loop
+from fasttransfer.training.workers import WorkerError, require_engine, run_jobs, schedule, worker_loop
 from fasttransfer.training.workers.local import LocalWorkers
 from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
 
@@ -138,7 +138,7 @@ def test_a_lost_workers_job_goes_on_from_its_checkpoints(setting: StudyContext) 
     assert [m.step for m in heard.of(Started)] == [0, 4, 7]
     assert [len(job.cells) for job in crew.given] == [4, 4, 4]
     assert crew.hired == 3
-    assert [m.text for m in heard.of(JobRetried)] == [
+    assert [m.text for m in heard.of(Noted)] == [
         f"A3B.s0 and 3 more: worker lost (signal 9), goes on from checkpoints, try {i} of 3" for i in (1, 2)
     ]
 
@@ -150,7 +150,7 @@ def test_a_worker_ended_for_its_memory_is_followed_by_halves(setting: StudyConte
     assert same(trained(setting, CELLS), undisturbed)
     assert [job.cells for job in crew.given] == [CELLS, *(half.cells for half in split_in_half(job_of(setting)))]
     assert [m.step for m in heard.of(Started)] == [0, 5, 5]
-    assert "goes on in 2 parts" in heard.of(JobRetried)[0].text
+    assert "goes on in 2 parts" in heard.of(Noted)[0].text
 
 
 def test_a_job_that_loses_every_worker_is_given_up_with_a_sentence(setting: StudyContext) -> None:
@@ -166,7 +166,7 @@ def test_what_a_lost_worker_wrote_is_not_trained_again(setting: StudyContext) ->
     crew = Here(setting, fates=("untold",))
     heard = done_by(crew, setting, job_of(setting))
     assert len(crew.given) == 1
-    (told,) = heard.of(JobRetried)
+    (told,) = heard.of(Noted)
     assert "worker lost (signal 9)" in told.text
     assert same(trained(setting, CELLS), undisturbed)
 
@@ -189,8 +189,8 @@ def test_a_job_short_of_memory_goes_on_in_halves(setting: StudyContext, monkeypa
     assert sorted(job.cells for job in crew.given if len(job.cells) == 1) == [(cell,) for cell in sorted(CELLS)]
     assert {m.step for m in heard.of(Started)} == {4}
     assert crew.hired == 1
-    assert len(heard.of(JobRetried)) == len(CELLS) - 1  # each time it is cut in two
-    assert all("not enough memory" in m.text for m in heard.of(JobRetried))
+    assert len(heard.of(Noted)) == len(CELLS) - 1  # each time it is cut in two
+    assert all("not enough memory" in m.text for m in heard.of(Noted))
 
 
 def test_a_network_too_large_for_memory_is_told_in_a_sentence(
@@ -234,7 +234,7 @@ def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.Mon
         division = JobPlan((job_of(setting, [first]), job_of(setting, cells)), 1, "")
         assert run_jobs(crew, setting, division, heard, ended=heard.states.get)
         assert crew.given > 3
-    assert heard.of(JobRetried) and all("not enough memory" in m.text for m in heard.of(JobRetried))
+    assert heard.of(Noted) and all("not enough memory" in m.text for m in heard.of(Noted))
     assert same(trained(setting, [first, *cells]), undisturbed)
 
 

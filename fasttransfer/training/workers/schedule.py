@@ -17,7 +17,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.study.cells import Cell
 from fasttransfer.training.checkpoint import load_end
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.messages import Advanced, Ended, Message, Started
+from fasttransfer.training.messages import Ended, Message, Noted
 from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
 from fasttransfer.training.workers.worker_loop import OutOfMemory, WorkerError, WorkerFree, WorkerLost, WorkerMessage
 
@@ -29,21 +29,6 @@ RETRIES = 3
 _NO_SOURCE = {"diverged": "diverged", "stuck": "is stuck"}  # states of a base that leave nothing to copy, in words
 _WAIT = 0.5  # seconds between two looks at whether the user has interrupted
 
-
-@dataclass(frozen=True)
-class JobRetried:
-    """A job goes on from its checkpoints: `text` says why and how.
-
-    Of what it reported, `started` and the `macs` since are undone, or will be reported again.
-    """
-
-    text: str
-    started: Started | None
-    macs: float
-
-
-JobMessage = Message | JobRetried
-"""What `run_jobs` passes on: the messages of cohorts, and of jobs that are retried."""
 
 EndedState = Callable[[Cell], str | None]
 """Returns how a cell ended, see `fasttransfer.study.records.Result`; None where it has not."""
@@ -74,27 +59,17 @@ class WorkerPool(Protocol):
 
 @dataclass
 class _JobState:
-    """The rest of a job: parts that are trained one after another, since they do not fit into memory together.
-
-    `started` and `macs` are what its part in training has reported.
-    """
+    """The rest of a job: parts that are trained one after another, since they do not fit into memory together."""
 
     parts: list[TrainingJob]
     losses: int = 0
-    started: Started | None = None
-    macs: float = 0.0
-
-    def begin(self) -> TrainingJob:
-        """Return the next part, and forget what the one before has reported."""
-        self.started, self.macs = None, 0.0
-        return self.parts[0]
 
 
 def run_jobs(
     pool: WorkerPool,
     setting: StudyContext,
     division: JobPlan,
-    on_message: Callable[[JobMessage], None],
+    on_message: Callable[[Message], None],
     *,
     ended: EndedState,
 ) -> bool:
@@ -131,7 +106,7 @@ def run_jobs(
             if ready is not None and idle:
                 waiting.remove(ready)
                 busy[idle[0]] = ready
-                pool.assign_job(idle.pop(0), ready.begin())
+                pool.assign_job(idle.pop(0), ready.parts[0])
                 continue
             for worker, message in pool.receive(_WAIT):
                 match message:
@@ -152,10 +127,6 @@ def run_jobs(
                         if job.parts:
                             waiting.insert(0, job)
                     case _:
-                        if isinstance(message, Started):
-                            busy[worker].started = message
-                        elif isinstance(message, Advanced):
-                            busy[worker].macs += message.macs
                         on_message(message)
     return all(ended(cell) for job in division.jobs for cell in job.cells)
 
@@ -165,7 +136,7 @@ def _retry(
     failure: OutOfMemory | WorkerLost,
     setting: StudyContext,
     ended: EndedState,
-    on_message: Callable[[JobMessage], None],
+    on_message: Callable[[Message], None],
 ) -> None:
     """Replace the failed part of a job by what is left to do, in halves where memory was short, and report it.
 
@@ -201,7 +172,7 @@ def _retry(
         text = f"{names}: not enough memory ({failure.text}), {how} from checkpoints"
     else:
         text = f"{names}: worker lost ({failure.why}), {how} from checkpoints, try {state.losses} of {RETRIES}"
-    on_message(JobRetried(text, state.started, state.macs))
+    on_message(Noted(text))
     state.parts = [*parts, *state.parts[1:]]
 
 
@@ -210,7 +181,7 @@ def _names(cells: Sequence[Cell]) -> str:
     return f"{cells[0].label}{more}"
 
 
-def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Callable[[JobMessage], None]) -> None:
+def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Callable[[Message], None]) -> None:
     """Skip the cells whose base diverged or is stuck, for they have nothing to copy; the rest of their job stays."""
     for state in list(waiting):
         parts = []
