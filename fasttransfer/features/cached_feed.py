@@ -7,7 +7,6 @@ again and the cut runs live, to the same bits.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -24,13 +23,11 @@ from fasttransfer.features.cache_entry import CacheEntry, quarantine
 from fasttransfer.features.feature_source import FeatureSource, Part
 from fasttransfer.networks.prefix import cut_name
 from fasttransfer.ops import PackedFeatures, unpack_features
-from fasttransfer.pipelines.choose_feed import DEVICE_SHARE, HOST_SHARE
+from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.pipelines.streams import Batch, Feed, Stream, Views, centre_views
 from fasttransfer.study.cells import Cell, frozen_by_source
 
 Reads = Mapping[str, Callable[[], Tensor]]  # name of a cut -> waits for it to be read
-
-_CHUNK = 1024  # records copied to a GPU at a time, to stay there
 
 
 def open_cached_feed(
@@ -80,50 +77,33 @@ def open_cached_feed(
     return feed
 
 
-def _choose_place(size: int, device: torch.device) -> tuple[bool, str]:
-    """Return whether `size` bytes of stored features lie in the GPU's memory in training, and their place in words."""
-    if device.type == "cuda":
-        gc.collect()  # what was trained before goes first, its memory back to the GPU
-        torch.cuda.empty_cache()
-        free, _ = torch.cuda.mem_get_info(device)
-        if 2 * size <= DEVICE_SHARE * free:  # while they are gathered there, they are there twice
-            return True, f"held in the GPU's memory ({format_bytes(size)}, {format_bytes(free)} free)"
-    host = machine.free_memory()
-    if host is None or size <= HOST_SHARE * host:
-        return False, f"from the page cache ({format_bytes(size)})"
-    return False, f"from disk ({format_bytes(size)}, {format_bytes(host)} of memory free)"
+def _describe_place(size: int) -> str:
+    """Return in words where `size` bytes of stored features are read from."""
+    free = machine.free_memory()
+    if free is None or size <= HOST_SHARE * free:
+        return f"from the page cache ({format_bytes(size)})"
+    return f"from disk ({format_bytes(size)}, {format_bytes(free)} of memory free)"
 
 
 class _OpenEntry:
-    """An entry of the cache with its reader."""
+    """An entry of the cache with its reader; for a GPU, one thread reads into pinned memory."""
 
-    def __init__(self, entry: CacheEntry, device: torch.device, is_resident: bool, threads: int) -> None:
+    def __init__(self, entry: CacheEntry, device: torch.device, threads: int) -> None:
         self.entry, self._device = entry, device
         self._reader = entry.open(threads)
-        self._resident: PackedFeatures | Tensor | None = None  # all records, on the device
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="features") if device.type == "cuda" else None
         entry.count_use()
-        if device.type == "cuda":
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
-            if is_resident:
-                self._resident = self._load_all()
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._reader.close()
-        self._resident = None
 
     def start(self, records: Tensor) -> Callable[[], Tensor]:
         """Start to read records, (N,) int64; the function that it returns waits for them, on the device.
 
         That function raises CorruptFileError where they are not what was written.
         """
-        if self._resident is not None:
-            resident, rows = self._resident, records.to(self._device)
-            if isinstance(resident, Tensor):
-                return lambda: resident.index_select(0, rows)
-            return lambda: unpack_features(resident, self.entry.shape, rows)
         if self._pool is None:
             return self._reader.start(records)
         pinned = self._pool.submit(self._read_pinned, records)
@@ -140,22 +120,6 @@ class _OpenEntry:
             return features.to(self._device, non_blocking=True)
         packed = PackedFeatures(*(part.to(self._device, non_blocking=True) for part in features))
         return unpack_features(packed, self.entry.shape)
-
-    def _load_all(self) -> PackedFeatures | Tensor:
-        """Copy all records to the device."""
-        masks, values, offsets, before = [], [], [torch.zeros(1, dtype=torch.int64)], 0
-        for rows in torch.arange(len(self._reader)).split(_CHUNK):
-            features = self._read_pinned(rows)
-            if isinstance(features, Tensor):
-                values.append(features.to(self._device))
-                continue
-            masks.append(features.mask.to(self._device))
-            values.append(features.values.to(self._device))
-            offsets.append(features.offsets[1:] + before)
-            before += len(features.values)
-        if not self._reader.packed:
-            return torch.cat(values)
-        return PackedFeatures(torch.cat(masks), torch.cat(values), torch.cat(offsets).to(self._device))
 
 
 class CachedFeed:
@@ -191,12 +155,12 @@ class CachedFeed:
         self._images: tuple[frozenset[str], Feed] | None = None
         self._ahead: tuple[int, Views, Reads] | None = None  # the next step, its views, and its cuts being read
         size = sum(entry.bytes for part in entries.values() for entry in part.values())
-        is_resident, self.place = _choose_place(size, source.device)
+        self.place = _describe_place(size)
         self._cuts: dict[Part, dict[str, _OpenEntry]] = {"train": {}, "val": {}}
         for part, named in entries.items():
             for name, entry in named.items():
                 try:
-                    self._cuts[part][name] = _OpenEntry(entry, source.device, is_resident, source.study.threads)
+                    self._cuts[part][name] = _OpenEntry(entry, source.device, source.study.threads)
                 except (CorruptFileError, InputError) as error:
                     self._drop(part, name, entry, error)
 

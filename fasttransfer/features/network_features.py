@@ -188,16 +188,15 @@ def open_network(
         ) from None
     if views not in COUNTS:
         raise InputError(f"views {views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre)")
+    if data is not None and task is not None:
+        raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
+    if (task or cell.target) not in TASKS:
+        raise InputError(f"task {task}: choose A or B")
+    store, where = _open_store(folder, recorded, study, None if data is None else str(data), log)
     if data is not None:
-        if task is not None:
-            raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
-        store, where = _other_store(str(data), study, log)
         task, classes, per_class = Path(where).name, store.classes, None
     else:
-        store, where = _own_store(folder, recorded, study, log), study.data
         task = task or cell.target
-        if task not in TASKS:
-            raise InputError(f"task {task}: choose A or B")
         classes, per_class = tuple(recorded.facts["classes"][task]), study.per_class
     store.require_both_parts(classes)
     geometry = study.recipe.geometry
@@ -234,27 +233,18 @@ def _choose_cell(folder: Path, study: Study, network: str) -> Cell:
     return next((cell for cell in cells if cell.seed == study.seeds[0]), cells[0])
 
 
-def _own_store(folder: Path, recorded: records.StudyResults, study: Study, log: Log) -> Store:
-    """Return the images that the study was trained on, prepared again where the cache has lost them."""
-    store = images.open_store(
-        images.find_source(study.data),
-        study.recipe.geometry.store,
-        kind=recorded.facts["store"]["kind"],
-        bad_images=study.bad_images,
-        log=log,
-    )
-    if store.digest != study.images:
+def _open_store(
+    folder: Path, recorded: records.StudyResults, study: Study, data: str | None, log: Log
+) -> tuple[Store, str]:
+    """Return the store of `data`, else of the study's own images, prepared where it is not, and the images' name."""
+    source, side = images.find_source(study.data if data is None else data), study.recipe.geometry.store
+    kind = recorded.facts["store"]["kind"] if data is None else "raw"
+    store = images.open_store(source, side, kind=kind, bad_images=study.bad_images, log=log)
+    if data is None and store.digest != study.images:
         raise InputError(
             f"{folder}: {study.data} does not hold the images that the study was trained on any more: put them back, "
             "or name images as data"
         )
-    return store
-
-
-def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
-    source = images.find_source(data)
-    side = study.recipe.geometry.store
-    store = images.open_store(source, side, kind="raw", bad_images=study.bad_images, log=log)
     if store.size != side:
         raise InputError(
             f"{data} holds {store.size} x {store.size} images, the network needs {side}: prepare them again with "

@@ -137,7 +137,7 @@ def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path
 def test_features_do_not_depend_on_the_rest_of_the_batch(
     geometry: object, batch: int, dtype: torch.dtype, threads: int
 ) -> None:
-    """Nor on how full the batch is: a prefix always runs on whole batches."""
+    """They do not depend on how full the batch is either: a prefix always runs on whole batches."""
     assert geometry in (CAFFENET, CAFFENET_MINI)
     net = CaffeNet(geometry, 2, dtype)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
@@ -223,7 +223,7 @@ def test_a_stopped_cohort_goes_on_to_the_same_bits_wherever_its_features_come_fr
 
 
 def test_bases_and_fine_tuned_cells_are_trained_on_the_views_too(tmp_path: Path) -> None:
-    """Only the base of a study of one view is trained on centre crops alone."""
+    """A study of one view trains on centre crops alone, one of two views on their mirrors too."""
     one, two = (make_setting(tmp_path / str(views), views=views) for views in (1, 2))
     feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
     (shape,) = {batch.images["B"].shape for batch in (feed.train(0), feed.train(1))}
@@ -315,7 +315,7 @@ def test_a_study_of_two_views_reads_the_entries_of_ten(tmp_path: Path) -> None:
 
 
 def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
-    """In processes of their own, as a user runs them."""
+    """Train both in worker processes, as a user does."""
     choices = tiny_choices(tmp_path, views=10, layers=(5, 7), treatments=("transfer",), targets=("B",))
     texts, results = [], []
     for out in (tmp_path / "first", tmp_path / "second"):

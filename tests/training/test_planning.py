@@ -1,4 +1,4 @@
-"""How a grid is cut into jobs: who trains together, what each job costs."""
+"""A grid is divided into jobs: which cells train together, and the cost of each job."""
 
 from __future__ import annotations
 

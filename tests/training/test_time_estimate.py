@@ -1,4 +1,4 @@
-"""What --dry-run says: the schedule, what is left of a study, memory; and that none of it is written."""
+"""A dry run estimates schedule, memory and the rest of a study, and writes nothing."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def said(console: Console) -> str:
 
 
 def times_of(job: TrainingJob, write: float = 0.0) -> MachineTimes:
-    """A second per step, a hundredth per validation image, ten to build, and half of that for a worker alone."""
+    """Return a second per step, 0.01 per validation image and ten to build, all halved for a worker alone."""
     return MachineTimes(1.0, write, 0.5, {job.shape: JobTimes(10.0, 1.0, 0.01)})
 
 
 def alike(job: TrainingJob) -> simulation.JobCost:
-    """One second each."""
+    """Return a cost of one second."""
     return {"training": 1.0, "validation": 0.0, "building": 0.0, "saving": 0.0}
 
 
@@ -59,7 +59,7 @@ def test_jobs_of_other_seeds_and_targets_have_one_shape_and_others_have_not() ->
     assert job.shape != replace(job, outputs=17).shape
 
 
-def test_of_a_job_that_was_stopped_what_is_left_is_counted() -> None:
+def test_a_stopped_job_costs_the_steps_and_checks_that_are_left() -> None:
     one, other = Cell(0, "B", "transfer", 2), Cell(0, "B", "transfer+", 5)
     job = TrainingJob((one, other), *SIZES)
     found = simulation.job_cost(MINI, times_of(job), job, {one: 300, other: 100})

@@ -1,4 +1,4 @@
-"""Lost workers and short memory cost time only: whatever befalls a job, its cells end with the bits they would have."""
+"""Lost workers and short memory cost time only: the cells of a job end with the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Here:
 
 @dataclass
 class Heard:
-    """What a driver hears, and which cells have ended."""
+    """The messages that a driver receives, and the states of cells that have ended."""
 
     messages: list[object] = field(default_factory=list)
     states: dict[Cell, str] = field(default_factory=lambda: {base("A", 0): "done", base("B", 0): "done"})
@@ -90,7 +90,7 @@ class Heard:
 
 @pytest.fixture(scope="module", autouse=True)
 def _threads() -> Iterator[None]:
-    """What is trained here is compared with what workers train, on as many threads."""
+    """Train on one thread, as workers do."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -106,7 +106,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
 
 @pytest.fixture
 def setting(begun: StudyContext, tmp_path: Path) -> StudyContext:
-    """A study's folder with both bases trained."""
+    """Make a study's folder with both bases trained."""
     folder = tmp_path / "run"
     shutil.copytree(begun.folder, folder)
     return replace(begun, folder=folder)
@@ -161,7 +161,7 @@ def test_a_job_that_loses_every_worker_is_given_up_with_a_sentence(setting: Stud
     assert len(list((setting.folder / "checkpoints").iterdir())) == len(CELLS)
 
 
-def test_what_a_lost_worker_wrote_is_not_trained_again(setting: StudyContext) -> None:
+def test_networks_that_a_lost_worker_wrote_are_not_trained_again(setting: StudyContext) -> None:
     undisturbed = expected(setting)
     crew = Here(setting, fates=("untold",))
     heard = done_by(crew, setting, job_of(setting))
@@ -193,7 +193,7 @@ def test_a_job_short_of_memory_goes_on_in_halves(setting: StudyContext, monkeypa
     assert all("not enough memory" in m.text for m in heard.of(Noted))
 
 
-def test_a_network_too_large_for_memory_is_told_in_a_sentence(
+def test_a_network_too_large_for_memory_is_an_input_error(
     setting: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cohort, "train_step", lambda *_: np.empty(1 << 50, np.uint8))
@@ -218,7 +218,7 @@ class Tight(LocalWorkers):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process")
 def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one network fits, fourteen of 17 MB and their momenta do not: they are trained in parts.
+    """One network fits, fourteen of 17 MB and their momenta do not: they are trained in parts.
 
     Whatever the first job left in the heap: one takes 100 MB, all of them take 500.
     """
@@ -243,7 +243,7 @@ def allocate_too_much() -> object:
 
 
 def end_a_recording() -> object:
-    """What a CUDA graph says when memory runs out while it is recorded."""
+    """Raise the error of a CUDA graph that runs out of memory while it is recorded."""
     try:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     finally:
@@ -259,7 +259,7 @@ def end_a_recording() -> object:
         (end_a_recording, "CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )
-def test_what_short_memory_looks_like(
+def test_errors_of_short_memory_are_recognised(
     setting: StudyContext, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], object], says: str
 ) -> None:
     monkeypatch.setattr(Cohort, "train_step", lambda *_: attempt())
