@@ -21,7 +21,7 @@ from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cut_timing
 from fasttransfer.features.cache_entry import CacheEntry, quarantine
 from fasttransfer.features.feature_source import FeatureSource, Part
-from fasttransfer.networks.prefix import cut_name
+from fasttransfer.networks.caffenet import cut_name
 from fasttransfer.ops import PackedFeatures, unpack_features
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.pipelines.streams import Batch, Feed, Stream, Views, centre_views

@@ -28,8 +28,7 @@ from fasttransfer.features import cache
 from fasttransfer.features.feature_source import FeatureSource, training_conditions
 from fasttransfer.features.shards import ShardReader, ShardWriter, should_pack
 from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, draw_weights
-from fasttransfer.networks.prefix import kept_cut
+from fasttransfer.networks.caffenet import CaffeNet, draw_weights, kept_cut
 from fasttransfer.pipelines.choose_feed import DISK_SHARE, HOST_SHARE, free_disk
 from fasttransfer.study.recipe import Recipe
 

@@ -22,8 +22,7 @@ from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry, EntryInfo
 from fasttransfer.features.cache_key import CacheKey, images_digest, mean_digest, versions, weights_digest
 from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet
-from fasttransfer.networks.prefix import rounded_cuts
+from fasttransfer.networks.caffenet import CaffeNet, rounded_cuts
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import Feed, Sweep, TaskImages
 from fasttransfer.pipelines.views import COUNTS, View, list_views

@@ -24,9 +24,9 @@ from fasttransfer.features.cache_entry import CacheEntry, print_warning
 from fasttransfer.features.feature_source import FeatureSource, Part, training_conditions
 from fasttransfer.features.shards import empty_features
 from fasttransfer.networks import inputs
-from fasttransfer.networks.prefix import DEEPEST, kept_cut
+from fasttransfer.networks.caffenet import DEEPEST, kept_cut
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
-from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study import images, paths, records
@@ -238,7 +238,7 @@ def _open_store(
 ) -> tuple[Store, str]:
     """Return the store of `data`, else of the study's own images, prepared where it is not, and the images' name."""
     source, side = images.find_source(study.data if data is None else data), study.recipe.geometry.store
-    kind = recorded.facts["store"]["kind"] if data is None else "raw"
+    kind: Kind = recorded.facts["store"]["kind"] if data is None else "raw"
     store = images.open_store(source, side, kind=kind, bad_images=study.bad_images, log=log)
     if data is None and store.digest != study.images:
         raise InputError(

@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout
-from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, cut_name, kept_cut, rounded_cuts
 from fasttransfer.pipelines.streams import WHOLE, Feed
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell, by_source, deepest_cuts, frozen_by_source

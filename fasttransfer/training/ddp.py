@@ -70,7 +70,7 @@ def train_bases(
     def wanted(cell: Cell) -> bool:
         return cell.treatment == "base" and cell.target in tasks
 
-    how = {"feeding": feeding, "console": console, "checkpoint_seconds": checkpoint_seconds}
+    how: dict[str, Any] = {"feeding": feeding, "console": console, "checkpoint_seconds": checkpoint_seconds}
     run: Callable[..., bool] = partial(grid.run, choices, out, **how, wanted=wanted, show=show)
     layers = LAYERS if choices.layers is None else choices.layers
     if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0]))):

@@ -19,9 +19,8 @@ from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.features import cache, cut_timing, feature_source
 from fasttransfer.features.cut_timing import CutTiming
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, cut_name, kept_cut, rounded_cuts
 from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
-from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.pipelines.streams import Stream, Sweep
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study import records
