@@ -14,11 +14,11 @@ JobCost = dict[str, float]
 """One of `PARTS` -> the seconds spent on it."""
 
 PARTS = ("training", "validation", "building", "saving")
+CHECKPOINT_SECONDS = 30.0
+"""Seconds from the start of a job to its first checkpoint, as in `grid.run`."""
 
 
-def job_cost(
-    recipe: Recipe, times: MachineTimes, job: TrainingJob, done: Mapping[Cell, int], checkpoint_seconds: float = 30.0
-) -> JobCost:
+def job_cost(recipe: Recipe, times: MachineTimes, job: TrainingJob, done: Mapping[Cell, int]) -> JobCost:
     """Return the seconds that one of several busy workers takes for `job`.
 
     Args:
@@ -32,7 +32,7 @@ def job_cost(
     saving = len(job.cells) * 4 * cost.weight_count(job.geometry, job.outputs) * times.write
     # As `Cohort.run` does it: not too often, and never for more than a twentieth of the time.
     checkpoint = job.checkpoint_bytes * times.write
-    saving += training // max(checkpoint_seconds, 20 * checkpoint) * checkpoint
+    saving += training // max(CHECKPOINT_SECONDS, 20 * checkpoint) * checkpoint
     return {"training": training, "validation": images * timed.image, "building": timed.build, "saving": saving}
 
 

@@ -36,7 +36,6 @@ from fasttransfer.training.study_plan import StudyPlan, describe_feed, make_plan
 # The report takes as long as so many starts of a process, and so many more per network: both are imports and drawing
 # in Python, which slow down alike on a loaded machine. From one report of 72 networks, 5.4 s.
 _REPORT, _PER_NETWORK = 1.2, 0.004
-_CHECKPOINT_SECONDS = 30.0  # from the start of a job to its first checkpoint, as in `grid.run`
 _SAMPLE = 192  # images that are prepared to see how long one takes
 _FEW = 16  # images that are prepared to see how long the rest takes
 
@@ -203,7 +202,7 @@ def forecast(plan: StudyPlan, progress: StudyProgress, division: JobPlan, second
             start = time.process_time()  # this process has done little but import what reports import
             took = {"starting": start, "report": start * report}
     # Jobs that end before the first checkpoint write none, and the checkpoints of a job go when it ends.
-    long = sorted(job.checkpoint_bytes for job in costs if sum(costs[job].values()) > _CHECKPOINT_SECONDS)
+    long = sorted(job.checkpoint_bytes for job in costs if sum(costs[job].values()) > simulation.CHECKPOINT_SECONDS)
     network = 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
     return Forecast(
         took,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
-from studies import settled, tiny_choices
+from studies import quiet, said, settled, tiny_choices
 
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
@@ -25,15 +23,6 @@ from fasttransfer.training.planning import TrainingJob
 
 SIZES = (CAFFENET_MINI, 16, 32, 320, 5 * 640, "fp32")
 MINI = replace(load_recipe("mini"), checks=5)
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 def times_of(job: TrainingJob, write: float = 0.0) -> MachineTimes:
