@@ -201,6 +201,7 @@ def make_entries(
                         temporary.mkdir()
                     writer = EntryWriter(key, info, images, temporary)
                     unfinished.callback(shutil.rmtree, temporary, ignore_errors=True)
+                    # Leaves the file of an unfinished shard without writing its end.
                     unfinished.callback(writer.file.__exit__, GeneratorExit, GeneratorExit(), None)
                     writers.append(writer)
             yield writers

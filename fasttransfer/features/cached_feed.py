@@ -154,8 +154,7 @@ class CachedFeed:
         self._open_images, self._device, self._log = open_images, source.device, log
         self._images: tuple[frozenset[str], Feed] | None = None
         self._ahead: tuple[int, Views, Reads] | None = None  # the next step, its views, and its cuts being read
-        size = sum(entry.bytes for part in entries.values() for entry in part.values())
-        self.place = _describe_place(size)
+        self.place = _describe_place(sum(entry.bytes for part in entries.values() for entry in part.values()))
         self._cuts: dict[Part, dict[str, _OpenEntry]] = {"train": {}, "val": {}}
         for part, named in entries.items():
             for name, entry in named.items():
@@ -166,8 +165,9 @@ class CachedFeed:
 
     def train(self, step: int) -> Batch:
         """Return the batch of training step `step`, counted from 0."""
-        ahead = self._ahead if self._ahead is not None and self._ahead[0] == step else self._start_batch(step)
-        _, views, reads = ahead
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = self._start_batch(step)
+        _, views, reads = self._ahead
         cuts = self._wait("train", reads)
         self._ahead = self._start_batch(step + 1)
         if means := self._means("train"):
