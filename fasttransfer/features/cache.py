@@ -62,23 +62,23 @@ def find_entry(root: Path, key: CacheKey, log: Log = print_warning) -> CacheEntr
     A damaged one is quarantined and logged, and None returned. The process that makes the entry must not call this.
 
     Raises:
-        OtherVersionError, UnreadableEntryError: it is of another version, or cannot be read.
+        UnreadableEntryError: it cannot be read, or is of another version.
     """
     return on_disk.find_in_folder(root / key.digest(), log)
 
 
 class EntryWriter:
-    """The writer of one entry, see `make_entries`."""
+    """The writer of one entry, see `make_entries`; `file` is open while a shard is being written."""
 
     def __init__(self, key: CacheKey, info: EntryInfo, images: TaskImages, folder: Path) -> None:
         self.key, self.info, self.images, self.folder = key, info, images, folder
         self.shape = key.geometry.cut_shape(key.cut)
+        self.file = ExitStack()
         self._records = len(images) * len(key.views)
-        self._packed: bool | None = None
+        self._packed = False
         self._shards: list[FeatureShard] = []
         self._done = 0
         self._writer: ShardWriter | None = None
-        self._file = ExitStack()  # of the shard that is being written
 
     def append(self, x: Tensor) -> None:
         """Add records, which come in order: all views of the first image, all of the second …
@@ -92,11 +92,20 @@ class EntryWriter:
         """
         if not len(x):
             return
-        if self._packed is None:
+        if not self._done:
             self._packed = should_pack(x)
         with disk_errors(self.folder):
             if self._writer is None:
-                self._writer = self._begin_shard()
+                self._writer = self.file.enter_context(
+                    write_shard(
+                        on_disk.shard_path(self.folder, len(self._shards)),
+                        entry=self.key.digest(),
+                        position=len(self._shards),
+                        first=self._done,
+                        shape=self.shape,
+                        packed=self._packed,
+                    )
+                )
             self._writer.append(x)
             if not self._done:
                 self._need_room(self._writer.bytes / len(x) * self._records)
@@ -120,7 +129,7 @@ class EntryWriter:
             "about": asdict(self.info),
             "key": self.key.facts(),
             "made": time.time_ns(),  # so that an entry that is made again is another one
-            "packed": bool(self._packed),
+            "packed": self._packed,
             "images": len(self.images),
             "listed": xxhash.xxh3_128_hexdigest(listing.getbuffer()),
             "shards": [shard._asdict() for shard in self._shards],
@@ -128,27 +137,10 @@ class EntryWriter:
         with replace_file(self.folder / on_disk.MANIFEST) as file:
             file.write(on_disk.encode_manifest(facts))
 
-    def abandon(self) -> None:
-        """Close an unfinished shard without an end; `make_entries` calls it."""
-        self._file.__exit__(_AbandonedError, _AbandonedError(), None)
-
-    def _begin_shard(self) -> ShardWriter:
-        position = len(self._shards)
-        return self._file.enter_context(
-            write_shard(
-                on_disk.shard_path(self.folder, position),
-                entry=self.key.digest(),
-                position=position,
-                first=self._done,
-                shape=self.shape,
-                packed=bool(self._packed),
-            )
-        )
-
     def _end_shard(self) -> None:
         if self._writer is None:
             return
-        self._file.close()
+        self.file.close()
         path = on_disk.shard_path(self.folder, len(self._shards))
         self._shards.append(FeatureShard(self._writer.records, path.stat().st_size, on_disk.footer_checksum(path)))
         self._writer = None
@@ -161,10 +153,6 @@ class EntryWriter:
                 f"disk has {format_bytes(free)} free: remove entries with fasttransfer cache prune, or set "
                 "FASTTRANSFER_CACHE to a folder on another disk"
             )
-
-
-class _AbandonedError(Exception):
-    pass
 
 
 @contextmanager
@@ -203,15 +191,19 @@ def make_entries(
             yield []
             return
         sweep_unfinished(root)
-        writers: list[EntryWriter] = []
-        try:
-            with disk_errors(root):
-                for digest, (key, info) in by_digest.items():
-                    if digest in missing:
-                        temporary = temporary_of(root / digest)
+        with ExitStack() as unfinished:
+            writers = []
+            for digest, (key, info) in by_digest.items():
+                if digest in missing:
+                    temporary = temporary_of(root / digest)
+                    with disk_errors(root):
                         on_disk.remove_path(temporary)
                         temporary.mkdir()
-                        writers.append(EntryWriter(key, info, images, temporary))
+                    writer = EntryWriter(key, info, images, temporary)
+                    unfinished.callback(shutil.rmtree, temporary, ignore_errors=True)
+                    # Leaves the file of an unfinished shard without writing its end.
+                    unfinished.callback(writer.file.__exit__, GeneratorExit, GeneratorExit(), None)
+                    writers.append(writer)
             yield writers
             for writer in writers:
                 writer.finish()
@@ -219,10 +211,6 @@ def make_entries(
                 for writer in writers:
                     writer.folder.rename(root / writer.key.digest())
                 sync_folder(root)
-        finally:
-            for writer in writers:
-                writer.abandon()
-                shutil.rmtree(writer.folder, ignore_errors=True)
 
 
 def list_entries(root: Path, log: Log = lambda sentence: None) -> list[CacheEntry]:

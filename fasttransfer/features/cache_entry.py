@@ -47,15 +47,7 @@ def print_warning(sentence: str) -> None:
 
 
 class UnreadableEntryError(InputError):
-    """An entry that may be whole, but cannot be read as things are."""
-
-
-class OtherVersionError(UnreadableEntryError):
-    """An entry that another version of this program made: not damaged, and not for this one to read or to replace."""
-
-
-class RemovedError(UnreadableEntryError):
-    """An entry that was removed after it was found."""
+    """An entry that may be whole, but cannot be read now: without permission, of another version, removed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +144,7 @@ class CacheEntry:
         """Return the images' rows in their part of the store, and their labels: both (n,) int64.
 
         Raises:
-            CorruptFileError, RemovedError, UnreadableEntryError: see `open`.
+            CorruptFileError, UnreadableEntryError: see `open`.
         """
         path = self.folder / IMAGES
         with self._opening(log):
@@ -172,8 +164,7 @@ class CacheEntry:
 
         Raises:
             CorruptFileError: a shard is damaged; the entry is quarantined.
-            RemovedError: the entry is there no longer.
-            UnreadableEntryError: it cannot be read.
+            UnreadableEntryError: it cannot be read, or was removed.
         """
         paths = [shard_path(self.folder, i) for i in range(len(self.shards))]
         with self._opening(log):
@@ -181,25 +172,16 @@ class CacheEntry:
 
     @contextmanager
     def reading(self, log: Log = print_warning) -> Iterator[ShardReader]:
-        """Open a reader for a while; damage that shows meanwhile quarantines the entry.
-
-        Raises:
-            CorruptFileError, RemovedError, UnreadableEntryError: see `open`.
-        """
+        """Open a reader for a while; damage that shows meanwhile quarantines the entry. Raises what `open` does."""
         with self.open(log=log) as reader:
             try:
                 yield reader
             except CorruptFileError as error:
-                quarantine(self, error, log)
+                quarantine(self.folder, error, log, self.checksum)
                 raise
 
     def verify(self, log: Log = print_warning) -> None:
-        """Read everything back.
-
-        Raises:
-            CorruptFileError: something is damaged; the entry is quarantined.
-            RemovedError, UnreadableEntryError: see `open`.
-        """
+        """Read everything back. Raises what `open` does."""
         self.listing(log)
         with self.reading(log) as reader:
             reader.verify()
@@ -209,10 +191,10 @@ class CacheEntry:
         try:
             yield
         except CorruptFileError as error:
-            quarantine(self, error, log)
+            quarantine(self.folder, error, log, self.checksum)
             raise
         except FileNotFoundError:
-            raise RemovedError(
+            raise UnreadableEntryError(
                 f"{self.folder}: was removed from the cache before it was read: run the same command again"
             ) from None
         except OSError as error:
@@ -235,7 +217,7 @@ def read_entry(folder: Path) -> CacheEntry:
     Raises:
         FileNotFoundError: there is none.
         CorruptFileError: it is not what was written.
-        OtherVersionError, UnreadableEntryError: it is of another version, or cannot be read.
+        UnreadableEntryError: it cannot be read, or is of another version.
     """
     path = folder / MANIFEST
     try:
@@ -246,8 +228,22 @@ def read_entry(folder: Path) -> CacheEntry:
         raise CorruptFileError(f"{folder}: damaged: its {MANIFEST} is missing") from None
     except OSError as error:
         raise unreadable_error(folder, error) from error
-    entry = _build_entry(folder, _parse_manifest(path, text))
-    for i, shard in enumerate(entry.shards):
+    facts = _parse_manifest(path, text)
+    try:
+        key = CacheKey.of_facts(facts["key"])
+        shards = tuple(FeatureShard(**shard) for shard in facts["shards"])
+        info = EntryInfo(**{**facts["about"], "classes": tuple(facts["about"]["classes"])})
+        images, packed, checksum = facts["images"], facts["packed"], facts["checksum"]
+        entry = CacheEntry(key, folder, info, images, facts["listed"], shards, packed, checksum)
+        is_complete = sum(shard.records for shard in shards) == entry.images * entry.views
+        digest = key.digest()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(f"{path}: makes no sense ({error})") from None
+    if digest != folder.name:
+        raise CorruptFileError(f"{path}: is that of entry {digest}, which was moved to this place")
+    if not is_complete:
+        raise CorruptFileError(f"{path}: its shards do not hold {entry.images} images in {entry.views} views")
+    for i, shard in enumerate(shards):
         _check_shard(shard_path(folder, i), shard)
     return entry
 
@@ -263,7 +259,7 @@ def _parse_manifest(path: Path, text: bytes) -> Mapping[str, Any]:
         raise CorruptFileError(f"{path}: its checksum does not match its contents")
     if version != FORMAT:
         is_newer = isinstance(version, int) and version > FORMAT
-        raise OtherVersionError(
+        raise UnreadableEntryError(
             f"{path}: written by {'a newer' if is_newer else 'an older'} fasttransfer (format {version}, this one "
             f"reads {FORMAT}): {'update fasttransfer or ' if is_newer else ''}remove the entry with fasttransfer "
             f"cache prune {path.parent.name}"
@@ -271,25 +267,6 @@ def _parse_manifest(path: Path, text: bytes) -> Mapping[str, Any]:
     if text != encode_manifest(facts):
         raise CorruptFileError(f"{path}: damaged: it is not as it was written")
     return {**facts, "checksum": checksum}
-
-
-def _build_entry(folder: Path, facts: Mapping[str, Any]) -> CacheEntry:
-    path = folder / MANIFEST
-    try:
-        key = CacheKey.of_facts(facts["key"])
-        shards = tuple(FeatureShard(**shard) for shard in facts["shards"])
-        info = EntryInfo(**{**facts["about"], "classes": tuple(facts["about"]["classes"])})
-        images, packed, checksum = facts["images"], facts["packed"], facts["checksum"]
-        entry = CacheEntry(key, folder, info, images, facts["listed"], shards, packed, checksum)
-        is_complete = sum(shard.records for shard in shards) == entry.images * entry.views
-        digest = key.digest()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptFileError(f"{path}: makes no sense ({error})") from None
-    if digest != folder.name:
-        raise CorruptFileError(f"{path}: is that of entry {digest}, which was moved to this place")
-    if not is_complete:
-        raise CorruptFileError(f"{path}: its shards do not hold {entry.images} images in {entry.views} views")
-    return entry
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:
@@ -325,27 +302,26 @@ def find_in_folder(folder: Path, log: Log = print_warning) -> CacheEntry | None:
     The process that makes the entry must not call this: it would wait for its own lock.
 
     Raises:
-        OtherVersionError, UnreadableEntryError: see `read_entry`.
+        UnreadableEntryError: see `read_entry`.
     """
     try:
         return read_entry(folder)
     except FileNotFoundError:
         return None
     except CorruptFileError as error:
-        return _lock_and_quarantine(folder, error, log)
+        return quarantine(folder, error, log)
 
 
-def quarantine(entry: CacheEntry, error: CorruptFileError, log: Log = print_warning) -> None:
-    """Quarantine an entry that proved damaged when its records were read, and log that.
-
-    If it was made again meanwhile, the new one stays. Where the cache is not ours to write, the entry stays too.
-    """
-    _lock_and_quarantine(entry.folder, error, log, entry.checksum)
-
-
-def _lock_and_quarantine(
-    folder: Path, error: CorruptFileError, log: Log, checksum: str | None = None
+def quarantine(
+    folder: Path, error: CorruptFileError, log: Log = print_warning, checksum: str | None = None
 ) -> CacheEntry | None:
+    """Quarantine the damaged entry in `folder` and log that; where the cache is not ours to write, the entry stays.
+
+    If it was made again meanwhile, the new one stays and is returned.
+
+    Args:
+        checksum: that of an entry which proved damaged only when its records were read.
+    """
     try:
         with hold_lock(lock_of(folder), lambda: None):  # whoever holds it may be making the entry again
             return find_locked(folder, log, error, checksum)
@@ -362,11 +338,7 @@ def find_locked(
     """Return the entry in `folder` as `find_in_folder` does, for the process that holds its lock.
 
     Args:
-        checksum: of an entry that proved damaged, if one did; error: how.
-
-    Raises:
-        OtherVersionError, UnreadableEntryError: see `read_entry`.
-        InputError: the cache is not ours to write.
+        error, checksum: see `quarantine`.
     """
     try:
         entry = read_entry(folder)

@@ -33,17 +33,8 @@ FORMAT = 2
 
 # Extensions that choose between kernels whose sums differ in order or in type.
 _EXTENSIONS = (
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_fp16",
-    "amx_bf16",
-    "asimd",
-    "bf16",
-    "sve",
-)
+    "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ again and the cut runs live, to the same bits.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,62 +18,92 @@ from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import CorruptFileError
+from fasttransfer.features import cut_timing
 from fasttransfer.features.cache_entry import CacheEntry, quarantine
-from fasttransfer.features.feature_source import Part
+from fasttransfer.features.feature_source import FeatureSource, Part
+from fasttransfer.networks.caffenet import cut_name
 from fasttransfer.ops import PackedFeatures, unpack_features
-from fasttransfer.pipelines.choose_feed import DEVICE_SHARE, HOST_SHARE
-from fasttransfer.pipelines.streams import Batch, Feed, Stream, TaskImages, Views, centre_views
+from fasttransfer.pipelines.choose_feed import HOST_SHARE
+from fasttransfer.pipelines.streams import Batch, Feed, Stream, Views, centre_views
+from fasttransfer.study.cells import Cell, frozen_by_source
 
-_CHUNK = 1024  # records copied to a GPU at a time, to stay there
+Reads = Mapping[str, Callable[[], Tensor]]  # name of a cut -> waits for it to be read
 
 
-def choose_place(size: int, device: str, free: int | None, free_host: int | None) -> tuple[bool, str]:
-    """Return whether the features of a cohort lie in the GPU's memory while it trains, and their place in words.
+def open_cached_feed(
+    sources: Mapping[str, FeatureSource],
+    cells: Sequence[Cell],
+    stream: Stream,
+    open_images: Callable[[frozenset[str]], Feed],
+    mode: Literal["auto", "cache"],
+    *,
+    log: Log,
+    progress: Log,
+    stop: Callable[[], bool],
+) -> CachedFeed:
+    """Open the feed of a cohort in a study with views: cuts that the cache holds, perhaps after filling, come from it.
+
+    All others run live, to the same bits. Where the cache cannot be written, that is logged and the cells go on live.
 
     Args:
-        size: bytes of all of them, as they are stored.
-        device: "cpu" or "cuda".
-        free: bytes of the device's memory that are free; None on a CPU.
-        free_host: bytes of the machine's memory that are free; None where the system does not tell.
+        sources: `Cell.source` -> the network that the frozen ones among `cells` copy, all over the same images.
+        cells: of one target and seed.
+        stream: the training images in the order of training.
+        open_images: opens the feed of images under these means.
+        mode: "cache" keeps every cut, "auto" those that are read faster than they are computed.
+        log: told what comes from the cache; progress: told how far filling is; stop: ends it by returning True.
     """
-    # While they are gathered there, they are there twice.
-    if device == "cuda" and free is not None and 2 * size <= DEVICE_SHARE * free:
-        return True, f"held in the GPU's memory ({format_bytes(size)}, {format_bytes(free)} free)"
-    if free_host is None or size <= HOST_SHARE * free_host:
-        return False, f"from the page cache ({format_bytes(size)})"
-    return False, f"from disk ({format_bytes(size)}, {format_bytes(free_host)} of memory free)"
+    mean_of: dict[str, str] = {}
+    entries: dict[Part, dict[str, CacheEntry]] = {"train": {}, "val": {}}
+    for name, group in sorted(frozen_by_source(cells).items()):
+        source = sources[name]
+        by_part: dict[Part, FeatureSource] = {"train": source, "val": source.with_first_view()}
+        cuts = cut_timing.cuts_read(cell.n for cell in group)
+        mean_of |= {cut_name(name, cut): source.mean_of for cut in cuts}
+        if mode == "auto":
+            kept = set(cuts).intersection(*(each.find(part, cuts, log=log) for part, each in by_part.items()))
+            if missing := set(cuts) - kept:
+                kept |= cut_timing.cuts_worth_keeping(source, missing, log)
+            cuts = tuple(sorted(kept))
+        for part, each in by_part.items():
+            by_cut = each.find_or_fill(part, cuts, log=log, progress=progress, stop=stop)
+            entries[part] |= {cut_name(name, cut): entry for cut, entry in by_cut.items()}
+    means = frozenset(cell.mean_of for cell in cells if not cell.frozen)
+    feed = CachedFeed(mean_of, means, entries, source, stream, open_images, log)
+    cached = ", ".join(name for name in mean_of if name in entries["train"])
+    live = ", ".join(name for name in mean_of if name not in entries["train"])
+    parts = [f"{cached} {feed.place}"] * bool(cached) + [f"{live} live"] * bool(live)
+    log(f"features of task {source.task}'s frozen cells: {'; '.join(parts)}")
+    return feed
+
+
+def _describe_place(size: int) -> str:
+    """Return in words where `size` bytes of stored features are read from."""
+    free = machine.free_memory()
+    if free is None or size <= HOST_SHARE * free:
+        return f"from the page cache ({format_bytes(size)})"
+    return f"from disk ({format_bytes(size)}, {format_bytes(free)} of memory free)"
 
 
 class _OpenEntry:
-    """An entry of the cache with its reader."""
+    """An entry of the cache with its reader; for a GPU, one thread reads into pinned memory."""
 
-    def __init__(self, entry: CacheEntry, device: torch.device, is_resident: bool, threads: int) -> None:
+    def __init__(self, entry: CacheEntry, device: torch.device, threads: int) -> None:
         self.entry, self._device = entry, device
         self._reader = entry.open(threads)
-        self._resident: PackedFeatures | Tensor | None = None  # all records, on the device
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="features") if device.type == "cuda" else None
         entry.count_use()
-        if device.type == "cuda":
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="features")
-            if is_resident:
-                self._resident = self._load_all()
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._reader.close()
-        self._resident = None
 
     def start(self, records: Tensor) -> Callable[[], Tensor]:
         """Start to read records, (N,) int64; the function that it returns waits for them, on the device.
 
         That function raises CorruptFileError where they are not what was written.
         """
-        if self._resident is not None:
-            resident, rows = self._resident, records.to(self._device)
-            if isinstance(resident, Tensor):
-                return lambda: resident.index_select(0, rows)
-            return lambda: unpack_features(resident, self.entry.shape, rows)
         if self._pool is None:
             return self._reader.start(records)
         pinned = self._pool.submit(self._read_pinned, records)
@@ -93,56 +121,19 @@ class _OpenEntry:
         packed = PackedFeatures(*(part.to(self._device, non_blocking=True) for part in features))
         return unpack_features(packed, self.entry.shape)
 
-    def _load_all(self) -> PackedFeatures | Tensor:
-        """Copy all records to the device."""
-        masks, values, offsets, before = [], [], [torch.zeros(1, dtype=torch.int64)], 0
-        for rows in torch.arange(len(self._reader)).split(_CHUNK):
-            features = self._read_pinned(rows)
-            if isinstance(features, Tensor):
-                values.append(features.to(self._device))
-                continue
-            masks.append(features.mask.to(self._device))
-            values.append(features.values.to(self._device))
-            offsets.append(features.offsets[1:] + before)
-            before += len(features.values)
-        if not self._reader.packed:
-            return torch.cat(values)
-        return PackedFeatures(torch.cat(masks), torch.cat(values), torch.cat(offsets).to(self._device))
-
-
-class _PendingBatch(NamedTuple):
-    """A batch whose cuts are being read."""
-
-    step: int
-    views: Views
-    reads: Mapping[str, Callable[[], Tensor]]
-
-
-@dataclass(frozen=True)
-class CutsNeeded:
-    """The cuts and images that the cells of a cohort read.
-
-    Attributes:
-        cuts: name of each cut that a frozen cell starts from -> task of the mean image of its source.
-        means: tasks of the mean images of the other cells.
-    """
-
-    cuts: Mapping[str, str]
-    means: frozenset[str]
-
 
 class CachedFeed:
     """Batches of a task, see `fasttransfer.pipelines.streams.Feed`, with the cuts of `entries` instead of images.
 
     Args:
-        needs: the cuts and images that the cells read; cuts that no entry holds are left to the cohort, with their
-            images.
+        mean_of: name of each cut that a frozen cell starts from -> task of the mean image of its source. Cuts that no
+            entry holds are left to the cohort, with their images.
+        means: tasks of the mean images of the other cells.
         entries: part -> name of a cut -> its entry over the images of that part, the training images in the views of
             `stream`, the validation images in view 0, perhaps followed by more views.
-        train, val, stream: those of a feed of images.
+        source: has the images, the device where batches are made, and the threads that read, per entry.
+        stream: the training images in the order of training.
         open_images: opens a feed of the same images under these means.
-        device: where batches are made.
-        threads: that read, per entry.
         log: told which entries proved damaged.
 
     Attributes:
@@ -151,45 +142,43 @@ class CachedFeed:
 
     def __init__(
         self,
-        needs: CutsNeeded,
+        mean_of: Mapping[str, str],
+        means: frozenset[str],
         entries: Mapping[Part, Mapping[str, CacheEntry]],
-        train: TaskImages,
-        val: TaskImages,
+        source: FeatureSource,
         stream: Stream,
         open_images: Callable[[frozenset[str]], Feed],
-        *,
-        device: torch.device,
-        threads: int,
         log: Log,
     ) -> None:
-        self._needs, self._train, self._val, self._stream = needs, train, val, stream
-        self._open_images, self._device, self._log = open_images, device, log
+        self._mean_of, self._other_means, self._images_of, self._stream = mean_of, means, source.images, stream
+        self._open_images, self._device, self._log = open_images, source.device, log
         self._images: tuple[frozenset[str], Feed] | None = None
-        self._ahead: _PendingBatch | None = None
-        size = sum(entry.bytes for part in entries.values() for entry in part.values())
-        is_resident, self.place = choose_place(size, device.type, _free_memory(device), machine.free_memory())
+        self._ahead: tuple[int, Views, Reads] | None = None  # the next step, its views, and its cuts being read
+        self.place = _describe_place(sum(entry.bytes for part in entries.values() for entry in part.values()))
         self._cuts: dict[Part, dict[str, _OpenEntry]] = {"train": {}, "val": {}}
         for part, named in entries.items():
             for name, entry in named.items():
                 try:
-                    self._cuts[part][name] = _OpenEntry(entry, device, is_resident, threads)
+                    self._cuts[part][name] = _OpenEntry(entry, source.device, source.study.threads)
                 except (CorruptFileError, InputError) as error:
                     self._drop(part, name, entry, error)
 
     def train(self, step: int) -> Batch:
         """Return the batch of training step `step`, counted from 0."""
-        batch = self._ahead if self._ahead is not None and self._ahead.step == step else self._start_batch(step)
-        cuts = self._wait("train", batch.reads)
+        if self._ahead is None or self._ahead[0] != step:
+            self._ahead = self._start_batch(step)
+        _, views, reads = self._ahead
+        cuts = self._wait("train", reads)
         self._ahead = self._start_batch(step + 1)
         if means := self._means("train"):
             return self._image_feed(means).train(step)._replace(cuts=cuts)
-        return self._without_images(self._train, batch.views, cuts)
+        return self._without_images("train", views, cuts)
 
     def val(self) -> Iterator[Batch]:
         """Yield every validation image once, in order, centre crops."""
         batches: Iterator[Batch] = iter(())
         at, under = 0, frozenset[str]()
-        chunks = torch.arange(len(self._val)).split(self._stream.batch)
+        chunks = torch.arange(len(self._images_of["val"])).split(self._stream.batch)
         following = self._start_reads("val", chunks[0])
         for i, ids in enumerate(chunks):
             cuts = self._wait("val", following)
@@ -201,7 +190,7 @@ class CachedFeed:
                     batch, at = next(batches), at + 1
                 yield batch._replace(cuts=cuts)
             else:
-                yield self._without_images(self._val, centre_views(ids, self._stream.margin), cuts)
+                yield self._without_images("val", centre_views(ids, self._stream.margin), cuts)
 
     def close(self) -> None:
         """Give back threads and memory; the feed is not used again."""
@@ -212,14 +201,14 @@ class CachedFeed:
         if self._images is not None:
             self._images[1].close()
 
-    def _start_batch(self, step: int) -> _PendingBatch:
+    def _start_batch(self, step: int) -> tuple[int, Views, Reads]:
         views = self._stream.views(step)
-        return _PendingBatch(step, views, self._start_reads("train", views.ids, views.number))
+        return (step, views, self._start_reads("train", views.ids, views.number))
 
-    def _start_reads(self, part: Part, ids: Tensor, view: Tensor | int = 0) -> dict[str, Callable[[], Tensor]]:
+    def _start_reads(self, part: Part, ids: Tensor, view: Tensor | int = 0) -> Reads:
         return {name: cut.start(ids * cut.entry.views + view) for name, cut in self._cuts[part].items()}
 
-    def _wait(self, part: Part, reads: Mapping[str, Callable[[], Tensor]]) -> dict[str, Tensor]:
+    def _wait(self, part: Part, reads: Reads) -> dict[str, Tensor]:
         cuts = {}
         for name, read in reads.items():
             cut = self._cuts[part].get(name)
@@ -234,15 +223,15 @@ class CachedFeed:
     def _drop(self, part: Part, name: str, entry: CacheEntry, error: CorruptFileError | InputError) -> None:
         """Go on without an entry."""
         if isinstance(error, CorruptFileError):
-            quarantine(entry, error, self._log)
+            quarantine(entry.folder, error, self._log, entry.checksum)
         self._log(f"{name} runs live from here on, for its features cannot be read ({error})")
         if cut := self._cuts[part].pop(name, None):
             cut.close()
 
     def _means(self, part: Part) -> frozenset[str]:
         """Return the means under which a batch of this part must have images."""
-        live = self._needs.cuts.keys() - self._cuts[part].keys()
-        return self._needs.means | {self._needs.cuts[name] for name in live}
+        live = self._mean_of.keys() - self._cuts[part].keys()
+        return self._other_means | {self._mean_of[name] for name in live}
 
     def _image_feed(self, means: frozenset[str]) -> Feed:
         if self._images is None or not means <= self._images[0]:
@@ -252,17 +241,8 @@ class CachedFeed:
             self._images = means, self._open_images(means)
         return self._images[1]
 
-    def _without_images(self, images: TaskImages, views: Views, cuts: Mapping[str, Tensor]) -> Batch:
-        labels = torch.from_numpy(images.labels[views.ids.numpy()])
+    def _without_images(self, part: Part, views: Views, cuts: Mapping[str, Tensor]) -> Batch:
+        labels = torch.from_numpy(self._images_of[part].labels[views.ids.numpy()])
         if self._device.type == "cuda":
             labels = labels.pin_memory().to(self._device, non_blocking=True)
         return Batch({}, labels, views.ids, views.number, cuts)
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a GPU's memory; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    gc.collect()  # what was trained before goes first, its memory back to the GPU
-    torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0]

@@ -22,8 +22,8 @@ from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry, EntryInfo
 from fasttransfer.features.cache_key import CacheKey, images_digest, mean_digest, versions, weights_digest
 from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet
-from fasttransfer.networks.prefix import rounded_cuts
+from fasttransfer.networks.caffenet import CaffeNet, rounded_cuts
+from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import Feed, Sweep, TaskImages
 from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study.configuration import Study
@@ -64,9 +64,7 @@ class FeatureSource:
         mean: (S, S, 3) float32, subtracted from the pixels.
         data: name of the images for people; task: "A", "B", or the name of images that are not the study's.
         classes: of the task, in the order of its labels.
-        digest: of the store.
-        is_jpeg: whether its pixels are decoded on the way.
-        images: those of each part.
+        store: of the images; images: those of each part.
         views: one of the lists of `list_views`.
         device: that computes.
         hw_share: share of JPEGs that the GPU's decoder takes, see `fasttransfer.study.configuration.Feeding`.
@@ -81,8 +79,7 @@ class FeatureSource:
     data: str
     task: str
     classes: tuple[str, ...]
-    digest: str
-    is_jpeg: bool
+    store: Store
     images: Mapping[Part, TaskImages]
     views: tuple[View, ...]
     device: torch.device
@@ -101,13 +98,13 @@ class FeatureSource:
             scale=recipe.scale,
             geometry=recipe.geometry,
             cut=cut,
-            images=images_digest(self.digest, part, self.images[part].rows),
+            images=images_digest(self.store.digest, part, self.images[part].rows),
             views=self.views,
             precision=self.study.precision,
             device=device,
             threads=torch.get_num_threads() if device == "cpu" else 0,
             batch=recipe.batch,
-            versions=versions(device, is_jpeg=self.is_jpeg),
+            versions=versions(device, is_jpeg=self.store.kind == "jpeg"),
         )
 
     def find(self, part: Part, cuts: Collection[int], *, log: Log) -> dict[int, CacheEntry]:
@@ -116,7 +113,18 @@ class FeatureSource:
         An entry of a longer list of views begins with the views of a shorter one. One that cannot be read is logged
         and left out.
         """
-        return {cut: entry for cut in cuts if (entry := self._find(self.key(part, cut), log))}
+        entries = {}
+        for cut in cuts:
+            key = self.key(part, cut)
+            for count in COUNTS:
+                if cut not in entries and count >= len(self.views):
+                    try:
+                        views = list_views(count, self._margin)
+                        if entry := cache.find_entry(cache.cache_root(), replace(key, views=views), log):
+                            entries[cut] = entry
+                    except InputError as error:
+                        log(f"cut {cut} of {self.label} is computed: {error}")
+        return entries
 
     def find_or_fill(
         self,
@@ -201,17 +209,6 @@ class FeatureSource:
     def open_feed(self, images: TaskImages, sweep: Sweep) -> Feed:
         """Open the feed whose training batches are `images` in the order of `sweep`."""
         return study_feed(self.study, self.device, self.hw_share, images, images, sweep, {self.mean_of: self.mean})
-
-    def _find(self, key: CacheKey, log: Log) -> CacheEntry | None:
-        for count in COUNTS:
-            if count >= len(self.views):
-                try:
-                    views = list_views(count, self._margin)
-                    if entry := cache.find_entry(cache.cache_root(), replace(key, views=views), log):
-                        return entry
-                except InputError as error:
-                    log(f"cut {key.cut} of {self.label} is computed: {error}")
-        return None
 
     @property
     def _margin(self) -> int:

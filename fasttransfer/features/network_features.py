@@ -24,9 +24,9 @@ from fasttransfer.features.cache_entry import CacheEntry, print_warning
 from fasttransfer.features.feature_source import FeatureSource, Part, training_conditions
 from fasttransfer.features.shards import empty_features
 from fasttransfer.networks import inputs
-from fasttransfer.networks.prefix import DEEPEST, kept_cut
+from fasttransfer.networks.caffenet import DEEPEST, kept_cut
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
-from fasttransfer.pipelines.store import Store
+from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study import images, paths, records
@@ -93,7 +93,14 @@ def of(
     """
     request = open_network(run, network, task=task, data=data, views=views)
     ids = request.ids(part, rows)
-    _need_memory(request, cut, len(ids))
+    _check_cuts([cut])
+    needed, free = request.bytes(cut, len(ids)), machine.free_memory()
+    if free is not None and needed > HOST_SHARE * free:
+        raise InputError(
+            f"features of {len(ids):,} images in {views} views at cut {cut} take {format_bytes(needed)}, "
+            f"{format_bytes(free)} of memory are free: ask for some rows, or take them batch by batch from "
+            "fasttransfer.features.batches"
+        )
     return read_features(request, [cut], part, ids, keep=keep)[cut]
 
 
@@ -181,16 +188,15 @@ def open_network(
         ) from None
     if views not in COUNTS:
         raise InputError(f"views {views}: choose 1 (the centre), 2 (with its mirror) or 10 (corners and centre)")
+    if data is not None and task is not None:
+        raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
+    if (task or cell.target) not in TASKS:
+        raise InputError(f"task {task}: choose A or B")
+    store, where = _open_store(folder, recorded, study, None if data is None else str(data), log)
     if data is not None:
-        if task is not None:
-            raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
-        store, where = _other_store(str(data), study, log)
         task, classes, per_class = Path(where).name, store.classes, None
     else:
-        store, where = _own_store(folder, recorded, study, log), study.data
         task = task or cell.target
-        if task not in TASKS:
-            raise InputError(f"task {task}: choose A or B")
         classes, per_class = tuple(recorded.facts["classes"][task]), study.per_class
     store.require_both_parts(classes)
     geometry = study.recipe.geometry
@@ -205,8 +211,7 @@ def open_network(
         data=where,
         task=task,
         classes=classes,
-        digest=store.digest,
-        is_jpeg=store.kind == "jpeg",
+        store=store,
         images={
             "train": select_task_images(store, store.train, classes, per_class),
             "val": select_task_images(store, store.val, classes),
@@ -228,27 +233,18 @@ def _choose_cell(folder: Path, study: Study, network: str) -> Cell:
     return next((cell for cell in cells if cell.seed == study.seeds[0]), cells[0])
 
 
-def _own_store(folder: Path, recorded: records.StudyResults, study: Study, log: Log) -> Store:
-    """Return the images that the study was trained on, prepared again where the cache has lost them."""
-    store = images.open_store(
-        images.find_source(study.data),
-        study.recipe.geometry.store,
-        kind=recorded.facts["store"]["kind"],
-        bad_images=study.bad_images,
-        log=log,
-    )
-    if store.digest != study.images:
+def _open_store(
+    folder: Path, recorded: records.StudyResults, study: Study, data: str | None, log: Log
+) -> tuple[Store, str]:
+    """Return the store of `data`, else of the study's own images, prepared where it is not, and the images' name."""
+    source, side = images.find_source(study.data if data is None else data), study.recipe.geometry.store
+    kind: Kind = recorded.facts["store"]["kind"] if data is None else "raw"
+    store = images.open_store(source, side, kind=kind, bad_images=study.bad_images, log=log)
+    if data is None and store.digest != study.images:
         raise InputError(
             f"{folder}: {study.data} does not hold the images that the study was trained on any more: put them back, "
             "or name images as data"
         )
-    return store
-
-
-def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
-    source = images.find_source(data)
-    side = study.recipe.geometry.store
-    store = images.open_store(source, side, kind="raw", bad_images=study.bad_images, log=log)
     if store.size != side:
         raise InputError(
             f"{data} holds {store.size} x {store.size} images, the network needs {side}: prepare them again with "
@@ -257,20 +253,8 @@ def _other_store(data: str, study: Study, log: Log) -> tuple[Store, str]:
     return store, source.where
 
 
-def _need_memory(request: FeatureRequest, cut: int, count: int) -> None:
-    """Refuse features that would not fit into memory."""
-    _check_cuts([cut])
-    needed, free = request.bytes(cut, count), machine.free_memory()
-    if free is not None and needed > HOST_SHARE * free:
-        raise InputError(
-            f"features of {count:,} images in {len(request.views)} views at cut {cut} take {format_bytes(needed)}, "
-            f"{format_bytes(free)} of memory are free: ask for some rows, or take them batch by batch from "
-            "fasttransfer.features.batches"
-        )
-
-
 def _check_cuts(cuts: Collection[int]) -> list[int]:
-    """Return the cuts that the cache keeps for `cuts`, after a check of these."""
+    """Return the cuts that the cache keeps for `cuts`, which are checked."""
     for cut in cuts:
         if cut not in CUTS:
             raise InputError(f"cut {cut}: choose among 1 to 7")
@@ -298,10 +282,8 @@ def read_features(
     cache_cuts = _check_cuts(cuts)
     with training_conditions(request.study.threads):
         entries = (request.find_or_fill if keep else request.find)(part, cache_cuts, log=log)
-        values = {}
-        for cut, entry in entries.items():
-            if (x := _read(entry, request, ids, log)) is not None:
-                values[cut] = x
+        read = {cut: _read(entry, request, ids, log) for cut, entry in entries.items()}
+        values = {cut: x for cut, x in read.items() if x is not None}
         values |= _compute(request, part, ids, [cut for cut in cache_cuts if cut not in values])
         if DEEPEST + 1 in cuts:
             values[DEEPEST + 1] = _last_stage(request, values[DEEPEST])
@@ -315,16 +297,12 @@ def read_features(
 
 
 def keep_features(
-    request: FeatureRequest, cuts: Sequence[int], part: Part, *, log: Log = print_warning, progress: Log
+    request: FeatureRequest, cuts: Sequence[int], part: Part, *, log: Log, progress: Log
 ) -> list[CacheEntry]:
     """Put features of all images of a part into the cache, all that are missing in one forward pass.
 
-    Args:
-        cuts: 1 to 7, of which the last needs cut 6.
-        progress: told how far it is.
-
     Returns:
-        The entries, one per cut that is stored.
+        The entries, one per cut that is stored: for cut 7 that of cut 6.
 
     Raises:
         InputError: no such cut; the cache cannot be written, or its disk is full.

@@ -238,13 +238,13 @@ class ShardReader:
             self._reader.read_packed(numbers, mask.data_ptr(), offsets.data_ptr(), values.data_ptr(), packed).wait()
         return packed
 
-    def verify(self, *, batch: int = 256) -> None:
+    def verify(self) -> None:
         """Read everything once.
 
         Raises:
             CorruptFileError: a record is not what was written.
         """
-        order = (range(at, min(at + batch, len(self))) for at in range(0, len(self), batch))
+        order = (range(at, min(at + 256, len(self))) for at in range(0, len(self), 256))
         for _ in self.batches(order, ahead=1):
             pass
 

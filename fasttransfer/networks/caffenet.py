@@ -8,7 +8,7 @@ convolutions 2, 4 and 5 in two groups, pooling that rounds up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from fasttransfer import ops
 from fasttransfer.core import randomness
 from fasttransfer.networks.geometry import LAYER_NAMES, STAGES, Geometry, layer_of
+
+DEEPEST = 6
+"""The last cut that is a function of the view alone: stage 7 begins with a dropout."""
+_ROWS = 64  # stage 6 computes the cuts of frozen prefixes on a multiple of so many images
 
 
 @dataclass(frozen=True)
@@ -193,3 +197,45 @@ def draw_weights(
         weights[f"{name}.weight"] = randomness.normal(key_of(stage), shape) * deviation
         weights[f"{name}.bias"] = torch.full((shape[0],), float(bias))
     return weights
+
+
+def kept_cut(n: int) -> int:
+    """Return the cut that a cell frozen up to cut `n` reads: n, but 6 for n = 7, because stage 7 runs live."""
+    return min(n, DEEPEST)
+
+
+def cut_name(source: str, cut: int) -> str:
+    """Return the name of a cut of a source in a batch, e.g. "A5"."""
+    return f"{source}{cut}"
+
+
+@torch.no_grad()
+def rounded_cuts(net: CaffeNet, images: Tensor, cuts: Iterable[int], batch: int) -> dict[int, Tensor]:
+    """Return cut -> (N, ...) bfloat16 from one forward pass: the features that frozen cells read in a study with views.
+
+    The bits of an image's features must depend neither on its place in the batch nor on the other images. Stages 1 to 5
+    satisfy that for a fixed size of the batch, so they always run on as many images as the recipe says; stage 6 does if
+    each thread's share of the rows is not too small (docs/decisions/views.md). Nothing is rounded between the cuts.
+
+    Args:
+        net: the source network.
+        images: (N, ...), in the form that stage 1 reads, at most `batch`; fewer are padded with zeros.
+        cuts: numbers from 1 to 6.
+        batch: images per pass.
+    """
+    n, x, start = len(images), _pad_rows(images, batch), 0
+    features = {}
+    for cut in sorted(set(cuts)):
+        if cut == DEEPEST:
+            x = _pad_rows(net(x, start=start, stop=cut - 1), -(-batch // _ROWS) * _ROWS)
+            start = cut - 1
+        x = net(x, start=start, stop=cut)
+        features[cut], start = x[:n].to(torch.bfloat16), cut
+    return features
+
+
+def _pad_rows(x: Tensor, rows: int) -> Tensor:
+    """Return `x` with rows of zeros appended up to `rows`."""
+    if len(x) == rows:
+        return x
+    return torch.cat([x, x.new_zeros((rows - len(x), *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)

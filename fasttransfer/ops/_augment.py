@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fasttransfer.ops import native
-
-native.load()
 
 
 def augment(
@@ -112,23 +111,11 @@ def _gather(shards: Sequence[Tensor], rows: Tensor) -> Tensor:
     return images
 
 
-def _fake(
-    shards: Sequence[Tensor],
-    rows: Tensor,
-    mean: Tensor,
-    top: Tensor,
-    left: Tensor,
-    mirror: Tensor,
-    crop: int,
-    block: int,
-    side: int,
-    scale: float,
-    dtype: torch.dtype,
-) -> Tensor:
+def _fake(shards: Sequence[Tensor], rows: Tensor, *look: Any) -> Tensor:
+    *_, block, side, _, dtype = look
     shape = (len(rows), 3 * block * block, side, side)
     return torch.empty(shape, dtype=dtype, device=rows.device, memory_format=torch.channels_last)
 
 
 # The pixels have no gradient.
-torch.library.impl("fasttransfer::augment", "CompositeExplicitAutograd", augment_reference)
-torch.library.register_fake("fasttransfer::augment", _fake)
+native.register("augment", augment_reference, _fake)

@@ -100,5 +100,4 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, gr
     return x.new_empty((x.shape[0], weight.shape[0], *sides)).contiguous(memory_format=torch.channels_last)
 
 
-torch.library.impl("fasttransfer::conv_relu_pool_lrn", "CompositeExplicitAutograd", conv_relu_pool_lrn_reference)
-torch.library.register_fake("fasttransfer::conv_relu_pool_lrn", _fake)
+native.register("conv_relu_pool_lrn", conv_relu_pool_lrn_reference, _fake)

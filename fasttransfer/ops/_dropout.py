@@ -12,8 +12,6 @@ from fasttransfer.ops import native
 
 _WORDS = 2**32  # number of values of a word of the stream
 
-native.load()
-
 
 def dropout(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
     """Return x * mask / (1 - p); mask[i] is 1 where word i of `randomness.words(key, n, at=at)` >= p * 2**32, else 0.
@@ -49,10 +47,6 @@ def dropout_reference(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
     return torch.where(keep, wide * (1.0 / (1.0 - p)), 0.0).to(x.dtype)
 
 
-def _fake(x: Tensor, key: int, at: Tensor, p: float) -> Tensor:
-    return torch.empty_like(x)
-
-
 def _setup_context(ctx: Any, inputs: tuple[Tensor, int, Tensor, float], output: Tensor) -> None:
     _, ctx.key, at, ctx.p = inputs
     ctx.save_for_backward(at)
@@ -63,8 +57,6 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     return torch.ops.fasttransfer.dropout(gradient.contiguous(), ctx.key, at, ctx.p), None, None, None
 
 
-# A native kernel is registered for one device and has precedence over the reference, which is for all. Autocast needs
-# no rule: x keeps its type.
-torch.library.impl("fasttransfer::dropout", "CompositeExplicitAutograd", dropout_reference)
-torch.library.register_fake("fasttransfer::dropout", _fake)
+# Autocast needs no rule: x keeps its type.
+native.register("dropout", dropout_reference, lambda x, *_: torch.empty_like(x))
 torch.library.register_autograd("fasttransfer::dropout", _backward, setup_context=_setup_context)

@@ -18,8 +18,6 @@ from fasttransfer.ops import native
 
 _WORD = 64  # the mask of an image is padded to a multiple of so many elements
 
-native.load()
-
 
 class PackedFeatures(NamedTuple):
     """N images of E elements each, packed.
@@ -152,7 +150,5 @@ def _fake_unpack(mask: Tensor, values: Tensor, offsets: Tensor, rows: Tensor, el
 
 
 # Frozen features have no gradient.
-torch.library.impl("fasttransfer::pack_features", "CompositeExplicitAutograd", pack_reference)
-torch.library.register_fake("fasttransfer::pack_features", _fake_pack)
-torch.library.impl("fasttransfer::unpack_features", "CompositeExplicitAutograd", unpack_reference)
-torch.library.register_fake("fasttransfer::unpack_features", _fake_unpack)
+native.register("pack_features", pack_reference, _fake_pack)
+native.register("unpack_features", unpack_reference, _fake_unpack)

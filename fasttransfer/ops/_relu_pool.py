@@ -14,8 +14,6 @@ from fasttransfer.ops import native
 # The code of a maximum's place in its window is 3 * row + column, or this where the ReLU stops it (csrc/math/pool.h).
 STOPPED = 15
 
-native.load()
-
 
 def relu_pool(x: Tensor, bias: Tensor) -> Tensor:
     """Compute ReLU of x + bias, then 3x3 max pooling with stride 2, the output size rounded up (Caffe's rule).
@@ -143,10 +141,8 @@ def make_backward(operator: str) -> Callable[..., tuple[Tensor | None, Tensor | 
     return backward
 
 
-torch.library.impl("fasttransfer::relu_pool", "CompositeExplicitAutograd", relu_pool_reference)
-torch.library.impl("fasttransfer::relu_pool_backward", "CompositeExplicitAutograd", relu_pool_backward_reference)
-torch.library.register_fake("fasttransfer::relu_pool", _fake)
-torch.library.register_fake("fasttransfer::relu_pool_backward", _fake_backward)
+native.register("relu_pool", relu_pool_reference, _fake)
+native.register("relu_pool_backward", relu_pool_backward_reference, _fake_backward)
 torch.library.register_autograd(
     "fasttransfer::relu_pool", make_backward("relu_pool_backward"), setup_context=save_pooled
 )

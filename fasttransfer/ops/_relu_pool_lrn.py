@@ -22,8 +22,6 @@ LRN_SIZE = 5
 LRN_ALPHA = 1e-4
 LRN_BETA = 0.75
 
-native.load()
-
 
 def relu_pool_lrn(x: Tensor, bias: Tensor) -> Tensor:
     """Compute `relu_pool`, then local response normalisation: p / (1 + alpha / 5 * sum of p^2 over 5 channels)^(3/4).
@@ -87,12 +85,8 @@ def _fake_backward(gradient: Tensor, pooled: Tensor, argmax: Tensor, height: int
     return fake_gradients(gradient, height, width)
 
 
-torch.library.impl("fasttransfer::relu_pool_lrn", "CompositeExplicitAutograd", relu_pool_lrn_reference)
-torch.library.impl(
-    "fasttransfer::relu_pool_lrn_backward", "CompositeExplicitAutograd", relu_pool_lrn_backward_reference
-)
-torch.library.register_fake("fasttransfer::relu_pool_lrn", _fake)
-torch.library.register_fake("fasttransfer::relu_pool_lrn_backward", _fake_backward)
+native.register("relu_pool_lrn", relu_pool_lrn_reference, _fake)
+native.register("relu_pool_lrn_backward", relu_pool_lrn_backward_reference, _fake_backward)
 torch.library.register_autograd(
     "fasttransfer::relu_pool_lrn", make_backward("relu_pool_lrn_backward"), setup_context=save_pooled
 )

@@ -44,10 +44,5 @@ def resize_reference(image_hwc: Tensor, size: int, top: int, left: int, height: 
     return resized[0].permute(1, 2, 0).contiguous()
 
 
-def _fake(image_hwc: Tensor, size: int, top: int, left: int, height: int, width: int) -> Tensor:
-    return image_hwc.new_empty((size, size, 3))
-
-
 # The pixels have no gradient.
-torch.library.impl("fasttransfer::resize", "CompositeExplicitAutograd", resize_reference)
-torch.library.register_fake("fasttransfer::resize", _fake)
+native.register("resize", resize_reference, lambda image_hwc, size, *_: image_hwc.new_empty((size, size, 3)))

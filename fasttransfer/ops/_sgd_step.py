@@ -9,8 +9,6 @@ from torch import Tensor
 
 from fasttransfer.ops import native
 
-native.load()
-
 
 @torch.no_grad()
 def sgd_step(
@@ -95,18 +93,4 @@ def sgd_step_reference(
             copy.copy_(weight)
 
 
-def _fake(
-    weights: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    copies: Sequence[Tensor],
-    lr: Tensor,
-    momentum: float,
-    lr_scale: Sequence[float],
-    decay: Sequence[float],
-) -> None:
-    pass
-
-
-torch.library.impl("fasttransfer::sgd_step", "CompositeExplicitAutograd", sgd_step_reference)
-torch.library.register_fake("fasttransfer::sgd_step", _fake)
+native.register("sgd_step", sgd_step_reference, lambda *_: None)

@@ -109,5 +109,4 @@ def _fake(
     return like(x) if input else x.new_empty(0), like(weight)
 
 
-torch.library.impl("fasttransfer::sparse_conv_backward", "CompositeExplicitAutograd", sparse_conv_backward_reference)
-torch.library.register_fake("fasttransfer::sparse_conv_backward", _fake)
+native.register("sparse_conv_backward", sparse_conv_backward_reference, _fake)

@@ -7,8 +7,10 @@ missing, or is an old build that lacks a kernel, the reference registered beside
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,6 +79,16 @@ _FOREIGN = ("invalid elf header", "wrong elf class", "mach-o", "incompatible arc
 def load() -> bool:
     """Load the libraries that this machine can use, on the first call; return whether they have every operator."""
     return not _load()
+
+
+def register(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Register an operator's reference, which runs where there is no native kernel, and its fake for compilers.
+
+    A native kernel is registered for one device and has precedence over the reference, which is for all.
+    """
+    load()
+    torch.library.impl(f"fasttransfer::{name}", "CompositeExplicitAutograd", reference)
+    torch.library.register_fake(f"fasttransfer::{name}", fake)
 
 
 def why_not() -> str:

@@ -7,7 +7,7 @@ another study, and the cell is trained again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +20,53 @@ from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Evaluation
 from fasttransfer.training.messages import Checked, Ended
+from fasttransfer.training.step import StageTrainer
 
 _VELOCITY = "velocity/"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state of a cell in training, from which it resumes to the bit.
+@dataclass
+class TrainingCell:
+    """A cell in training, with the state from which it resumes to the bit.
 
     Attributes:
         step: steps done; since: those since the last check, over which `loss_sum` runs (float64, no dimensions).
-        weights, velocities: name -> float32, of the trained layers.
         correct: (validation images,) bool, those that the last check got right; (0,) before the first.
     """
 
-    step: int
-    since: int
+    cell: Cell
+    trainee: StageTrainer
     loss_sum: Tensor
-    weights: Mapping[str, Tensor]
-    velocities: Mapping[str, Tensor]
-    evaluations: Sequence[Evaluation]
-    correct: Tensor
+    step: int = 0
+    since: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    correct: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
 
-def save_checkpoint(folder: Path, study: Study, cell: Cell, state: Checkpoint) -> None:
-    """Write the checkpoint of `cell` into the study's folder.
+def save_checkpoint(folder: Path, study: Study, member: TrainingCell) -> None:
+    """Write the checkpoint of a cell into the study's folder.
 
     Raises:
         InputError: the disk is full or not ours to write.
     """
-    velocities = {f"{_VELOCITY}{name}": v for name, v in state.velocities.items()}
-    correct = {"correct": state.correct.to(torch.uint8)} if len(state.correct) else {}
-    about = {"step": state.step, "since": state.since, "evaluations": _plain(state.evaluations)}
-    tensors = {"loss_sum": state.loss_sum, **correct, **state.weights, **velocities}
-    tensor_files.save(paths.checkpoint_file(folder, cell), tensors, _owner(study, cell) | about)
+    velocities = {f"{_VELOCITY}{name}": v for name, v in member.trainee.velocities.items()}
+    correct = {"correct": member.correct.to(torch.uint8)} if len(member.correct) else {}
+    about = {"step": member.step, "since": member.since, "evaluations": _plain(member.evaluations)}
+    tensors = {"loss_sum": member.loss_sum, **correct, **member.trainee.weights, **velocities}
+    tensor_files.save(paths.checkpoint_file(folder, member.cell), tensors, _owner(study, member.cell) | about)
 
 
-def load_checkpoint(folder: Path, study: Study, cell: Cell) -> Checkpoint | None:
-    """Return the checkpoint of `cell`; None where there is no sound one of this study."""
-    if (loaded := _load(paths.checkpoint_file(folder, cell), study, cell)) is None:
-        return None
+def load_checkpoint(folder: Path, study: Study, member: TrainingCell) -> None:
+    """Resume a cell from its checkpoint where there is a sound one of this study."""
+    if (loaded := _load(paths.checkpoint_file(folder, member.cell), study, member.cell)) is None:
+        return
     tensors, about = loaded
-    loss_sum, correct = tensors.pop("loss_sum"), tensors.pop("correct", torch.zeros(0))
-    velocities = {name: t for name, t in tensors.items() if name.startswith(_VELOCITY)}
-    return Checkpoint(
-        about["step"],
-        about["since"],
-        loss_sum,
-        {name: t for name, t in tensors.items() if name not in velocities},
-        {name.removeprefix(_VELOCITY): t for name, t in velocities.items()},
-        _evaluations(about),
-        correct.bool(),
-    )
+    member.trainee.load(tensors)
+    for name, velocity in member.trainee.velocities.items():
+        velocity.copy_(tensors[f"{_VELOCITY}{name}"])
+    member.loss_sum.copy_(tensors["loss_sum"])
+    member.step, member.since, member.evaluations = about["step"], about["since"], list(_evaluations(about))
+    member.correct = tensors.get("correct", member.correct).bool()
 
 
 def save_network(

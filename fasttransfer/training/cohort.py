@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.core.errors import InputError
 from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout
-from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, cut_name, kept_cut, rounded_cuts
 from fasttransfer.pipelines.streams import WHOLE, Feed
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell, by_source, deepest_cuts, frozen_by_source
@@ -30,8 +28,8 @@ from fasttransfer.study.chance import is_at_chance, is_hopeless
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Evaluation
-from fasttransfer.training import cost, cuda_graph
-from fasttransfer.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, save_network
+from fasttransfer.training import cuda_graph
+from fasttransfer.training.checkpoint import TrainingCell, load_checkpoint, save_checkpoint, save_network
 from fasttransfer.training.draws import dropout_keys, init_of, purpose_of, start_weights
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Started
 from fasttransfer.training.step import StageTrainer
@@ -57,24 +55,6 @@ class CohortTask:
     feed: Feed
 
 
-@dataclass
-class TrainingCell:
-    """A cell in training.
-
-    Attributes:
-        step: steps done; since: those since the last check, over which `loss_sum` runs (float64, no dimensions).
-        correct: (validation images,) bool, those that the last check got right; (0,) before the first.
-    """
-
-    cell: Cell
-    trainee: StageTrainer
-    loss_sum: Tensor
-    step: int = 0
-    since: int = 0
-    evaluations: list[Evaluation] = field(default_factory=list)
-    correct: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
-
-
 class OneProcess:
     """This process, which trains a cohort alone. `fasttransfer.training.ddp` has one that shares it with others.
 
@@ -88,18 +68,6 @@ class OneProcess:
     @property
     def is_first(self) -> bool:
         return not self.share.rank
-
-    def require_images(self, study: Study, cell: Cell, validation: int) -> None:
-        """Check that there are no more processes than images in a batch, or validation images.
-
-        Raises:
-            InputError: there are more.
-        """
-        for images, what in ((study.recipe.batch, "a batch"), (validation, "validation")):
-            if images < (ranks := self.share.ranks):
-                raise InputError(
-                    f"{cell.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
-                )
 
     def make_trainer(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
         """Return the trainer of the stages of `net` behind cut `start`."""
@@ -185,7 +153,9 @@ class Cohort:
             stage.to_empty(device=self._device)
         trainee = self._processes.make_trainer(net, start, begin, self._recipe)
         member = TrainingCell(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
-        self._restore(member)
+        if self._processes.is_first:
+            load_checkpoint(self._folder, self._study, member)
+        self._processes.share_state(member)
         return member
 
     def run(
@@ -207,7 +177,7 @@ class Cohort:
             if m.evaluations:
                 on_message(Checked(m.cell, tuple(m.evaluations)))
         saved = reported = time.monotonic()
-        wait, macs = checkpoint_seconds, 0.0
+        wait = checkpoint_seconds
         while members:
             if stop():
                 self._save(members)
@@ -219,21 +189,17 @@ class Cohort:
             active = [m for m in members if m.step == step]
             self.train_step(step, active)
             step += 1
-            cells, sizes = [m.cell for m in active], (self._recipe.geometry, self._target.outputs)
-            macs += self._recipe.batch * cost.cohort_macs(*sizes, cells)
             if step in self._checks:
-                macs += self._target.val_images * cost.validation_macs(*sizes, cells)
                 lost = self._check(step, active, on_message)
                 members = self._members = [m for m in members if m not in lost]
             now = time.monotonic()
             if now - reported > 0.3:
-                on_message(Advanced(step, self._steps, macs))
-                reported, macs = now, 0.0
+                on_message(Advanced(tuple(m.cell for m in members), step, self._steps))
+                reported = now
             if now - saved >= wait and step < self._steps:
                 self._save(members)
                 saved = time.monotonic()
                 wait = max(checkpoint_seconds, 20 * (saved - now))
-        on_message(Advanced(self._steps, self._steps, macs))
         return True
 
     def train_step(self, step: int, active: Sequence[TrainingCell] | None = None) -> None:
@@ -345,24 +311,7 @@ class Cohort:
     def _save(self, members: Sequence[TrainingCell]) -> None:
         if self._processes.is_first:
             for m in members:
-                trainee = m.trainee
-                state = Checkpoint(
-                    m.step, m.since, m.loss_sum, trainee.weights, trainee.velocities, m.evaluations, m.correct
-                )
-                save_checkpoint(self._folder, self._study, m.cell, state)
-
-    @torch.no_grad()
-    def _restore(self, m: TrainingCell) -> None:
-        """Resume the cell from its checkpoint where there is a sound one."""
-        state = load_checkpoint(self._folder, self._study, m.cell) if self._processes.is_first else None
-        if state is not None:
-            m.trainee.load(state.weights)
-            for name, velocity in m.trainee.velocities.items():
-                velocity.copy_(state.velocities[name])
-            m.loss_sum.copy_(state.loss_sum)
-            m.step, m.since = state.step, state.since
-            m.evaluations, m.correct = list(state.evaluations), state.correct
-        self._processes.share_state(m)
+                save_checkpoint(self._folder, self._study, m)
 
     def _finish(self, m: TrainingCell, on_message: Callable[[Message], None]) -> None:
         """Write the network and report that the cell is done, or before the last step that it is stuck."""

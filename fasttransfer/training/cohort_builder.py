@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fasttransfer.features.cohort_features import open_cached_feed
+from fasttransfer.core.errors import InputError
+from fasttransfer.features.cached_feed import open_cached_feed
 from fasttransfer.features.feature_source import FeatureSource
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
@@ -70,12 +71,15 @@ def build_cohort(
     study, first = setting.study, cells[0]
     store = Store.open(setting.store)
     classes = setting.classes[first.target]
-    train, val = (
-        select_task_images(store, store.train, classes, study.per_class),
-        select_task_images(store, store.val, classes),
-    )
+    train = select_task_images(store, store.train, classes, study.per_class)
+    val = select_task_images(store, store.val, classes)
     processes = processes or OneProcess()
-    processes.require_images(study, first, len(val))
+    ranks = processes.share.ranks
+    for images, what in ((study.recipe.batch, "a batch"), (len(val), "validation")):
+        if images < ranks:
+            raise InputError(
+                f"{first.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
+            )
     means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
     stream = replace(image_stream(study, first, len(train)), share=processes.share)
     mine, end = processes.share.of(len(val))
@@ -99,8 +103,7 @@ def build_cohort(
                 data=study.data,
                 task=first.target,
                 classes=classes,
-                digest=store.digest,
-                is_jpeg=store.kind == "jpeg",
+                store=store,
                 images={"train": train, "val": my_val},
                 views=views,
                 device=device,

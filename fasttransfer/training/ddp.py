@@ -8,11 +8,11 @@ that of one process but for rounding. The first process alone prepares images an
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,13 @@ from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.training import grid
-from fasttransfer.training.cohort import Compute, OneProcess, TrainingCell
+from fasttransfer.training.checkpoint import TrainingCell
+from fasttransfer.training.cohort import Compute, OneProcess
 from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.step import StageTrainer
-from fasttransfer.training.workers.schedule import STOPPING
+from fasttransfer.training.workers.schedule import catch_signals
 
 _CHECK_STOP = 16  # steps between two checks whether a process was asked to stop
 # The others wait while the first prepares images. A process that dies is noticed at once, by its connections and by
@@ -69,18 +70,8 @@ def train_bases(
     def wanted(cell: Cell) -> bool:
         return cell.treatment == "base" and cell.target in tasks
 
-    def run(**options: Any) -> bool:
-        return grid.run(
-            choices,
-            out,
-            feeding=feeding,
-            console=console,
-            checkpoint_seconds=checkpoint_seconds,
-            wanted=wanted,
-            show=show,
-            **options,
-        )
-
+    how: dict[str, Any] = {"feeding": feeding, "console": console, "checkpoint_seconds": checkpoint_seconds}
+    run: Callable[..., bool] = partial(grid.run, choices, out, **how, wanted=wanted, show=show)
     layers = LAYERS if choices.layers is None else choices.layers
     if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0]))):
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
@@ -118,13 +109,7 @@ def _lead(share: Share, run: Callable[..., bool]) -> bool:
     """Call `run` in the first process, with every job trained by all."""
     is_training = False
 
-    def together(
-        setting: StudyContext,
-        division: JobPlan,
-        on_message: Callable[[Message], None],
-        *,
-        ended: Callable[[Cell], str | None],
-    ) -> bool:
+    def together(setting: StudyContext, division: JobPlan, on_message: Callable[[Message], None], **_: object) -> bool:
         nonlocal is_training
         for job in division.jobs:
             is_training = True
@@ -175,21 +160,10 @@ def _train(setting: StudyContext, cells: tuple[Cell, ...], share: Share, on_mess
     """Train a network together with the other processes; return False when one of them was asked to stop."""
     study = setting.study
     device = devices.configure_process(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
-    with _explain_loss(), _catch_signals() as stop:
+    # torchrun repeats the signals that a terminal has sent already.
+    with _explain_loss(), catch_signals(interrupts_again=False) as stop:
         cohort = build_cohort(setting, cells, device, processes=Processes(share))
         return cohort.run(on_message, _any_stops(stop), setting.checkpoint_seconds)
-
-
-@contextmanager
-def _catch_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, however often: torchrun repeats what a terminal has sent already."""
-    stop = threading.Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in STOPPING}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _any_stops(stop: threading.Event) -> Callable[[], bool]:

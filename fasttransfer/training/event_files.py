@@ -19,13 +19,19 @@ from fasttransfer.study.records import Evaluation
 Listener = Callable[[Cell, Sequence[Evaluation]], None]
 
 
-def require_tensorboard() -> None:
-    """Check that TensorBoard is installed, before anything is trained.
+def import_writer() -> Any:
+    """Return TensorBoard's writer of event files.
 
     Raises:
         InputError: the package tensorboard is not installed.
     """
-    _import_writer()
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the package tensorboard: install it with pip install 'fasttransfer[tensorboard]'"
+        ) from error
+    return SummaryWriter
 
 
 @contextmanager
@@ -33,11 +39,8 @@ def write_events(folder: Path) -> Iterator[Listener]:
     """Yield a function that writes the checks of a cell to `folder`/tensorboard/<label of the cell>.
 
     A resumed cell reports all its checks again: its events are written anew, so that none is there twice.
-
-    Raises:
-        InputError: the package tensorboard is not installed.
     """
-    make_writer = _import_writer()
+    make_writer = import_writer()
     writers: dict[Cell, Any] = {}
     last: dict[Cell, int] = {}
 
@@ -60,13 +63,3 @@ def write_events(folder: Path) -> Iterator[Listener]:
     finally:
         for writer in writers.values():
             writer.close()
-
-
-def _import_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the package tensorboard: install it with pip install 'fasttransfer[tensorboard]'"
-        ) from error
-    return SummaryWriter

@@ -24,13 +24,13 @@ from fasttransfer.pipelines.views import UNLIMITED
 from fasttransfer.study import paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Choices, Feeding
-from fasttransfer.study.records import Evaluation, Records, StudyResults
+from fasttransfer.study.records import Records, StudyResults
 from fasttransfer.training import cost, event_files, study_setup
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Advanced, Checked, Ended, Message, Noted, Started
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.study_plan import StudyPlan, describe_feed, make_plan, plan_study_jobs, resume_plan
-from fasttransfer.training.workers import Engine, JobRetried, open_workers, require_engine, run_jobs
+from fasttransfer.training.workers import Engine, open_workers, require_engine, run_jobs
 
 Show = Callable[[StudyResults, Sequence[Cell]], None]  # see `run`
 Train = Callable[..., bool]  # trains jobs, as `fasttransfer.training.workers.run_jobs` with its workers
@@ -71,7 +71,7 @@ def run(
         console.print(Text(text), soft_wrap=True)
 
     if tensorboard:
-        event_files.require_tensorboard()
+        event_files.import_writer()  # refuses before anything is written
     require_engine(feeding.engine)
     plan = make_plan(choices, feeding)
     out = out or plan.out
@@ -96,7 +96,7 @@ def run(
             cells = [cell for cell in plan.cells() if wanted(cell)]
             with (
                 Records(paths.records_file(out)) as book,
-                event_files.write_events(out) if tensorboard else nullcontext(_ignore_checks) as on_checks,
+                event_files.write_events(out) if tensorboard else nullcontext(lambda cell, checks: None) as on_checks,
             ):
                 train, val = study_setup.prepare_records(book, plan, store, setting)
                 study_run = _StudyRun(setting, replace(plan, train=train, val=val), book, console, on_checks)
@@ -112,24 +112,17 @@ def run(
     return finished
 
 
-def _ignore_checks(cell: Cell, evaluations: Sequence[Evaluation]) -> None:
-    """Take the place of `event_files.write_events`."""
-
-
 class _StudyRun:
     """One run of a study: has its jobs done, and records and shows what they report."""
 
     def __init__(
-        self,
-        setting: StudyContext,
-        plan: StudyPlan,
-        book: Records,
-        console: Console,
-        on_checks: event_files.Listener,
+        self, setting: StudyContext, plan: StudyPlan, book: Records, console: Console, on_checks: event_files.Listener
     ) -> None:
         self._setting, self._plan, self._book, self._console = setting, plan, book, console
         self._on_checks = on_checks
         self._states = book.read_ended()
+        self._macs: dict[Cell, float] = {}  # of each cell's whole training, with a part of the frozen prefixes
+        self._shares: dict[Cell, float] = {}  # of each cell's training that is done
 
     def train(self, cells: Sequence[Cell], store: Store, engine: Engine, together: Train | None) -> bool:
         """Train `cells` unless they have ended; returns False when interrupted."""
@@ -160,38 +153,36 @@ class _StudyRun:
         return finished
 
     def _train_jobs(self, division: JobPlan, train: Train) -> bool:
+        for job in division.jobs:
+            own = {cell: cost.trained_macs(job.geometry, job.outputs, cell) for cell in job.cells}
+            self._macs |= {cell: job.macs * macs / sum(own.values()) for cell, macs in own.items()}
         if division.waves:
             self._log(f"memory: {division.waves}")
         with Display(self._console, sum(job.macs for job in division.jobs)) as display:
             on_message = partial(self._on_message, display)
             return train(self._setting, division, on_message, ended=self._state)
 
-    def _on_message(self, display: Display, message: Message | JobRetried) -> None:
+    def _on_message(self, display: Display, message: Message) -> None:
         book = self._book
         match message:
-            case Started(cells, step):
+            case Started(cells, step, steps):
                 names = ", ".join(c.name for c in cells[:4])
                 more = f" and {len(cells) - 4} more" if len(cells) > 4 else ""
                 display.doing(f"training {names}{more}")
-                display.skip(self._step_macs(cells) * step)  # a resumed cohort has done these before
-            case Advanced(macs=macs):
-                display.advance(macs)
+                display.skip(self._move_to(step / steps, cells))  # a resumed cohort has done these before
+            case Advanced(cells, step, steps):
+                display.advance(self._move_to(step / steps, cells))
             case Checked(cell, evaluations):
                 book.record_checks((cell, evaluation) for evaluation in evaluations)
                 self._on_checks(cell, evaluations)
             case Ended(cell, state, steps, reason, correct):
                 book.end_cell(cell, state, steps, reason, correct)
                 self._states[cell.seed, cell.name] = state
-                display.skip(self._macs_left(cell, steps))  # a cell that ends early leaves its share undone
+                count = display.advance if state == "done" else display.skip  # else it leaves its share undone
+                count(self._move_to(1.0, [cell]))
                 if reason:
                     book.log_event(reason, cell.label)
                     display.note(f"{cell.name}: {reason}")
-            case JobRetried(text, started, macs):
-                book.log_event(text)
-                display.note(text)
-                display.advance(-macs)
-                if started:
-                    display.skip(-self._step_macs(started.cells) * started.step)
             case Noted(text, stays=True):
                 book.log_event(text)
                 display.note(text)
@@ -203,18 +194,11 @@ class _StudyRun:
         """Return how `cell` ended, see `fasttransfer.study.records.Result`; None where it has not."""
         return self._states.get((cell.seed, cell.name))
 
-    def _step_macs(self, cells: Sequence[Cell]) -> float:
-        """Return the multiply-adds of a training step of `cells` together."""
-        recipe = self._plan.recipe
-        outputs = recipe.outputs_for(cells[0].target, self._plan.classes)
-        return recipe.batch * cost.cohort_macs(recipe.geometry, outputs, cells)
-
-    def _macs_left(self, cell: Cell, steps: int) -> float:
-        """Return the multiply-adds of `cell` after `steps`, without its frozen prefix, which others may share."""
-        recipe = self._plan.recipe
-        outputs = recipe.outputs_for(cell.target, self._plan.classes)
-        left = recipe.steps_for(self._plan.train[cell.target]) - steps
-        return left * recipe.batch * cost.trained_macs(recipe.geometry, outputs, cell)
+    def _move_to(self, share: float, cells: Sequence[Cell]) -> float:
+        """Note the share of their training that `cells` have behind them; return the multiply-adds since the last."""
+        change = sum(self._macs[cell] * (share - self._shares.get(cell, 0.0)) for cell in cells)
+        self._shares |= dict.fromkeys(cells, share)
+        return change
 
     def _log(self, text: str) -> None:
         self._console.print(Text(text), soft_wrap=True)

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +41,7 @@ _FEW = 8  # images of a first, short step
 _IMAGES = 4096  # of the store, that are read at the most
 
 
-@dataclass(frozen=True)
-class JobTimes:
+class JobTimes(NamedTuple):
     """Seconds that one of several workers takes for a job, all of them busy.
 
     Attributes:
@@ -56,8 +55,7 @@ class JobTimes:
     image: float
 
 
-@dataclass(frozen=True)
-class MachineTimes:
+class MachineTimes(NamedTuple):
     """Seconds that one of several workers takes, all of them busy.
 
     Attributes:
@@ -100,15 +98,11 @@ def time_jobs(
     for worker in measured:
         for job, times in worker.jobs.items():
             samples.setdefault(job, []).append(times)
-
-    def mean(times: Sequence[JobTimes]) -> JobTimes:
-        return JobTimes(*(statistics.mean(getattr(t, name) for t in times) for name in ("build", "step", "image")))
-
     return MachineTimes(
         statistics.mean(worker.start for worker in measured),
         statistics.mean(worker.write for worker in measured),
         min(1.0, measured[0].alone),
-        {job: mean(times) for job, times in samples.items()},
+        {job: JobTimes(*map(statistics.mean, zip(*times, strict=True))) for job, times in samples.items()},
     )
 
 
@@ -164,7 +158,7 @@ def _time_all(
 
 def _time_writing(folder: Path, job: TrainingJob) -> float:
     """Return the seconds that writing takes per byte, in a file of a network's size."""
-    network = torch.zeros(cost.weight_count(job.terms.geometry, job.terms.outputs))
+    network = torch.zeros(cost.weight_count(job.geometry, job.outputs))
     begun = time.perf_counter()
     tensor_files.save(folder / "network", {"weights": network}, {})
     return (time.perf_counter() - begun) / network.nbytes
@@ -178,7 +172,7 @@ class _TimedCohort:
     """
 
     def __init__(self, study: Study, job: TrainingJob, store: Store, folder: Path, device: torch.device) -> None:
-        cells, outputs, batch = job.cells, job.terms.outputs, study.recipe.batch
+        cells, outputs, batch = job.cells, job.outputs, study.recipe.batch
         train = _select_images(store.train, outputs, _IMAGES)
         val = _select_images(store.val, outputs, batch)
         means = {cell.mean_of: torch.zeros(store.size, store.size, 3) for cell in cells}

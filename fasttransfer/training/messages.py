@@ -19,11 +19,11 @@ class Started:
 
 @dataclass(frozen=True)
 class Advanced:
-    """The cohort is at `step` of `steps`, after `macs` multiply-adds since its last such message."""
+    """A cohort of `cells` has trained up to `step` of `steps`."""
 
+    cells: tuple[Cell, ...]
     step: int
     steps: int
-    macs: float
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Noted:
-    """A sentence about features: one to record if it `stays`, else one about progress that the next replaces."""
+    """A sentence about features or workers: to record if it `stays`, else about progress, which the next replaces."""
 
     text: str
     stays: bool = True

@@ -14,8 +14,10 @@ from fasttransfer.training import cost, memory_use
 
 
 @dataclass(frozen=True)
-class TargetSizes:
-    """The sizes that the cost of a target's cells depends on.
+class TrainingJob:
+    """Cells of one target and seed that are trained together, and the sizes that their cost depends on.
+
+    `dataclasses.replace(job, cells=...)` is the job of some of them: costs follow from the cells.
 
     Attributes:
         geometry, outputs: of the networks.
@@ -24,23 +26,13 @@ class TargetSizes:
         precision: "fp32" or "bf16".
     """
 
+    cells: tuple[Cell, ...]
     geometry: Geometry
     outputs: int
     batch: int
     steps: int
     validated: int
     precision: str
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Cells of one target and seed that are trained together.
-
-    `dataclasses.replace(job, cells=...)` is the job of some of them: costs follow from the cells.
-    """
-
-    cells: tuple[Cell, ...]
-    terms: TargetSizes
 
     @property
     def needs(self) -> frozenset[Cell]:
@@ -50,23 +42,20 @@ class TrainingJob:
     @property
     def macs(self) -> float:
         """Multiply-adds of the whole training, validations included."""
-        terms = self.terms
-        training = cost.cohort_macs(terms.geometry, terms.outputs, self.cells)
-        validation = cost.validation_macs(terms.geometry, terms.outputs, self.cells)
-        return terms.steps * terms.batch * training + terms.validated * validation
+        training = cost.cohort_macs(self.geometry, self.outputs, self.cells)
+        validation = cost.validation_macs(self.geometry, self.outputs, self.cells)
+        return self.steps * self.batch * training + self.validated * validation
 
     @property
     def bytes(self) -> int:
         """Memory of a worker at its peak, but for the libraries that all workers share."""
-        terms = self.terms
-        sizes = (terms.geometry, terms.outputs, terms.batch, terms.precision)
+        sizes = (self.geometry, self.outputs, self.batch, self.precision)
         return memory_use.OWN + memory_use.cohort_bytes(*sizes, self.cells)
 
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of the checkpoints of all cells: weights and velocities of what they train."""
-        terms = self.terms
-        return sum(8 * cost.weight_count(terms.geometry, terms.outputs, cell.first_trained) for cell in self.cells)
+        return sum(8 * cost.weight_count(self.geometry, self.outputs, cell.first_trained) for cell in self.cells)
 
     @property
     def shape(self) -> TrainingJob:
@@ -129,8 +118,8 @@ def plan_jobs(
         steps = recipe.steps_for(train[task])
         validated = len(recipe.check_steps(steps)) * val[task]
         outputs = recipe.outputs_for(task, classes)
-        terms = TargetSizes(recipe.geometry, outputs, recipe.batch, steps, validated, precision)
-        whole.append((TrainingJob(group, terms), 1 if group[0].treatment == BASE else parts))
+        job = TrainingJob(group, recipe.geometry, outputs, recipe.batch, steps, validated, precision)
+        whole.append((job, 1 if group[0].treatment == BASE else parts))
     jobs = [part for job, count in whole for part in _cut(job, count)]
     waves = ""
     if free is not None and jobs:
@@ -164,13 +153,12 @@ def _count_fitting(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
     for count in range(workers, 0, -1):
         if largest.bytes <= _memory_each(free, count):
             return count
-    terms = largest.terms
-    narrower = ", --precision bf16" if terms.precision == "fp32" else ""
+    narrower = ", --precision bf16" if largest.precision == "fp32" else ""
     needed = (largest.bytes + memory_use.SHARED) / memory_use.SHARE
     raise InputError(
-        f"one network ({terms.geometry.name}, {terms.precision}, batch {terms.batch}) needs {format_bytes(needed)} of "
-        f"memory to train, {format_bytes(free)} are free: choose a smaller --batch{narrower} or end "
-        "what else takes memory"
+        f"one network ({largest.geometry.name}, {largest.precision}, batch {largest.batch}) needs "
+        f"{format_bytes(needed)} of memory to train, {format_bytes(free)} are free: choose a smaller "
+        f"--batch{narrower} or end what else takes memory"
     )
 
 
@@ -185,8 +173,7 @@ def _cut_to_fit(job: TrainingJob, parts: int, room: float) -> list[TrainingJob]:
 
 def _cut(job: TrainingJob, parts: int) -> list[TrainingJob]:
     """Deal the cells of `job` to `parts` jobs of about equal cost: the dearest first, each to the cheapest job."""
-    terms = job.terms
-    costs = [cost.trained_macs(terms.geometry, terms.outputs, cell) for cell in job.cells]
+    costs = [cost.trained_macs(job.geometry, job.outputs, cell) for cell in job.cells]
     shares: list[list[Cell]] = [[] for _ in range(min(parts, len(job.cells)))]
     sums = [0] * len(shares)
     for macs, cell in sorted(zip(costs, job.cells, strict=True), reverse=True):

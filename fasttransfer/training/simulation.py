@@ -14,25 +14,25 @@ JobCost = dict[str, float]
 """One of `PARTS` -> the seconds spent on it."""
 
 PARTS = ("training", "validation", "building", "saving")
+CHECKPOINT_SECONDS = 30.0
+"""Seconds from the start of a job to its first checkpoint, as in `grid.run`."""
 
 
-def job_cost(
-    recipe: Recipe, times: MachineTimes, job: TrainingJob, done: Mapping[Cell, int], checkpoint_seconds: float = 30.0
-) -> JobCost:
+def job_cost(recipe: Recipe, times: MachineTimes, job: TrainingJob, done: Mapping[Cell, int]) -> JobCost:
     """Return the seconds that one of several busy workers takes for `job`.
 
     Args:
         done: steps that a cell's checkpoint has behind it; a cell that is not named starts at 0.
     """
-    terms, timed = job.terms, times.jobs[job.shape]
+    timed = times.jobs[job.shape]
     begun = min(done.get(cell, 0) for cell in job.cells)
-    checks = recipe.check_steps(terms.steps)
-    images = terms.validated / len(checks) * sum(check > begun for check in checks)
-    training = (terms.steps - begun) * timed.step
-    saving = len(job.cells) * 4 * cost.weight_count(terms.geometry, terms.outputs) * times.write
+    checks = recipe.check_steps(job.steps)
+    images = job.validated / len(checks) * sum(check > begun for check in checks)
+    training = (job.steps - begun) * timed.step
+    saving = len(job.cells) * 4 * cost.weight_count(job.geometry, job.outputs) * times.write
     # As `Cohort.run` does it: not too often, and never for more than a twentieth of the time.
     checkpoint = job.checkpoint_bytes * times.write
-    saving += training // max(checkpoint_seconds, 20 * checkpoint) * checkpoint
+    saving += training // max(CHECKPOINT_SECONDS, 20 * checkpoint) * checkpoint
     return {"training": training, "validation": images * timed.image, "building": timed.build, "saving": saving}
 
 

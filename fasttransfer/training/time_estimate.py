@@ -18,7 +18,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import format_bytes, format_duration
 from fasttransfer.core.tables import plain_table
-from fasttransfer.features import worth_keeping
+from fasttransfer.features import cut_timing
 from fasttransfer.pipelines import mean_images, prepare
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import Store, expected_bytes
@@ -36,7 +36,6 @@ from fasttransfer.training.study_plan import StudyPlan, describe_feed, make_plan
 # The report takes as long as so many starts of a process, and so many more per network: both are imports and drawing
 # in Python, which slow down alike on a loaded machine. From one report of 72 networks, 5.4 s.
 _REPORT, _PER_NETWORK = 1.2, 0.004
-_CHECKPOINT_SECONDS = 30.0  # from the start of a job to its first checkpoint, as in `grid.run`
 _SAMPLE = 192  # images that are prepared to see how long one takes
 _FEW = 16  # images that are prepared to see how long the rest takes
 
@@ -48,21 +47,19 @@ class Forecast:
     Attributes:
         seconds: part -> wall seconds, in the order in which they begin.
         division: what is trained together.
-        driver: bytes of the process that the user starts; the workers' are `division.bytes`.
         free: bytes of memory that workers may have; None where the system does not say.
         disk: what -> bytes that will be written; checkpoints are removed again.
     """
 
     seconds: Mapping[str, float]
     division: JobPlan
-    driver: int
     free: int | None
     disk: Mapping[str, int]
 
     @property
     def memory(self) -> int:
         """Bytes of all processes at their peak."""
-        return self.driver + self.division.bytes
+        return memory_use.OWN + self.division.bytes  # of the process that the user starts, and of the workers
 
 
 @dataclass(frozen=True)
@@ -115,14 +112,14 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: C
     Args:
         mode: "auto", "cache" or "live", see `Feeding.features`.
     """
-    views, cuts = plan.choices.views, worth_keeping.cuts_read(cell.n for cell in cells if cell.frozen)
+    views, cuts = plan.choices.views, cut_timing.cuts_read(cell.n for cell in cells if cell.frozen)
     if mode == "live" or not views or not cuts:
         console.print(Text(f"views: {views}; frozen features run live"))
         return
     records = max(views * plan.train[task] + plan.val[task] for task in TASKS)
     sources = {(cell.source, cell.target, cell.seed) for cell in cells if cell.frozen}
     try:
-        rows = worth_keeping.forecast_cuts(
+        rows = cut_timing.forecast_cuts(
             plan.recipe, records, cuts, device=plan.device, precision=plan.precision, threads=plan.threads
         )
     except InputError as error:
@@ -180,41 +177,41 @@ def forecast(plan: StudyPlan, progress: StudyProgress, division: JobPlan, second
     Args:
         seconds: how long each is timed.
     """
-    jobs, recipe, networks = division.jobs, plan.recipe, len(plan.cells())
+    jobs, recipe = division.jobs, plan.recipe
     free = memory_use.free_memory(plan.device, division.workers)
     division = replace(division, workers=min(division.workers, len(jobs)))
     costs: dict[TrainingJob, simulation.JobCost] = {}
-    with _find_images(plan) as images:
+    report = _REPORT + _PER_NETWORK * len(plan.cells())
+    with _find_images(plan) as (store, image_seconds, image_bytes):
         if jobs:
-            times = time_jobs(make_study(plan, ""), jobs, images.store.folder, division.workers, seconds)
+            times = time_jobs(make_study(plan, ""), jobs, store.folder, division.workers, seconds)
             costs = {job: simulation.job_cost(recipe, times, job, progress.steps) for job in jobs}
             bases, copies = simulation.simulate(jobs, costs, division.workers, times.alone, progress.ended)
             took = {
                 "starting": 2 * times.start,  # this process and, beside each other, the workers
-                "images": images.seconds,
+                "images": image_seconds,
                 "bases": bases["training"],
                 "copies": copies["training"],
                 "validation": bases["validation"] + copies["validation"],
                 "building and writing networks": sum(
                     part[what] for part in (bases, copies) for what in ("building", "saving")
                 ),
-                "report": times.start * (_REPORT + _PER_NETWORK * networks),
+                "report": times.start * report,
             }
         else:
             start = time.process_time()  # this process has done little but import what reports import
-            took = {"starting": start, "report": start * (_REPORT + _PER_NETWORK * networks)}
+            took = {"starting": start, "report": start * report}
     # Jobs that end before the first checkpoint write none, and the checkpoints of a job go when it ends.
-    long = sorted(job.checkpoint_bytes for job in costs if sum(costs[job].values()) > _CHECKPOINT_SECONDS)
+    long = sorted(job.checkpoint_bytes for job in costs if sum(costs[job].values()) > simulation.CHECKPOINT_SECONDS)
     network = 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
     return Forecast(
         took,
         division,
-        memory_use.OWN,
         free,
         {
             "weights": network * sum(len(job.cells) for job in jobs),
             "checkpoints while training": sum(long[-division.workers :]),
-            "prepared images": images.bytes,
+            "prepared images": image_bytes,
         },
     )
 
@@ -238,28 +235,17 @@ def read_progress(plan: StudyPlan, out: Path) -> StudyProgress:
     return StudyProgress(frozenset(ended), steps)
 
 
-@dataclass(frozen=True)
-class ImageForecast:
-    """Images to time training with, and the cost of preparing those that are still missing.
-
-    Attributes:
-        store: of all images of the study, or of a few.
-        seconds: until all are prepared and their means known.
-        bytes: that will be written.
-    """
-
-    store: Store
-    seconds: float
-    bytes: int
-
-
 @contextmanager
-def _find_images(plan: StudyPlan) -> Iterator[ImageForecast]:
-    """Find the study's images where they are prepared; else prepare a few, which are removed again."""
-    store = _find_store(plan)
+def _find_images(plan: StudyPlan) -> Iterator[tuple[Store, float, int]]:
+    """Find the study's images where they are prepared; else prepare a few, which are removed again.
+
+    Yields:
+        A store of all images or of a few, to time training with; the seconds until all are prepared and their means
+        known; the bytes that will be written.
+    """
+    found = _find_store(plan)
     with tempfile.TemporaryDirectory(prefix="fasttransfer-") as scratch:
-        images = ImageForecast(store, 0.0, 0) if store else _prepare_sample(plan, Path(scratch))
-        store = images.store
+        store, seconds, bytes_ = (found, 0.0, 0) if found else _prepare_sample(plan, Path(scratch))
         begun = time.perf_counter()
         some = select_task_images(store, store.train, store.classes, max(1, 2 * _SAMPLE // len(store.classes)))
         mean_images.compute_mean_image(some)
@@ -269,7 +255,7 @@ def _find_images(plan: StudyPlan) -> Iterator[ImageForecast]:
             for task in TASKS
             if not mean_images.has_mean_image(store, plan.classes[task], plan.choices.per_class, cache_folder())
         )
-        yield replace(images, seconds=images.seconds + per_image * missing)
+        yield store, seconds + per_image * missing, bytes_
 
 
 def _find_store(plan: StudyPlan) -> Store | None:
@@ -289,8 +275,8 @@ def _find_store(plan: StudyPlan) -> Store | None:
     return None
 
 
-def _prepare_sample(plan: StudyPlan, scratch: Path) -> ImageForecast:
-    """Prepare some of the source's images, and see what all of them will take."""
+def _prepare_sample(plan: StudyPlan, scratch: Path) -> tuple[Store, float, int]:
+    """Return a store of some of the source's images, and the seconds and bytes that all of them will take."""
     side, seconds = plan.recipe.geometry.store, 0.0
     # All of a source is prepared, whatever the study uses of it.
     total = sum(map(sum, plan.images.per_class.values()))
@@ -317,7 +303,7 @@ def _prepare_sample(plan: StudyPlan, scratch: Path) -> ImageForecast:
         took[len(some.train) + len(some.val)] = time.perf_counter() - begun
     (fewer, least), (more, most) = min(took.items()), max(took.items())
     per_image = max(0.0, most - least) / (more - fewer) if more > fewer else most / more
-    return ImageForecast(store, seconds + least + per_image * (total - fewer), written)
+    return store, seconds + least + per_image * (total - fewer), written
 
 
 def _thin_out(listing: Listing, count: int) -> Listing:

@@ -63,9 +63,6 @@ def source_weights(
     weights = {}
     for source, group in by_source(cells).items():
         n, base = max(cell.n for cell in group), group[0].needs
-        weights[source] = _first_layers(read_base(base), n) if base else random_source(study, group[0], outputs, n)
+        read = read_base(base) if base else random_source(study, group[0], outputs, n)
+        weights[source] = {name: w for name, w in read.items() if name.split(".")[0] in LAYER_NAMES[:n]}
     return weights
-
-
-def _first_layers(weights: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
-    return {name: w for name, w in weights.items() if name.split(".")[0] in LAYER_NAMES[:n]}

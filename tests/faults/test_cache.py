@@ -26,7 +26,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cache
 from fasttransfer.features import cache_entry as on_disk
-from fasttransfer.features.cache_entry import EntryInfo, OtherVersionError, RemovedError, UnreadableEntryError
+from fasttransfer.features.cache_entry import EntryInfo, UnreadableEntryError
 from fasttransfer.features.cache_key import FORMAT, CacheKey
 
 pytest.importorskip("fasttransfer.features._shards")
@@ -206,9 +206,9 @@ def test_an_entry_of_another_version_is_refused_and_stays(whole: tuple[Path, Ten
         facts = json.loads(text)
         del facts["checksum"]
         path.write_bytes(on_disk.encode_manifest({**facts, "format": version, "unheard of": True}))
-        with pytest.raises(OtherVersionError, match=rf"\(format {version}, this one reads {FORMAT}\)"):
+        with pytest.raises(UnreadableEntryError, match=rf"\(format {version}, this one reads {FORMAT}\)"):
             cache.find_entry(root, KEY)
-        with pytest.raises(OtherVersionError, match=message), cache.make_entries(root, [(KEY, INFO)], images(10)):
+        with pytest.raises(UnreadableEntryError, match=message), cache.make_entries(root, [(KEY, INFO)], images(10)):
             pass
         lines: list[str] = []
         assert cache.list_entries(root, lines.append) == [] and re.search(message, lines[0])
@@ -232,11 +232,12 @@ def test_an_entry_made_again_is_not_quarantined_for_the_damage_of_its_predecesso
     entry = find(root)
     cache.remove_entry(entry.folder)
     make(root)
-    on_disk.quarantine(entry, CorruptFileError("its record"), pytest.fail)
+    on_disk.quarantine(entry.folder, CorruptFileError("its record"), pytest.fail, entry.checksum)
     assert outcome(root, x) == "read"
-    on_disk.quarantine(find(root), CorruptFileError("its record"), lambda sentence: None)
+    found = find(root)
+    on_disk.quarantine(found.folder, CorruptFileError("its record"), lambda sentence: None, found.checksum)
     assert cache.find_entry(root, KEY) is None
-    on_disk.quarantine(entry, CorruptFileError("its record"), pytest.fail)  # nothing is there
+    on_disk.quarantine(entry.folder, CorruptFileError("its record"), pytest.fail, entry.checksum)  # nothing is there
 
 
 def in_a_child(work: Callable[[], None]) -> int:
@@ -390,7 +391,7 @@ def test_readers_meet_whole_entries_while_others_prune_and_make_them(whole: tupl
         try:
             with entry.open(threads=1, log=wrong.append) as reader:
                 assert is_same(reader.read(range(20)), x)
-        except RemovedError:
+        except UnreadableEntryError:
             return "gone"
         return "whole"
 

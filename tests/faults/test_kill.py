@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
-import torch.multiprocessing as mp
 from studies import quiet, said, same_study, tiny_choices
 from waiting import once_there, wait_until
 
@@ -91,7 +90,7 @@ def met(out: Path, pattern: str, driver: subprocess.Popen[bytes]) -> bool:
 
 
 def kill_worker() -> None:
-    """One that trains: jobs are more than workers when this is called."""
+    """Kill a worker that trains: there are more jobs than workers when this is called."""
     worker = multiprocessing.active_children()[0].pid
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
@@ -118,7 +117,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Choices, Path
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """One for all tests: it takes seconds to start."""
+    """Start one cluster for all tests: it takes seconds."""
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     from fasttransfer.training.workers.ray import _join_cluster
 
@@ -128,7 +127,7 @@ def cluster() -> Iterator[None]:
 
 
 def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path: Path) -> None:
-    """Each in another stage and with other workers, which are gone soon after."""
+    """Kill each driver in another stage and with other workers, which are gone soon after."""
     choices, expected = undisturbed
     out, kills = tmp_path / "run", 0
     for wanted, engine in (("checkpoints/base*", "local"), ("weights/base*", "ray"), ("checkpoints/A*", "local")):
@@ -181,15 +180,13 @@ def test_rays_workers_stop_cleanly(undisturbed: tuple[Choices, Path], tmp_path: 
 
 
 def test_ctrl_c_while_a_worker_starts_does_not_end_it(tmp_path: Path) -> None:
-    """Until it ignores the signals itself it is deaf to them; its parent hears them as before."""
+    """A worker blocks the signals until it ignores them; its parent handles them as before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    context = mp.get_context("spawn")
-    worker = local._WorkerProcess(context, cast(StudyContext, None), 0, context.Event())
-    try:
-        status = Path(f"/proc/{worker.process.pid}/status").read_text()
-    finally:
-        worker.process.kill()
-        worker.end()
+    with closing(local.LocalWorkers(cast(StudyContext, None))) as workers:
+        workers.start_worker()
+        process = workers._workers[0].process
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        process.kill()
     blocked = int(next(line for line in status.splitlines() if line.startswith("SigBlk")).split()[1], 16)
     assert all(blocked >> (each - 1) & 1 for each in (signal.SIGINT, signal.SIGTERM))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before

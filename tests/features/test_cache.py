@@ -11,7 +11,7 @@ import torch
 from entries import INFO, KEY, draw_features, find, images, is_same, key, make
 
 from fasttransfer.features import cache
-from fasttransfer.features.cache_entry import RemovedError
+from fasttransfer.features.cache_entry import UnreadableEntryError
 
 pytest.importorskip("fasttransfer.features._shards")
 
@@ -166,7 +166,7 @@ def test_a_removed_entry_stays_readable_to_its_reader(tmp_path: Path) -> None:
         make(tmp_path)
         assert is_same(reader.read(range(20)), x)
     cache.remove_entry(find(tmp_path).folder)
-    with pytest.raises(RemovedError, match="run the same command again"):
+    with pytest.raises(UnreadableEntryError, match="run the same command again"):
         entry.open()
     entry.count_use()
     assert not entry.folder.exists()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import xxhash
+from entries import is_same
 from torch import Tensor
 
 from fasttransfer.core import files
@@ -43,10 +44,6 @@ def draw_features(n: int, shape: Sequence[int] = SHAPE, share: float = 0.3, seed
 def behind_relu(x: Tensor) -> Tensor:
     """Return features without signs and not too small, which are packed to 12 bits per value."""
     return x.abs() + (x != 0)
-
-
-def is_same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.view(torch.int16), b.view(torch.int16))
 
 
 def write(path: Path, x: Tensor, *, entry: str = ENTRY, position: int = 0, first: int = 0, packed: bool = True) -> Path:
@@ -88,7 +85,7 @@ def test_records_come_back_as_they_were_written(
         assert reader.read(torch.tensor([22, 0, 5, 5]), out) is out
         assert is_same(out, x[[22, 0, 5, 5]])
         assert len(reader.read([])) == 0
-        reader.verify(batch=10)
+        reader.verify()
 
 
 def test_packed_records_take_their_share_of_the_bytes(tmp_path: Path) -> None:
@@ -102,7 +99,7 @@ def test_packed_records_take_their_share_of_the_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 64, 65, 100])
 def test_values_within_a_window_and_at_its_edges(tmp_path: Path, n: int) -> None:
-    """Every pair of upper bytes as the least and the most: their lower bytes are there, whatever they are."""
+    """Try every pair of upper bytes as the least and the most: the lower bytes come back, whatever they are."""
     generator = torch.Generator().manual_seed(n)
     lower = torch.randint(0, 256, (256, n), generator=generator)
     widths = torch.arange(256)[:, None] % 19
@@ -247,7 +244,7 @@ def read_all(path: Path) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["narrow", "packed", "dense"])
 def test_every_flipped_bit_is_found(tmp_path: Path, kind: str) -> None:
-    """Every byte of a small shard, one after another: a read returns what was written or raises."""
+    """Flip a bit of every byte of a small shard: a read returns what was written or raises."""
     x = behind_relu(draw_features(3)) if kind == "narrow" else draw_features(3)
     whole = write(tmp_path / "s", x, packed=kind != "dense").read_bytes()
     used = set(range(HEADER)) | set(range(len(whole) - FOOTER - 3 * PLACE, len(whole)))
@@ -382,7 +379,7 @@ def test_versions_byte_orders_and_kinds(tmp_path: Path) -> None:
 
 
 def test_a_wrong_mask_with_a_right_checksum_is_refused(tmp_path: Path) -> None:
-    """A mistake of the writer would look like that: memory stays safe."""
+    """Memory stays safe if the writer makes a mistake."""
     path = write(tmp_path / "s", draw_features(1))
     whole = bytearray(path.read_bytes())
     index = len(whole) - FOOTER - PLACE
@@ -455,7 +452,7 @@ def test_a_full_device_is_an_error() -> None:
 
 
 def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit on the size of files stands for it: one error, and no file left behind."""
+    """Limit the size of files in place of a full disk: the writer raises one error and leaves no file behind."""
     monkeypatch.setattr(files, "_DISK_ERRNOS", {errno.EFBIG})
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:

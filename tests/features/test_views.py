@@ -17,11 +17,10 @@ from torch import Tensor
 from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
-from fasttransfer.features import cache, feature_source, worth_keeping
-from fasttransfer.features.worth_keeping import CutTiming
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.features import cache, cut_timing, feature_source
+from fasttransfer.features.cut_timing import CutTiming
+from fasttransfer.networks.caffenet import CaffeNet, StepDropout, cut_name, kept_cut, rounded_cuts
 from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
-from fasttransfer.networks.prefix import cut_name, kept_cut, rounded_cuts
 from fasttransfer.pipelines.streams import Stream, Sweep
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study import records
@@ -137,7 +136,7 @@ def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path
 def test_features_do_not_depend_on_the_rest_of_the_batch(
     geometry: object, batch: int, dtype: torch.dtype, threads: int
 ) -> None:
-    """Nor on how full the batch is: a prefix always runs on whole batches."""
+    """They do not depend on how full the batch is either: a prefix always runs on whole batches."""
     assert geometry in (CAFFENET, CAFFENET_MINI)
     net = CaffeNet(geometry, 2, dtype)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
@@ -201,7 +200,7 @@ def test_a_mix_of_cached_and_live_cuts(tmp_path: Path, monkeypatch: pytest.Monke
     cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
     live, _ = train(setting, cells, "live")
     monkeypatch.setattr(
-        worth_keeping, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
+        cut_timing, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
     )
     mixed, lines = train(setting, cells, "auto")
     assert is_same(mixed, live)
@@ -223,7 +222,7 @@ def test_a_stopped_cohort_goes_on_to_the_same_bits_wherever_its_features_come_fr
 
 
 def test_bases_and_fine_tuned_cells_are_trained_on_the_views_too(tmp_path: Path) -> None:
-    """Only the base of a study of one view is trained on centre crops alone."""
+    """A study of one view trains on centre crops alone, one of two views on their mirrors too."""
     one, two = (make_setting(tmp_path / str(views), views=views) for views in (1, 2))
     feed = build_cohort(one, [Cell(0, "A", "transfer+", 2)], CPU)._target.feed
     (shape,) = {batch.images["B"].shape for batch in (feed.train(0), feed.train(1))}
@@ -315,7 +314,7 @@ def test_a_study_of_two_views_reads_the_entries_of_ten(tmp_path: Path) -> None:
 
 
 def test_a_second_study_reads_what_the_first_computed(tmp_path: Path) -> None:
-    """In processes of their own, as a user runs them."""
+    """Train both in worker processes, as a user does."""
     choices = tiny_choices(tmp_path, views=10, layers=(5, 7), treatments=("transfer",), targets=("B",))
     texts, results = [], []
     for out in (tmp_path / "first", tmp_path / "second"):
@@ -340,10 +339,10 @@ def test_cuts_are_kept_by_total_time_and_room_on_the_disk() -> None:
         CutTiming(6, compute=9.0, read=0.1, bytes=10, dense=20),
     ]
     # 1.0 + 0.5 + 0.1, and not 2.0 + 0.5 + 0.1
-    assert worth_keeping.choose_cuts(timings, records=1, room=1e9) == {3, 6}
-    assert worth_keeping.choose_cuts(timings, records=1, room=109) == {6}
-    assert worth_keeping.choose_cuts(timings, records=1, room=0) == frozenset()
-    assert worth_keeping.choose_cuts(timings[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
+    assert cut_timing.choose_cuts(timings, records=1, room=1e9) == {3, 6}
+    assert cut_timing.choose_cuts(timings, records=1, room=109) == {6}
+    assert cut_timing.choose_cuts(timings, records=1, room=0) == frozenset()
+    assert cut_timing.choose_cuts(timings[1:], records=1, room=1e9) == {3, 6}  # 0.6 rather than 3.1
 
 
 def test_auto_keeps_the_cuts_that_are_read_faster(tmp_path: Path) -> None:

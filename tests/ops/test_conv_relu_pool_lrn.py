@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,11 +11,11 @@ from convolutions import Case, by_the_formula
 from devices import DEVICES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run_program
 from torch import Tensor
 
 from fasttransfer.ops._conv_relu_pool_lrn import conv_relu_pool_lrn, conv_relu_pool_lrn_reference
 
-ROOT = Path(__file__).resolve().parents[2]
 TYPES = [torch.float32, torch.bfloat16]
 
 
@@ -252,12 +249,5 @@ int main() {
 
 
 def test_every_tile_of_every_kind_of_processor(tmp_path: Path) -> None:
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    source, program = tmp_path / "tiles.cpp", tmp_path / "tiles"
-    source.write_text(CHECK_TILES)
-    subprocess.run([compiler, "-std=c++20", "-O1", f"-I{ROOT / 'csrc'}", source, "-o", program], check=True)
-    ran = subprocess.run([program], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout
-    assert "portable 2\n" in ran.stdout or "portable 6\n" in ran.stdout
+    output = run_program(tmp_path, CHECK_TILES)
+    assert "portable 2\n" in output or "portable 6\n" in output

@@ -202,7 +202,7 @@ def test_features_in_another_memory_order() -> None:
     "unpack", [torch.ops.fasttransfer.unpack_features, unpack_reference], ids=["native", "reference"]
 )
 def test_what_does_not_belong_together(unpack: Unpack) -> None:
-    """Nothing is read that is not there: neither an image, nor a value, nor bits beyond the last element."""
+    """The operator reads no image, no value and no bit beyond the last element that is not there."""
     x, packed, rows = _fits()
     assert same(unpack(*packed, rows, 100), x)
     mask, values, offsets = packed
@@ -237,7 +237,7 @@ def test_opcheck() -> None:
 
 
 def test_fake_shapes_are_those_of_the_operator() -> None:
-    """Only the number of values depends on data."""
+    """The number of values alone depends on data."""
     x, packed, rows = _fits(130)
     with FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True) as mode:
         fake = torch.ops.fasttransfer.pack_features(mode.from_tensor(x))

@@ -106,7 +106,7 @@ def test_the_size_is_rounded_up(side: int, pooled: int) -> None:
 
 @pytest.mark.parametrize(("device", "dtype"), TYPES_ON)
 def test_special_values(dtype: torch.dtype, device: str) -> None:
-    """Every pair of odd values as the two first pixels of a window, with every odd bias: values and places."""
+    """Pool every pair of special values with every special bias: values and places are the reference's."""
     inf, nan = float("inf"), float("nan")
     top = torch.finfo(dtype).max
     odd = [0.0, -0.0, 1.0, -1.0, inf, -inf, nan, -nan, top, -top, torch.finfo(dtype).smallest_normal / 2, -1e-42]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,15 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from programs import run_program
 from torch import Tensor
 
 from fasttransfer.ops._resize import Box, resize, resize_reference
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def noise(height: int, width: int) -> Tensor:
-    """An image in which half of the values are the least and the most: sums come close to every bound."""
+    """Return an image in which half of the values are 0 or 255, so that sums come close to every bound."""
     random = torch.Generator().manual_seed(height * 70000 + width)
     values = torch.randint(-128, 384, (height, width, 3), generator=random)
     return values.clamp(0, 255).to(torch.uint8)
@@ -230,18 +226,4 @@ int main() {
 
 
 def test_the_passes_of_every_kind_of_processor(tmp_path: Path) -> None:
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    source, program = tmp_path / "rows.cpp", tmp_path / "rows"
-    source.write_text(CHECK_ROWS)
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    plain = [compiler, "-std=c++20", "-O1", f"-I{ROOT / 'csrc'}", source, "-o", program]
-    if subprocess.run([*plain, *sanitizers], capture_output=True).returncode:  # not every compiler brings them
-        subprocess.run(plain, check=True)
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    ran = subprocess.run(
-        [program], capture_output=True, text=True, env=environment | {"ASAN_OPTIONS": "detect_leaks=0"}
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stdout.startswith("portable\n")
+    assert run_program(tmp_path, CHECK_ROWS, sanitized=True).startswith("portable\n")

@@ -1,10 +1,7 @@
-"""The gradients of a convolution by what is not zero of its output's, against float64 and PyTorch's own."""
+"""The gradients of a convolution from the nonzero gradients of its output, against float64 and PyTorch's own."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,12 +10,12 @@ import torch.nn.functional as F
 from convolutions import Case
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run_program
 from torch import Tensor
 
 from fasttransfer import ops
 from fasttransfer.ops import _sparse_conv_backward as module
 
-ROOT = Path(__file__).resolve().parents[2]
 TYPES = [torch.float32, torch.bfloat16]
 
 STAGE_1 = Case(2, 3, 227, 227, 96, 11, stride=4)  # an image is cut into strips
@@ -38,7 +35,7 @@ CASES = [STAGE_1, STAGE_2, STAGE_5, MINI_1, MINI_2, *ODD]
 
 
 def drawn(case: Case, dtype: torch.dtype, density: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:
-    """The output's gradient, of which so much is not zero, x and weight."""
+    """Return the output's gradient, of which a share `density` is not zero, x and weight."""
     x, weight, _ = case.tensors(dtype)
     shape = F.conv2d(x[:1].float(), weight.float(), None, **case.options()).shape
     generator = torch.Generator().manual_seed(1)
@@ -76,13 +73,13 @@ def test_is_as_precise_as_pytorch(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("case", [STAGE_2, MINI_1, *ODD], ids=lambda case: "-".join(map(str, case)))
-def test_however_much_is_not_zero(case: Case, dtype: torch.dtype, density: float) -> None:
+def test_any_share_of_nonzero_gradients(case: Case, dtype: torch.dtype, density: float) -> None:
     assert_as_precise_as_pytorch(case._replace(n=1), dtype, density)
 
 
 @pytest.mark.parametrize("vectors", range(1, 54))
 def test_every_size_of_tile(vectors: int) -> None:
-    """A patch of so many vectors: one tile of each size, two of them, three."""
+    """Compute a patch of `vectors` vectors: one tile of each size, two of them, three."""
     case = Case(2, 16, vectors + 12, 6, 3, 1)
     gradient, x, _ = drawn(case, torch.float32)
     weight = torch.randn(3, 16, vectors, 1).contiguous(memory_format=torch.channels_last)
@@ -111,7 +108,7 @@ def test_any_shape(case: Case, dtype: torch.dtype, density: float) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("case", [MINI_1, MINI_2, ODD[2]], ids=lambda case: "-".join(map(str, case)))
 def test_bits(case: Case, dtype: torch.dtype) -> None:
-    """The same again; those of an image also whatever the threads are and what stands beside it."""
+    """A second call gives the same bits; those of an image depend on neither threads nor the other images."""
     gradient, x, weight = drawn(case._replace(n=5), dtype)
     before = torch.get_num_threads()
     try:
@@ -255,12 +252,5 @@ int main() { return check<float>("float") + check<uint16_t>("bfloat16"); }
 """
 
 
-def test_what_is_not_zero_is_found_on_every_processor(tmp_path: Path) -> None:
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    source, program = tmp_path / "lists.cpp", tmp_path / "lists"
-    source.write_text(CHECK_LISTS)
-    subprocess.run([compiler, "-std=c++20", "-O1", f"-I{ROOT / 'csrc'}", source, "-o", program], check=True)
-    ran = subprocess.run([program], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout
+def test_nonzero_entries_are_found_on_every_processor(tmp_path: Path) -> None:
+    run_program(tmp_path, CHECK_LISTS)

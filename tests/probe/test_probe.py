@@ -72,7 +72,7 @@ def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]
     assert {row["rate"] for row in rows if row["per_class"] == "1" and row["chosen"] == "1"} == {"3.0"}, "the middle"
     assert facts["chance"] == pytest.approx(1 / 3)
     assert facts["study"]["frozen"]["3"][0] == "A3B"
-    assert facts["images"]["store"] == open_network(study, "baseA").digest
+    assert facts["images"]["store"] == open_network(study, "baseA").store.digest
     for line in ("chance 33 %", "Validation images choose nothing.", "Of 1 example none can be held out", "A3B"):
         assert line in said
     # The study's base+ is planned and not trained: nothing is known of its bases, which is said before any number.

@@ -51,7 +51,7 @@ STEPS = 40
 
 
 def two_processes(choices: Choices, out: Path, killed_at: int = STEPS) -> list[subprocess.Popen[bytes]]:
-    """Started as torchrun starts them, without its own process."""
+    """Start two processes as torchrun does, without its own process."""
     script = out.parent / "bases.py"
     script.write_text(SCRIPT)
     with socket.socket() as free:
@@ -71,7 +71,7 @@ def two_processes(choices: Choices, out: Path, killed_at: int = STEPS) -> list[s
 
 @pytest.mark.parametrize("batch", [8, 7])
 def test_parts_make_up_the_batch(batch: int) -> None:
-    """Images, crops and mirrors in the order of one process; nothing twice, nothing left out."""
+    """The parts have the images, crops and mirrors of one process in its order, each once."""
     whole = Stream(1, 2, 30, batch, 3)
     parts = [Stream(1, 2, 30, batch, 3, share=Share(rank, 3)) for rank in range(3)]
     for step in (0, 3, 4, 11):  # the fourth runs on into another epoch
@@ -92,7 +92,7 @@ def test_masks_are_those_of_the_whole_batch() -> None:
 
 
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
-    """By batches that two cannot share evenly; once by the command, once killed on the way. grid goes on from there."""
+    """Two share uneven batches, once undisturbed and once killed on the way; grid goes on from there."""
     changes = {"layers": (2,), "treatments": ("transfer",), "targets": ("A",), "batch": 7, "steps": STEPS}
     choices = tiny_choices(tmp_path, **changes)
     one, two, killed = tmp_path / "one", tmp_path / "two", tmp_path / "killed"
@@ -138,7 +138,9 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_what_cannot_be_shared_or_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_cannot_be_shared_and_missing_gpus_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     only_a = tiny_choices(tmp_path, targets=("A",), treatments=("selffer",))
     with pytest.raises(InputError, match="--task B: the study trains no base on it"):
         ddp.train_bases(only_a, tmp_path / "run", tasks=("B",), console=quiet())

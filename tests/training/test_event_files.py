@@ -23,7 +23,7 @@ CHECKS = tuple(Evaluation(step, None if step == 20 else 2.0, 1.5, 0.1 * step / 1
 
 
 class Writer:
-    """Stands for TensorBoard's: keeps what it is told in a file."""
+    """A stand-in for TensorBoard's writer that writes lines of text."""
 
     def __init__(self, folder: str) -> None:
         Path(folder).mkdir(parents=True)

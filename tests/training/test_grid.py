@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -20,6 +22,8 @@ from fasttransfer.study import records
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Choices
 from fasttransfer.training import grid, memory_use, study_plan, study_setup, time_estimate
+from fasttransfer.training.messages import Advanced, Ended, Message, Started
+from fasttransfer.training.planning import JobPlan
 
 
 def test_the_whole_grid(tmp_path: Path) -> None:
@@ -42,6 +46,31 @@ def test_the_whole_grid(tmp_path: Path) -> None:
         assert (out / "report" / name).stat().st_size > 0
     assert "selffer" in said(console)
     assert "complete after" in said(console)
+
+
+def test_progress_reaches_the_whole_when_cells_resume_are_trained_again_or_end_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = study_plan.make_plan(tiny_choices(tmp_path, layers=(2, 6)))
+    division = study_plan.plan_study_jobs(plan, plan.cells(), 1)
+    display, done = MagicMock(), list[float]()
+    display.__enter__.return_value.advance = display.__enter__.return_value.skip = done.append
+    monkeypatch.setattr(grid, "Display", lambda console, total: display)
+
+    def train(setting: object, division: JobPlan, on_message: Callable[[Message], None], **_: object) -> bool:
+        for job in division.jobs:
+            on_message(Started(job.cells, 3, 12))
+            on_message(Advanced(job.cells, 9, 12))
+            on_message(Started(job.cells, 6, 12))  # its worker was lost
+            for cell in job.cells:
+                on_message(Ended(cell, "stuck" if cell == job.cells[0] else "done", 8))
+        return True
+
+    book = MagicMock(read_ended=dict)
+    run = grid._StudyRun(MagicMock(), plan, book, quiet(), lambda cell, checks: None)
+    assert run._train_jobs(division, train)
+    assert sum(done) == pytest.approx(sum(job.macs for job in division.jobs))
+    assert book.end_cell.call_count == len(plan.cells())
 
 
 def test_the_same_command_again_does_nothing(tmp_path: Path) -> None:
@@ -95,7 +124,7 @@ def test_lost_and_damaged_weights_are_trained_again_to_the_same_bits(tmp_path: P
 
 
 def test_weights_that_were_written_but_not_recorded_count(tmp_path: Path) -> None:
-    """A kill between the last file of a cell and its line in the records."""
+    """The study is killed between the last file of a cell and its row in the records."""
     choices, out = tiny_choices(tmp_path, layers=(3,)), tmp_path / "run"
     grid.run(choices, out, console=quiet())
     expected = records.read_results(out).results
@@ -108,7 +137,7 @@ def test_weights_that_were_written_but_not_recorded_count(tmp_path: Path) -> Non
     assert (out / "weights" / "A3B.s0.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_what_a_killed_writer_left_is_swept_away(tmp_path: Path) -> None:
+def test_temporary_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     choices, out = tiny_choices(tmp_path, layers=(1,), treatments=("selffer",), steps=2), tmp_path / "run"
     assert grid.run(choices, out, console=quiet())
     left = [out / ".study.toml.x.tmp", *(out / name / ".file.x.tmp" for name in ("weights", "checkpoints", "means"))]
@@ -147,7 +176,7 @@ def test_a_base_that_diverges_takes_only_its_copies_with_it(tmp_path: Path) -> N
 
 
 def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
-    """Everything ends early, and the study is complete; what is lost of it is trained again, and nothing else."""
+    """Every cell ends early and the study is complete; a lost network is trained again, and no other."""
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE.replace('init = "he"', 'init = "caffe"').replace("give_up = 1.0", "give_up = 0.5"))
     choices = tiny_choices(tmp_path, recipe=str(recipe), layers=(3,), treatments=("transfer", "selffer+", "random"))
@@ -201,7 +230,7 @@ def test_a_dry_run_lists_every_network_and_writes_nothing(tmp_path: Path) -> Non
     assert not out.exists()
 
 
-def test_how_the_grid_is_cut_into_jobs_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_division_into_jobs_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path, layers=(2, 7))
     for workers in (1, 3):
         monkeypatch.setattr(devices, "count_workers", lambda device, threads, n=workers: n)

@@ -1,4 +1,4 @@
-"""How a grid is cut into jobs: who trains together, what each job costs."""
+"""A grid is divided into jobs: which cells train together, and the cost of each job."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
 from fasttransfer.study.cells import TREATMENTS, Cell, base, study_cells
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import cost, memory_use
-from fasttransfer.training.planning import JobPlan, TargetSizes, TrainingJob, plan_jobs, split_in_half
+from fasttransfer.training.planning import JobPlan, TrainingJob, plan_jobs, split_in_half
 
-TERMS = TargetSizes(CAFFENET_MINI, 16, 32, 320, 3200, "fp32")
+SIZES = (CAFFENET_MINI, 16, 32, 320, 3200, "fp32")
 GB = 10**9
 CLASSES = {"A": ("a", "b"), "B": ("c", "d")}
 
 
 def test_a_job_costs_its_training_and_its_validations() -> None:
-    job = TrainingJob((base("A", 0),), TERMS)
+    job = TrainingJob((base("A", 0),), *SIZES)
     whole = sum(CAFFENET_MINI.macs(16))
     first = CAFFENET_MINI.macs(16)[0]
     assert job.macs == 320 * 32 * (3 * whole - first) + 3200 * whole
@@ -27,7 +27,7 @@ def test_a_job_costs_its_training_and_its_validations() -> None:
 
 def test_halves_are_the_same_cells_at_about_half_of_the_cost() -> None:
     cells = tuple(Cell(0, "B", treatment, n) for treatment in TREATMENTS for n in (1, 4, 7))
-    job = TrainingJob(cells, TERMS)
+    job = TrainingJob(cells, *SIZES)
     one, other = split_in_half(job)
     assert sorted((*one.cells, *other.cells)) == sorted(cells)
     assert one.macs >= other.macs > 0.7 * one.macs
@@ -36,7 +36,7 @@ def test_halves_are_the_same_cells_at_about_half_of_the_cost() -> None:
 
 
 def test_one_cell_has_no_halves() -> None:
-    job = TrainingJob((base("A", 0),), TERMS)
+    job = TrainingJob((base("A", 0),), *SIZES)
     assert split_in_half(job) == (job,)
 
 

@@ -160,7 +160,7 @@ def test_a_network_reads_pixels_or_blocks_of_them() -> None:
 
 
 def test_products_alone_are_those_of_the_network() -> None:
-    """What the step is held against does every convolution and product of the network, and nothing else."""
+    """The reference that benchmarks compare a step with does every convolution and product of the network alone."""
     from torch.utils.flop_counter import FlopCounterMode
 
     run = plain.products_alone(CAFFENET_MINI, OUTPUTS, 2, torch.device("cpu"))

@@ -1,15 +1,13 @@
-"""What --dry-run says: the schedule, what is left of a study, memory; and that none of it is written."""
+"""A dry run estimates schedule, memory and the rest of a study, and writes nothing."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
-from studies import settled, tiny_choices
+from studies import quiet, said, settled, tiny_choices
 
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
@@ -21,55 +19,46 @@ from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import grid, job_times, simulation, study_plan, time_estimate
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.job_times import JobTimes, MachineTimes
-from fasttransfer.training.planning import TargetSizes, TrainingJob
+from fasttransfer.training.planning import TrainingJob
 
-TERMS = TargetSizes(CAFFENET_MINI, 16, 32, 320, 5 * 640, "fp32")
+SIZES = (CAFFENET_MINI, 16, 32, 320, 5 * 640, "fp32")
 MINI = replace(load_recipe("mini"), checks=5)
 
 
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
 def times_of(job: TrainingJob, write: float = 0.0) -> MachineTimes:
-    """A second per step, a hundredth per validation image, ten to build, and half of that for a worker alone."""
+    """Return a second per step, 0.01 per validation image and ten to build, all halved for a worker alone."""
     return MachineTimes(1.0, write, 0.5, {job.shape: JobTimes(10.0, 1.0, 0.01)})
 
 
 def alike(job: TrainingJob) -> simulation.JobCost:
-    """One second each."""
+    """Return a cost of one second."""
     return {"training": 1.0, "validation": 0.0, "building": 0.0, "saving": 0.0}
 
 
 def test_a_job_takes_its_building_its_steps_and_its_validations() -> None:
-    job = TrainingJob((Cell(3, "A", "transfer", 2), Cell(3, "A", "transfer+", 5)), TERMS)
+    job = TrainingJob((Cell(3, "A", "transfer", 2), Cell(3, "A", "transfer+", 5)), *SIZES)
     found = simulation.job_cost(MINI, times_of(job), job, {})
     assert found == {"training": 320, "validation": pytest.approx(5 * 640 * 0.01), "building": 10, "saving": 0}
 
 
 def test_jobs_of_other_seeds_and_targets_have_one_shape_and_others_have_not() -> None:
-    job = TrainingJob((Cell(0, "A", "transfer", 2), base_plus("A", 0)), TERMS)
+    job = TrainingJob((Cell(0, "A", "transfer", 2), base_plus("A", 0)), *SIZES)
     assert job.shape == replace(job, cells=(base_plus("B", 1), Cell(1, "B", "transfer", 2))).shape
     assert job.shape != replace(job, cells=(Cell(0, "A", "selffer", 2), base_plus("A", 0))).shape
-    assert job.shape != replace(job, terms=replace(TERMS, outputs=17)).shape
+    assert job.shape != replace(job, outputs=17).shape
 
 
-def test_of_a_job_that_was_stopped_what_is_left_is_counted() -> None:
+def test_a_stopped_job_costs_the_steps_and_checks_that_are_left() -> None:
     one, other = Cell(0, "B", "transfer", 2), Cell(0, "B", "transfer+", 5)
-    job = TrainingJob((one, other), TERMS)
+    job = TrainingJob((one, other), *SIZES)
     found = simulation.job_cost(MINI, times_of(job), job, {one: 300, other: 100})
     assert found["training"] == 220  # until the one that is behind has ended
     assert found["validation"] == pytest.approx(4 * 640 * 0.01)
 
 
 def test_checkpoints_take_their_share_of_long_trainings() -> None:
-    job = TrainingJob((base("A", 0),), TERMS)
-    short = replace(job, terms=replace(TERMS, steps=20))
+    job = TrainingJob((base("A", 0),), *SIZES)
+    short = replace(job, steps=20)
     brief = simulation.job_cost(MINI, times_of(short, 1e-9), short, {})
     long = simulation.job_cost(MINI, times_of(job, 1e-9), job, {})
     assert long["saving"] > 10 * brief["saving"] > 0
@@ -79,8 +68,8 @@ def test_checkpoints_take_their_share_of_long_trainings() -> None:
 
 @pytest.mark.parametrize(("workers", "seconds"), [(1, (2.0, 3.0)), (2, (1.0, 1.5)), (3, (0.75, 1.0))])
 def test_jobs_wait_for_their_bases_and_a_worker_alone_is_faster(workers: int, seconds: tuple[float, float]) -> None:
-    bases = [TrainingJob((base(task, 0),), TERMS) for task in "AB"]
-    copies = [TrainingJob((Cell(0, "B", "transfer", n),), TERMS) for n in (1, 2, 3)]
+    bases = [TrainingJob((base(task, 0),), *SIZES) for task in "AB"]
+    copies = [TrainingJob((Cell(0, "B", "transfer", n),), *SIZES) for n in (1, 2, 3)]
     jobs = [*bases, *copies]
     pace = 1.0 if workers == 1 else 0.5
     found = simulation.simulate(jobs, {job: alike(job) for job in jobs}, workers, pace, set())
@@ -88,8 +77,8 @@ def test_jobs_wait_for_their_bases_and_a_worker_alone_is_faster(workers: int, se
 
 
 def test_copies_start_as_soon_as_their_own_base_has_ended() -> None:
-    slow, quick = (TrainingJob((base(task, 0),), TERMS) for task in "AB")
-    copy = TrainingJob((Cell(0, "B", "selffer", 3),), TERMS)
+    slow, quick = (TrainingJob((base(task, 0),), *SIZES) for task in "AB")
+    copy = TrainingJob((Cell(0, "B", "selffer", 3),), *SIZES)
     costs: dict[TrainingJob, simulation.JobCost]
     costs = {slow: {"training": 3.0}, quick: {"training": 1.0}, copy: {"training": 2.0}}
     bases, copies = simulation.simulate([slow, quick, copy], costs, 2, 1.0, set())

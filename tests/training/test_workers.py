@@ -1,4 +1,4 @@
-"""Lost workers and short memory cost time only: whatever befalls a job, its cells end with the bits they would have."""
+"""Lost workers and short memory cost time only: the cells of a job end with the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fasttransfer.study.cells import LAYERS, Cell, base
 from fasttransfer.study.configuration import Feeding
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.messages import Ended, Started
-from fasttransfer.training.planning import JobPlan, TargetSizes, TrainingJob, split_in_half
-from fasttransfer.training.workers import JobRetried, WorkerError, require_engine, run_jobs, schedule, worker_loop
+from fasttransfer.training.messages import Ended, Noted, Started
+from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
+from fasttransfer.training.workers import WorkerError, require_engine, run_jobs, schedule, worker_loop
 from fasttransfer.training.workers.local import LocalWorkers
-from fasttransfer.training.workers.worker_loop import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
+from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
 
 CPU = torch.device("cpu")
 CELLS = tuple(Cell(0, "B", t, n) for t, n in (("transfer", 3), ("selffer+", 7), ("random", 6), ("transfer", 7)))
@@ -74,7 +74,7 @@ class Here:
 
 @dataclass
 class Heard:
-    """What a driver hears, and which cells have ended."""
+    """The messages that a driver receives, and the states of cells that have ended."""
 
     messages: list[object] = field(default_factory=list)
     states: dict[Cell, str] = field(default_factory=lambda: {base("A", 0): "done", base("B", 0): "done"})
@@ -90,7 +90,7 @@ class Heard:
 
 @pytest.fixture(scope="module", autouse=True)
 def _threads() -> Iterator[None]:
-    """What is trained here is compared with what workers train, on as many threads."""
+    """Train on one thread, as workers do."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -106,7 +106,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
 
 @pytest.fixture
 def setting(begun: StudyContext, tmp_path: Path) -> StudyContext:
-    """A study's folder with both bases trained."""
+    """Make a study's folder with both bases trained."""
     folder = tmp_path / "run"
     shutil.copytree(begun.folder, folder)
     return replace(begun, folder=folder)
@@ -114,7 +114,7 @@ def setting(begun: StudyContext, tmp_path: Path) -> StudyContext:
 
 def job_of(setting: StudyContext, cells: Sequence[Cell] = CELLS) -> TrainingJob:
     recipe = setting.study.recipe
-    return TrainingJob(tuple(cells), TargetSizes(recipe.geometry, 3, recipe.batch, recipe.steps_for(30), 45, "fp32"))
+    return TrainingJob(tuple(cells), recipe.geometry, 3, recipe.batch, recipe.steps_for(30), 45, "fp32")
 
 
 def expected(setting: StudyContext, cells: Sequence[Cell] = CELLS) -> dict[str, dict[str, torch.Tensor]]:
@@ -138,7 +138,7 @@ def test_a_lost_workers_job_goes_on_from_its_checkpoints(setting: StudyContext) 
     assert [m.step for m in heard.of(Started)] == [0, 4, 7]
     assert [len(job.cells) for job in crew.given] == [4, 4, 4]
     assert crew.hired == 3
-    assert [m.text for m in heard.of(JobRetried)] == [
+    assert [m.text for m in heard.of(Noted)] == [
         f"A3B.s0 and 3 more: worker lost (signal 9), goes on from checkpoints, try {i} of 3" for i in (1, 2)
     ]
 
@@ -150,7 +150,7 @@ def test_a_worker_ended_for_its_memory_is_followed_by_halves(setting: StudyConte
     assert same(trained(setting, CELLS), undisturbed)
     assert [job.cells for job in crew.given] == [CELLS, *(half.cells for half in split_in_half(job_of(setting)))]
     assert [m.step for m in heard.of(Started)] == [0, 5, 5]
-    assert "goes on in 2 parts" in heard.of(JobRetried)[0].text
+    assert "goes on in 2 parts" in heard.of(Noted)[0].text
 
 
 def test_a_job_that_loses_every_worker_is_given_up_with_a_sentence(setting: StudyContext) -> None:
@@ -161,12 +161,12 @@ def test_a_job_that_loses_every_worker_is_given_up_with_a_sentence(setting: Stud
     assert len(list((setting.folder / "checkpoints").iterdir())) == len(CELLS)
 
 
-def test_what_a_lost_worker_wrote_is_not_trained_again(setting: StudyContext) -> None:
+def test_networks_that_a_lost_worker_wrote_are_not_trained_again(setting: StudyContext) -> None:
     undisturbed = expected(setting)
     crew = Here(setting, fates=("untold",))
     heard = done_by(crew, setting, job_of(setting))
     assert len(crew.given) == 1
-    (told,) = heard.of(JobRetried)
+    (told,) = heard.of(Noted)
     assert "worker lost (signal 9)" in told.text
     assert same(trained(setting, CELLS), undisturbed)
 
@@ -189,11 +189,11 @@ def test_a_job_short_of_memory_goes_on_in_halves(setting: StudyContext, monkeypa
     assert sorted(job.cells for job in crew.given if len(job.cells) == 1) == [(cell,) for cell in sorted(CELLS)]
     assert {m.step for m in heard.of(Started)} == {4}
     assert crew.hired == 1
-    assert len(heard.of(JobRetried)) == len(CELLS) - 1  # each time it is cut in two
-    assert all("not enough memory" in m.text for m in heard.of(JobRetried))
+    assert len(heard.of(Noted)) == len(CELLS) - 1  # each time it is cut in two
+    assert all("not enough memory" in m.text for m in heard.of(Noted))
 
 
-def test_a_network_too_large_for_memory_is_told_in_a_sentence(
+def test_a_network_too_large_for_memory_is_an_input_error(
     setting: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cohort, "train_step", lambda *_: np.empty(1 << 50, np.uint8))
@@ -218,7 +218,7 @@ class Tight(LocalWorkers):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process")
 def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one network fits, fourteen of 17 MB and their momenta do not: they are trained in parts.
+    """One network fits, fourteen of 17 MB and their momenta do not: they are trained in parts.
 
     Whatever the first job left in the heap: one takes 100 MB, all of them take 500.
     """
@@ -234,7 +234,7 @@ def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.Mon
         division = JobPlan((job_of(setting, [first]), job_of(setting, cells)), 1, "")
         assert run_jobs(crew, setting, division, heard, ended=heard.states.get)
         assert crew.given > 3
-    assert heard.of(JobRetried) and all("not enough memory" in m.text for m in heard.of(JobRetried))
+    assert heard.of(Noted) and all("not enough memory" in m.text for m in heard.of(Noted))
     assert same(trained(setting, [first, *cells]), undisturbed)
 
 
@@ -243,7 +243,7 @@ def allocate_too_much() -> object:
 
 
 def end_a_recording() -> object:
-    """What a CUDA graph says when memory runs out while it is recorded."""
+    """Raise the error of a CUDA graph that runs out of memory while it is recorded."""
     try:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     finally:
@@ -259,7 +259,7 @@ def end_a_recording() -> object:
         (end_a_recording, "CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )
-def test_what_short_memory_looks_like(
+def test_errors_of_short_memory_are_recognised(
     setting: StudyContext, monkeypatch: pytest.MonkeyPatch, attempt: Callable[[], object], says: str
 ) -> None:
     monkeypatch.setattr(Cohort, "train_step", lambda *_: attempt())
@@ -270,17 +270,11 @@ def test_what_short_memory_looks_like(
 
 
 def test_other_errors_keep_their_sentence_or_their_stack_trace(setting: StudyContext) -> None:
-    def failing(failure: WorkerFailed) -> schedule.WorkerPool:
+    for failure in (InputError("the disk is full"), WorkerError("Traceback")):
         crew = Here(setting)
         crew._said.append((1, failure))
-        return crew
-
-    for failure, kind in (
-        (WorkerFailed("the disk is full", True), InputError),
-        (WorkerFailed("Traceback", False), WorkerError),
-    ):
-        with pytest.raises(kind, match=failure.text):
-            run_jobs(failing(failure), setting, JobPlan((job_of(setting),), 1, ""), Heard(), ended=Heard().states.get)
+        with pytest.raises(type(failure), match=str(failure)):
+            run_jobs(crew, setting, JobPlan((job_of(setting),), 1, ""), Heard(), ended=Heard().states.get)
 
 
 def test_engines_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:

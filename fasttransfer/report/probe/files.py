@@ -71,7 +71,7 @@ def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[st
         "command": command,
         "network": asked.cell.label,
         "task": asked.task,
-        "images": {"data": asked.data, "store": asked.digest},
+        "images": {"data": asked.data, "store": asked.store.digest},
         "classes": list(asked.classes),
         "chance": 1 / len(asked.classes),
         "train_pictures": len(asked.images["train"]),

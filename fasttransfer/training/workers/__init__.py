@@ -13,9 +13,10 @@ from typing import Literal
 from fasttransfer.core.errors import InputError
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.workers.local import LocalWorkers
-from fasttransfer.training.workers.schedule import JobRetried, WorkerError, WorkerPool, run_jobs
+from fasttransfer.training.workers.schedule import WorkerPool, run_jobs
+from fasttransfer.training.workers.worker_loop import WorkerError
 
-__all__ = ["Engine", "JobRetried", "WorkerError", "WorkerPool", "open_workers", "require_engine", "run_jobs"]
+__all__ = ["Engine", "WorkerError", "WorkerPool", "open_workers", "require_engine", "run_jobs"]
 
 Engine = Literal["local", "ray"]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import NamedTuple
 
 from fasttransfer.core import devices
 from fasttransfer.training.cohort_builder import StudyContext
@@ -17,6 +18,11 @@ from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.workers import worker_loop
 from fasttransfer.training.workers.schedule import STOPPING
 from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
+
+
+class _WorkerProcess(NamedTuple):
+    pipe: Connection
+    process: mp.context.SpawnProcess
 
 
 class LocalWorkers:
@@ -35,7 +41,18 @@ class LocalWorkers:
 
     def start_worker(self) -> None:
         number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
-        self._workers[number] = _WorkerProcess(self._context, self._setting, number, self._stop)
+        pipe, theirs = self._context.Pipe()
+        work = self._setting, number, theirs, self._stop
+        process = self._context.Process(target=_work, args=work, name=f"fasttransfer-{number}", daemon=True)
+        # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes get,
+        # would end it with a stack trace and the study with it. Ours are delivered once they are unblocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        self._workers[number] = _WorkerProcess(pipe, process)
 
     def assign_job(self, worker: int, job: TrainingJob) -> None:
         with suppress(OSError):  # a worker that is gone closes its pipe, which `receive` sees
@@ -66,8 +83,12 @@ class LocalWorkers:
         self._stop.set()
 
     def close(self) -> None:
-        for worker in self._workers.values():
-            worker.end()
+        for pipe, process in self._workers.values():
+            pipe.close()  # which ends a worker that waits for a job
+            process.join(timeout=2.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
 def _kills_for_memory() -> int:
@@ -77,32 +98,6 @@ def _kills_for_memory() -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
-class _WorkerProcess:
-    """The driver's handle on one worker process."""
-
-    def __init__(self, context: mp.context.SpawnContext, setting: StudyContext, index: int, stop: object) -> None:
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_work, args=(setting, index, theirs, stop), name=f"fasttransfer-{index}", daemon=True
-        )
-        # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes get,
-        # would end it with a stack trace and the study with it. Ours are delivered once they are unblocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
-
-    def end(self) -> None:
-        """End the process: by itself when it waits for a job, else by force (its files are whole at any time)."""
-        self.pipe.close()
-        self.process.join(timeout=2.0)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
 
 
 def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.Event) -> None:

@@ -27,7 +27,7 @@ from fasttransfer.study.configuration import Study
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.workers import worker_loop
-from fasttransfer.training.workers.worker_loop import WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
+from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
 
 # Ray prints nothing on our console, not even that a worker died: the study reports that itself.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -168,7 +168,7 @@ class _WorkerActor:
                 f"images {setting.store}: keep both on a file system that all machines share (--out, and "
                 "FASTTRANSFER_CACHE for images)"
             )
-            self._messages.put(WorkerFailed(text, is_input_error=True))
+            self._messages.put(InputError(text))
 
     def train(self, job: TrainingJob) -> None:
         study = self._setting.study

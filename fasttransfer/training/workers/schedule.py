@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.study.cells import Cell
 from fasttransfer.training.checkpoint import load_end
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.messages import Advanced, Ended, Message, Started
+from fasttransfer.training.messages import Ended, Message, Noted
 from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
-from fasttransfer.training.workers.worker_loop import OutOfMemory, WorkerFailed, WorkerFree, WorkerLost, WorkerMessage
+from fasttransfer.training.workers.worker_loop import OutOfMemory, WorkerError, WorkerFree, WorkerLost, WorkerMessage
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """The signals that stop a study cleanly."""
@@ -28,25 +29,6 @@ RETRIES = 3
 _NO_SOURCE = {"diverged": "diverged", "stuck": "is stuck"}  # states of a base that leave nothing to copy, in words
 _WAIT = 0.5  # seconds between two looks at whether the user has interrupted
 
-
-class WorkerError(RuntimeError):
-    """A worker failed: its stack trace."""
-
-
-@dataclass(frozen=True)
-class JobRetried:
-    """A job goes on from its checkpoints: `text` says why and how.
-
-    Of what it reported, `started` and the `macs` since are undone, or will be reported again.
-    """
-
-    text: str
-    started: Started | None
-    macs: float
-
-
-JobMessage = Message | JobRetried
-"""What `run_jobs` passes on: the messages of cohorts, and of jobs that are retried."""
 
 EndedState = Callable[[Cell], str | None]
 """Returns how a cell ended, see `fasttransfer.study.records.Result`; None where it has not."""
@@ -58,52 +40,36 @@ class WorkerPool(Protocol):
     @property
     def size(self) -> int:
         """The number of workers that can work at the same time."""
-        ...
 
     def start_worker(self) -> None:
         """Start one more worker, which reports that it is free when it has come up."""
-        ...
 
     def assign_job(self, worker: int, job: TrainingJob) -> None:
         """Have a free worker train `job`."""
-        ...
 
     def receive(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
         """Return what workers have reported, in the order of each; waits for it for `seconds` at the most."""
-        ...
 
     def stop(self) -> None:
         """Have all workers save checkpoints and end their jobs."""
-        ...
 
     def close(self) -> None:
         """End the workers, whatever they are doing: their files are whole at any time."""
-        ...
 
 
 @dataclass
 class _JobState:
-    """The rest of a job: parts that are trained one after another, since they do not fit into memory together.
-
-    `started` and `macs` are what its part in training has reported.
-    """
+    """The rest of a job: parts that are trained one after another, since they do not fit into memory together."""
 
     parts: list[TrainingJob]
     losses: int = 0
-    started: Started | None = None
-    macs: float = 0.0
-
-    def begin(self) -> TrainingJob:
-        """Return the next part, and forget what the one before has reported."""
-        self.started, self.macs = None, 0.0
-        return self.parts[0]
 
 
 def run_jobs(
     pool: WorkerPool,
     setting: StudyContext,
     division: JobPlan,
-    on_message: Callable[[JobMessage], None],
+    on_message: Callable[[Message], None],
     *,
     ended: EndedState,
 ) -> bool:
@@ -126,12 +92,12 @@ def run_jobs(
     idle: list[int] = []
     starting = _JobState([])  # counts the losses of workers without a job
     is_stopping = False
-    with _Interrupts() as interrupts:
+    with catch_signals(interrupts_again=True) as interrupted:
         for _ in range(min(pool.size, division.workers, len(waiting))):
             pool.start_worker()
         while waiting or busy:
             _skip_orphans(waiting, ended, on_message)
-            if interrupts.received and not is_stopping:
+            if interrupted.is_set() and not is_stopping:
                 pool.stop()
                 is_stopping = True
             ready = None if is_stopping else next((j for j in waiting if all(map(ended, j.parts[0].needs))), None)
@@ -140,12 +106,12 @@ def run_jobs(
             if ready is not None and idle:
                 waiting.remove(ready)
                 busy[idle[0]] = ready
-                pool.assign_job(idle.pop(0), ready.begin())
+                pool.assign_job(idle.pop(0), ready.parts[0])
                 continue
             for worker, message in pool.receive(_WAIT):
                 match message:
-                    case WorkerFailed():
-                        raise InputError(message.text) if message.is_input_error else WorkerError(message.text)
+                    case InputError() | WorkerError():
+                        raise message
                     case WorkerFree() | OutOfMemory() | WorkerLost():
                         job = busy.pop(worker, starting)
                         if isinstance(message, WorkerFree):
@@ -161,10 +127,6 @@ def run_jobs(
                         if job.parts:
                             waiting.insert(0, job)
                     case _:
-                        if isinstance(message, Started):
-                            busy[worker].started = message
-                        elif isinstance(message, Advanced):
-                            busy[worker].macs += message.macs
                         on_message(message)
     return all(ended(cell) for job in division.jobs for cell in job.cells)
 
@@ -174,7 +136,7 @@ def _retry(
     failure: OutOfMemory | WorkerLost,
     setting: StudyContext,
     ended: EndedState,
-    on_message: Callable[[JobMessage], None],
+    on_message: Callable[[Message], None],
 ) -> None:
     """Replace the failed part of a job by what is left to do, in halves where memory was short, and report it.
 
@@ -210,7 +172,7 @@ def _retry(
         text = f"{names}: not enough memory ({failure.text}), {how} from checkpoints"
     else:
         text = f"{names}: worker lost ({failure.why}), {how} from checkpoints, try {state.losses} of {RETRIES}"
-    on_message(JobRetried(text, state.started, state.macs))
+    on_message(Noted(text))
     state.parts = [*parts, *state.parts[1:]]
 
 
@@ -219,7 +181,7 @@ def _names(cells: Sequence[Cell]) -> str:
     return f"{cells[0].label}{more}"
 
 
-def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Callable[[JobMessage], None]) -> None:
+def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Callable[[Message], None]) -> None:
     """Skip the cells whose base diverged or is stuck, for they have nothing to copy; the rest of their job stays."""
     for state in list(waiting):
         parts = []
@@ -237,22 +199,24 @@ def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Calla
             waiting.remove(state)
 
 
-class _Interrupts:
-    """Notes the first Ctrl-C or SIGTERM, for a clean stop; a second one is an ordinary KeyboardInterrupt."""
+@contextmanager
+def catch_signals(*, interrupts_again: bool) -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set, for a clean stop.
 
-    def __init__(self) -> None:
-        self.received = False
-        self._before: dict[int, Any] = {}
+    Args:
+        interrupts_again: whether a second signal is an ordinary KeyboardInterrupt.
+    """
+    stop = threading.Event()
 
-    def __enter__(self) -> _Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._handle) for s in STOPPING}
-        return self
+    def note(number: int, frame: object) -> None:
+        stop.set()
+        if interrupts_again:
+            signal.signal(number, signal.default_int_handler)
 
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in STOPPING} if is_main else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        self.received = True
-        signal.signal(number, signal.default_int_handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,10 @@ _OUT_OF_MEMORY = (
 )
 
 
+class WorkerError(RuntimeError):
+    """A worker failed: its stack trace."""
+
+
 @dataclass(frozen=True)
 class WorkerFree:
     """A worker waits for a job: it has come up, ended its last one, or saved that in checkpoints."""
@@ -41,14 +45,6 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True)
-class WorkerFailed:
-    """A worker failed; `text` is a sentence for the user if `is_input_error`, else a stack trace."""
-
-    text: str
-    is_input_error: bool
-
-
-@dataclass(frozen=True)
 class WorkerLost:
     """A worker is gone; `why` in words, and in `memory` whether the system ended it because memory was short."""
 
@@ -56,7 +52,8 @@ class WorkerLost:
     memory: bool = False
 
 
-WorkerMessage = Message | WorkerFree | OutOfMemory | WorkerFailed | WorkerLost
+WorkerMessage = Message | WorkerFree | OutOfMemory | WorkerLost | InputError | WorkerError
+"""What a worker reports; an error is raised in the driver."""
 
 
 def train_job(
@@ -83,27 +80,14 @@ def train_job(
     log(end)
 
 
-def _ending(error: BaseException) -> OutOfMemory | WorkerFailed:
+def _ending(error: BaseException) -> OutOfMemory | InputError | WorkerError:
     """Return what to report of `error`."""
-    for each in _chain(error):
-        if _is_short(each):
-            return OutOfMemory(_first_line(each))
+    cause: BaseException | None = error
+    while cause is not None:  # the error that ends a CUDA graph's recording is not the one about memory
+        text = str(cause)
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError) or any(short in text for short in _OUT_OF_MEMORY):
+            return OutOfMemory((text.strip() or type(cause).__name__).splitlines()[0])
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, InputError):
-        return WorkerFailed(str(error), is_input_error=True)
-    return WorkerFailed("".join(traceback.format_exception(error)), is_input_error=False)
-
-
-def _is_short(error: BaseException) -> bool:
-    """Return whether `error` means that memory is short."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield `error` and its causes: the error that ends a CUDA graph's recording is not the one about memory."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return InputError(str(error))
+    return WorkerError("".join(traceback.format_exception(error)))

@@ -10,33 +10,33 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from fasttransfer.core import machine
+from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors, make_folder
-from fasttransfer.core.progress import format_bytes
+from fasttransfer.core.progress import Log, format_bytes
+from fasttransfer.core.tables import plain_table
 from fasttransfer.features import cache
-from fasttransfer.features.feature_source import training_conditions
+from fasttransfer.features.feature_source import FeatureSource, training_conditions
 from fasttransfer.features.shards import ShardReader, ShardWriter, should_pack
 from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, draw_weights
-from fasttransfer.networks.prefix import kept_cut
+from fasttransfer.networks.caffenet import CaffeNet, draw_weights, kept_cut
 from fasttransfer.pipelines.choose_feed import DISK_SHARE, HOST_SHARE, free_disk
 from fasttransfer.study.recipe import Recipe
 
-IMAGES = 64
-"""Number of images per timed batch."""
+_IMAGES = 64  # per timed batch
 _TIMES = 3
 
 
-@dataclass(frozen=True)
-class CutTiming:
+class CutTiming(NamedTuple):
     """The costs of a cut of one source on this machine.
 
     Attributes:
@@ -52,13 +52,7 @@ class CutTiming:
 
 
 def time_cuts(
-    net: CaffeNet,
-    make_images: Callable[[], Tensor],
-    cuts: Collection[int],
-    root: Path,
-    *,
-    threads: int,
-    records: int = 0,
+    net: CaffeNet, make_images: Callable[[], Tensor], cuts: Collection[int], threads: int, records: int
 ) -> list[CutTiming]:
     """Time computing and reading each of `cuts`, the fastest of three runs.
 
@@ -66,14 +60,13 @@ def time_cuts(
         net: the source.
         make_images: makes a batch as stage 1 reads it; timed as well.
         cuts: 1 to 6.
-        root: the folder of the cache, on whose disk the features are written for a moment.
         threads: that read.
         records: of the future entry. Where it will not stay in memory, reads from the disk itself are timed.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the cache, on whose disk features are written for a moment, cannot be written.
     """
-    make_folder(root)
+    root = make_folder(cache.cache_root())
     x = make_images()
     seconds, n = _fastest(make_images, x.device), len(x)
     timings = []
@@ -104,9 +97,24 @@ def choose_cuts(timings: Iterable[CutTiming], records: int, room: float) -> froz
     return frozenset(timing.cut for timing in timings[min(choices)[1] :])
 
 
-def free_room(root: Path) -> float:
-    """Return the bytes that entries may take on the disk of `root`."""
-    return DISK_SHARE * free_disk(root)
+def cuts_worth_keeping(source: FeatureSource, cuts: Collection[int], log: Log) -> frozenset[int]:
+    """Return those of `cuts` that are worth keeping in the cache; none where it cannot be written, which is logged."""
+    train, study = source.images["train"], source.study
+    records = source.sweep(train).records + len(source.images["val"])
+    few = source.sweep(train, min(_IMAGES, study.recipe.batch))
+    net = source.network(max(cuts))
+    with closing(source.open_feed(train, few)) as feed:
+        try:
+            timings = time_cuts(net, lambda: feed.train(0).images[source.mean_of], cuts, study.threads, records)
+        except InputError as error:
+            log(f"features of {source.label} are not kept but computed live: {error}")
+            return frozenset()
+    return choose_cuts(timings, records, _free_room())
+
+
+def _free_room() -> float:
+    """Return the bytes that entries may take on the disk of the cache."""
+    return DISK_SHARE * free_disk(cache.cache_root())
 
 
 def forecast_cuts(
@@ -123,23 +131,21 @@ def forecast_cuts(
     Raises:
         InputError: the cache cannot be written.
     """
-    geometry, root = recipe.geometry, cache.cache_root()
+    geometry = recipe.geometry
     net = CaffeNet(geometry, 2, inputs.dtype_of(precision))
     net.load(draw_weights(geometry, 2, recipe.init, lambda stage: stage))
     net = net.to(device).requires_grad_(False)
     form = inputs.choose_input_form(geometry, device, precision)
-    shape = min(IMAGES, recipe.batch), 3 * form["block"] ** 2, form["side"], form["side"]
+    shape = min(_IMAGES, recipe.batch), 3 * form["block"] ** 2, form["side"], form["side"]
     with training_conditions(threads):
         images = torch.randn(shape, device=device) * 64 * recipe.scale  # of pixel differences
         images = images.to(form["dtype"]).contiguous(memory_format=torch.channels_last)
-        timings = time_cuts(net, lambda: images, cuts, root, threads=threads, records=records)
-    room = free_room(root)
+        timings = time_cuts(net, lambda: images, cuts, threads, records)
+    room = _free_room()
     choice = choose_cuts(timings, records, room)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("cut")
-    for heading in ("computed", "read", "packed", "on disk"):
-        table.add_column(heading, justify="right")
-    table.add_column("decision")
+    table = plain_table("cut", "computed", "read", "packed", "on disk", "decision")
+    for column in table.columns[1:5]:
+        column.justify = "right"
     for timing in timings:
         size = timing.bytes * records
         table.add_row(
