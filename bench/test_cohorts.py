@@ -23,10 +23,9 @@ from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.files import cache_folder, make_folder
 from fasttransfer.features import cache
-from fasttransfer.networks.caffenet import CaffeNet
+from fasttransfer.networks.caffenet import CaffeNet, rounded_cuts
 from fasttransfer.networks.geometry import GEOMETRIES
 from fasttransfer.networks.inputs import dtype_of
-from fasttransfer.networks.prefix import rounded_cuts
 from fasttransfer.pipelines.prepare import prepare
 from fasttransfer.study.cells import LAYERS, Cell, base
 from fasttransfer.study.configuration import Choices
