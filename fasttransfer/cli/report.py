@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis.pairs import Score
+from fasttransfer.study.records import Score
 
 
 @dataclass(frozen=True)

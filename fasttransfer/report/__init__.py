@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fasttransfer.core.files import make_folder
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis import Comparison, Score
+from fasttransfer.report.analysis.comparison import Comparison
 from fasttransfer.report.table import table
 from fasttransfer.study import paths
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
 
 __all__ = ["table", "write_comparison", "write_paper", "write_report"]
 

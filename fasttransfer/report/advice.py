@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fasttransfer.report.analysis import Advice, Choice, Estimate, class_count, stuck
-from fasttransfer.report.analysis.advice import CHOICES
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.advice import CHOICES, Advice, Choice
+from fasttransfer.report.analysis.chance import class_count, stuck
 from fasttransfer.report.findings import CHEAP
 from fasttransfer.report.numbers import (
     MINUS,
@@ -20,7 +21,7 @@ from fasttransfer.report.numbers import (
     signed,
     some,
 )
-from fasttransfer.report.terminal import grid
+from fasttransfer.report.table import grid
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import StudyResults

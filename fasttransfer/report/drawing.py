@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from fasttransfer.report.analysis import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect, Estimate
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect
 from fasttransfer.report.svg import FAINT, INK, PAPER
 from fasttransfer.study.cells import ALL_TREATMENTS
 from fasttransfer.study.records import Result

@@ -21,29 +21,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.report import drawing
-from fasttransfer.report.analysis import (
-    FROM_BASE,
-    SPECIFICITY,
-    Effect,
-    Estimate,
-    Row,
-    Score,
-    Summary,
-    chance,
-    decompose,
-    pair_scores,
-    runs_by_volume,
-    score_of,
-    summarise,
-    targets_of,
-)
+from fasttransfer.report.analysis.chance import mean_chance
+from fasttransfer.report.analysis.comparison import runs_by_volume
+from fasttransfer.report.analysis.effects import FROM_BASE, SPECIFICITY, Effect, level
+from fasttransfer.report.analysis.noise import Noise
+from fasttransfer.report.analysis.summary import Row, Summary, decompose, summarise, targets_of
 from fasttransfer.report.drawing import PART_STYLES, STYLES, Style, layer_colour
 from fasttransfer.report.filters import first_filters, montage
 from fasttransfer.report.numbers import task_title
 from fasttransfer.report.svg import INK, PAPER, settings
 from fasttransfer.study.cells import BASE, BASE_PLUS
-from fasttransfer.study.records import Result, StudyResults
+from fasttransfer.study.records import Result, Score, StudyResults
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "linestyle": "", "zorder": 4, "clip_on": False}
 _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for only makes the file long
@@ -87,16 +77,15 @@ def differences(
     """
     figure, (ax,) = drawing.panels(1)
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
-    pairs = pair_scores(recorded.results, score)
+    noise = Noise(recorded.results, recorded.facts, score)
     ax.set_title("Difference from the base")
     ax.set_ylabel("points of top-1")
     drawing.zero(ax)
     treatments = [name for name in summary.treatments if not name.startswith("random")]
     means: list[Estimate] = []
     for name in treatments:
-        style = STYLES[name]
-        runs = [(one.n, value) for one in pairs if (value := one[FROM_BASE[name]]) is not None]
-        means += _means(ax, summary.rows, name, style, runs)
+        runs = [(n, value) for (_, _, n), value in noise.values(FROM_BASE[name].contrast).items()]
+        means += _means(ax, summary.rows, name, STYLES[name], runs)
     styles = [STYLES[name] for name in treatments]
     layers = [row.n for row in summary.rows]
     if overlay is not None:
@@ -187,7 +176,7 @@ def volume(studies: Sequence[StudyResults], score: Score = "last", *, keys: bool
         lost = [(k, 100 * value) for k, values in runs.items() for value, is_lost in values if is_lost]
         ax.plot([k for k, _ in lost], [value for _, value in lost], color=style.colour, **_CROSS)
     drawing.logarithmic_axis(ax, {k: _thousands(k) for runs in points.values() for k in runs})
-    levels = [level for study in studies for task in points if (level := chance(study.facts, task)) is not None]
+    levels = [one for study in studies for task in points if (one := mean_chance(study.facts, [task])) is not None]
     if levels:
         drawing.chance(ax, min(levels))
     ax.set_ylim(bottom=0)
@@ -303,10 +292,10 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
     """Draw one panel of `accuracy`: the runs of all `targets` together."""
     results = [result for result in recorded.results if result.target in targets]
     summary = summarise(results, score=score, facts=recorded.facts)
-    pairs = pair_scores(results, score)
+    noise = Noise(results, recorded.facts, score)
     ax.set_title(task_title(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
     ax.set_ylabel("validation top-1, %")
-    bases = [value for r in results if r.treatment == BASE and (value := score_of(r, score)) is not None]
+    bases = [value for r in results if r.treatment == BASE and (value := r.score(score)) is not None]
     values = list(bases)
     if summary.base is not None:
         drawing.across(ax, summary.base.value)
@@ -315,7 +304,8 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
         drawing.across(ax, summary.base_plus.value, STYLES["base+"].colour, **drawing.ACROSS_PLUS)
         values.append(summary.base_plus.value)
     for treatment in summary.treatments:
-        runs = [(one.n, one.top1[treatment]) for one in pairs if treatment in one.top1]
+        tops = noise.values(lambda n, treatment=treatment: level((treatment, n)))  # type: ignore[misc]
+        runs = [(n, value) for (_, _, n), value in tops.items()]
         means = [(row.n, row.top1[treatment].value) for row in summary.rows if treatment in row.top1]
         drawing.line(ax, means, STYLES[treatment], runs)
         values += [value for _, value in runs]
@@ -324,9 +314,9 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
     drawing.nothing(ax, bool(values))
     failed = any(result.state == "diverged" for result in results)
     if failed or not values or min(values) < 0.6 * max(values):  # else all would be crowded at the top
-        level = chance(recorded.facts, targets[0])
-        if level is not None:
-            drawing.chance(ax, level)
+        guess = mean_chance(recorded.facts, targets[:1])
+        if guess is not None:
+            drawing.chance(ax, guess)
         ax.set_ylim(bottom=0)
 
 

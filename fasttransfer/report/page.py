@@ -11,17 +11,8 @@ from markupsafe import Markup
 
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import (
-    BOOST,
-    FROZEN_COST,
-    Decomposition,
-    Score,
-    Summary,
-    decompose,
-    score_of,
-    summarise,
-)
-from fasttransfer.report.analysis.comparison import flatten
+from fasttransfer.report.analysis.effects import BOOST, FROZEN_COST
+from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import BEHIND, STYLES, Style, part_styles, treatment_styles
 from fasttransfer.report.filters import first_filters, smoothness
@@ -31,7 +22,8 @@ from fasttransfer.report.numbers import count, decimals, intervals, points, task
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.configuration import flatten
+from fasttransfer.study.records import Score, StudyResults
 
 
 def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | None = None) -> str:
@@ -106,11 +98,11 @@ def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
 
 
 def _networks(recorded: StudyResults) -> list[dict[str, Any]]:
-    bases = {(r.target, r.seed): score_of(r) for r in recorded.results if r.treatment == BASE}
+    bases = {(r.target, r.seed): r.score("last") for r in recorded.results if r.treatment == BASE}
     rows = []
     for result in recorded.results:
         digits = decimals(recorded.facts, [result.target])
-        base, own = bases.get((result.target, result.seed)), score_of(result)
+        base, own = bases.get((result.target, result.seed)), result.score("last")
         paired = None if base is None or own is None or result.treatment == BASE else own - base
         row = {
             "result": result,
@@ -134,7 +126,7 @@ def _configuration(recorded: StudyResults) -> list[tuple[str, str]]:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     flat = flatten({**recorded.study, "views": describe_views(recorded.study)})
-    return [(name, text(value)) for name, value in flat]
+    return [(name, text(value)) for name, value in flat.items()]
 
 
 def _precision(recorded: StudyResults, summary: Summary) -> str:

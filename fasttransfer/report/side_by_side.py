@@ -10,30 +10,21 @@ from statistics import fmean
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import (
-    FROM_BASE,
-    PARTS,
-    Comparison,
-    Effect,
-    Estimate,
-    Score,
-    Summary,
-    compare,
-    decompose,
-    runs_by_volume,
-    summarise,
-)
-from fasttransfer.report.cautions import cautions
+from fasttransfer.report.analysis.comparison import Comparison, compare, runs_by_volume
+from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
+from fasttransfer.report.analysis.summary import Summary, decompose, summarise
+from fasttransfer.report.cautions import cautions, warnings
 from fasttransfer.report.drawing import STYLES, Style, part_styles, study_styles, treatment_styles
-from fasttransfer.report.findings import findings, warnings
+from fasttransfer.report.findings import findings
 from fasttransfer.report.html_tables import HtmlTable, TableCell, summary_tables
 from fasttransfer.report.numbers import count, networks, per_cent, signed
 from fasttransfer.report.svg import INK
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import Verdict, verdict
 from fasttransfer.study import paper
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
 
 
 @dataclass(frozen=True)

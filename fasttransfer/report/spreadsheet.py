@@ -7,21 +7,14 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.networks.geometry import STAGES
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis import (
-    GAIN,
-    Estimate,
-    Score,
-    chance,
-    class_count,
-    score_of,
-    share_at_chance,
-    stuck,
-    summarise,
-)
+from fasttransfer.report.analysis.chance import class_count, mean_chance, share_at_chance, stuck
+from fasttransfer.report.analysis.effects import GAIN
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.study.cells import BASE
-from fasttransfer.study.records import Result, StudyResults
+from fasttransfer.study.records import Result, Score, StudyResults
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
@@ -53,7 +46,7 @@ def results_csv(recorded: StudyResults) -> bytes:
             **_paired(result, base, "last", ""),
             **_paired(result, base, "best10", "_best10"),
             "classes": classes,
-            "chance": _number(chance(recorded.facts, result.target)),
+            "chance": _number(mean_chance(recorded.facts, [result.target])),
             "share_at_chance": f"{share_at_chance(result, classes):.3f}" if classes and result.evaluations else None,
             "stuck": int(stuck(result, classes)) if classes and result.trained else None,
             "reason": result.reason,
@@ -88,7 +81,7 @@ def _means(recorded: StudyResults, score: Score) -> Iterator[tuple[int, str, Est
 
 
 def _paired(result: Result, base: Result | None, score: Score, suffix: str) -> dict[str, str | None]:
-    own, other = score_of(result, score), score_of(base, score) if base else None
+    own, other = result.score(score), base.score(score) if base else None
     return {
         f"base_top1{suffix}": _number(other),
         f"difference_to_base{suffix}": _number(None if own is None or other is None else own - other),

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import fasttransfer
-from fasttransfer.report.analysis import Score
 from fasttransfer.report.svg import FAINT, INK, inline
+from fasttransfer.study.records import Score
 
 SCORES: dict[Score, str] = {
     "last": "the last validation check",

@@ -23,6 +23,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.study import records
 from fasttransfer.study.cells import RANDOM, Cell
 from fasttransfer.study.chance import LOSS_MARGIN
+from fasttransfer.study.configuration import to_plain
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
@@ -178,7 +179,8 @@ def _recipe(which: Which) -> dict[str, Any]:
     if which == "reduced":  # 200,000 steps from a learning rate of 0.0125, times 0.1 every 64,000
         drops = tuple(64_000 * i / 200_000 for i in (1, 2, 3))
         recipe = dataclasses.replace(recipe, steps=200_000, checks=200, lr=0.0125, lr_drops=drops)
-    return {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
+    recipe_table: dict[str, Any] = to_plain(dataclasses.asdict(recipe))
+    return recipe_table
 
 
 def read_study_or_paper(name: str) -> StudyResults:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.study import paths
@@ -37,6 +37,9 @@ CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
 """
 _VERSION = 1
 BEST_CHECKS = 10
+
+Score = Literal["last", "best10"]
+"""The last validation check, or the mean of the ten best, which the paper plots."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,15 @@ class Result:
             return self.best10
         best = sorted((e.val_top1 for e in self.evaluations), reverse=True)[:BEST_CHECKS]
         return sum(best) / len(best) if best else None
+
+    def score(self, score: Score) -> float | None:
+        """Return the top-1 of a network whose training has ended; None for any other.
+
+        A running network has no score: part of its training against all of its base's would look like a cost.
+        """
+        if not self.trained:
+            return None
+        return self.best10_top1 if score == "best10" else self.last_top1
 
     @property
     def last_loss(self) -> float | None:

@@ -16,7 +16,8 @@ from fasttransfer import cli
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.report.advice import advice_table, sentences
-from fasttransfer.report.analysis import Advice, advise
+from fasttransfer.report.analysis.advice import Advice, advise
+from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.recipe import load_recipe
@@ -49,7 +50,7 @@ def test_the_best_and_the_cheapest_that_cannot_be_told_from_it() -> None:
     study = study_of(seeded(GAINS, 4), recipe=RECIPE)
     advice = advise(study, "B")
     assert named(advice) == (("transfer+", 2), ("transfer", 2))
-    assert advice.noise == "pooled" and advice.convergence is None
+    assert advice.noise == "pooled"
     by_key = {(c.treatment, c.n): c for c in advice.choices}
     assert list(by_key) == [("base", 0), ("transfer", 2), ("transfer", 5), ("transfer+", 2), ("transfer+", 5)]
     far = by_key["transfer", 5].behind  # much cheaper, and far behind
@@ -154,8 +155,8 @@ def test_training_from_scratch_twice_as_long_is_a_choice_with_its_price() -> Non
     assert (longer.treatment, longer.n, longer.frozen) == ("base+", 0, False)
     assert scratch.macs is not None and longer.macs == 2 * scratch.macs and longer.saves == -1.0
     assert advice.best == longer
-    assert longer.difference is not None and advice.convergence is not None
-    assert longer.difference == advice.convergence.gain and not advice.convergence.finished
+    judged = verdict(study_of([*seeded(GAINS, 3), *extra]), target="B")
+    assert judged is not None and longer.difference == judged.gain and judged.is_bad
     unnamed = advise(study_of([*seeded(GAINS, 3), *[replace(r, seed=r.seed) for r in extra]]), "B")
     assert unnamed.cheapest.treatment != "base+" or unnamed.cheapest == unnamed.best
 

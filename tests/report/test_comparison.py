@@ -13,9 +13,10 @@ from tiny_networks import net, study_of
 
 from fasttransfer import cli
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis import PARTS, Line, compare, pooled
-from fasttransfer.report.comparison import comparison_table
+from fasttransfer.report.analysis.comparison import Line, compare, pooled
+from fasttransfer.report.analysis.effects import PARTS
 from fasttransfer.report.side_by_side import comparison_page
+from fasttransfer.report.table import comparison_table
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.study.records import Result, StudyResults

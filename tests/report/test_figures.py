@@ -19,21 +19,14 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import (
-    CO_ADAPTATION,
-    FREEZING,
-    FROZEN_COST,
-    LOST,
-    SPECIFICITY,
-    Score,
-    runs_by_volume,
-    summarise,
-)
+from fasttransfer.report.analysis.comparison import runs_by_volume
+from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, FROZEN_COST, LOST, SPECIFICITY
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.drawing import PART_STYLES, STYLES
 from fasttransfer.report.filters import montage, smoothness
 from fasttransfer.report.svg import inline, pdf, png, svg
 from fasttransfer.study import paper
-from fasttransfer.study.records import Evaluation, StudyResults
+from fasttransfer.study.records import Evaluation, Score, StudyResults
 
 ALL = {
     "accuracy": figures.accuracy,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fasttransfer.report.findings import findings, warnings
+from fasttransfer.report.cautions import warnings
+from fasttransfer.report.findings import findings
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.paper import load_results as published
 from fasttransfer.study.records import Evaluation, Result, StudyResults

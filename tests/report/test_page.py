@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.report import table, write_comparison, write_report
-from fasttransfer.report.analysis import compare
+from fasttransfer.report.analysis.comparison import compare
 from fasttransfer.report.page import page
 from fasttransfer.report.spreadsheet import means_csv, results_csv
 from fasttransfer.study import paper
@@ -172,7 +172,7 @@ def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Stu
 
 def test_tables_hold_the_numbers(study: Callable[..., StudyResults]) -> None:
     """Task B alone, n = 7: the fields of both tables are those of the summary."""
-    from fasttransfer.report.analysis import (
+    from fasttransfer.report.analysis.effects import (
         BOOST,
         CO_ADAPTATION,
         FREEZING,
@@ -180,8 +180,8 @@ def test_tables_hold_the_numbers(study: Callable[..., StudyResults]) -> None:
         FROZEN_COST,
         LOST,
         SPECIFICITY,
-        summarise,
     )
+    from fasttransfer.report.analysis.summary import summarise
     from fasttransfer.report.numbers import cost, per_cent, points, signed
 
     made = study(("B",), (0,))

@@ -13,7 +13,7 @@ from html_reader import check_stands_alone
 
 from fasttransfer import cli
 from fasttransfer.report import write_comparison
-from fasttransfer.report.analysis import compare
+from fasttransfer.report.analysis.comparison import compare
 from fasttransfer.report.side_by_side import comparison_page, paper_page
 from fasttransfer.study import paper
 from fasttransfer.study.records import StudyResults

@@ -8,15 +8,9 @@ from dataclasses import replace
 import pytest
 from tiny_networks import net
 
-from fasttransfer.report.analysis import (
-    budget_of,
-    confounds,
-    recovered,
-    score_of,
-    share_at_chance,
-    stuck,
-    summarise,
-)
+from fasttransfer.report.analysis.chance import budget_of, recovered, share_at_chance, stuck
+from fasttransfer.report.analysis.summary import summarise
+from fasttransfer.report.cautions import confounds
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.chance import is_at_chance, is_hopeless
 from fasttransfer.study.paper import load_results
@@ -129,8 +123,8 @@ def test_a_network_ended_early_is_stuck_and_counts() -> None:
     assert budget_of([ended], "B") is None and budget_of([ended, base], "B") == 100
     (row,) = summarise([base, ended]).rows
     assert row.difference["random"].value == pytest.approx(1 / 16 - 0.7)
-    assert score_of(ended, "best10") == 1 / 16
-    assert score_of(replace(ended, state="skipped", evaluations=())) is None
+    assert ended.score("best10") == 1 / 16
+    assert replace(ended, state="skipped", evaluations=()).score("last") is None
     # As a base it is there, and what is paired with it has a difference.
     as_base = replace(curve([(50, even, 1 / 16)]), state="stuck")
     assert not [told for told in confounds([as_base, net("selffer", 0.1)]) if "missing" in told]

@@ -7,90 +7,10 @@ and seeds are taken of those differences, never the other way round.
 All scores are top-1 on the validation images, in [0, 1]; differences are treatment minus base, same unit.
 """
 
-from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate, t_quantile
-from fasttransfer.report.analysis.advice import Advice, Choice, advise
-from fasttransfer.report.analysis.comparison import Comparison, Line, Volume, compare, pooled, runs_by_volume
-from fasttransfer.report.analysis.confounds import confounds
-from fasttransfer.report.analysis.convergence import GAIN_LIMIT, Convergence, convergence
-from fasttransfer.report.analysis.decomposition import Decomposition, decompose
-from fasttransfer.report.analysis.effects import (
-    BOOST,
-    CO_ADAPTATION,
-    FREEZING,
-    FROM_BASE,
-    FROZEN_COST,
-    GAIN,
-    LOST,
-    PARTS,
-    SPECIFICITY,
-    Contrast,
-    Effect,
-    Key,
-    minus,
-)
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import BOOST, FREEZING, SPECIFICITY, Contrast, Key, minus
 from fasttransfer.report.analysis.noise import Noise
-from fasttransfer.report.analysis.pairs import (
-    PairedScores,
-    Score,
-    chance,
-    class_count,
-    mean_chance,
-    pair_scores,
-    score_of,
-    targets_of,
-)
-from fasttransfer.report.analysis.stuck import STUCK_SHARE, budget_of, recovered, share_at_chance, stuck
-from fasttransfer.report.analysis.summary import Row, Summary, summarise
+from fasttransfer.report.analysis.summary import summarise
 
-__all__ = [
-    "BOOST",
-    "CO_ADAPTATION",
-    "FREEZING",
-    "FROM_BASE",
-    "FROZEN_COST",
-    "GAIN",
-    "GAIN_LIMIT",
-    "LOST",
-    "PARTS",
-    "SPECIFICITY",
-    "STUCK_SHARE",
-    "Advice",
-    "Choice",
-    "Comparison",
-    "Contrast",
-    "Convergence",
-    "Decomposition",
-    "Effect",
-    "Estimate",
-    "Key",
-    "Line",
-    "Noise",
-    "NoiseKind",
-    "PairedScores",
-    "Row",
-    "Score",
-    "Summary",
-    "Volume",
-    "advise",
-    "budget_of",
-    "chance",
-    "class_count",
-    "compare",
-    "confounds",
-    "convergence",
-    "decompose",
-    "difference",
-    "estimate",
-    "mean_chance",
-    "minus",
-    "pair_scores",
-    "pooled",
-    "recovered",
-    "runs_by_volume",
-    "score_of",
-    "share_at_chance",
-    "stuck",
-    "summarise",
-    "t_quantile",
-    "targets_of",
-]
+# What the benchmarks use.
+__all__ = ["BOOST", "FREEZING", "SPECIFICITY", "Contrast", "Estimate", "Key", "Noise", "minus", "summarise"]

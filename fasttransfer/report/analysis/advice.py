@@ -15,13 +15,12 @@ from typing import Any
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate
-from fasttransfer.report.analysis.convergence import Convergence, convergence
+from fasttransfer.report.analysis.chance import class_count
 from fasttransfer.report.analysis.effects import Key, minus
 from fasttransfer.report.analysis.noise import Noise
-from fasttransfer.report.analysis.pairs import Score, class_count
 from fasttransfer.study.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.study.recipe import parse_recipe
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
 from fasttransfer.training import cost
 
 CHOICES = ("transfer", "transfer+")
@@ -71,7 +70,6 @@ class Advice:
             interval; the best itself where distances have none.
         noise: what the intervals of most distances from the best are made of, as in `Estimate.kind`. "images" where
             the study did not record which images per network got right: as if two networks' errors were independent.
-        convergence: whether the target's base had finished learning; None where no base+ was run.
         boost: transfer+ minus selffer+ at the n of the best choice, where that is a transfer+ and the selffer+ was
             run: what is left of its gain at equal training.
     """
@@ -82,7 +80,6 @@ class Advice:
     best: Choice
     cheapest: Choice
     noise: NoiseKind
-    convergence: Convergence | None
     boost: Estimate | None
 
 
@@ -134,8 +131,7 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
     boost = None
     if best.treatment == "transfer+":
         boost = _paired(noise, target, best_key, ("selffer+", best.n), noise.scores(target, best_key))
-    verdict = convergence(recorded.results, recorded.facts, score, target)
-    return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], verdict, boost)
+    return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], boost)
 
 
 def _scores(recorded: StudyResults, noise: Noise, target: str) -> Scores:

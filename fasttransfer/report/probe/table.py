@@ -13,7 +13,7 @@ from fasttransfer.probe.heads import MOMENTUM
 from fasttransfer.probe.sweep import ProbeResults, choose_head
 from fasttransfer.report.numbers import count, half, per_cent, plain
 from fasttransfer.report.probe.beside import StudyReference
-from fasttransfer.report.terminal import grid
+from fasttransfer.report.table import grid
 
 
 def table(probed: ProbeResults, beside: StudyReference) -> RenderableType:
