@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from fasttransfer.pipelines.views import UNLIMITED, describe_views
-from fasttransfer.report.analysis.chance import STUCK_SHARE, budget_of, class_count, recovered, share_at_chance, stuck
 from fasttransfer.report.analysis.effects import FROM_BASE, level
 from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.summary import Summary
 from fasttransfer.report.numbers import count, label, per_cent, points, some
 from fasttransfer.study.cells import BASE, HE, RANDOM
+from fasttransfer.study.chance import STUCK_SHARE, budget_of, class_count, recovered, share_at_chance, stuck
 from fasttransfer.study.records import Result, Score, StudyResults
 
 Half = tuple[str, int]  # target, seed

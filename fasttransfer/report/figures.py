@@ -23,7 +23,6 @@ from matplotlib.ticker import MaxNLocator
 
 from fasttransfer.core.intervals import Estimate
 from fasttransfer.report import drawing
-from fasttransfer.report.analysis.chance import mean_chance
 from fasttransfer.report.analysis.comparison import runs_by_volume
 from fasttransfer.report.analysis.effects import FROM_BASE, SPECIFICITY, Effect, level
 from fasttransfer.report.analysis.noise import Noise
@@ -33,6 +32,7 @@ from fasttransfer.report.filters import first_filters, montage
 from fasttransfer.report.numbers import task_title
 from fasttransfer.report.svg import INK, PAPER, settings
 from fasttransfer.study.cells import BASE, BASE_PLUS
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import Result, Score, StudyResults
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "linestyle": "", "zorder": 4, "clip_on": False}

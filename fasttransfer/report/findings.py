@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.chance import mean_chance
 from fasttransfer.report.analysis.effects import BOOST, SPECIFICITY
 from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.numbers import (
@@ -22,6 +21,7 @@ from fasttransfer.report.numbers import (
     signed,
 )
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import Score, StudyResults
 
 CHEAP = 0.02  # top-1; frozen transfer that costs less is called cheap

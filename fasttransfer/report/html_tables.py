@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.chance import mean_chance
 from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, FROM_BASE, LOST, Effect
 from fasttransfer.report.analysis.summary import Row, Summary, summarise
 from fasttransfer.report.numbers import amount, decimals, half, networks, per_cent, signed, task_title
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import StudyResults
 
 _FROM_BASE = (LOST, CO_ADAPTATION, FROM_BASE["transfer+"])

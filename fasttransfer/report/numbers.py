@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.chance import class_count
 from fasttransfer.report.analysis.effects import Effect
+from fasttransfer.study.chance import class_count
 from fasttransfer.study.records import Result, StudyResults
 
 MINUS = "\N{MINUS SIGN}"

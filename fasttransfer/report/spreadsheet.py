@@ -10,10 +10,10 @@ from typing import Any
 from fasttransfer.core.intervals import Estimate
 from fasttransfer.networks.geometry import STAGES
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis.chance import class_count, mean_chance, share_at_chance, stuck
 from fasttransfer.report.analysis.effects import GAIN
 from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.study.cells import BASE
+from fasttransfer.study.chance import class_count, mean_chance, share_at_chance, stuck
 from fasttransfer.study.records import Result, Score, StudyResults
 
 COLUMNS = (

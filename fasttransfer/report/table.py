@@ -16,7 +16,6 @@ from rich.text import Text
 
 from fasttransfer.core.intervals import Estimate
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis.chance import mean_chance
 from fasttransfer.report.analysis.comparison import Comparison, Line
 from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, Effect
 from fasttransfer.report.analysis.summary import Row, Summary, summarise
@@ -34,6 +33,7 @@ from fasttransfer.report.numbers import (
     some,
 )
 from fasttransfer.report.verdict import verdict
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import Score, StudyResults
 
 _WHICH: dict[Score, str] = {"last": "last check", "best10": "ten best checks"}

@@ -9,7 +9,6 @@ import pytest
 from tiny_networks import net
 
 from fasttransfer.core.intervals import Estimate, difference, estimate, seed_parts, t_quantile
-from fasttransfer.report.analysis.chance import mean_chance
 from fasttransfer.report.analysis.effects import (
     BOOST,
     CO_ADAPTATION,
@@ -22,6 +21,7 @@ from fasttransfer.report.analysis.effects import (
 )
 from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.summary import summarise, targets_of
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
 

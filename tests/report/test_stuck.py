@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 from tiny_networks import net
 
-from fasttransfer.report.analysis.chance import budget_of, recovered, share_at_chance, stuck
 from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.cautions import confounds
 from fasttransfer.study.cells import Cell
-from fasttransfer.study.chance import is_at_chance, is_hopeless
+from fasttransfer.study.chance import budget_of, is_at_chance, is_hopeless, recovered, share_at_chance, stuck
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis.chance import mean_chance
 from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.summary import summarise
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.paper import load_networks, load_results
 from fasttransfer.study.records import StudyResults
 

@@ -14,9 +14,9 @@ from typing import Any
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, difference
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis.chance import class_count, mean_chance, recovered, stuck
 from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
 from fasttransfer.report.analysis.summary import Summary, summarise
+from fasttransfer.study.chance import class_count, mean_chance, recovered, stuck
 from fasttransfer.study.configuration import flatten
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Score, StudyResults
