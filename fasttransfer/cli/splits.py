@@ -25,8 +25,8 @@ class SplitsList:
         from fasttransfer.study import splits
 
         rows = plain_table("--split", "A", "B", "what it is")
-        for known in splits.list_splits():
-            rows.add_row(known.spec, str(known.a), str(known.b), known.about)
+        for row in splits.list_splits():
+            rows.add_row(*map(str, row))
         console.print(rows)
         return 0
 
@@ -50,8 +50,8 @@ class SplitsShow:
 
         split, words = _split_of(self.split, self.data)
         rows = plain_table("task", "label", "class", "words")
-        for member in splits.show(split, words):
-            rows.add_row(member.task, str(member.label), member.name, member.words)
+        for row in splits.show(split, words):
+            rows.add_row(*map(str, row))
         console.print(rows)
         return 0
 
@@ -77,7 +77,7 @@ class SplitsExport:
 
         split, words = _split_of(self.split, self.data)
         if self.validation_list:
-            text = splits.export_validation_list(split.a if self.validation_list == "A" else split.b)
+            text = splits.export_validation_list(split.tasks[self.validation_list])
         else:
             text = splits.export(split, words)
         sys.stdout.write(text)
@@ -98,10 +98,10 @@ class SplitsVerify:
 
         rows = plain_table("half", "published", "found", "")
         checks = splits.verify()
-        for check in checks:
-            rows.add_row(check.half, check.expected, check.actual, "same" if check.is_same else "DIFFERENT")
+        for half, published, found in checks:
+            rows.add_row(half, published, found, "same" if published == found else "DIFFERENT")
         console.print(rows)
-        return 0 if all(check.is_same for check in checks) else 1
+        return 0 if all(published == found for _, published, found in checks) else 1
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from markupsafe import Markup
 
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report import figures
+from fasttransfer.report.analysis.comparison import network_name
 from fasttransfer.report.analysis.effects import BOOST, FROZEN_COST
 from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.cautions import cautions
@@ -34,13 +34,8 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     decomposition = decompose(recorded, summary)
     done = sum(result.trained for result in recorded.results)
-    drawn: dict[str, Any] = {
-        "accuracy": _accuracy(recorded, summary, overlay),
-        "decomposition": _decomposition(recorded, summary, decomposition),
-        "numbers": blocks(recorded, summary) if done else [],
-        "learning": _learning(recorded),
-        "filters": _filters(recorded),
-    }
+    drawn: dict[str, Any] = _draw(recorded, summary, decomposition, overlay)
+    drawn["numbers"] = blocks(recorded, summary) if done else []
     return render(
         "page.html.j2",
         **drawn,
@@ -81,20 +76,16 @@ _SECTIONS = {
 
 
 def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
-    study = recorded.study
-    recipe = study.get("recipe", {})
-    geometry = recipe.get("geometry", {}) if isinstance(recipe, Mapping) else {}
+    study = flatten(recorded.study)
     named = {
         "images": Path(str(study.get("data", ""))).name,
         "split": study.get("split"),
-        "recipe": recipe.get("name") if isinstance(recipe, Mapping) else recipe,
-        "network": geometry.get("name") if isinstance(geometry, Mapping) else geometry,
-        "views": describe_views(study),
+        "recipe": study.get("recipe.name"),
+        "network": network_name(recorded),
+        "views": describe_views(recorded.study),
     }
     line = [f"{what}: {value}" for what, value in named.items() if value]
-    if summary.seeds:
-        line.append(count(len(summary.seeds), "seed"))
-    return line
+    return [*line, count(len(summary.seeds), "seed")] if summary.seeds else line
 
 
 def _networks(recorded: StudyResults) -> list[dict[str, Any]]:
@@ -157,10 +148,8 @@ def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
 
 def _intervals(recorded: StudyResults, summary: Summary) -> str:
     """Return a clause on what the ± of the page are made of; empty where there is none."""
-    estimates = [(*row.difference.values(), row[FROZEN_COST], row[BOOST]) for row in summary.rows]
-    return intervals(
-        [estimate for row in estimates for estimate in row if estimate], recorded.facts.get("seeds_are", "seeds")
-    )
+    estimates = [one for row in summary.rows for one in (*row.difference.values(), row[FROZEN_COST], row[BOOST]) if one]
+    return intervals(estimates, recorded.facts.get("seeds_are", "seeds"))
 
 
 def _smoothness(recorded: StudyResults) -> list[str]:
@@ -189,43 +178,31 @@ def _overlaid(overlay: StudyResults | None) -> str:
     )
 
 
-def _accuracy(recorded: StudyResults, summary: Summary, overlay: StudyResults | None) -> list[Markup]:
-    if summary.base is None and not any(row.top1 for row in summary.rows):
-        return []
-    drawn = []
-    for target in summary.targets:
-        figure = figures.accuracy(recorded, summary.score, target=target, keys=False)
-        drawn.append(element(figure, f"top1-{target}", f"Top-1 against n on task {target}"))
-    if summary.rows:
-        figure = figures.differences(recorded, summary.score, overlay=overlay, keys=False)
-        drawn.append(element(figure, "differences", "Difference of top-1 from the base against n"))
-    return drawn
-
-
-def _decomposition(recorded: StudyResults, summary: Summary, parts: Decomposition) -> list[Markup]:
-    if not parts.complete:
-        return []
-    targets: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
-    drawn = []
-    for target in targets:
-        figure = figures.decomposition(recorded, summary.score, target=target, keys=False)
-        where = f"task {target}" if target else "mean"
-        label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
-        drawn.append(element(figure, f"parts-{target or 'mean'}", label))
-    return drawn
-
-
-def _learning(recorded: StudyResults) -> list[Markup]:
-    drawn = []
+def _draw(
+    recorded: StudyResults, summary: Summary, parts: Decomposition, overlay: StudyResults | None
+) -> dict[str, list[Markup]]:
+    """Return section -> its figures."""
+    drawn: dict[str, list[Markup]] = {name: [] for name in ("accuracy", "decomposition", "learning", "filters")}
+    score, targets = summary.score, summary.targets
+    if summary.base is not None or any(row.top1 for row in summary.rows):
+        for target in targets:
+            figure = figures.accuracy(recorded, score, target=target, keys=False)
+            drawn["accuracy"].append(element(figure, f"top1-{target}", f"Top-1 against n on task {target}"))
+        if summary.rows:
+            figure = figures.differences(recorded, score, overlay=overlay, keys=False)
+            label = "Difference of top-1 from the base against n"
+            drawn["accuracy"].append(element(figure, "differences", label))
+    if parts.complete:
+        for one in (*targets, None) if len(targets) > 1 else (None,):
+            figure = figures.decomposition(recorded, score, target=one, keys=False)
+            where = f"task {one}" if one else "mean"
+            label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
+            drawn["decomposition"].append(element(figure, f"parts-{one or 'mean'}", label))
     for treatment in figures.curves_of(recorded):
         figure = figures.learning(recorded, treatment, keys=False)
         label = f"Validation top-1 against steps, {STYLES[treatment].label}"
-        drawn.append(element(figure, f"learning-{treatment.replace('+', '-plus')}", label))
+        drawn["learning"].append(element(figure, f"learning-{treatment.replace('+', '-plus')}", label))
+    for task in first_filters(recorded):
+        figure = figures.filters(recorded, target=task)
+        drawn["filters"].append(element(figure, f"filters-{task}", f"Filters of conv1 of base{task}"))
     return drawn
-
-
-def _filters(recorded: StudyResults) -> list[Markup]:
-    return [
-        element(figures.filters(recorded, target=task), f"filters-{task}", f"Filters of conv1 of base{task}")
-        for task in first_filters(recorded)
-    ]

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fasttransfer.core.files import make_folder
 from fasttransfer.features.network_features import FeatureRequest
 from fasttransfer.probe.examples import BATCH, FOLDS, MANY, STEPS
 from fasttransfer.probe.heads import MOMENTUM
 from fasttransfer.probe.sweep import Head, ProbeResults, choose_head
-from fasttransfer.report import drawing, files
+from fasttransfer.report import drawing
 from fasttransfer.report.drawing import Style
+from fasttransfer.report.files import write_files
 from fasttransfer.report.numbers import count, half, per_cent, plain
 from fasttransfer.report.svg import INK, settings
 from fasttransfer.report.table import grid
@@ -140,13 +140,11 @@ def write_probe(probed: ProbeResults, beside: StudyReference, folder: Path, comm
     Raises:
         InputError: the folder cannot be written.
     """
-    make_folder(folder)
-    files.write(folder / "heads.csv", heads_csv(probed))
-    files.write(folder / "probe.json", (json.dumps(facts(probed, beside, command), indent=1) + "\n").encode())
-    files.write_figure(folder, "accuracy", probe_accuracy(probed, beside))
+    texts = {"heads.csv": heads_csv(probed), "probe.json": json.dumps(facts(probed, beside, command), indent=1) + "\n"}
+    write_files(folder, {"accuracy": probe_accuracy(probed, beside)}, texts)
 
 
-def heads_csv(probed: ProbeResults) -> bytes:
+def heads_csv(probed: ProbeResults) -> str:
     """Return a row for each head, trained on all its examples; see `fasttransfer.probe.sweep.Head`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -157,7 +155,7 @@ def heads_csv(probed: ProbeResults) -> bytes:
         scores = {name: "" if found[name] is None else f"{found[name]:.6f}" for name in scored}
         others = {"per_class": _all_or(head.per_class), "chosen": int(head.chosen)}
         writer.writerow((found | scores | others).values())
-    return out.getvalue().encode()
+    return out.getvalue()
 
 
 def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ COLUMNS = (
 MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "seeds")
 
 
-def results_csv(recorded: StudyResults) -> bytes:
+def results_csv(recorded: StudyResults) -> str:
     """Return every network of the study, in its order. Scores lie in [0, 1]; a field without a value yet is empty.
 
     `val_top1` is the last check of whatever was trained so far, `state` says whether that was all;
@@ -53,10 +53,10 @@ def results_csv(recorded: StudyResults) -> bytes:
             "views": describe_views(recorded.study),
         }
         writer.writerow(row)
-    return out.getvalue().encode()
+    return out.getvalue()
 
 
-def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> bytes:
+def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> str:
     """Return the effects that studies have, for each n over targets and seeds, in [-1, 1].
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
@@ -69,7 +69,7 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> byt
     for name, recorded in studies.items():
         for n, what, mean in _means(recorded, score):
             writer.writerow((name, n, what, f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds))
-    return out.getvalue().encode()
+    return out.getvalue()
 
 
 def _means(recorded: StudyResults, score: Score) -> Iterator[tuple[int, str, Estimate]]:

@@ -77,19 +77,19 @@ class Choices:
             if not is_met:
                 raise InputError(message)
 
+        seeds = (0,) if self.seeds is None else self.seeds
         for option, values, allowed in (
             ("--layers", self.layers or (), cells.LAYERS),
             ("--treatments", self.treatments, cells.ALL_TREATMENTS),
             ("--targets", self.targets, cells.TASKS),
+            ("--seeds", seeds, seeds),
         ):
-            choices = f"{allowed[0]} to {allowed[-1]}" if option == "--layers" else ", ".join(map(str, allowed))
+            choices = "1 to 7" if option == "--layers" else ", ".join(map(str, allowed))
             for value in values:
                 need(value in allowed, f"{option} {value}: choose among {choices}")
             need(len(set(values)) == len(values), f"{option}: a value is given twice")
         need(len(self.targets) > 0, "--targets: name at least one of A, B")
-        seeds = (0,) if self.seeds is None else self.seeds
         need(len(seeds) > 0, "--seeds: name at least one")
-        need(len(set(seeds)) == len(seeds), "--seeds: a value is given twice")
         need(all(s >= 0 for s in seeds), "--seeds: whole numbers from 0 are needed")
         need(self.classes is None or self.classes >= 2, f"--classes {self.classes}: at least 2 per task are needed")
         need(self.per_class is None or self.per_class >= 1, f"--per-class {self.per_class}: at least 1 is needed")

@@ -24,7 +24,8 @@ from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, FROZEN
 from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.drawing import PART_STYLES, STYLES
 from fasttransfer.report.filters import montage, smoothness
-from fasttransfer.report.svg import inline, pdf, png, svg
+from fasttransfer.report.svg import pdf, png, svg
+from fasttransfer.report.template import element
 from fasttransfer.study import paper
 from fasttransfer.study.records import Evaluation, Score, StudyResults
 
@@ -309,14 +310,14 @@ def test_png_and_pdf(study: Callable[..., StudyResults]) -> None:
 
 def test_inline_figures_share_no_id(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,))
-    texts = [inline(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
-    ids = [{element.get("id") for element in ET.fromstring(text).iter()} - {None} for text in texts]
+    texts = [element(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
+    ids = [{part.get("id") for part in ET.fromstring(text).iter()} - {None} for text in texts]
     assert ids[0] and not ids[0] & ids[1]
     for text, own in zip(texts, ids, strict=True):
         root = ET.fromstring(text)
         assert root.get("aria-label") == 'a "b" <c> & d'
-        for element in root.iter():
-            for key, value in element.attrib.items():
+        for part in root.iter():
+            for key, value in part.attrib.items():
                 if key.endswith("href"):
                     assert value.removeprefix("#") in own
 

@@ -9,8 +9,9 @@ import pytest
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.study import recipe
 from fasttransfer.study.configuration import Choices, Study
-from fasttransfer.study.recipe import Recipe, load_recipe, recipe_names
+from fasttransfer.study.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 
 
 def study(**changes: object) -> Study:
@@ -181,9 +182,8 @@ def test_recipes_that_make_no_sense_are_told(changes: dict[str, object], sentenc
 def test_recipe_files_that_make_no_sense_are_told(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "r.toml"
     if text.startswith("MINI"):
-        from fasttransfer.study.recipe import _recipe_folder
-
-        mini = (_recipe_folder() / "mini.toml").read_text().replace("batch = 16", text.removeprefix("MINI\n"))
+        recipes = Path(recipe.__file__).with_name("recipes")
+        mini = (recipes / "mini.toml").read_text().replace("batch = 16", text.removeprefix("MINI\n"))
         path.write_text(mini)
     else:
         path.write_text(text)
@@ -200,8 +200,6 @@ def test_unknown_and_missing_recipes_are_told(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
-    from fasttransfer.study.recipe import parse_recipe
-
     table = study().to_dict()["recipe"]
     made = parse_recipe({**table, "lr": 1, "geometry": "caffenet-mini"}, "here")
     assert isinstance(made, Recipe)

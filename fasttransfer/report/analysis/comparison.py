@@ -228,7 +228,7 @@ def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str
     if networks:
         notes.append(
             f"{other_name} has another network than {name} "
-            f"({_network(first)} and {_network(other)}): how far they are apart is not due to the tasks alone."
+            f"({network_name(first)} and {network_name(other)}): how far they are apart is not due to the tasks alone."
         )
     if trained := [key for key in changed if key not in networks]:
         values = ", ".join(
@@ -255,10 +255,10 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def _network(study: StudyResults) -> str:
-    recipe = study.study.get("recipe")
-    geometry = recipe.get("geometry") if isinstance(recipe, Mapping) else None
-    return str(geometry.get("name") if isinstance(geometry, Mapping) else geometry)
+def network_name(study: StudyResults) -> str:
+    """Return the name of the geometry that the study trained; "" where that is not recorded."""
+    flat = flatten(study.study)
+    return str(flat.get("recipe.geometry.name", flat.get("recipe.geometry", "")))
 
 
 def _shown(value: Any) -> str:
