@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
@@ -147,9 +146,7 @@ class Records:
     def __enter__(self) -> Records:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._db.close()
 
     def plan(self, cells: Iterable[Cell]) -> None:
@@ -161,10 +158,9 @@ class Records:
     def describe(self, facts: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         """Store the facts about images and tasks and about the machine."""
         with self._input_errors(), self._db:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()]
-            )
-            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", list(environment.items()))
+            as_json = [(k, json.dumps(v)) for k, v in facts.items()]
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", as_json)
+            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
 
     def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
         """Enter validation checks; a check that is there already is replaced (by the same numbers)."""
@@ -246,14 +242,11 @@ def read_results(folder: Path) -> StudyResults:
         if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'correct'").fetchone():  # older studies lack the table
             correct = {(seed, name): bits for seed, name, bits in db.execute("SELECT seed, name, bits FROM correct")}
         results = tuple(
-            Result(
-                name, treatment, target, source, n, seed, state, steps,
-                tuple(checks.get((seed, name), ())), reason, correct=correct.get((seed, name)),
+            Result(*row, tuple(checks.get((row[5], row[0]), ())), reason, correct=correct.get((row[5], row[0])))
+            for *row, reason in db.execute(
+                "SELECT name, treatment, target, source, n, seed, state, steps, reason FROM cells ORDER BY rowid"
             )
-            for seed, name, treatment, target, source, n, state, steps, reason in db.execute(
-                "SELECT seed, name, treatment, target, source, n, state, steps, reason FROM cells ORDER BY rowid"
-            )
-        )  # fmt: skip
+        )
         facts = {k: json.loads(v) for k, v in db.execute("SELECT key, json FROM facts")}
         environment = dict(db.execute("SELECT key, value FROM environment"))
         events = tuple(db.execute("SELECT utc, cell, text FROM events ORDER BY rowid"))

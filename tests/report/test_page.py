@@ -97,7 +97,7 @@ def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Stu
         told = re.search(rf"{words}[^:.]*: ([^.]*)\.", text)
         assert told is not None and told[1] == named, words
     assert "Unfinished" not in text and "6 of 7 networks done" in text
-    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(results_csv(changed).decode()))}
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(results_csv(changed)))}
     assert (rows["R7B"]["stuck"], rows["R7B"]["share_at_chance"]) == ("1", "1.000")
     assert rows["R7B"]["difference_to_base"] and not rows["A7B"]["difference_to_base"]
     printed = Console(file=io.StringIO(), width=100)
@@ -212,7 +212,7 @@ def test_a_page_of_an_unfinished_base_says_no_transfer_gains(study: Callable[...
 
 def test_means_csv_has_every_part(study: Callable[..., StudyResults]) -> None:
     made = study(seeds=(0, 1), layers=[5])
-    rows = list(csv.DictReader(means_csv({"x": made}).decode().splitlines()))
+    rows = list(csv.DictReader(means_csv({"x": made}).splitlines()))
     found = {row["what"]: float(row["mean"]) for row in rows}
     assert len(found) == len(rows)
     assert {"base+ - base", "transfer+ - selffer+", "base - transfer", "base - selffer", "transfer+ - base"} < set(
@@ -255,7 +255,7 @@ def test_says_everywhere_which_views_were_shown(
     assert f"views: {named}" in text
     limited = re.search(r"[Vv]iews limited to (\d+): [^.]*approximation[^.]*\.", text)
     assert (limited and limited[1]) == (views and str(views))
-    rows = csv.DictReader(results_csv(made).decode().splitlines())
+    rows = csv.DictReader(results_csv(made).splitlines())
     assert {row["views"] for row in rows} == {named}
     folder = write_report(made, tmp_path).parent
     for figure in ("accuracy", "differences", "decomposition", "learning"):
@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., StudyResul
 
 def test_results_csv(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0, 1), done=0.5, diverged=["B2B"])
-    rows = list(csv.DictReader(results_csv(made).decode().splitlines()))
+    rows = list(csv.DictReader(results_csv(made).splitlines()))
     assert list(rows[0]) == [
         "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
         "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes",
