@@ -30,7 +30,7 @@ from fasttransfer.report.analysis.summary import Row, Summary, decompose, summar
 from fasttransfer.report.drawing import PART_STYLES, STYLES, Style, layer_colour
 from fasttransfer.report.filters import first_filters, montage
 from fasttransfer.report.numbers import task_title
-from fasttransfer.report.svg import INK, PAPER, settings
+from fasttransfer.report.svg import INK, settings
 from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import Result, Score, StudyResults
@@ -67,20 +67,19 @@ def differences(
     score: Score = "last",
     *,
     overlay: StudyResults | None = None,
-    overlay_name: str = "the paper",
     keys: bool = True,
 ) -> Figure:
     """Draw points above or below the base of the same target and seed: runs, means and their 95 % intervals.
 
-    Random layers are left out: far below all others, they would flatten what there is to see. The means of `overlay`,
-    another study, are laid behind, broad and pale; differences can be compared where accuracies on other images cannot.
+    Random layers are left out: far below all others, they would flatten what there is to see. The means of `overlay`, a
+    part of the paper, are laid behind, broad and pale: its differences compare with the study's, its accuracies do not.
     """
     figure, (ax,) = drawing.panels(1)
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     noise = Noise(recorded.results, recorded.facts, score)
     ax.set_title("Difference from the base")
     ax.set_ylabel("points of top-1")
-    drawing.zero(ax)
+    drawing.across(ax, 0)
     treatments = [name for name in summary.treatments if not name.startswith("random")]
     means: list[Estimate] = []
     for name in treatments:
@@ -93,7 +92,7 @@ def differences(
         for name in treatments:
             if behind := [(row.n, row.difference[name].value) for row in rows if name in row.difference]:
                 drawing.shadow(ax, behind, STYLES[name])
-        styles.append(replace(drawing.BEHIND, label=f"{overlay_name}, same colours"))
+        styles.append(replace(drawing.BEHIND, label="the paper, same colours"))
     drawing.fit(ax, means)
     drawing.layers_axis(ax, layers)
     drawing.nothing(ax, bool(means))
@@ -123,7 +122,7 @@ def decomposition(
     ax.set_ylabel(f"points of top-1 from {'selffer+' if parts.is_equal else 'the base'}")
     for stretch in _stretches(parts.complete):
         _areas(ax, stretch, (parts.first, SPECIFICITY))
-    drawing.zero(ax)
+    drawing.across(ax, 0)
     wholes = {row.n: row.effects[parts.whole] for row in parts.complete}
     nets = {n: replace(whole, value=-whole.value) for n, whole in wholes.items()}
     for n, net in nets.items():
@@ -203,7 +202,7 @@ def comparison(
     figure, (ax,) = drawing.panels(1)
     ax.set_title(f"{' and '.join(treatments).capitalize()} networks")
     ax.set_ylabel("points of top-1 from the base")
-    drawing.zero(ax)
+    drawing.across(ax, 0)
     layers: set[int] = set()
     styles: list[Style] = []
     means: list[Estimate] = []
@@ -230,12 +229,12 @@ def comparison(
 
 
 @settings()
-def filters(recorded: StudyResults, *, seed: int | None = None, target: str | None = None) -> Figure:
-    """Draw the first layer's filters of every trained base of `seed`, by default the first, from `weights/`.
+def filters(recorded: StudyResults, *, target: str | None = None) -> Figure:
+    """Draw the first layer's filters of every trained base of the first seed, from `weights/`.
 
     Each filter is scaled by its own largest weight: grey is zero, the colours are the signs of red, green and blue.
     """
-    weights = {task: conv1 for task, conv1 in first_filters(recorded, seed).items() if target in (None, task)}
+    weights = {task: conv1 for task, conv1 in first_filters(recorded).items() if target in (None, task)}
     sheets = {task: montage(conv1) for task, conv1 in weights.items()}
     height = max((drawing.PANEL[0] * sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()), default=1.0)
     figure, axes = drawing.panels(max(1, len(sheets)), columns=2, height=height + 0.25)  # inches, for the title
@@ -299,7 +298,7 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
     values = list(bases)
     if summary.base is not None:
         drawing.across(ax, summary.base.value)
-        drawing.dots(ax, [0.0] * len(bases), bases, STYLES["base"], big=len(bases) < 3)
+        drawing.dots(ax, [(0.0, value) for value in bases], STYLES["base"], big=len(bases) < 3)
     if summary.base_plus is not None:
         drawing.across(ax, summary.base_plus.value, STYLES["base+"].colour, **drawing.ACROSS_PLUS)
         values.append(summary.base_plus.value)
@@ -337,17 +336,10 @@ def _areas(ax: Axes, rows: Sequence[Row], parts: Sequence[Effect]) -> None:
     xs = np.union1d(np.linspace(layers[0] - 0.3, layers[-1] + 0.3, 60 * len(rows) + 1).round(4), layers)
     above, below = np.zeros_like(xs), np.zeros_like(xs)
     for part in parts:
-        style = PART_STYLES[part]
         change = np.interp(xs, layers, [-100 * row.effects[part].value for row in rows])
         for side, share in ((above, change.clip(min=0)), (below, change.clip(max=0))):
             if share.any():
-                look: dict[str, Any] = {
-                    "facecolor": style.colour,
-                    "hatch": drawing.hatch(style),
-                    "edgecolor": PAPER,
-                    "linewidth": 0,
-                }
-                ax.fill_between(xs, side, side + share, where=share != 0, zorder=2, **look)
+                ax.fill_between(xs, side, side + share, where=share != 0, zorder=2, **drawing.area(PART_STYLES[part]))
             side += share
 
 

@@ -39,7 +39,6 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
     return render(
         "page.html.j2",
         **drawn,
-        sections=[(name, title, name not in drawn or drawn[name]) for name, title in _SECTIONS.items()],
         recorded=recorded,
         name=recorded.folder.name or str(recorded.folder),
         facts_line=_facts_line(recorded, summary),
@@ -49,30 +48,19 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
         warnings=cautions(recorded, summary),
         score=SCORES[score],
         keys=_keys(summary, overlay),
-        overlaid=_overlaid(overlay),
+        overlay=overlay,
+        overlay_ran=[] if overlay is None else summarise(overlay.results).treatments,
         intervals=_intervals(recorded, summary),
         parts_equal=decomposition.is_equal,
         part_keys=part_styles(decomposition.first, BOTH_TOGETHER),
-        smoothness=_smoothness(recorded),
+        smoothness={task: smoothness(weights) for task, weights in first_filters(recorded).items()},
         layer_keys=figures.curve_styles(recorded),
         networks=_networks(recorded),
         several_seeds=len(summary.seeds) > 1,
         precision=_precision(recorded, summary),
-        tasks=_tasks(recorded),
+        task_titles={task: task_title(recorded, task) for task in recorded.facts.get("classes", {})},
         configuration=_configuration(recorded),
     )
-
-
-_SECTIONS = {
-    "accuracy": "Accuracy",
-    "decomposition": "What frozen transfer costs",
-    "numbers": "Numbers",
-    "learning": "Learning curves",
-    "filters": "Filters",
-    "networks": "Networks",
-    "made": "How it was made",
-    "cite": "How to cite",
-}
 
 
 def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
@@ -137,45 +125,15 @@ def _precision(recorded: StudyResults, summary: Summary) -> str:
     return " ".join(lines)
 
 
-def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
-    facts, tasks = recorded.facts, []
-    for task, classes in sorted(facts.get("classes", {}).items()):
-        counts = {part: facts.get(f"{part}_pictures", {}).get(task) for part in ("train", "val")}
-        names = [facts.get("words", {}).get(name, name) for name in classes]
-        tasks.append({"title": task_title(recorded, task), **counts, "classes": names})
-    return tasks
-
-
 def _intervals(recorded: StudyResults, summary: Summary) -> str:
     """Return a clause on what the ± of the page are made of; empty where there is none."""
     estimates = [one for row in summary.rows for one in (*row.difference.values(), row[FROZEN_COST], row[BOOST]) if one]
     return intervals(estimates, recorded.facts.get("seeds_are", "seeds"))
 
 
-def _smoothness(recorded: StudyResults) -> list[str]:
-    """Return a sentence for each base on how far its filters are from the noise that they began as."""
-    return [
-        f"base{task}: neighbouring weights correlate by {smoothness(weights):.2f}; those of independent initial values "
-        "by 0.00."
-        for task, weights in first_filters(recorded).items()
-    ]
-
-
 def _keys(summary: Summary, overlay: StudyResults | None) -> list[Style]:
     treatments = figures.across(summary).union(*(row.top1 for row in summary.rows))
     return [*treatment_styles(treatments), *([] if overlay is None else [BEHIND])]
-
-
-def _overlaid(overlay: StudyResults | None) -> str:
-    """Return what is laid behind, and what it lacks."""
-    if overlay is None:
-        return ""
-    halves = "natural and man-made" if overlay.study.get("split") == "natural-manmade" else "random"
-    ran = ", ".join(summarise(overlay.results).treatments)
-    return (
-        f"Broad and pale behind the differences: the paper's networks on {halves} halves of ImageNet ({ran}), as "
-        "published. Its images and the length of its training were others: compare the shapes."
-    )
 
 
 def _draw(

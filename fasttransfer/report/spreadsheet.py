@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fasttransfer.core.intervals import Estimate
 from fasttransfer.networks.geometry import STAGES
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.effects import GAIN
@@ -67,17 +66,14 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> str
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(MEANS)
     for name, recorded in studies.items():
-        for n, what, mean in _means(recorded, score):
-            writer.writerow((name, n, what, f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds))
+        summary = summarise(recorded.results, score=score, facts=recorded.facts)
+        means = [(row.n, effect, mean) for row in summary.rows for effect, mean in row.effects.items()]
+        if summary.gain is not None:
+            means = [(STAGES, GAIN, summary.gain), *means]
+        for n, effect, mean in means:
+            numbers = f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds
+            writer.writerow((name, n, effect.networks, *numbers))
     return out.getvalue()
-
-
-def _means(recorded: StudyResults, score: Score) -> Iterator[tuple[int, str, Estimate]]:
-    summary = summarise(recorded.results, score=score, facts=recorded.facts)
-    if summary.gain is not None:
-        yield STAGES, GAIN.networks, summary.gain
-    for row in summary.rows:
-        yield from ((row.n, effect.networks, mean) for effect, mean in row.effects.items())
 
 
 def _paired(result: Result, base: Result | None, score: Score, suffix: str) -> dict[str, str | None]:
