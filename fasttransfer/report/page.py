@@ -111,10 +111,9 @@ def _configuration(recorded: StudyResults) -> list[tuple[str, str]]:
 def _precision(recorded: StudyResults, summary: Summary) -> str:
     """Return how far the number of validation images alone moves a top-1 (binomial, 95 %)."""
     lines = []
-    for target in summary.targets:
+    for target, base in summary.bases.items():
         images = recorded.facts.get("val_pictures", {}).get(target)
-        base = summarise(recorded.results, score=summary.score, target=target).base
-        if images and base is not None and 0 < base.value < 1:
+        if images and 0 < base.value < 1:
             spread = 196 * math.sqrt(base.value * (1 - base.value) / images)
             lines.append(
                 f"Of task {target}'s {images:,} validation images each is worth {100 / images:.2g} "

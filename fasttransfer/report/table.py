@@ -76,8 +76,7 @@ def _base_line(recorded: StudyResults, summary: Summary, digits: int) -> str:
         return "base: not finished"
     text = f"base {per_cent(summary.base.value, digits)} %"
     if len(summary.targets) > 1:
-        each = {t: summarise(recorded.results, score=summary.score, target=t).base for t in summary.targets}
-        text += f" ({', '.join(f'{t} {per_cent(base.value, digits)}' for t, base in each.items() if base)})"
+        text += f" ({', '.join(f'{t} {per_cent(base.value, digits)}' for t, base in summary.bases.items())})"
     if summary.base_plus is not None:
         text += f", base+ {per_cent(summary.base_plus.value, digits)} %"
     level = mean_chance(recorded.facts, summary.targets)

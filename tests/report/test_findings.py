@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fasttransfer.report.cautions import warnings
 from fasttransfer.report.findings import findings
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.paper import load_results as published
@@ -267,35 +265,6 @@ def test_an_unfinished_base_credits_nothing_to_copied_layers(
         assert [f.text.split(";")[0] for f in good[:2]] == [f.text.split(";")[0] for f in found[:2]]
     else:
         assert "not stated" in found[0].text and "not stated" not in good[0].text
-
-
-def test_stuck_networks_are_told_apart() -> None:
-    even = math.log(16)
-    results = (
-        _one("base", 0, 0, 0.7),
-        _one("base", 0, 0, 1 / 16, loss=even, target="A"),
-        _one("random", 5, 0, 1 / 16, loss=even),
-        _one("transfer", 7, 0, 1 / 16, loss=even),
-    )
-    facts = {"classes": {task: ["c"] * 16 for task in ("A", "B")}}
-    told = warnings(StudyResults(Path("runs/x"), {}, facts, results, {}, ()))
-    named = [re.findall(r"\b(?:base[AB]|[AR]\d[AB])\b", text.split(". ")[0]) for text in told]
-    assert named == [["baseA"], ["A7B"], ["R5B"], []]  # each where it belongs
-    assert all("tuck at chance" in text for text in told[:3])
-    assert "compared with" in told[0] and "in the means" in told[1] and "andom controls" in told[2]
-    assert "selffer" in told[3]
-
-
-def test_late_starters_are_told() -> None:
-    even = math.log(16)
-    checks = tuple(Evaluation(10 * i, None, even if i < 4 else 1.0, 1 / 16 if i < 4 else 0.6) for i in range(1, 11))
-    late = Result("baseB", "base", "B", None, 0, 0, "done", 100, checks)
-    (told,) = warnings(StudyResults(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late,), {}, ()))
-    assert "chance" in told and "more than 25 %" in told and told.endswith(": baseB (30 %).")
-    (told,) = warnings(
-        StudyResults(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late, replace(late, seed=1)), {}, ())
-    )
-    assert told.endswith("baseB (seed 0, 30 %), baseB (seed 1, 30 %).")
 
 
 def test_the_second_random_control_has_a_sentence_of_its_own() -> None:

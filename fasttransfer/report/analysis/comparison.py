@@ -16,6 +16,7 @@ from fasttransfer.core.intervals import Estimate, difference
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
 from fasttransfer.report.analysis.summary import Summary, summarise
+from fasttransfer.study.cells import BASE
 from fasttransfer.study.chance import class_count, mean_chance, recovered, stuck
 from fasttransfer.study.configuration import flatten
 from fasttransfer.study.recipe import Recipe
@@ -148,11 +149,10 @@ def _names(studies: Sequence[StudyResults]) -> tuple[str, ...]:
 def _volumes(studies: Mapping[str, StudyResults], score: Score) -> tuple[Volume, ...]:
     volumes = []
     for name, study in studies.items():
-        bases = [result for result in study.results if result.treatment == "base"]
-        for target in sorted({result.target for result in bases}):
-            base = summarise(study.results, score=score, target=target).base
+        bases = [result for result in study.results if result.treatment == BASE]
+        for target, base in summarise(bases, score=score).bases.items():
             images, classes = images_per_class(study, target), class_count(study.facts, target)
-            if base is not None and images is not None:
+            if images is not None:
                 is_stuck = any(stuck(r, classes) for r in bases if r.target == target)
                 volumes.append(Volume(name, target, images, base, mean_chance(study.facts, [target]), is_stuck))
     volumes.sort(key=lambda volume: volume.per_class)
@@ -179,7 +179,7 @@ def runs_by_volume(
     for study in studies:
         for result in study.results:
             top1, images = result.score(score), images_per_class(study, result.target)
-            if result.treatment == "base" and top1 is not None and images is not None:
+            if result.treatment == BASE and top1 is not None and images is not None:
                 # Where every limit is a target of its own, as in the published results, they are one line.
                 task = "all" if study.facts.get("per_class") else result.target
                 classes = class_count(study.facts, result.target)

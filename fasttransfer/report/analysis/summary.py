@@ -72,6 +72,7 @@ class Summary(_Effects):
     seeds: tuple[int, ...]
     treatments: tuple[str, ...]  # those the study plans, in the order of ALL_TREATMENTS
     base: Estimate | None
+    bases: Mapping[str, Estimate]  # of each target whose base is finished
     base_plus: Estimate | None
     gain: Estimate | None  # base+ - base, paired
     rows: tuple[Row, ...]
@@ -106,6 +107,7 @@ def summarise(
     results = tuple(result for result in results if result.target in targets)
     noise = Noise(results, facts, score)
     planned = {result.treatment for result in results}
+    bases = {one: _base_level(noise, (one,), (BASE, 0)) for one in targets}
     return Summary(
         effects=_effects(noise, dict.fromkeys((*FROM_BASE.values(), BOOST), noise.cells)),
         score=score,
@@ -113,6 +115,7 @@ def summarise(
         seeds=tuple(sorted({result.seed for result in results})),
         treatments=tuple(treatment for treatment in ALL_TREATMENTS if treatment in planned),
         base=_base_level(noise, targets, (BASE, 0)),
+        bases={one: mean for one, mean in bases.items() if mean is not None},
         base_plus=_base_level(noise, targets, (BASE_PLUS, 0)),
         gain=gain_of(noise, targets),
         rows=tuple(_row(noise, n) for n in sorted({n for _, _, n in noise.cells})),

@@ -1,4 +1,4 @@
-"""Sentences on confounded comparisons, and networks that learned nothing."""
+"""Networks that sit at the loss of an even guess: finite numbers, nothing learned."""
 
 from __future__ import annotations
 
@@ -14,49 +14,6 @@ from fasttransfer.study.cells import Cell
 from fasttransfer.study.chance import budget_of, is_at_chance, is_hopeless, recovered, share_at_chance, stuck
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
-
-
-def test_the_published_confounds_are_said() -> None:
-    told = confounds(load_results("random").results, "best10", seeds_are="random splits")
-    assert told == [
-        "Transfer was run on A and B of random splits 0 to 3, selffer on A of random splits 0 to 3: the two are "
-        "compared where both are, with 28 of 56 cuts.",
-        "Transfer+ was run on B of random splits 0 and 1, selffer+ on A of random splits 0 and 1: nowhere are both, "
-        "so that the two cannot be paired with each other and a gain by the other task's features cannot be told from "
-        "one by longer training.",
-        "Read off the unpaired means, transfer+ (64.1 %) is 1.4 points above selffer+ (62.7 %); each paired with the "
-        "base of its own half, it is level with it (+0.97 and +0.97). The rest is the halves that were run, whose "
-        "bases have 63.1 and 61.8 %.",
-    ]
-    (missing,) = confounds(load_results("natural-manmade").results)
-    assert missing.startswith("No selffer was run: what is lost to co-adaptation")
-
-
-def test_a_whole_grid_has_no_confounds() -> None:
-    whole = [net(t, 0.6, target=target, n=n, seed=seed) for target in ("A", "B") for seed in range(2) for n in (1, 2)
-             for t in ("base", "selffer", "selffer+", "transfer", "transfer+", "random")]  # fmt: skip
-    assert confounds(whole) == []
-    short = [r for r in whole if (r.treatment, r.n, r.target) != ("selffer", 2, "A")]
-    (told,) = confounds(short)
-    assert told == (
-        "Transfer and selffer were not run at the same n everywhere: the two are compared where both are, with 6 of 8 "
-        "cuts."
-    )
-
-
-def test_a_missing_base_is_said_with_what_it_costs() -> None:
-    results = [net("base", 0.6), net("transfer", 0.5), net("selffer", 0.5),
-               net("base", 0.6, target="A", state="diverged"), net("transfer", 0.5, target="A"),
-               net("selffer", 0.5, target="A")]  # fmt: skip
-    assert confounds(results) == [
-        "The base of A is missing: what was trained there (2 of 4 networks) is in no difference."
-    ]
-    assert confounds([net("transfer", 0.5, target=target) for target in ("A", "B")])[0] == (
-        "The bases of A and B are missing: what was trained there (2 of 2 networks) is in no difference."
-    )
-
-
-# Stuck: finite and nothing learned.
 
 
 def curve(points: list[tuple[int, float, float]], treatment: str = "base") -> Result:
