@@ -1,4 +1,4 @@
-"""Advice: the best choice, the cheapest that cannot be told from it, and what the distance between the two rests on."""
+"""Advice: the best choice, the cheapest that cannot be told from it, and the interval of their distance."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_training_from_scratch_may_be_best() -> None:
     )
 
 
-def test_a_gain_that_the_selffer_has_too_is_no_credit_to_the_other_task() -> None:
+def test_a_gain_that_the_selffer_shares_is_not_credited_to_the_other_task() -> None:
     results = [net("base", 0.6), net("transfer+", 0.62), net("selffer+", 0.63)]
     assert "no credit to the other task" in " ".join(sentences(study_of(results), advise(study_of(results), "B")))
     # Errors taken as independent, 5,000 images tell 1.9 points apart.
@@ -135,7 +135,7 @@ def test_a_gain_that_the_selffer_has_too_is_no_credit_to_the_other_task() -> Non
     assert "no credit" not in " ".join(sentences(study_of(results), advise(study_of(results), "B")))
 
 
-def test_what_is_left_at_equal_training_is_that_of_the_best_choice() -> None:
+def test_the_boost_is_that_of_the_best_choice() -> None:
     gains = {**GAINS, ("selffer+", 2): 0.025, ("selffer+", 5): 0.07}
     results = seeded(gains, 3)
     advice = advise(study_of(results), "B")
@@ -218,7 +218,9 @@ def test_the_published_results() -> None:
         (study_of([]), "B", "the study has no targets"),
     ],
 )
-def test_what_cannot_be_advised_on_is_told(study: StudyResults, target: str, message: str) -> None:
+def test_advice_without_a_base_or_a_transfer_network_is_an_error(
+    study: StudyResults, target: str, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         advise(study, target)
 

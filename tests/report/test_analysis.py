@@ -279,7 +279,7 @@ def test_without_its_base_nothing_is_a_difference(state: str) -> None:
     assert summary.rows[0].top1["transfer"].value == pytest.approx(0.6)
 
 
-def test_a_base_that_is_only_copied_from_is_no_target() -> None:
+def test_a_base_that_is_only_copied_from_is_not_a_target() -> None:
     results = [net("base", 0.9, target="A"), net("base", 0.7), net("transfer", 0.6)]
     assert targets_of(results) == ("B",)
     assert rounded(summarise(results).base) == (0.7, 1, None)

@@ -15,7 +15,7 @@ from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
 
-def test_the_published_confounds_are_said() -> None:
+def test_the_confounds_of_the_published_results_are_reported() -> None:
     told = confounds(load_results("random").results, "best10", seeds_are="random splits")
     assert told == [
         "Transfer was run on A and B of random splits 0 to 3, selffer on A of random splits 0 to 3: the two are "
@@ -43,7 +43,7 @@ def test_a_whole_grid_has_no_confounds() -> None:
     )
 
 
-def test_a_missing_base_is_said_with_what_it_costs() -> None:
+def test_a_missing_base_is_reported_with_the_number_of_networks_it_affects() -> None:
     results = [net("base", 0.6), net("transfer", 0.5), net("selffer", 0.5),
                net("base", 0.6, target="A", state="diverged"), net("transfer", 0.5, target="A"),
                net("selffer", 0.5, target="A")]  # fmt: skip
@@ -60,7 +60,7 @@ def _one(treatment: str, n: int, seed: int, top1: float, *, loss: float = 1.0, t
     return Result(cell.name, treatment, target, cell.source, n, seed, "done", 10, (Evaluation(10, loss, loss, top1),))
 
 
-def test_stuck_networks_are_told_apart() -> None:
+def test_stuck_bases_transfers_and_controls_have_sentences_of_their_own() -> None:
     even = math.log(16)
     results = (
         _one("base", 0, 0, 0.7),
@@ -77,7 +77,7 @@ def test_stuck_networks_are_told_apart() -> None:
     assert "selffer" in told[3]
 
 
-def test_late_starters_are_told() -> None:
+def test_late_starters_are_reported_with_their_share_at_chance() -> None:
     even = math.log(16)
     checks = tuple(Evaluation(10 * i, None, even if i < 4 else 1.0, 1 / 16 if i < 4 else 0.6) for i in range(1, 11))
     late = Result("baseB", "base", "B", None, 0, 0, "done", 100, checks)

@@ -33,7 +33,7 @@ def sentences(study: StudyResults) -> str:
 
 
 def numbers(text: str) -> list[str]:
-    """The numbers of a sentence in order, with their signs and intervals: what it claims, whatever its words."""
+    """Return the numbers of a sentence in order, with their signs and intervals."""
     return re.findall(r"[+−]?\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?", text)
 
 
@@ -92,7 +92,7 @@ def parts(text: str) -> tuple[str, ...]:
 
 
 def largest(text: str) -> tuple[str, ...]:
-    """Which part is largest elsewhere, at which n, and how large."""
+    """Return the part that is largest at another n, that n, and its size."""
     found = re.search(r"; ([a-z-]+) is largest at n = (\d), (\S+) points", text)
     return found.groups() if found else ()
 
@@ -118,7 +118,7 @@ def test_a_loss_of_one_part_only() -> None:
     assert not any(map(largest, (specific, adapted, equal)))  # nowhere larger than where all is
 
 
-def test_the_boost_and_what_the_other_task_has_to_do_with_it() -> None:
+def test_the_boost_is_against_the_fine_tuned_selffer_and_the_base() -> None:
     for top1, direction, boost, over_base in (
         (0.715, "above", ["0.5"], ["+1.5"]),
         (0.685, "below", ["2.5"], ["−1.5"]),
@@ -157,7 +157,7 @@ def test_caution_follows_the_number_of_runs(study: Callable[..., StudyResults]) 
     assert len(single) == len(both) == len(many) == 4
 
 
-def test_unequal_numbers_of_runs_are_told(study: Callable[..., StudyResults]) -> None:
+def test_unequal_numbers_of_runs_are_in_the_basis(study: Callable[..., StudyResults]) -> None:
     random = findings(study(("A", "B"), (0, 1, 2), diverged=["R6A", "R7A"]))[-1]
     assert random.basis.startswith("3 to 6 runs")
 
@@ -182,7 +182,7 @@ def test_no_more_digits_than_images(study: Callable[..., StudyResults], images: 
     assert ("." in findings(made)[-1].text.removesuffix(".")) == (images == 640)
 
 
-def test_intervals_say_over_what_they_are(study: Callable[..., StudyResults]) -> None:
+def test_the_basis_says_what_an_interval_is_made_of(study: Callable[..., StudyResults]) -> None:
     many = findings(study(("A", "B"), (0, 1, 2)))
     assert all("±" in f.text for f in many[:3])
     assert all("pooled over the study's cells (3 seeds)" in f.basis for f in many[:3])
@@ -218,7 +218,7 @@ def _one(treatment: str, n: int, seed: int, top1: float, *, loss: float = 1.0, t
     return Result(cell.name, treatment, target, cell.source, n, seed, "done", 10, (Evaluation(10, loss, loss, top1),))
 
 
-def test_what_fine_tuning_gains_is_not_claimed_where_halves_do_not_pair() -> None:
+def test_a_gain_by_fine_tuning_is_not_claimed_where_halves_do_not_pair() -> None:
     text = sentences(published("random"))
     claim = about("cannot be told", text)
     assert "no fine-tuned selffer" in claim and "same halves and cuts" in claim and not numbers(claim)

@@ -170,7 +170,7 @@ def test_one_seed_without_a_record_of_the_images_has_no_interval_unless_errors_a
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_pooled_intervals_of_few_seeds_cover(seeds: int) -> None:
-    """The noise of a base, 40 % of which what is copied from it inherits; 22 networks on each of two targets."""
+    """Networks inherit 40 % of the noise of the base that they copy; 22 networks on each of two targets."""
     random = np.random.default_rng([9, seeds])
     parts = ("freezing", "specificity", "boost")
     truth = {"selffer": -0.02, "selffer+": 0.0, "transfer": -0.05, "transfer+": 0.01}
@@ -209,7 +209,7 @@ def test_pooled_intervals_of_few_seeds_cover(seeds: int) -> None:
 # base+ and the verdict.
 
 
-def test_base_plus_is_no_row_and_no_target() -> None:
+def test_base_plus_is_neither_a_row_nor_a_target() -> None:
     results = [net("base", 0.7), net("base+", 0.72, n=8), net("transfer", 0.6), net("base", 0.6, target="A"),
                net("base+", 0.6, n=8, target="A")]  # fmt: skip
     assert Noise(results).cells == [("B", 0, 3)]

@@ -71,7 +71,7 @@ def test_diverged_and_unfinished_are_flagged(study: Callable[..., StudyResults])
     assert named and not {"B2B", "A1B"} & set(named)
 
 
-def test_what_could_not_be_trained_is_no_cross(study: Callable[..., StudyResults]) -> None:
+def test_a_network_without_checks_is_not_called_a_cross(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], diverged=[f"A{n}B" for n in (1, 2, 3)])
     never = tuple(replace(r, evaluations=()) if r.state == "diverged" else r for r in made.results)
     text = Reader(page(replace(made, results=never))).text
@@ -80,7 +80,7 @@ def test_what_could_not_be_trained_is_no_cross(study: Callable[..., StudyResults
     assert re.findall(r"A\dB", told[2]) == ["A1B", "A2B", "A3B"] and told[2].count("loss is not a number") == 1
 
 
-def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., StudyResults]) -> None:
+def test_stuck_and_skipped_networks_are_flagged(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer", "random"], layers=[2, 7])
     lost = tuple(Evaluation(50 * k, math.log(16), math.log(16), 1 / 16) for k in (1, 2))
     changes: dict[str, dict[str, Any]] = {
@@ -129,13 +129,13 @@ def test_photographs_are_not_called_synthetic(study: Callable[..., StudyResults]
     assert "2 images could not be decoded" in text
 
 
-def test_nothing_done_is_said(study: Callable[..., StudyResults]) -> None:
+def test_a_page_without_finished_networks_says_so(study: Callable[..., StudyResults]) -> None:
     text = Reader(page(study(done=0))).text
     assert "Nothing to compare yet" in text
     assert "0 of 74 networks done" in text
 
 
-def test_what_comes_from_outside_is_escaped(study: Callable[..., StudyResults]) -> None:
+def test_names_and_values_are_escaped(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     made = replace(
         made,
@@ -266,7 +266,7 @@ def test_says_everywhere_which_views_were_shown(
     assert f"other was trained on other views than made-up ({named} and 2)" in Reader(compared.read_text()).text
 
 
-def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., StudyResults], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file is in the way")
     with pytest.raises(InputError, match=r"/report: a file has this name, a folder is needed: choose another"):
         write_report(study(("B",), (0,), layers=[1]), tmp_path)
@@ -301,7 +301,7 @@ def test_results_csv(study: Callable[..., StudyResults]) -> None:
 
 
 def test_a_large_study_takes_hardly_longer_than_a_small_one(study: Callable[..., StudyResults], tmp_path: Path) -> None:
-    """67 times as many checks, of 222 networks: curves are thinned, and what is drawn once is drawn once."""
+    """67 times as many checks, of 222 networks: curves are thinned, and no figure is drawn twice."""
     seconds, sizes = [], []
     for name, seeds, checks in (("small", (0,), 20), ("large", (0, 1, 2), 450)):
         made = study(("A", "B"), seeds, checks=checks)

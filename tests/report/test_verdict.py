@@ -89,7 +89,7 @@ def test_a_gain_within_its_noise_is_not_called_one(study: Callable[..., StudyRes
     assert "may not have finished" in found.text and "not distinguishable from zero" in found.text
 
 
-def test_what_was_not_measured_is_said(study: Callable[..., StudyResults]) -> None:
+def test_a_study_without_base_plus_says_that_it_was_not_measured(study: Callable[..., StudyResults]) -> None:
     before = verdict(study(base_plus=False))
     assert before is not None and before.finished is None
     assert "was not measured: the study has no base+" in before.text
@@ -97,7 +97,7 @@ def test_what_was_not_measured_is_said(study: Callable[..., StudyResults]) -> No
     assert published is not None and "the paper has no base+" in published.text and "450,000 steps" in published.text
 
 
-def test_what_is_not_known_yet_is_said(study: Callable[..., StudyResults]) -> None:
+def test_an_unfinished_base_plus_is_not_known_yet(study: Callable[..., StudyResults]) -> None:
     waiting = verdict(study(done=0.03))
     assert waiting is not None and waiting.finished is None and "not known yet" in waiting.text
     assert verdict(study(done=0.0)) is None

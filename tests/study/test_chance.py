@@ -53,7 +53,7 @@ def test_a_network_in_training_is_judged_by_the_length_of_its_whole_training() -
     assert not stuck(replace(hopeless, state="diverged"), 16, 1000)
 
 
-def test_a_training_loss_that_no_guesser_has_is_no_chance() -> None:
+def test_a_training_loss_better_than_guessing_is_not_at_chance() -> None:
     even = math.log(16)
     assert is_at_chance(Evaluation(100, even, even, 1 / 16), 16)
     assert is_at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down

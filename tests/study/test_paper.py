@@ -40,7 +40,7 @@ def test_networks_at_chance_are_flagged_and_no_others() -> None:
     assert flagged["reduced-0001"] == "hardly better than chance: top-1 0.4 %, guessing has 0.1 %"
 
 
-def test_the_random_splits_are_a_study_whose_seeds_are_splits() -> None:
+def test_the_random_splits_are_the_seeds_of_one_study() -> None:
     study = load_results("random")
     assert study.folder.name == "paper:random"
     summary = summarise(study.results, score="best10")
@@ -84,6 +84,6 @@ def test_the_random_controls_have_all_classes() -> None:
     assert rows[0].difference["random"].value == pytest.approx(0.49166 - 0.57631)
 
 
-def test_an_unknown_part_is_told() -> None:
+def test_an_unknown_part_is_an_error() -> None:
     with pytest.raises(InputError, match="paper:figure2: choose one of paper:random, paper:natural-manmade"):
         load_results("figure2")  # type: ignore[arg-type]

@@ -191,7 +191,7 @@ def test_limit_classes_takes_the_first_of_an_order_that_the_seed_draws() -> None
     assert limit_classes(split, 449, 3).a == split.a
 
 
-def test_limit_classes_refuses_what_there_is_not() -> None:
+def test_limit_classes_refuses_more_classes_than_there_are() -> None:
     split = make_split("natural-manmade", WNIDS)
     with pytest.raises(InputError, match="task A of natural-manmade has 449"):
         limit_classes(split, 450, 0)
