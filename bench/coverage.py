@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fasttransfer.report.analysis import Contrast, Estimate, Key, Noise, minus
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import Contrast, Key, minus
+from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.study.cells import BASE, BASE_PLUS, LAYERS, TREATMENTS
 from fasttransfer.study.records import Evaluation, Result
 

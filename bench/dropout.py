@@ -19,7 +19,8 @@ from typing import Any
 
 from bench.studies import pair, write_result
 from fasttransfer.core.errors import InputError
-from fasttransfer.report import analysis
+from fasttransfer.report.analysis.effects import FREEZING
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study import records
 
@@ -36,7 +37,7 @@ def main() -> None:
         dropout=[study.study["recipe"]["dropout"] for study in studies],
         verdicts=[told.text if (told := verdict(study)) else None for study in studies],
         freezing=[_freezing(study.results, study.facts) for study in studies],
-        gain=[pair(analysis.summarise(study.results, facts=study.facts).gain) for study in studies],
+        gain=[pair(summarise(study.results, facts=study.facts).gain) for study in studies],
         freezing_of_second_minus_first=_freezing(_paired(*studies)),
     )
 
@@ -59,7 +60,7 @@ def _paired(one: records.StudyResults, other: records.StudyResults) -> list[reco
 def _freezing(
     results: Sequence[records.Result], facts: Mapping[str, Any] | None = None
 ) -> dict[int, list[float | None] | None]:
-    return {row.n: pair(row[analysis.FREEZING]) for row in analysis.summarise(results, facts=facts).rows}
+    return {row.n: pair(row[FREEZING]) for row in summarise(results, facts=facts).rows}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.studies import pair, write_result
-from fasttransfer.report import analysis
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.filters import first_filters, smoothness
 from fasttransfer.study import records
 
@@ -73,7 +73,7 @@ def _trained(changes: dict[str, float], words: list[str], folder: Path) -> dict[
     recorded = records.read_results(out)
     return {
         "bases": {r.target: round(r.last_top1 or 0.0, 4) for r in recorded.results if r.treatment == "base"},
-        "gain": pair(analysis.summarise(recorded.results, facts=recorded.facts).gain),
+        "gain": pair(summarise(recorded.results, facts=recorded.facts).gain),
         "smoothness": {task: round(smoothness(weights), 3) for task, weights in first_filters(recorded).items()},
     }
 

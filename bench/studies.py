@@ -23,8 +23,9 @@ from typing import Any
 
 from fasttransfer.bench.grid import PeakMemory
 from fasttransfer.core.files import replace_file
-from fasttransfer.report import analysis
-from fasttransfer.report.analysis import Estimate
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import BOOST, FREEZING, SPECIFICITY
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study import environment, records
 
@@ -91,7 +92,7 @@ def table(recorded: records.StudyResults) -> dict[str, Any]:
 
     A difference is [points, half the width of its 95 % interval or None], both in [-1, 1].
     """
-    summary = analysis.summarise(recorded.results, facts=recorded.facts)
+    summary = summarise(recorded.results, facts=recorded.facts)
     told = verdict(recorded)
     return {
         "verdict": told.text if told else None,
@@ -102,9 +103,9 @@ def table(recorded: records.StudyResults) -> dict[str, Any]:
             row.n: {
                 "top1": {treatment: round(mean.value, 4) for treatment, mean in row.top1.items()},
                 "minus base": {treatment: pair(mean) for treatment, mean in row.difference.items()},
-                "freezing": pair(row[analysis.FREEZING]),
-                "specificity": pair(row[analysis.SPECIFICITY]),
-                "boost": pair(row[analysis.BOOST]),
+                "freezing": pair(row[FREEZING]),
+                "specificity": pair(row[SPECIFICITY]),
+                "boost": pair(row[BOOST]),
             }
             for row in summary.rows
         },

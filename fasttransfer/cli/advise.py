@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis.pairs import Score
 from fasttransfer.study import paper
+from fasttransfer.study.records import Score
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,18 @@ class Advise:
     """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.report import analysis
         from fasttransfer.report.advice import advice_table
+        from fasttransfer.report.analysis.advice import advise
+        from fasttransfer.report.analysis.summary import targets_of
 
         recorded = paper.read_study_or_paper(self.study)
         if self.target:
-            console.print(advice_table(recorded, analysis.advise(recorded, self.target, self.score)))
+            console.print(advice_table(recorded, advise(recorded, self.target, self.score)))
             return 0
         tables, errors = [], []
-        for target in analysis.targets_of(recorded.results):
+        for target in targets_of(recorded.results):
             try:
-                tables.append(advice_table(recorded, analysis.advise(recorded, target, self.score)))
+                tables.append(advice_table(recorded, advise(recorded, target, self.score)))
             except InputError as error:  # one task may be ready before the other
                 errors.append(error)
         if not tables:

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 
 from fasttransfer.cli.console import printer
-from fasttransfer.report.analysis.pairs import Score
 from fasttransfer.study import paper
+from fasttransfer.study.records import Score
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Compare:
     """Write a page with figures into this folder as well."""
 
     def run(self, console: Console) -> int:
-        from fasttransfer.report import analysis, write_comparison
-        from fasttransfer.report.comparison import comparison_table
+        from fasttransfer.report import write_comparison
+        from fasttransfer.report.analysis.comparison import compare
+        from fasttransfer.report.table import comparison_table
 
-        comparison = analysis.compare([paper.read_study_or_paper(study) for study in self.studies], self.score)
+        comparison = compare([paper.read_study_or_paper(study) for study in self.studies], self.score)
         console.print(comparison_table(comparison))
         if self.out is not None:
             words = ["fasttransfer", "compare", *self.studies, "--score", self.score, "--out", str(self.out)]

@@ -54,9 +54,7 @@ class Probe:
     def run(self, console: Console) -> int:
         from fasttransfer.features.network_features import open_network
         from fasttransfer.probe.sweep import SweepSettings, run_probe
-        from fasttransfer.report.probe import files
-        from fasttransfer.report.probe.beside import study_reference
-        from fasttransfer.report.probe.table import table
+        from fasttransfer.report.probe import probe_table, study_reference, write_probe
         from fasttransfer.study import paths
 
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
@@ -73,8 +71,8 @@ class Probe:
         results = run_probe(request, settings, log=log)
         reference = study_reference(request)
         folder = paths.probe_folder(self.study, self.name or f"{request.cell.label}-on-{request.task}")
-        files.write(results, reference, folder, self.command())
-        console.print(table(results, reference))
+        write_probe(results, reference, folder, self.command())
+        console.print(probe_table(results, reference))
         log(f"again: {self.command()}\nwritten: {folder}")
         return 0
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis.pairs import Score
+from fasttransfer.study.records import Score
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class SplitsList:
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
-        rows = ((known.spec, str(known.a), str(known.b), known.about) for known in splits.list_splits())
+        rows = (tuple(map(str, row)) for row in splits.list_splits())
         print_table(console, ("--split", "A", "B", "what it is"), rows)
         return 0
 
@@ -59,8 +59,7 @@ class SplitsShow(_Split):
     def run(self, console: Console) -> int:
         from fasttransfer.study import splits
 
-        members = splits.show(*self.load())
-        rows = ((member.task, str(member.label), member.name, member.words) for member in members)
+        rows = (tuple(map(str, row)) for row in splits.show(*self.load()))
         print_table(console, ("task", "label", "class", "words"), rows)
         return 0
 
@@ -82,7 +81,7 @@ class SplitsExport(_Split):
 
         split, words = self.load()
         if self.validation_list:
-            text = splits.export_validation_list(split.a if self.validation_list == "A" else split.b)
+            text = splits.export_validation_list(split.tasks[self.validation_list])
         else:
             text = splits.export(split, words)
         sys.stdout.write(text)
@@ -102,9 +101,9 @@ class SplitsVerify:
         from fasttransfer.study import splits
 
         checks = splits.verify()
-        rows = ((c.half, c.expected, c.actual, "same" if c.is_same else "DIFFERENT") for c in checks)
+        rows = ((*check, "same" if check[1] == check[2] else "DIFFERENT") for check in checks)
         print_table(console, ("half", "published", "found", ""), rows)
-        return 0 if all(check.is_same for check in checks) else 1
+        return 0 if all(published == found for _, published, found in checks) else 1
 
 
 @dataclass(frozen=True)

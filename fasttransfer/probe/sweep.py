@@ -6,11 +6,11 @@ import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,29 +40,22 @@ class SweepSettings:
     decays: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        for option, values in (
-            ("--cuts", self.cuts), ("--examples", self.examples), ("--seeds", self.seeds), ("--lrs", self.rates),
-            ("--decays", self.decays),
-        ):  # fmt: skip
+        checks: tuple[tuple[str, Sequence[Any], Callable[[Any], bool], str], ...] = (
+            ("--cuts", self.cuts, lambda cut: cut in network_features.CUTS, "choose among 1 to 7"),
+            ("--examples", self.examples, lambda k: k is None or k >= 1, "whole numbers from 1 are needed, or all"),
+            ("--seeds", self.seeds, lambda seed: seed >= 0, "whole numbers from 0 are needed"),
+            ("--lrs", self.rates, lambda rate: 0 < rate < math.inf, "positive numbers are needed"),
+            ("--decays", self.decays, lambda decay: 0 <= decay < math.inf, "numbers from 0 are needed"),
+        )
+        for option, values, is_valid, needed in checks:
             if not values:
                 raise InputError(f"{option}: name at least one")
             if len(set(values)) < len(values):
                 raise InputError(f"{option}: a value is given twice")
-        for cut in self.cuts:
-            if cut not in network_features.CUTS:
-                raise InputError(f"--cuts {cut}: choose among 1 to 7")
-        for k in self.examples:
-            if k is not None and k < 1:
-                raise InputError(f"--examples {k}: whole numbers from 1 are needed, or all")
-        for seed in self.seeds:
-            if seed < 0:
-                raise InputError(f"--seeds {seed}: whole numbers from 0 are needed")
-        for rate in self.rates:
-            if not 0 < rate < math.inf:
-                raise InputError(f"--lrs {rate:g}: positive numbers are needed")
-        for decay in self.decays:
-            if not 0 <= decay < math.inf:
-                raise InputError(f"--decays {decay:g}: numbers from 0 are needed")
+            for value in values:
+                if not is_valid(value):
+                    shown = f"{value:g}" if isinstance(value, float) else value
+                    raise InputError(f"{option} {shown}: {needed}")
 
     @property
     def pairs(self) -> list[tuple[float, float]]:
@@ -131,7 +124,10 @@ def run_probe(request: FeatureRequest, settings: SweepSettings, *, log: Log) -> 
     trained: list[Head] = []
     for cut in settings.cuts:
         workers = _count_workers(request, settings, cut, len(used), len(val), sets)
-        x, x_val = (_read_features(request, cut, part, ids, log) for part, ids in parts)
+        x, x_val = (  # (N * V, E) bfloat16
+            network_features.read_features(request, [cut], part, ids, keep=True, log=log)[cut].flat().to(request.device)
+            for part, ids in parts
+        )
         trainer = HeadTrainer(x, labels[used], x_val, val_labels, place, settings, len(request.classes), dtype)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             seconds = pool.submit(trainer.estimate_seconds, sets).result() / workers
@@ -144,12 +140,6 @@ def run_probe(request: FeatureRequest, settings: SweepSettings, *, log: Log) -> 
         trained += _collect_heads(cut, settings, sets, scores, len(val))
     examples = {each.per_class: len(each.rows) / len(request.classes) for each in sets if each.fold is None}
     return ProbeResults(request, settings, tuple(trained), examples, dtype)
-
-
-def _read_features(request: FeatureRequest, cut: int, part: Part, ids: Tensor, log: Log) -> Tensor:
-    """Return the features of images `ids`, (N * V, E) bfloat16, on the device of the request."""
-    features = network_features.read_features(request, [cut], part, ids, keep=True, log=log)
-    return features[cut].flat().to(request.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,31 +197,23 @@ def _collect_heads(
     val_images: int,
 ) -> list[Head]:
     """Return the heads of a cut, with the one chosen for each number of examples and seed marked."""
-    groups: dict[tuple[int | None, int], list[tuple[ExampleSet, Tensor, Tensor]]] = defaultdict(list)
-    for example_set, (hits, losses) in zip(sets, scores, strict=True):
-        groups[example_set.per_class, example_set.seed].append((example_set, hits, losses))
+    groups: dict[tuple[int | None, int], list[tuple[ExampleSet, Tensor]]] = defaultdict(list)
+    for example_set, score in zip(sets, scores, strict=True):
+        groups[example_set.per_class, example_set.seed].append((example_set, torch.stack(score)))
     collected = []
-    for (per_class, seed), group in groups.items():
-        ((_, hits, losses),) = [stack for stack in group if stack[0].fold is None]
-        folds = [stack for stack in group if stack[0].fold is not None]
-        held_out = sum(len(example_set.held_out) for example_set, _, _ in folds)
-        fold_top1 = [float(sum(stack[1][i] for stack in folds)) / held_out for i in range(len(hits))] if folds else None
-        fold_loss = [float(sum(stack[2][i] for stack in folds)) / held_out for i in range(len(hits))] if folds else None
-        best = choose_head(settings.pairs, fold_top1, fold_loss)
+    for (per_class, seed), stacks in groups.items():
+        (val,) = [score / val_images for example_set, score in stacks if example_set.fold is None]
+        folds = [(len(example_set.held_out), score) for example_set, score in stacks if example_set.fold is not None]
+        nothing = [None] * len(settings.pairs)
+        top1, loss = None, None
+        if folds:
+            total = sum((score for _, score in folds), torch.zeros(()))
+            top1, loss = (total / sum(held_out for held_out, _ in folds)).tolist()
+        best = choose_head(settings.pairs, top1, loss)
+        rows = zip(settings.pairs, top1 or nothing, loss or nothing, *val.tolist(), strict=True)
         collected += [
-            Head(
-                cut,
-                per_class,
-                seed,
-                rate,
-                decay,
-                fold_top1[i] if fold_top1 else None,
-                fold_loss[i] if fold_loss else None,
-                float(hits[i]) / val_images,
-                float(losses[i]) / val_images,
-                i == best,
-            )
-            for i, (rate, decay) in enumerate(settings.pairs)
+            Head(cut, per_class, seed, rate, decay, held_top1, held_loss, val_top1, val_loss, i == best)
+            for i, ((rate, decay), held_top1, held_loss, val_top1, val_loss) in enumerate(rows)
         ]
     return collected
 

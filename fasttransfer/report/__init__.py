@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fasttransfer.core.files import make_folder
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis import Comparison, Score
+from fasttransfer.report.analysis.comparison import Comparison
 from fasttransfer.report.table import table
 from fasttransfer.study import paths
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
 
 __all__ = ["table", "write_comparison", "write_paper", "write_report"]
 
-# The functions import what draws: matplotlib takes a second to import and the table does without it.
+# The functions import what draws: matplotlib takes a second to import and the table does without it. They return the
+# path of index.html, and raise an InputError if the folder cannot be written.
 
 
 def write_report(
@@ -28,16 +28,10 @@ def write_report(
         folder: of the study.
         score: of which means and figures are made.
         overlay: a part of the paper, `fasttransfer.study.paper.load_results`, whose curves are laid behind the study's.
-
-    Returns:
-        the path of index.html.
-
-    Raises:
-        InputError: the folder cannot be written.
     """
-    from fasttransfer.report import figures, files, filters, page, spreadsheet
+    from fasttransfer.report import figures, filters, page, spreadsheet
+    from fasttransfer.report.files import write_files
 
-    report = make_folder(paths.report_folder(folder))
     drawn = {
         "accuracy": figures.accuracy(recorded, score),
         "differences": figures.differences(recorded, score, overlay=overlay),
@@ -46,48 +40,36 @@ def write_report(
     }
     if filters.first_filters(recorded):
         drawn["filters"] = figures.filters(recorded)
-    for name, figure in drawn.items():
-        files.write_figure(report, name, figure, f"views: {describe_views(recorded.study)}")
-    files.write(report / "results.csv", spreadsheet.results_csv(recorded))
-    files.write(report / "means.csv", spreadsheet.means_csv({folder.resolve().name: recorded}, score))
-    return files.write(report / "index.html", page.page(recorded, score, overlay).encode())
+    texts = {
+        "results.csv": spreadsheet.results_csv(recorded),
+        "means.csv": spreadsheet.means_csv({folder.resolve().name: recorded}, score),
+        "index.html": page.page(recorded, score, overlay),
+    }
+    return write_files(paths.report_folder(folder), drawn, texts, f"views: {describe_views(recorded.study)}")
 
 
 def write_paper(folder: Path, *, score: Score = "best10") -> Path:
-    """Write the paper's figures, drawn from its published results alone, a page with them and means.csv into `folder`.
-
-    Returns:
-        the path of index.html.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    from fasttransfer.report import files, side_by_side, spreadsheet
+    """Write the paper's figures, drawn from its published results alone, a page with them and means.csv."""
+    from fasttransfer.report import side_by_side, spreadsheet
+    from fasttransfer.report.files import write_files
     from fasttransfer.study import paper
 
-    make_folder(folder)
-    for name, figure in side_by_side.paper_figures(score).items():
-        files.write_figure(folder, name, figure)
     halves: tuple[paper.Which, ...] = ("random", "natural-manmade")
-    means = spreadsheet.means_csv({which: paper.load_results(which) for which in halves}, score)
-    files.write(folder / "means.csv", means)
-    return files.write(folder / "index.html", side_by_side.paper_page(score).encode())
+    texts = {
+        "means.csv": spreadsheet.means_csv({which: paper.load_results(which) for which in halves}, score),
+        "index.html": side_by_side.paper_page(score),
+    }
+    return write_files(folder, side_by_side.paper_figures(score), texts)
 
 
 def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> Path:
-    """Write a page with studies side by side, and its figure, into `folder`; `command` makes it again.
+    """Write a page with studies side by side, and its figure; `command` makes it again."""
+    from fasttransfer.report import figures, side_by_side
+    from fasttransfer.report.files import write_files
 
-    Returns:
-        the path of index.html.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    from fasttransfer.report import figures, files, side_by_side
-
-    make_folder(folder)
     views = {name: describe_views(study.study) for name, study in comparison.by_name.items()}
     each = "; ".join(f"{name} {shown}" for name, shown in views.items())
     caption = f"views: {each if len(set(views.values())) > 1 else next(iter(views.values()))}"
-    files.write_figure(folder, "comparison", figures.comparison(comparison.by_name, comparison.score), caption)
-    return files.write(folder / "index.html", side_by_side.comparison_page(comparison, command=command).encode())
+    drawn = {"comparison": figures.comparison(comparison.by_name, comparison.score)}
+    texts = {"index.html": side_by_side.comparison_page(comparison, command=command)}
+    return write_files(folder, drawn, texts, caption)

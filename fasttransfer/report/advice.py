@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from fasttransfer.report.analysis import Advice, Choice, Estimate, class_count, stuck
-from fasttransfer.report.analysis.advice import CHOICES
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.advice import CHOICES, Advice, Choice
 from fasttransfer.report.findings import CHEAP
 from fasttransfer.report.numbers import (
     MINUS,
@@ -20,9 +20,10 @@ from fasttransfer.report.numbers import (
     signed,
     some,
 )
-from fasttransfer.report.terminal import grid
+from fasttransfer.report.table import grid
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE, BASE_PLUS
+from fasttransfer.study.chance import class_count, stuck
 from fasttransfer.study.records import StudyResults
 
 
@@ -89,14 +90,8 @@ def _stuck(recorded: StudyResults, advice: Advice) -> list[str]:
     """Return a warning, to stand before anything else, where what is compared has learned nothing."""
     classes = class_count(recorded.facts, advice.target)
     several = len({result.seed for result in recorded.results}) > 1
-    names = [
-        label(result, several)
-        for result in recorded.results
-        if classes is not None
-        and result.target == advice.target
-        and result.treatment in (BASE, BASE_PLUS, *CHOICES)
-        and stuck(result, classes)
-    ]
+    compared = [r for r in recorded.results if r.target == advice.target and r.treatment in (BASE, BASE_PLUS, *CHOICES)]
+    names = [label(result, several) for result in compared if stuck(result, classes)]
     if not names:
         return []
     return [

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-from fasttransfer.report.analysis import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect, Estimate
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect
 from fasttransfer.report.svg import FAINT, INK, PAPER
 from fasttransfer.study.cells import ALL_TREATMENTS
 from fasttransfer.study.records import Result
@@ -121,7 +122,7 @@ def legend(figure: Figure, styles: Sequence[Style]) -> None:
 
 def _handle(style: Style) -> Artist:
     if style.swatch.startswith("swatch"):
-        return Patch(facecolor=style.colour, hatch=hatch(style), edgecolor=PAPER, linewidth=0, label=style.label)
+        return Patch(label=style.label, **area(style))
     if style.swatch == "behind":
         look: dict[str, Any] = {"linewidth": 4.5, "alpha": 0.5}
     elif style.swatch:
@@ -131,9 +132,10 @@ def _handle(style: Style) -> Artist:
     return Line2D([], [], color=style.colour, label=style.label, **look)
 
 
-def hatch(style: Style) -> str:
-    """Return the hatching of an area."""
-    return "////" if "hatched" in style.swatch else ""
+def area(style: Style) -> dict[str, Any]:
+    """Return the look of an area as arguments of matplotlib."""
+    hatch = "////" if "hatched" in style.swatch else ""
+    return {"facecolor": style.colour, "hatch": hatch, "edgecolor": PAPER, "linewidth": 0}
 
 
 def caption(figure: Figure, text: str) -> None:
@@ -145,22 +147,27 @@ def caption(figure: Figure, text: str) -> None:
 
 def line(ax: Axes, means: Sequence[tuple[float, float]], style: Style, runs: Sequence[tuple[float, float]]) -> None:
     """Draw means, with every run behind them where there is more than one for some x; (x, score), scores in [0, 1]."""
-    xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]
+    xs, ys = _places(means, style)
     ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, 4.5))
     if len(runs) > len(means):
-        dots(ax, [n + style.shift for n, _ in runs], [value for _, value in runs], style)
+        dots(ax, runs, style)
 
 
-def dots(ax: Axes, xs: Sequence[float], values: Sequence[float], style: Style, big: bool = False) -> None:
+def _places(points: Sequence[tuple[float, float]], style: Style) -> tuple[list[float], list[float]]:
+    """Return x, shifted, and per cent."""
+    return [x + style.shift for x, _ in points], [100 * value for _, value in points]
+
+
+def dots(ax: Axes, runs: Sequence[tuple[float, float]], style: Style, big: bool = False) -> None:
     """Draw single runs."""
     alpha, size = (1.0, 4.5) if big else (0.5, 2.5)
-    heights = [100 * value for value in values]
-    ax.plot(xs, heights, color=style.colour, linestyle="", alpha=alpha, zorder=2, **marker(style, size))
+    xs, ys = _places(runs, style)
+    ax.plot(xs, ys, color=style.colour, linestyle="", alpha=alpha, zorder=2, **marker(style, size))
 
 
 def shadow(ax: Axes, means: Sequence[tuple[int, float]], style: Style) -> None:
     """Draw a curve of another study behind those of this one, broad and pale, without markers."""
-    xs, ys = [n + style.shift for n, _ in means], [100 * value for _, value in means]
+    xs, ys = _places(means, style)
     ax.plot(xs, ys, color=style.colour, linewidth=4.5, alpha=0.3, zorder=1.5, solid_capstyle="round")
 
 
@@ -243,11 +250,6 @@ def grid(ax: Axes) -> None:
     """Draw faint lines across, behind everything."""
     ax.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
     ax.set_axisbelow(True)
-
-
-def zero(ax: Axes) -> None:
-    """Draw the reference of all differences across the panel."""
-    across(ax, 0)
 
 
 def nothing(ax: Axes, drawn: bool, why: str = "nothing to compare yet") -> None:

@@ -21,29 +21,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.report import drawing
-from fasttransfer.report.analysis import (
-    FROM_BASE,
-    SPECIFICITY,
-    Effect,
-    Estimate,
-    Row,
-    Score,
-    Summary,
-    chance,
-    decompose,
-    pair_scores,
-    runs_by_volume,
-    score_of,
-    summarise,
-    targets_of,
-)
+from fasttransfer.report.analysis.comparison import runs_by_volume
+from fasttransfer.report.analysis.effects import FROM_BASE, SPECIFICITY, Effect, level
+from fasttransfer.report.analysis.noise import Noise
+from fasttransfer.report.analysis.summary import Row, Summary, decompose, summarise, targets_of
 from fasttransfer.report.drawing import PART_STYLES, STYLES, Style, layer_colour
 from fasttransfer.report.filters import first_filters, montage
 from fasttransfer.report.numbers import task_title
-from fasttransfer.report.svg import INK, PAPER, settings
+from fasttransfer.report.svg import INK, settings
 from fasttransfer.study.cells import BASE, BASE_PLUS
-from fasttransfer.study.records import Result, StudyResults
+from fasttransfer.study.chance import mean_chance
+from fasttransfer.study.records import Result, Score, StudyResults
 
 _CROSS: dict[str, Any] = {"marker": "x", "markersize": 5, "linestyle": "", "zorder": 4, "clip_on": False}
 _MOST_CHECKS = 150  # drawn of a learning curve: more than there are pixels for only makes the file long
@@ -77,26 +67,24 @@ def differences(
     score: Score = "last",
     *,
     overlay: StudyResults | None = None,
-    overlay_name: str = "the paper",
     keys: bool = True,
 ) -> Figure:
     """Draw points above or below the base of the same target and seed: runs, means and their 95 % intervals.
 
-    Random layers are left out: far below all others, they would flatten what there is to see. The means of `overlay`,
-    another study, are laid behind, broad and pale; differences can be compared where accuracies on other images cannot.
+    Random layers are left out: far below all others, they would flatten what there is to see. The means of `overlay`, a
+    part of the paper, are laid behind, broad and pale: its differences compare with the study's, its accuracies do not.
     """
     figure, (ax,) = drawing.panels(1)
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
-    pairs = pair_scores(recorded.results, score)
+    noise = Noise(recorded.results, recorded.facts, score)
     ax.set_title("Difference from the base")
     ax.set_ylabel("points of top-1")
-    drawing.zero(ax)
+    drawing.across(ax, 0)
     treatments = [name for name in summary.treatments if not name.startswith("random")]
     means: list[Estimate] = []
     for name in treatments:
-        style = STYLES[name]
-        runs = [(one.n, value) for one in pairs if (value := one[FROM_BASE[name]]) is not None]
-        means += _means(ax, summary.rows, name, style, runs)
+        runs = [(n, value) for (_, _, n), value in noise.values(FROM_BASE[name].contrast).items()]
+        means += _means(ax, summary.rows, name, STYLES[name], runs)
     styles = [STYLES[name] for name in treatments]
     layers = [row.n for row in summary.rows]
     if overlay is not None:
@@ -104,7 +92,7 @@ def differences(
         for name in treatments:
             if behind := [(row.n, row.difference[name].value) for row in rows if name in row.difference]:
                 drawing.shadow(ax, behind, STYLES[name])
-        styles.append(replace(drawing.BEHIND, label=f"{overlay_name}, same colours"))
+        styles.append(replace(drawing.BEHIND, label="the paper, same colours"))
     drawing.fit(ax, means)
     drawing.layers_axis(ax, layers)
     drawing.nothing(ax, bool(means))
@@ -134,7 +122,7 @@ def decomposition(
     ax.set_ylabel(f"points of top-1 from {'selffer+' if parts.is_equal else 'the base'}")
     for stretch in _stretches(parts.complete):
         _areas(ax, stretch, (parts.first, SPECIFICITY))
-    drawing.zero(ax)
+    drawing.across(ax, 0)
     wholes = {row.n: row.effects[parts.whole] for row in parts.complete}
     nets = {n: replace(whole, value=-whole.value) for n, whole in wholes.items()}
     for n, net in nets.items():
@@ -187,7 +175,7 @@ def volume(studies: Sequence[StudyResults], score: Score = "last", *, keys: bool
         lost = [(k, 100 * value) for k, values in runs.items() for value, is_lost in values if is_lost]
         ax.plot([k for k, _ in lost], [value for _, value in lost], color=style.colour, **_CROSS)
     drawing.logarithmic_axis(ax, {k: _thousands(k) for runs in points.values() for k in runs})
-    levels = [level for study in studies for task in points if (level := chance(study.facts, task)) is not None]
+    levels = [one for study in studies for task in points if (one := mean_chance(study.facts, [task])) is not None]
     if levels:
         drawing.chance(ax, min(levels))
     ax.set_ylim(bottom=0)
@@ -214,7 +202,7 @@ def comparison(
     figure, (ax,) = drawing.panels(1)
     ax.set_title(f"{' and '.join(treatments).capitalize()} networks")
     ax.set_ylabel("points of top-1 from the base")
-    drawing.zero(ax)
+    drawing.across(ax, 0)
     layers: set[int] = set()
     styles: list[Style] = []
     means: list[Estimate] = []
@@ -241,12 +229,12 @@ def comparison(
 
 
 @settings()
-def filters(recorded: StudyResults, *, seed: int | None = None, target: str | None = None) -> Figure:
-    """Draw the first layer's filters of every trained base of `seed`, by default the first, from `weights/`.
+def filters(recorded: StudyResults, *, target: str | None = None) -> Figure:
+    """Draw the first layer's filters of every trained base of the first seed, from `weights/`.
 
     Each filter is scaled by its own largest weight: grey is zero, the colours are the signs of red, green and blue.
     """
-    weights = {task: conv1 for task, conv1 in first_filters(recorded, seed).items() if target in (None, task)}
+    weights = {task: conv1 for task, conv1 in first_filters(recorded).items() if target in (None, task)}
     sheets = {task: montage(conv1) for task, conv1 in weights.items()}
     height = max((drawing.PANEL[0] * sheet.shape[0] / sheet.shape[1] for sheet in sheets.values()), default=1.0)
     figure, axes = drawing.panels(max(1, len(sheets)), columns=2, height=height + 0.25)  # inches, for the title
@@ -303,19 +291,20 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
     """Draw one panel of `accuracy`: the runs of all `targets` together."""
     results = [result for result in recorded.results if result.target in targets]
     summary = summarise(results, score=score, facts=recorded.facts)
-    pairs = pair_scores(results, score)
+    noise = Noise(results, recorded.facts, score)
     ax.set_title(task_title(recorded, targets[0]) if len(targets) == 1 else "Every network, all tasks together")
     ax.set_ylabel("validation top-1, %")
-    bases = [value for r in results if r.treatment == BASE and (value := score_of(r, score)) is not None]
+    bases = [value for r in results if r.treatment == BASE and (value := r.score(score)) is not None]
     values = list(bases)
     if summary.base is not None:
         drawing.across(ax, summary.base.value)
-        drawing.dots(ax, [0.0] * len(bases), bases, STYLES["base"], big=len(bases) < 3)
+        drawing.dots(ax, [(0.0, value) for value in bases], STYLES["base"], big=len(bases) < 3)
     if summary.base_plus is not None:
         drawing.across(ax, summary.base_plus.value, STYLES["base+"].colour, **drawing.ACROSS_PLUS)
         values.append(summary.base_plus.value)
     for treatment in summary.treatments:
-        runs = [(one.n, one.top1[treatment]) for one in pairs if treatment in one.top1]
+        tops = noise.values(lambda n, treatment=treatment: level((treatment, n)))  # type: ignore[misc]
+        runs = [(n, value) for (_, _, n), value in tops.items()]
         means = [(row.n, row.top1[treatment].value) for row in summary.rows if treatment in row.top1]
         drawing.line(ax, means, STYLES[treatment], runs)
         values += [value for _, value in runs]
@@ -324,9 +313,9 @@ def _top1(ax: Axes, recorded: StudyResults, targets: Sequence[str], score: Score
     drawing.nothing(ax, bool(values))
     failed = any(result.state == "diverged" for result in results)
     if failed or not values or min(values) < 0.6 * max(values):  # else all would be crowded at the top
-        level = chance(recorded.facts, targets[0])
-        if level is not None:
-            drawing.chance(ax, level)
+        guess = mean_chance(recorded.facts, targets[:1])
+        if guess is not None:
+            drawing.chance(ax, guess)
         ax.set_ylim(bottom=0)
 
 
@@ -347,17 +336,10 @@ def _areas(ax: Axes, rows: Sequence[Row], parts: Sequence[Effect]) -> None:
     xs = np.union1d(np.linspace(layers[0] - 0.3, layers[-1] + 0.3, 60 * len(rows) + 1).round(4), layers)
     above, below = np.zeros_like(xs), np.zeros_like(xs)
     for part in parts:
-        style = PART_STYLES[part]
         change = np.interp(xs, layers, [-100 * row.effects[part].value for row in rows])
         for side, share in ((above, change.clip(min=0)), (below, change.clip(max=0))):
             if share.any():
-                look: dict[str, Any] = {
-                    "facecolor": style.colour,
-                    "hatch": drawing.hatch(style),
-                    "edgecolor": PAPER,
-                    "linewidth": 0,
-                }
-                ax.fill_between(xs, side, side + share, where=share != 0, zorder=2, **look)
+                ax.fill_between(xs, side, side + share, where=share != 0, zorder=2, **drawing.area(PART_STYLES[part]))
             side += share
 
 

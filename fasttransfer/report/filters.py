@@ -14,13 +14,12 @@ from fasttransfer.study.records import StudyResults
 _GAP = 1  # pixels between filters
 
 
-def first_filters(recorded: StudyResults, seed: int | None = None) -> dict[str, NDArray[np.float32]]:
-    """Return conv1 of each base of `seed`, by default the study's first: task -> (filters, 3, kernel, kernel).
+def first_filters(recorded: StudyResults) -> dict[str, NDArray[np.float32]]:
+    """Return conv1 of each base of the study's first seed: task -> (filters, 3, kernel, kernel).
 
     Bases that are not done, or whose weights are not in the study's folder or cannot be read, are left out.
     """
-    if seed is None:
-        seed = min((result.seed for result in recorded.results), default=0)
+    seed = min((result.seed for result in recorded.results), default=0)
     weights = {}
     for base in recorded.results:
         if base.treatment == cells.BASE and base.trained and base.seed == seed:

@@ -5,24 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from fasttransfer.report.analysis import (
-    BOOST,
-    SPECIFICITY,
-    STUCK_SHARE,
-    Decomposition,
-    Estimate,
-    Score,
-    Summary,
-    budget_of,
-    class_count,
-    confounds,
-    decompose,
-    mean_chance,
-    recovered,
-    share_at_chance,
-    stuck,
-    summarise,
-)
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import BOOST, SPECIFICITY
+from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.numbers import (
     MINUS,
     cost,
@@ -31,14 +16,13 @@ from fasttransfer.report.numbers import (
     half,
     intervals,
     is_within_noise,
-    label,
     networks,
     per_cent,
     signed,
-    some,
 )
 from fasttransfer.report.verdict import verdict
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.chance import mean_chance
+from fasttransfer.study.records import Score, StudyResults
 
 CHEAP = 0.02  # top-1; frozen transfer that costs less is called cheap
 _VISIBLE = 0.005  # top-1; smaller costs are not taken apart
@@ -90,52 +74,6 @@ def findings(recorded: StudyResults, score: Score = "last") -> list[Finding]:
     stated = [finding for finding in every if finding is not None]
     openings = [_caution(summary), *[""] * len(stated)]  # only of the first sentence
     return [replace(one, text=_sentence(opening + one.text)) for opening, one in zip(openings, stated, strict=False)]
-
-
-def warnings(recorded: StudyResults, score: Score = "last") -> list[str]:
-    """Return sentences on what is missing, confounded or stuck; none where all is well."""
-    unit = recorded.facts.get("seeds_are", "seeds")
-    return [*_stuck(recorded), *confounds(recorded.results, score, seeds_are=unit)]
-
-
-def _stuck(recorded: StudyResults) -> list[str]:
-    """Return sentences on networks that sat at the loss of an even guess, by what that means."""
-    several = len({result.seed for result in recorded.results}) > 1
-    bases: list[str] = []
-    random: list[str] = []
-    others: list[str] = []
-    late: list[str] = []
-    for result in recorded.results:
-        classes, budget = class_count(recorded.facts, result.target), budget_of(recorded.results, result.target)
-        if not classes or not stuck(result, classes, budget):
-            continue
-        if recovered(result, classes):
-            share = f"{100 * share_at_chance(result, classes, budget):.0f} %"
-            late.append(f"{result.name} (seed {result.seed}, {share})" if several else f"{result.name} ({share})")
-        else:
-            kind = bases if result.treatment == "base" else random if result.source in ("R", "H") else others
-            kind.append(label(result, several))
-    early = [label(result, several) for result in recorded.results if result.state == "stuck"]
-    sentences = (
-        (
-            bases,
-            "Stuck at chance, their loss no better than an even guess's: {}. What is compared with such a base, or "
-            "copied from it, says nothing about transfer; it is in every mean even so.",
-        ),
-        (
-            others,
-            "Stuck at chance, their loss no better than an even guess's: {}. They are in the means: training failed "
-            "there, and how much of a cost is that failure cannot be told.",
-        ),
-        (
-            random,
-            "Random controls stuck at chance: {}. Nothing that can be learned from passes their frozen layers: they do "
-            "not tell what random features are worth, and are in the means.",
-        ),
-        (early, "Ended before the end of their training, at chance in every check: {}."),
-        (late, f"At chance for more than {100 * STUCK_SHARE:.0f} % of training before learning began: {{}}."),
-    )
-    return [sentence.format(some(names)) for names, sentence in sentences if names]
 
 
 def _caution(summary: Summary) -> str:

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fasttransfer.report.analysis import (
-    BOOST,
-    CO_ADAPTATION,
-    FREEZING,
-    FROM_BASE,
-    FROZEN_COST,
-    LOST,
-    SPECIFICITY,
-    Effect,
-    Estimate,
-    Row,
-    Summary,
-    mean_chance,
-    summarise,
-)
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, FROM_BASE, LOST, Effect
+from fasttransfer.report.analysis.summary import Row, Summary, summarise
 from fasttransfer.report.numbers import amount, decimals, half, networks, per_cent, signed, task_title
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import StudyResults
 
-_AT_EQUAL_TRAINING = (FREEZING, SPECIFICITY, FROZEN_COST, BOOST)
 _FROM_BASE = (LOST, CO_ADAPTATION, FROM_BASE["transfer+"])
 
 
@@ -90,7 +78,7 @@ def summary_tables(recorded: StudyResults, summary: Summary) -> list[HtmlTable]:
     rows = tuple((str(row.n), tuple(top1(row, name) for name in names)) for row in summary.rows)
     tables = [HtmlTable("Top-1 against n", ("n", *names), rows)]
     for caption, effects in (
-        ("Where the points go, at equal training", _AT_EQUAL_TRAINING),
+        ("Where the points go, at equal training", AT_EQUAL_TRAINING),
         ("The paper's comparison, against the base", _FROM_BASE),
     ):
         if any(row[effect] for row in summary.rows for effect in effects):

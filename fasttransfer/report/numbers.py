@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fasttransfer.report.analysis import Effect, Estimate, class_count
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.effects import Effect
+from fasttransfer.study.chance import class_count
 from fasttransfer.study.records import Result, StudyResults
 
 MINUS = "\N{MINUS SIGN}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,9 @@ from markupsafe import Markup
 
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import (
-    BOOST,
-    FROZEN_COST,
-    Decomposition,
-    Score,
-    Summary,
-    decompose,
-    score_of,
-    summarise,
-)
-from fasttransfer.report.analysis.comparison import flatten
+from fasttransfer.report.analysis.comparison import network_name
+from fasttransfer.report.analysis.effects import BOOST, FROZEN_COST
+from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import BEHIND, STYLES, Style, part_styles, treatment_styles
 from fasttransfer.report.filters import first_filters, smoothness
@@ -31,7 +22,8 @@ from fasttransfer.report.numbers import count, decimals, intervals, points, task
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.configuration import flatten
+from fasttransfer.study.records import Score, StudyResults
 
 
 def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | None = None) -> str:
@@ -42,17 +34,11 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     decomposition = decompose(recorded, summary)
     done = sum(result.trained for result in recorded.results)
-    drawn: dict[str, Any] = {
-        "accuracy": _accuracy(recorded, summary, overlay),
-        "decomposition": _decomposition(recorded, summary, decomposition),
-        "numbers": blocks(recorded, summary) if done else [],
-        "learning": _learning(recorded),
-        "filters": _filters(recorded),
-    }
+    drawn: dict[str, Any] = _draw(recorded, summary, decomposition, overlay)
+    drawn["numbers"] = blocks(recorded, summary) if done else []
     return render(
         "page.html.j2",
         **drawn,
-        sections=[(name, title, name not in drawn or drawn[name]) for name, title in _SECTIONS.items()],
         recorded=recorded,
         name=recorded.folder.name or str(recorded.folder),
         facts_line=_facts_line(recorded, summary),
@@ -62,55 +48,40 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
         warnings=cautions(recorded, summary),
         score=SCORES[score],
         keys=_keys(summary, overlay),
-        overlaid=_overlaid(overlay),
+        overlay=overlay,
+        overlay_ran=[] if overlay is None else summarise(overlay.results).treatments,
         intervals=_intervals(recorded, summary),
         parts_equal=decomposition.is_equal,
         part_keys=part_styles(decomposition.first, BOTH_TOGETHER),
-        smoothness=_smoothness(recorded),
+        smoothness={task: smoothness(weights) for task, weights in first_filters(recorded).items()},
         layer_keys=figures.curve_styles(recorded),
         networks=_networks(recorded),
         several_seeds=len(summary.seeds) > 1,
         precision=_precision(recorded, summary),
-        tasks=_tasks(recorded),
+        task_titles={task: task_title(recorded, task) for task in recorded.facts.get("classes", {})},
         configuration=_configuration(recorded),
     )
 
 
-_SECTIONS = {
-    "accuracy": "Accuracy",
-    "decomposition": "What frozen transfer costs",
-    "numbers": "Numbers",
-    "learning": "Learning curves",
-    "filters": "Filters",
-    "networks": "Networks",
-    "made": "How it was made",
-    "cite": "How to cite",
-}
-
-
 def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
-    study = recorded.study
-    recipe = study.get("recipe", {})
-    geometry = recipe.get("geometry", {}) if isinstance(recipe, Mapping) else {}
+    study = flatten(recorded.study)
     named = {
         "images": Path(str(study.get("data", ""))).name,
         "split": study.get("split"),
-        "recipe": recipe.get("name") if isinstance(recipe, Mapping) else recipe,
-        "network": geometry.get("name") if isinstance(geometry, Mapping) else geometry,
-        "views": describe_views(study),
+        "recipe": study.get("recipe.name"),
+        "network": network_name(recorded),
+        "views": describe_views(recorded.study),
     }
     line = [f"{what}: {value}" for what, value in named.items() if value]
-    if summary.seeds:
-        line.append(count(len(summary.seeds), "seed"))
-    return line
+    return [*line, count(len(summary.seeds), "seed")] if summary.seeds else line
 
 
 def _networks(recorded: StudyResults) -> list[dict[str, Any]]:
-    bases = {(r.target, r.seed): score_of(r) for r in recorded.results if r.treatment == BASE}
+    bases = {(r.target, r.seed): r.score("last") for r in recorded.results if r.treatment == BASE}
     rows = []
     for result in recorded.results:
         digits = decimals(recorded.facts, [result.target])
-        base, own = bases.get((result.target, result.seed)), score_of(result)
+        base, own = bases.get((result.target, result.seed)), result.score("last")
         paired = None if base is None or own is None or result.treatment == BASE else own - base
         row = {
             "result": result,
@@ -134,16 +105,15 @@ def _configuration(recorded: StudyResults) -> list[tuple[str, str]]:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     flat = flatten({**recorded.study, "views": describe_views(recorded.study)})
-    return [(name, text(value)) for name, value in flat]
+    return [(name, text(value)) for name, value in flat.items()]
 
 
 def _precision(recorded: StudyResults, summary: Summary) -> str:
     """Return how far the number of validation images alone moves a top-1 (binomial, 95 %)."""
     lines = []
-    for target in summary.targets:
+    for target, base in summary.bases.items():
         images = recorded.facts.get("val_pictures", {}).get(target)
-        base = summarise(recorded.results, score=summary.score, target=target).base
-        if images and base is not None and 0 < base.value < 1:
+        if images and 0 < base.value < 1:
             spread = 196 * math.sqrt(base.value * (1 - base.value) / images)
             lines.append(
                 f"Of task {target}'s {images:,} validation images each is worth {100 / images:.2g} "
@@ -154,30 +124,10 @@ def _precision(recorded: StudyResults, summary: Summary) -> str:
     return " ".join(lines)
 
 
-def _tasks(recorded: StudyResults) -> list[dict[str, Any]]:
-    facts, tasks = recorded.facts, []
-    for task, classes in sorted(facts.get("classes", {}).items()):
-        counts = {part: facts.get(f"{part}_pictures", {}).get(task) for part in ("train", "val")}
-        names = [facts.get("words", {}).get(name, name) for name in classes]
-        tasks.append({"title": task_title(recorded, task), **counts, "classes": names})
-    return tasks
-
-
 def _intervals(recorded: StudyResults, summary: Summary) -> str:
     """Return a clause on what the ± of the page are made of; empty where there is none."""
-    estimates = [(*row.difference.values(), row[FROZEN_COST], row[BOOST]) for row in summary.rows]
-    return intervals(
-        [estimate for row in estimates for estimate in row if estimate], recorded.facts.get("seeds_are", "seeds")
-    )
-
-
-def _smoothness(recorded: StudyResults) -> list[str]:
-    """Return a sentence for each base on how far its filters are from the noise that they began as."""
-    return [
-        f"base{task}: neighbouring weights correlate by {smoothness(weights):.2f}; those of independent initial values "
-        "by 0.00."
-        for task, weights in first_filters(recorded).items()
-    ]
+    estimates = [one for row in summary.rows for one in (*row.difference.values(), row[FROZEN_COST], row[BOOST]) if one]
+    return intervals(estimates, recorded.facts.get("seeds_are", "seeds"))
 
 
 def _keys(summary: Summary, overlay: StudyResults | None) -> list[Style]:
@@ -185,55 +135,31 @@ def _keys(summary: Summary, overlay: StudyResults | None) -> list[Style]:
     return [*treatment_styles(treatments), *([] if overlay is None else [BEHIND])]
 
 
-def _overlaid(overlay: StudyResults | None) -> str:
-    """Return what is laid behind, and what it lacks."""
-    if overlay is None:
-        return ""
-    halves = "natural and man-made" if overlay.study.get("split") == "natural-manmade" else "random"
-    ran = ", ".join(summarise(overlay.results).treatments)
-    return (
-        f"Broad and pale behind the differences: the paper's networks on {halves} halves of ImageNet ({ran}), as "
-        "published. Its images and the length of its training were others: compare the shapes."
-    )
-
-
-def _accuracy(recorded: StudyResults, summary: Summary, overlay: StudyResults | None) -> list[Markup]:
-    if summary.base is None and not any(row.top1 for row in summary.rows):
-        return []
-    drawn = []
-    for target in summary.targets:
-        figure = figures.accuracy(recorded, summary.score, target=target, keys=False)
-        drawn.append(element(figure, f"top1-{target}", f"Top-1 against n on task {target}"))
-    if summary.rows:
-        figure = figures.differences(recorded, summary.score, overlay=overlay, keys=False)
-        drawn.append(element(figure, "differences", "Difference of top-1 from the base against n"))
-    return drawn
-
-
-def _decomposition(recorded: StudyResults, summary: Summary, parts: Decomposition) -> list[Markup]:
-    if not parts.complete:
-        return []
-    targets: Sequence[str | None] = [*summary.targets, None] if len(summary.targets) > 1 else [None]
-    drawn = []
-    for target in targets:
-        figure = figures.decomposition(recorded, summary.score, target=target, keys=False)
-        where = f"task {target}" if target else "mean"
-        label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
-        drawn.append(element(figure, f"parts-{target or 'mean'}", label))
-    return drawn
-
-
-def _learning(recorded: StudyResults) -> list[Markup]:
-    drawn = []
+def _draw(
+    recorded: StudyResults, summary: Summary, parts: Decomposition, overlay: StudyResults | None
+) -> dict[str, list[Markup]]:
+    """Return section -> its figures."""
+    drawn: dict[str, list[Markup]] = {name: [] for name in ("accuracy", "decomposition", "learning", "filters")}
+    score, targets = summary.score, summary.targets
+    if summary.base is not None or any(row.top1 for row in summary.rows):
+        for target in targets:
+            figure = figures.accuracy(recorded, score, target=target, keys=False)
+            drawn["accuracy"].append(element(figure, f"top1-{target}", f"Top-1 against n on task {target}"))
+        if summary.rows:
+            figure = figures.differences(recorded, score, overlay=overlay, keys=False)
+            label = "Difference of top-1 from the base against n"
+            drawn["accuracy"].append(element(figure, "differences", label))
+    if parts.complete:
+        for one in (*targets, None) if len(targets) > 1 else (None,):
+            figure = figures.decomposition(recorded, score, target=one, keys=False)
+            where = f"task {one}" if one else "mean"
+            label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
+            drawn["decomposition"].append(element(figure, f"parts-{one or 'mean'}", label))
     for treatment in figures.curves_of(recorded):
         figure = figures.learning(recorded, treatment, keys=False)
         label = f"Validation top-1 against steps, {STYLES[treatment].label}"
-        drawn.append(element(figure, f"learning-{treatment.replace('+', '-plus')}", label))
+        drawn["learning"].append(element(figure, f"learning-{treatment.replace('+', '-plus')}", label))
+    for task in first_filters(recorded):
+        figure = figures.filters(recorded, target=task)
+        drawn["filters"].append(element(figure, f"filters-{task}", f"Filters of conv1 of base{task}"))
     return drawn
-
-
-def _filters(recorded: StudyResults) -> list[Markup]:
-    return [
-        element(figures.filters(recorded, target=task), f"filters-{task}", f"Filters of conv1 of base{task}")
-        for task in first_filters(recorded)
-    ]

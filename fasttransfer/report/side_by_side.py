@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import (
-    FROM_BASE,
-    PARTS,
-    Comparison,
-    Effect,
-    Estimate,
-    Score,
-    Summary,
-    compare,
-    decompose,
-    runs_by_volume,
-    summarise,
-)
-from fasttransfer.report.cautions import cautions
+from fasttransfer.report.analysis.comparison import Comparison, compare, runs_by_volume
+from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
+from fasttransfer.report.analysis.summary import Summary, decompose, summarise
+from fasttransfer.report.cautions import cautions, warnings
 from fasttransfer.report.drawing import STYLES, Style, part_styles, study_styles, treatment_styles
-from fasttransfer.report.findings import findings, warnings
+from fasttransfer.report.findings import findings
 from fasttransfer.report.html_tables import HtmlTable, TableCell, summary_tables
 from fasttransfer.report.numbers import count, networks, per_cent, signed
 from fasttransfer.report.svg import INK
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
-from fasttransfer.report.verdict import Verdict, verdict
+from fasttransfer.report.verdict import verdict
 from fasttransfer.study import paper
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
+
+_FIGURE_3 = ("transfer", "random")  # the treatments of the paper's figure 3
 
 
 @dataclass(frozen=True)
@@ -51,10 +44,18 @@ class ComparisonSection:
 def comparison_page(comparison: Comparison, *, command: str) -> str:
     """Return the page of studies side by side; `command` makes it again."""
     score, studies = comparison.score, comparison.by_name
-    sections = [*_equal_section(comparison), *([_transfer_section(comparison)] if comparison.lines else [])]
+    sections = []
+    if tables := _tables(comparison, PARTS):
+        lead = (
+            "Points of top-1 between networks that have had the same training: what freezing the task's own layers "
+            "costs, what it costs that they are the other task's, and what fine-tuning leaves of having seen the other "
+            "task."
+        )
+        sections.append(ComparisonSection("equal", "At equal training", lead, tables=tables))
+    if comparison.lines:
+        sections.append(_transfer_section(comparison))
     for treatment, effect in FROM_BASE.items():
-        table = _table(comparison, effect, STYLES[treatment].label.capitalize())
-        if table.rows and treatment not in ("transfer", "random"):
+        if treatment not in _FIGURE_3 and (tables := _tables(comparison, [effect])):
             figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
             name = treatment.replace("+", "-plus")
             drawn = element(figure, name, f"Difference from the base of {treatment} networks")
@@ -62,17 +63,18 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
                 "Points of top-1 above or below the base of the same task and seed, the paper's comparison: "
                 f"{treatment} has had one schedule of training more than its base."
             )
-            styles = [style for study, style in study_styles(studies).items() if study in table.heads]
-            sections.append(ComparisonSection(name, table.caption, lead, [drawn], styles, [table]))
+            styles = [style for study, style in study_styles(studies).items() if study in tables[0].heads]
+            sections.append(ComparisonSection(name, tables[0].caption, lead, [drawn], styles, tables))
     if comparison.volumes:
         sections.append(_volume_section(comparison.studies, score))
     of_each = zip(studies.items(), comparison.summaries, strict=True)
     all_cautions = [f"{name}: {caution}" for (name, study), summary in of_each for caution in cautions(study, summary)]
+    judged = {name: verdict(study, score) for name, study in studies.items()}
     return render(
         "side_by_side.html.j2",
         title="Studies side by side",
         facts_line=[*studies, f"score: {SCORES[score]}"],
-        verdicts=_verdicts(studies, score),
+        verdicts=[replace(one, text=f"{name}: {one.text}") for name, one in judged.items() if one is not None],
         findings=[],
         warnings=[*comparison.notes, *all_cautions],
         sections=sections,
@@ -165,7 +167,6 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
         alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
         drawn.append(element(alone, "transfer-alone", "Difference from the base of frozen transfer networks"))
     lines = [Style("frozen transfer", INK), Style("frozen random layers", INK, line=":")]
-    tables = [_table(comparison, FROM_BASE[name], STYLES[name].label.capitalize()) for name in ("transfer", "random")]
     return ComparisonSection(
         "transfer",
         "Transfer and random layers (the paper's figure 3)",
@@ -174,36 +175,25 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
         "layers cost.",
         drawn,
         [*study_styles(studies).values(), *lines],
-        [table for table in tables if table.rows],
+        _tables(comparison, [FROM_BASE[treatment] for treatment in _FIGURE_3]),
     )
 
 
-def _equal_section(comparison: Comparison) -> list[ComparisonSection]:
-    """Return the section with the effects at equal training; none where no study has one."""
-    captions = {part: f"{part.name.capitalize()}: {networks(part)}" for part in PARTS}
-    tables = [table for part in PARTS if (table := _table(comparison, part, captions[part])).rows]
-    if not tables:
-        return []
-    lead = (
-        "Points of top-1 between networks that have had the same training: what freezing the task's own layers costs, "
-        "what it costs that they are the other task's, and what fine-tuning leaves of having seen the other task."
-    )
-    return [ComparisonSection("equal", "At equal training", lead, tables=tables)]
+def _tables(comparison: Comparison, effects: Sequence[Effect]) -> list[HtmlTable]:
+    """Return a table for each of `effects` that some study has: in each study, and how far each is from the first one.
 
-
-def _verdicts(studies: Mapping[str, StudyResults], score: Score) -> list[Verdict]:
-    judged = {name: verdict(study, score) for name, study in studies.items()}
-    return [replace(one, text=f"{name}: {one.text}") for name, one in judged.items() if one is not None]
-
-
-def _table(comparison: Comparison, effect: Effect, caption: str) -> HtmlTable:
-    """Return `effect` in each study and how far each is from the first one; columns without a number are left out."""
-    lines = [line for line in comparison.lines if line.effect == effect]
+    Columns without a number are left out.
+    """
     heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
-    fields = [(*line.estimates, *line.apart) for line in lines]
-    columns = [i for i in range(len(heads)) if any(row[i] is not None for row in fields)]
-    rows = tuple((str(line.n), tuple(_cell(row[i]) for i in columns)) for line, row in zip(lines, fields, strict=True))
-    return HtmlTable(caption, ("n", *(heads[i] for i in columns)), rows)
+    tables = []
+    for effect in effects:
+        rows = {line.n: (*line.estimates, *line.apart) for line in comparison.lines if line.effect == effect}
+        columns = [i for i in range(len(heads)) if any(row[i] for row in rows.values())]
+        cells = tuple((str(n), tuple(_cell(row[i]) for i in columns)) for n, row in rows.items())
+        title = STYLES[effect.left].label if effect.is_from_base else f"{effect.name}: {networks(effect)}"
+        if cells:
+            tables.append(HtmlTable(title[0].upper() + title[1:], ("n", *(heads[i] for i in columns)), cells))
+    return tables
 
 
 def _cell(estimate: Estimate | None) -> TableCell:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fasttransfer.networks.geometry import STAGES
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis import (
-    GAIN,
-    Estimate,
-    Score,
-    chance,
-    class_count,
-    score_of,
-    share_at_chance,
-    stuck,
-    summarise,
-)
+from fasttransfer.report.analysis.effects import GAIN
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.study.cells import BASE
-from fasttransfer.study.records import Result, StudyResults
+from fasttransfer.study.chance import class_count, mean_chance, share_at_chance, stuck
+from fasttransfer.study.records import Result, Score, StudyResults
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
@@ -31,7 +23,7 @@ COLUMNS = (
 MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "seeds")
 
 
-def results_csv(recorded: StudyResults) -> bytes:
+def results_csv(recorded: StudyResults) -> str:
     """Return every network of the study, in its order. Scores lie in [0, 1]; a field without a value yet is empty.
 
     `val_top1` is the last check of whatever was trained so far, `state` says whether that was all;
@@ -53,17 +45,17 @@ def results_csv(recorded: StudyResults) -> bytes:
             **_paired(result, base, "last", ""),
             **_paired(result, base, "best10", "_best10"),
             "classes": classes,
-            "chance": _number(chance(recorded.facts, result.target)),
+            "chance": _number(mean_chance(recorded.facts, [result.target])),
             "share_at_chance": f"{share_at_chance(result, classes):.3f}" if classes and result.evaluations else None,
             "stuck": int(stuck(result, classes)) if classes and result.trained else None,
             "reason": result.reason,
             "views": describe_views(recorded.study),
         }
         writer.writerow(row)
-    return out.getvalue().encode()
+    return out.getvalue()
 
 
-def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> bytes:
+def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> str:
     """Return the effects that studies have, for each n over targets and seeds, in [-1, 1].
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
@@ -74,21 +66,18 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> byt
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(MEANS)
     for name, recorded in studies.items():
-        for n, what, mean in _means(recorded, score):
-            writer.writerow((name, n, what, f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds))
-    return out.getvalue().encode()
-
-
-def _means(recorded: StudyResults, score: Score) -> Iterator[tuple[int, str, Estimate]]:
-    summary = summarise(recorded.results, score=score, facts=recorded.facts)
-    if summary.gain is not None:
-        yield STAGES, GAIN.networks, summary.gain
-    for row in summary.rows:
-        yield from ((row.n, effect.networks, mean) for effect, mean in row.effects.items())
+        summary = summarise(recorded.results, score=score, facts=recorded.facts)
+        means = [(row.n, effect, mean) for row in summary.rows for effect, mean in row.effects.items()]
+        if summary.gain is not None:
+            means = [(STAGES, GAIN, summary.gain), *means]
+        for n, effect, mean in means:
+            numbers = f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds
+            writer.writerow((name, n, effect.networks, *numbers))
+    return out.getvalue()
 
 
 def _paired(result: Result, base: Result | None, score: Score, suffix: str) -> dict[str, str | None]:
-    own, other = score_of(result, score), score_of(base, score) if base else None
+    own, other = result.score(score), base.score(score) if base else None
     return {
         f"base_top1{suffix}": _number(other),
         f"difference_to_base{suffix}": _number(None if own is None or other is None else own - other),

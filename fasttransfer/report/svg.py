@@ -77,27 +77,3 @@ def png(figure: Figure, *, dpi: int = 200) -> bytes:
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
-
-
-def inline(figure: Figure, name: str, label: str) -> str:
-    """Return `figure` as an `<svg>` element for a page.
-
-    `name` keeps its ids apart from those of the page's other figures; a screen reader reads `label`.
-    The colours of ink and background become the page's, so that the figure follows it into the dark.
-    """
-    text = svg(figure).decode()
-    text = text[text.index("<svg ") :]
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
-    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', _head(label), text, count=1)
-    for colour, variable in ((INK, "--ink"), (FAINT, "--faint"), (PAPER, "--card")):
-        text = text.replace(colour, f"var({variable})")
-    return text
-
-
-def _head(label: str) -> str:
-    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("\\", "")
-    return (
-        r'<svg viewBox="\1" role="img" aria-label="' + escaped + '" '
-        'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-    )

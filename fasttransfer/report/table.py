@@ -1,4 +1,4 @@
-"""The tables printed when a grid is done: n down, treatments across, in 80 columns, terminal or not.
+"""The tables printed in a terminal, in 80 columns: of a study, n down and treatments across, and of several studies.
 
 The verdict on the bases comes first, then every treatment with its difference from the base, then the effects that the
 study has, those at equal training before the paper's, with intervals.
@@ -8,30 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis import (
-    BOOST,
-    CO_ADAPTATION,
-    FREEZING,
-    FROZEN_COST,
-    SPECIFICITY,
-    Effect,
-    Row,
-    Score,
-    Summary,
-    mean_chance,
-    summarise,
+from fasttransfer.report.analysis.comparison import Comparison, Line
+from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, Effect
+from fasttransfer.report.analysis.summary import Row, Summary, summarise
+from fasttransfer.report.numbers import (
+    amount,
+    count,
+    decimals,
+    half,
+    intervals,
+    label,
+    per_cent,
+    plain,
+    points,
+    signed,
+    some,
 )
-from fasttransfer.report.numbers import amount, count, decimals, intervals, label, per_cent, plain, points, some
-from fasttransfer.report.terminal import grid
 from fasttransfer.report.verdict import verdict
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.chance import mean_chance
+from fasttransfer.study.records import Score, StudyResults
 
-_EFFECTS = (FREEZING, SPECIFICITY, FROZEN_COST, BOOST, CO_ADAPTATION)
+_WHICH: dict[Score, str] = {"last": "last check", "best10": "ten best checks"}
+
+
+def grid(
+    left: Sequence[str], right: Sequence[str], *, padding: tuple[int, int, int, int] = (0, 1, 0, 0), edge: bool = False
+) -> Table:
+    """Return a table without rows, its columns headed by `left` and `right` and aligned to that side.
+
+    `padding` is around each cell: above, right, below, left; `edge`: at the outer sides of the table as well.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=padding, pad_edge=edge, header_style="bold")
+    for heading in left:
+        table.add_column(Text(heading), no_wrap=True)  # Text, for "[1]" would be read as a style
+    for heading in right:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    return table
 
 
 def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:
@@ -45,7 +65,7 @@ def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:
     parts.append(Text(_base_line(recorded, summary, digits)))
     if summary.rows:
         parts.append(_top1(summary, digits))
-    effects = [effect for effect in _EFFECTS if any(row[effect] for row in summary.rows)]
+    effects = [effect for effect in (*AT_EQUAL_TRAINING, CO_ADAPTATION) if any(row[effect] for row in summary.rows)]
     if effects:
         parts.append(_costs(summary, effects, digits))
     return Group(*parts, Text(plain(_note(recorded, summary, effects))))
@@ -56,8 +76,7 @@ def _base_line(recorded: StudyResults, summary: Summary, digits: int) -> str:
         return "base: not finished"
     text = f"base {per_cent(summary.base.value, digits)} %"
     if len(summary.targets) > 1:
-        each = {t: summarise(recorded.results, score=summary.score, target=t).base for t in summary.targets}
-        text += f" ({', '.join(f'{t} {per_cent(base.value, digits)}' for t, base in each.items() if base)})"
+        text += f" ({', '.join(f'{t} {per_cent(base.value, digits)}' for t, base in summary.bases.items())})"
     if summary.base_plus is not None:
         text += f", base+ {per_cent(summary.base_plus.value, digits)} %"
     level = mean_chance(recorded.facts, summary.targets)
@@ -90,9 +109,8 @@ def _costs(summary: Summary, effects: Sequence[Effect], digits: int) -> Table:
 def _note(recorded: StudyResults, summary: Summary, effects: Sequence[Effect]) -> str:
     unit = recorded.facts.get("seeds_are", "seeds").removesuffix("s")
     behind = f"{count(len(summary.targets), 'target')} and {count(len(summary.seeds), unit)}"
-    which = "last check" if summary.score == "last" else "ten best checks"
     lines = [
-        f"Top-1 in %, mean over {behind}, {which}.",
+        f"Top-1 in %, mean over {behind}, {_WHICH[summary.score]}.",
         "In brackets: minus the base of the same target and seed, the paper's comparison.",
     ]
     if equal := [f"{effect.heading}: {effect.networks}" for effect in effects if not effect.is_from_base]:
@@ -127,3 +145,63 @@ def _note(recorded: StudyResults, summary: Summary, effects: Sequence[Effect]) -
 def _progress(recorded: StudyResults) -> str:
     done = sum(result.trained for result in recorded.results)
     return f"{done} of {count(len(recorded.results), 'network')} done"
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Return tables for rich: each study's effects, how far they are from the first study's, and bases by volume."""
+    parts: list[RenderableType] = []
+    letters = [f"[{i}]" for i in range(1, len(comparison.names) + 1)]
+    for letter, name, study in zip(letters, comparison.names, comparison.studies, strict=True):
+        done = sum(result.trained for result in study.results)
+        total = len(study.results)
+        parts.append(Text(f"{letter} {name}" + (f", {done} of {count(total, 'network')} done" if done < total else "")))
+        if judged := verdict(study, comparison.score):
+            parts.append(Padding(Text(plain(judged.text)), (0, 0, 0, len(letter) + 1)))
+    if comparison.lines:
+        apart = [f"{letter} - [1]" for letter in letters[1:]]
+        which = _WHICH[comparison.score]
+        equal = [line for line in comparison.lines if not line.effect.is_from_base]
+        from_base = [line for line in comparison.lines if line.effect.is_from_base]
+        if equal:
+            named = "; ".join(f"{part.name}: {part.networks}" for part in dict.fromkeys(line.effect for line in equal))
+            parts += [
+                _lines(equal, [*letters, *apart], "part"),
+                Text(f"Points of top-1 at equal training, mean over targets, {which}. {named}."),
+            ]
+        if from_base:
+            parts += [
+                _lines(from_base, [*letters, *apart], "treatment"),
+                Text(
+                    f"Points of top-1 from the base of the same target and seed, mean over targets, {which}: the "
+                    "paper's comparison. A base has had one schedule of training, the others two."
+                ),
+            ]
+        estimates = [one for line in comparison.lines for one in line.estimates if one is not None]
+        if made_of := intervals(estimates):
+            parts.append(Text(f"{plain(made_of)}; of each number by itself."))
+    if comparison.volumes:
+        volumes = grid(["study", "target"], ["images per class", "base, %", "chance, %"])
+        volumes.add_column("", no_wrap=True)
+        for volume in comparison.volumes:
+            level = "" if volume.chance is None else per_cent(volume.chance)
+            base = per_cent(volume.base.value) + plain(half(volume.base))
+            where = letters[comparison.names.index(volume.study)]
+            stuck = "stuck" if volume.stuck else ""
+            volumes.add_row(where, volume.target, f"{volume.per_class:.0f}", base, level, stuck)
+        parts.append(volumes)
+    return Group(*parts, *(Text(plain(note)) for note in comparison.notes))
+
+
+def _lines(lines: Sequence[Line], heads: Sequence[str], what: str) -> Table:
+    """Return a table with a row for each of `lines`, named where the name changes."""
+    table = grid([what, "n"], heads)
+    before = ""
+    for line in lines:
+        cells = [_amount(one) for one in (*line.estimates, *line.apart[1:])]
+        table.add_row("" if line.effect.name == before else line.effect.name, str(line.n), *cells)
+        before = line.effect.name
+    return table
+
+
+def _amount(one: Estimate | None) -> str:
+    return "-" if one is None else plain(signed(one))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import fasttransfer
-from fasttransfer.report.analysis import Score
-from fasttransfer.report.svg import FAINT, INK, inline
+from fasttransfer.report.svg import FAINT, INK, PAPER, svg
+from fasttransfer.study.records import Score
 
 SCORES: dict[Score, str] = {
     "last": "the last validation check",
@@ -22,7 +23,11 @@ _GLYPHS = {  # filled and not
     "": ("", ""), "o": ("●", "○"), "s": ("■", "□"), "D": ("◆", "◇"), "^": ("▲", "△"), "v": ("▼", "▽"), "P": ("✚", "✚"),
 }  # fmt: skip
 _LINES = {"-": "solid", "--": "dashed", ":": "dotted", "": "none"}
-_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)"}  # those that follow the page into the dark
+_COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--card)"}  # follow the page into the dark
+_SVG = Markup(
+    '<svg viewBox="{}" role="img" aria-label="{}" '
+    'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+)
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -45,5 +50,16 @@ def render(template: str, **values: Any) -> str:
 
 
 def element(figure: Figure, name: str, label: str) -> Markup:
-    """Return a figure to stand in a page; `name` is unique on the page, a screen reader reads `label`."""
-    return Markup(inline(figure, name, label))
+    """Return `figure` as an `<svg>` element of a page.
+
+    `name` keeps its ids apart from those of the page's other figures; a screen reader reads `label`. The colours of
+    ink and background become the page's.
+    """
+    text = svg(figure).decode()
+    head = re.search(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', text)
+    assert head is not None
+    body = re.sub(r'\bid="', f'id="{name}-', text[head.end() :])
+    body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
+    for colour, variable in _COLOURS.items():
+        body = body.replace(colour, variable)
+    return _SVG.format(head[1], label) + Markup(body)

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fasttransfer.report.analysis import GAIN_LIMIT, Score, convergence
+from fasttransfer.core.intervals import Estimate
+from fasttransfer.report.analysis.noise import Noise
+from fasttransfer.report.analysis.summary import gain_of, targets_of
 from fasttransfer.report.numbers import decimals, is_within_noise, points, signed
 from fasttransfer.study import paper
 from fasttransfer.study.cells import BASE, BASE_PLUS
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
+
+GAIN_LIMIT = 0.01  # top-1; the smallest published effects are a third of it, most are above
+_TOLERANCE = 1e-9  # 0.71 - 0.70 is a little more than 0.01
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The sentence, and whether the bases had finished; None where that was not measured, or not yet."""
+    """The sentence; the gain of base+ over the base, paired, mean over targets and seeds; and what follows from it.
+
+    `finished`: the gain is neither above its interval nor above GAIN_LIMIT; without an interval only the limit counts.
+    `gain` and `finished` are None where no base+ is finished beside its base.
+    """
 
     text: str
-    finished: bool | None
+    gain: Estimate | None = None
+    finished: bool | None = None
 
     @property
     def is_bad(self) -> bool:
@@ -30,20 +40,29 @@ class Verdict:
 
 
 def verdict(recorded: StudyResults, score: Score = "last", target: str | None = None) -> Verdict | None:
-    """Return the verdict on the bases of all tasks, or of `target` alone; None before any network is finished."""
+    """Return the verdict on the bases of all tasks, or of `target` alone; None before any network is finished.
+
+    With one seed the interval is that of the validation images; where the study did not record which images per network
+    got right, that of two networks whose errors are independent.
+    """
     results = [result for result in recorded.results if target in (None, result.target)]
     if not any(result.trained for result in results):
         return None
-    outcome = convergence(recorded.results, recorded.facts, score, target)
+    targets = targets_of(recorded.results) if target is None else (target,)
+    noise = Noise(recorded.results, recorded.facts, score)
+    gain = gain_of(noise, targets)
     bases, they, them = ("bases", "they gain", "them") if target is None else (f"base of {target}", "it gains", "it")
-    if outcome is None:
-        return Verdict(_unknown(recorded, bases, any(r.treatment == BASE_PLUS for r in results)), None)
-    gain = outcome.gain
-    digits = decimals(recorded.facts, list(outcome.tasks))
-    each = ", ".join(f"{task} {points(one.value, digits)}" for task, one in outcome.tasks.items())
-    each = f" ({each})" if len(outcome.tasks) > 1 else ""
+    if gain is None:
+        return Verdict(_unknown(recorded, bases, any(r.treatment == BASE_PLUS for r in results)))
+    tasks = {one: found for one in targets if (found := gain_of(noise, (one,))) is not None}
+    digits = decimals(recorded.facts, list(tasks))
+    each = ", ".join(f"{task} {points(one.value, digits)}" for task, one in tasks.items())
+    each = f" ({each})" if len(tasks) > 1 else ""
     amount = signed(gain, digits)
-    if outcome.finished:
+    above_limit = gain.value > GAIN_LIMIT + _TOLERANCE
+    above_noise = gain.half is not None and gain.value > gain.half + _TOLERANCE
+    finished = not (above_limit or above_noise)
+    if finished:
         doubt = "" if gain.half is not None and gain.half <= GAIN_LIMIT else ", as far as these runs can tell"
         text = f"had finished learning{doubt}: one more schedule (base+) changes {them} by {amount} points{each}."
     elif is_within_noise(gain):
@@ -58,7 +77,7 @@ def verdict(recorded: StudyResults, score: Score = "last", target: str | None = 
             f"had not finished learning: trained on for one more schedule (base+) {they} {amount.removeprefix('+')} "
             f"points{each}. Differences from the base measure that missing training too."
         )
-    return Verdict(f"The {bases} {text}", outcome.finished)
+    return Verdict(f"The {bases} {text}", gain, finished)
 
 
 def _unknown(recorded: StudyResults, bases: str, is_planned: bool) -> str:

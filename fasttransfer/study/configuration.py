@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -77,19 +77,19 @@ class Choices:
             if not is_met:
                 raise InputError(message)
 
+        seeds = (0,) if self.seeds is None else self.seeds
         for option, values, allowed in (
             ("--layers", self.layers or (), cells.LAYERS),
             ("--treatments", self.treatments, cells.ALL_TREATMENTS),
             ("--targets", self.targets, cells.TASKS),
+            ("--seeds", seeds, seeds),
         ):
-            choices = f"{allowed[0]} to {allowed[-1]}" if option == "--layers" else ", ".join(map(str, allowed))
+            choices = "1 to 7" if option == "--layers" else ", ".join(map(str, allowed))
             for value in values:
                 need(value in allowed, f"{option} {value}: choose among {choices}")
             need(len(set(values)) == len(values), f"{option}: a value is given twice")
         need(len(self.targets) > 0, "--targets: name at least one of A, B")
-        seeds = (0,) if self.seeds is None else self.seeds
         need(len(seeds) > 0, "--seeds: name at least one")
-        need(len(set(seeds)) == len(seeds), "--seeds: a value is given twice")
         need(all(s >= 0 for s in seeds), "--seeds: whole numbers from 0 are needed")
         need(self.classes is None or self.classes >= 2, f"--classes {self.classes}: at least 2 per task are needed")
         need(self.per_class is None or self.per_class >= 1, f"--per-class {self.per_class}: at least 1 is needed")
@@ -198,7 +198,7 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as nested plain values, without those that are None (TOML has no null)."""
-        return _rename_keys(_to_plain(dataclasses.asdict(self)), _ON_DISK)
+        return _rename_keys(to_plain(dataclasses.asdict(self)), _ON_DISK)
 
     def write(self, path: Path) -> None:
         """Write study.toml."""
@@ -221,7 +221,7 @@ class Study:
 
     def differences(self, other: Study) -> list[str]:
         """Return one line per value in which `other` differs: `batch: 64 in the study, 128 in the command`."""
-        ours, theirs = (dict(_flatten(_to_plain(dataclasses.asdict(study)))) for study in (self, other))
+        ours, theirs = (flatten(to_plain(dataclasses.asdict(study))) for study in (self, other))
         return [
             f"{name}: {ours.get(name, 'not set')} in the study, {theirs.get(name, 'not set')} in the command"
             for name in sorted(ours.keys() | theirs.keys())
@@ -243,15 +243,16 @@ def _rename_keys(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
     return {names.get(name, name): value for name, value in table.items()}
 
 
-def _to_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
+    """Return nested values as TOML has them: without None, which it lacks, and with lists for tuples."""
     if isinstance(value, dict):
-        return {k: _to_plain(v) for k, v in value.items() if v is not None}
-    return [_to_plain(v) for v in value] if isinstance(value, tuple) else value
+        return {k: to_plain(v) for k, v in value.items() if v is not None}
+    return [to_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by their dotted names."""
+    flat: dict[str, Any] = {}
     for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

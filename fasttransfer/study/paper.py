@@ -23,6 +23,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.study import records
 from fasttransfer.study.cells import RANDOM, Cell
 from fasttransfer.study.chance import LOSS_MARGIN
+from fasttransfer.study.configuration import to_plain
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
@@ -143,19 +144,19 @@ def matching_part(study: StudyResults) -> StudyResults:
 
 
 def _parse_network(row: Mapping[str, str]) -> PaperNetwork:
-    reduced = row["study"] == "reduced"
+    net, treatment = row["net"], row["treatment"]
     return PaperNetwork(
-        net=row["net"],
-        study=row["study"],
-        treatment=row["treatment"],
-        source=RANDOM if row["treatment"] == "random" else row["source"] or None,
-        target=row["target"],
-        n=int(row["n"] or 0),
-        iterations=int(row["iterations"]),
-        top1=float(row["val_top1"]),
-        best10=float(row["val_top1_best10"]),
-        loss=float(row["val_loss"]),
-        per_class=int(row["net"].removeprefix("reduced-")) if reduced else None,
+        net,
+        row["study"],
+        treatment,
+        RANDOM if treatment == "random" else row["source"] or None,
+        row["target"],
+        int(row["n"] or 0),
+        int(row["iterations"]),
+        float(row["val_top1"]),
+        float(row["val_top1_best10"]),
+        float(row["val_loss"]),
+        int(net.removeprefix("reduced-")) if row["study"] == "reduced" else None,
     )
 
 
@@ -178,7 +179,7 @@ def _recipe(which: Which) -> dict[str, Any]:
     if which == "reduced":  # 200,000 steps from a learning rate of 0.0125, times 0.1 every 64,000
         drops = tuple(64_000 * i / 200_000 for i in (1, 2, 3))
         recipe = dataclasses.replace(recipe, steps=200_000, checks=200, lr=0.0125, lr_drops=drops)
-    return {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
+    return dict(to_plain(dataclasses.asdict(recipe)))
 
 
 def read_study_or_paper(name: str) -> StudyResults:

@@ -7,16 +7,14 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import GEOMETRIES, Geometry
 
-INITS = ("caffe", "he")
-OUTPUTS = ("task", "all")
-SCHEDULES = ("step", "cosine")
+_RECIPES = Path(__file__).with_name("recipes")
+_CHOICES = {"init": ("caffe", "he"), "outputs": ("task", "all"), "schedule": ("step", "cosine")}
 
 
 @dataclass(frozen=True)
@@ -70,20 +68,19 @@ class Recipe:
                 raise InputError(f"recipe {self.name}: {message}")
 
         need((self.steps is None) != (self.epochs is None), "give either steps or epochs, not both")
-        need(self.steps is None or self.steps >= 1, f"steps is {self.steps}, at least 1 is needed")
         need(self.epochs is None or self.epochs > 0, f"epochs is {self.epochs}, more than 0 is needed")
-        need(self.batch >= 1, f"batch is {self.batch}, at least 1 is needed")
-        need(self.checks >= 1, f"checks is {self.checks}, at least 1 is needed")
-        need(self.lr > 0 and math.isfinite(self.lr), f"lr is {self.lr}, a positive number is needed")
-        need(0 <= self.dropout < 1, f"dropout is {self.dropout}, 0 <= dropout < 1 is needed")
-        need(0 <= self.momentum < 1, f"momentum is {self.momentum}, 0 <= momentum < 1 is needed")
-        need(
-            self.first_init > 0 and math.isfinite(self.first_init),
-            f"first_init is {self.first_init}, a positive number is needed",
-        )
-        need(self.init in INITS, f"init is {self.init!r}, choose one of {', '.join(INITS)}")
-        need(self.outputs in OUTPUTS, f"outputs is {self.outputs!r}, choose one of {', '.join(OUTPUTS)}")
-        need(self.schedule in SCHEDULES, f"schedule is {self.schedule!r}, choose one of {', '.join(SCHEDULES)}")
+        for name in ("steps", "batch", "checks"):
+            value = getattr(self, name)
+            need(value is None or value >= 1, f"{name} is {value}, at least 1 is needed")
+        for name in ("lr", "first_init"):
+            value = getattr(self, name)
+            need(value > 0 and math.isfinite(value), f"{name} is {value}, a positive number is needed")
+        for name in ("dropout", "momentum"):
+            value = getattr(self, name)
+            need(0 <= value < 1, f"{name} is {value}, 0 <= {name} < 1 is needed")
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            need(value in allowed, f"{name} is {value!r}, choose one of {', '.join(allowed)}")
         need(
             self.schedule == "step" or not self.lr_drops,
             "lr_drops belong to the schedule step: leave them empty, or choose it",
@@ -120,7 +117,7 @@ class Recipe:
 
 def recipe_names() -> tuple[str, ...]:
     """Return the names of the recipes in the package."""
-    return tuple(sorted(f.name.removesuffix(".toml") for f in _recipe_folder().iterdir() if f.name.endswith(".toml")))
+    return tuple(sorted(path.stem for path in _RECIPES.glob("*.toml")))
 
 
 def default_recipe(layout: str) -> str:
@@ -142,7 +139,7 @@ def load_recipe(name: str) -> Recipe:
         InputError: there is no such recipe, or it does not make sense.
     """
     if name in recipe_names():
-        return parse_recipe(tomllib.loads((_recipe_folder() / f"{name}.toml").read_text(encoding="utf-8")), name)
+        return parse_recipe(read_toml(_RECIPES / f"{name}.toml", "recipe"), name)
     path = Path(name)
     if path.suffix != ".toml":
         raise InputError(f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or a .toml file")
@@ -178,10 +175,6 @@ def read_toml(path: Path, kind: str) -> dict[str, Any]:
         raise InputError(f"{path}: not a readable TOML file ({error})") from error
 
 
-def _recipe_folder() -> Any:
-    return resources.files("fasttransfer.study") / "recipes"
-
-
 def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
     """Return a dataclass of type `kind` made from a TOML table: lists become tuples, whole numbers become floats.
 
@@ -189,15 +182,15 @@ def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> A
         InputError: a name is unknown or missing, or a value has another type.
     """
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    for name in table:
-        if name not in fields:
-            raise InputError(f"{where}: {name!r} is not known: choose among {', '.join(fields)}")
-    for name, field in fields.items():
-        if name not in table and field.default is dataclasses.MISSING:
-            raise InputError(f"{where}: {name!r} is missing")
+    if unknown := table.keys() - fields.keys():
+        raise InputError(f"{where}: {min(unknown)!r} is not known: choose among {', '.join(fields)}")
     values = {}
-    for name, value in table.items():
-        annotation = str(fields[name].type)
+    for name, field in fields.items():
+        if name not in table:
+            if field.default is dataclasses.MISSING:
+                raise InputError(f"{where}: {name!r} is missing")
+            continue
+        annotation, value = str(field.type), table[name]
         value = tuple(value) if isinstance(value, list) else value
         value = float(value) if annotation.startswith("float") and type(value) is int else value
         for type_ in (str, int, float, tuple):

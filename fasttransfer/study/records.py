@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.study import paths
@@ -37,6 +36,9 @@ CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
 """
 _VERSION = 1
 BEST_CHECKS = 10
+
+Score = Literal["last", "best10"]
+"""The last validation check, or the mean of the ten best, which the paper plots."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,15 @@ class Result:
         best = sorted((e.val_top1 for e in self.evaluations), reverse=True)[:BEST_CHECKS]
         return sum(best) / len(best) if best else None
 
+    def score(self, score: Score) -> float | None:
+        """Return the top-1 of a network whose training has ended; None for any other.
+
+        A running network has no score: part of its training against all of its base's would look like a cost.
+        """
+        if not self.trained:
+            return None
+        return self.best10_top1 if score == "best10" else self.last_top1
+
     @property
     def last_loss(self) -> float | None:
         """Return the validation loss of the last check."""
@@ -135,9 +146,7 @@ class Records:
     def __enter__(self) -> Records:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._db.close()
 
     def plan(self, cells: Iterable[Cell]) -> None:
@@ -149,10 +158,9 @@ class Records:
     def describe(self, facts: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         """Store the facts about images and tasks and about the machine."""
         with self._input_errors(), self._db:
-            self._db.executemany(
-                "INSERT OR REPLACE INTO facts VALUES (?, ?)", [(k, json.dumps(v)) for k, v in facts.items()]
-            )
-            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", list(environment.items()))
+            as_json = [(k, json.dumps(v)) for k, v in facts.items()]
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", as_json)
+            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
 
     def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
         """Enter validation checks; a check that is there already is replaced (by the same numbers)."""
@@ -235,11 +243,11 @@ def read_results(folder: Path) -> StudyResults:
             correct = {(seed, name): bits for seed, name, bits in db.execute("SELECT seed, name, bits FROM correct")}
         results = tuple(
             Result(
-                name, treatment, target, source, n, seed, state, steps,
-                tuple(checks.get((seed, name), ())), reason, correct=correct.get((seed, name)),
+                name, treatment, target, source, n, seed, state, steps, tuple(checks.get((seed, name), ())), reason,
+                correct=correct.get((seed, name)),
             )
-            for seed, name, treatment, target, source, n, state, steps, reason in db.execute(
-                "SELECT seed, name, treatment, target, source, n, state, steps, reason FROM cells ORDER BY rowid"
+            for name, treatment, target, source, n, seed, state, steps, reason in db.execute(
+                "SELECT name, treatment, target, source, n, seed, state, steps, reason FROM cells ORDER BY rowid"
             )
         )  # fmt: skip
         facts = {k: json.loads(v) for k, v in db.execute("SELECT key, json FROM facts")}

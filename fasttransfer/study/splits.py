@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,39 +52,10 @@ class Split:
     a: tuple[str, ...]
     b: tuple[str, ...]
 
-
-@dataclass(frozen=True)
-class KnownSplit:
-    """A line of `fasttransfer splits list`; `a` and `b` are numbers of classes."""
-
-    spec: str
-    about: str
-    a: int
-    b: int
-
-
-@dataclass(frozen=True)
-class SplitClass:
-    """A line of `fasttransfer splits show`: a class, its task and its label there."""
-
-    task: str  # "A" | "B"
-    label: int
-    name: str
-    words: str  # "" if unknown
-
-
-@dataclass(frozen=True)
-class SplitCheck:
-    """A line of `fasttransfer splits verify`: the published MD5 of a half and the one recomputed here."""
-
-    half: str
-    expected: str
-    actual: str
-
     @property
-    def is_same(self) -> bool:
-        """True if the half is that of the 2014 study."""
-        return self.expected == self.actual
+    def tasks(self) -> dict[str, tuple[str, ...]]:
+        """Return the classes of task "A" and of "B"."""
+        return {"A": self.a, "B": self.b}
 
 
 def make_split(spec: str, classes: Sequence[str]) -> Split:
@@ -118,40 +89,39 @@ def limit_classes(split: Split, k: int, seed: int) -> Split:
     """
     if k < _MIN_CLASSES:
         raise InputError(f"{k} classes per task: too few to tell apart: say at least {_MIN_CLASSES}")
-    chosen = []
-    for task, names in zip(_TASKS, (split.a, split.b), strict=True):
+    chosen = {}
+    for task, names in split.tasks.items():
         if k > len(names):
             raise InputError(
                 f"{k} classes per task: task {task} of {split.name} has {len(names)}: say at most that many"
             )
         order = permutation(key(seed, "classes", task), len(names)).tolist()
-        chosen.append(tuple(names[index] for index in sorted(order[:k])))
-    return replace(split, a=chosen[0], b=chosen[1])
+        chosen[task] = tuple(names[index] for index in sorted(order[:k]))
+    return Split(split.name, chosen["A"], chosen["B"])
 
 
-def list_splits() -> list[KnownSplit]:
-    """Return the splits that need no file, with their sizes on ILSVRC12 and on the built-in images."""
-    wnids = [synset.wnid for synset in ilsvrc12()]
-    paper = make_split(NATURAL_MANMADE, wnids)
-    builtin = make_split(NATURAL_MANMADE, list(_builtin_sides()))
-    halves = make_split("random:0", wnids)
+def list_splits() -> list[tuple[str, int, int, str]]:
+    """Return the splits that need no file: spec, classes in A, classes in B (of ILSVRC12 or built in), description."""
+    wnids = list(load_ilsvrc12_words())
     return [
-        KnownSplit(
-            NATURAL_MANMADE,
-            "ILSVRC12: natural things and man-made ones, as in the paper",
-            len(paper.a),
-            len(paper.b),
-        ),
-        KnownSplit(NATURAL_MANMADE, "the built-in images: the same question", len(builtin.a), len(builtin.b)),
-        KnownSplit("random:SEED", "random halves; random:0 to random:3 are the paper's", len(halves.a), len(halves.b)),
+        (spec, len(split.a), len(split.b), about)
+        for spec, classes, about in (
+            (NATURAL_MANMADE, wnids, "ILSVRC12: natural things and man-made ones, as in the paper"),
+            (NATURAL_MANMADE, list(_builtin_sides()), "the built-in images: the same question"),
+            ("random:SEED", wnids, "random halves; random:0 to random:3 are the paper's"),
+        )
+        for split in [make_split(spec.replace("SEED", "0"), classes)]
     ]
 
 
-def show(split: Split, words: Mapping[str, str]) -> list[SplitClass]:
-    """Return the classes of both tasks with readable words: of a listing, of a store, or `load_ilsvrc12_words()`."""
+def show(split: Split, words: Mapping[str, str]) -> list[tuple[str, int, str, str]]:
+    """Return the task, label, name and words ("" if unknown) of each class.
+
+    `words` are those of a listing, of a store, or `load_ilsvrc12_words()`.
+    """
     return [
-        SplitClass(task, label, name, words.get(name, ""))
-        for task, names in zip(_TASKS, (split.a, split.b), strict=True)
+        (task, label, name, words.get(name, ""))
+        for task, names in split.tasks.items()
         for label, name in enumerate(names)
     ]
 
@@ -163,15 +133,14 @@ def load_ilsvrc12_words() -> dict[str, str]:
 
 def export(split: Split, words: Mapping[str, str] | None = None) -> str:
     """Return the split as the text of a TOML file that `make_split` reads; `words` become comments."""
-    lines = [f"name = {_quote(split.name)}\n"]
-    for member in show(split, words or {}):
-        if member.label == 0:
-            lines.append(f"\n{member.task} = [\n")
-        remark = f"  # {_one_line(member.words)}" if member.words else ""
-        lines.append(f"  {_quote(member.name)},{remark}\n")
-        if member.label == len(split.a if member.task == "A" else split.b) - 1:
-            lines.append("]\n")
-    return "".join(lines)
+    text = f"name = {_quote(split.name)}\n"
+    for task, names in split.tasks.items():
+        text += f"\n{task} = [\n"
+        for name in names:
+            remark = f"  # {_one_line(words[name])}" if words and words.get(name) else ""
+            text += f"  {_quote(name)},{remark}\n"
+        text += "]\n"
+    return text
 
 
 def export_validation_list(half: Sequence[str]) -> str:
@@ -199,8 +168,8 @@ def hash_validation_list(half: Sequence[str]) -> str:
     return hashlib.md5(export_validation_list(half).encode(), usedforsecurity=False).hexdigest()
 
 
-def verify() -> list[SplitCheck]:
-    """Compute the ten published MD5s from the splits that `make_split` makes."""
+def verify() -> list[tuple[str, str, str]]:
+    """Return each published half with its published MD5 and that of the split that `make_split` makes."""
     wnids = list(load_ilsvrc12_words())
     halves: dict[str, tuple[str, ...]] = {}
     for seed in range(4):
@@ -208,7 +177,7 @@ def verify() -> list[SplitCheck]:
         halves |= {f"{seed}A": split.a, f"{seed}B": split.b}
     paper = make_split(NATURAL_MANMADE, wnids)
     halves |= {"natural": paper.a, "man-made": paper.b}
-    return [SplitCheck(half, expected, hash_validation_list(halves[half])) for half, expected in PUBLISHED.items()]
+    return [(half, published, hash_validation_list(halves[half])) for half, published in PUBLISHED.items()]
 
 
 def _natural_manmade(classes: Sequence[str]) -> Split:
@@ -222,14 +191,14 @@ def _natural_manmade(classes: Sequence[str]) -> Split:
         )
     if unknown:
         raise InputError(f"{NATURAL_MANMADE}: does not know {_few(unknown)}: {own}")
-    parts = [tuple(name for name in classes if sides[name] == side) for side in ("natural", "man-made")]
-    for side, names in zip(("natural", "man-made"), parts, strict=True):
+    parts = {side: tuple(name for name in classes if sides[name] == side) for side in ("natural", "man-made")}
+    for side, names in parts.items():
         if len(names) < _MIN_CLASSES:
             raise InputError(
                 f"{NATURAL_MANMADE}: of the {len(classes)} classes {len(names)} on the {side} side, at least "
                 f"{_MIN_CLASSES} are needed: add classes, or {own}"
             )
-    return Split(NATURAL_MANMADE, *parts)
+    return Split(NATURAL_MANMADE, parts["natural"], parts["man-made"])
 
 
 def _builtin_sides() -> dict[str, str]:
@@ -244,13 +213,9 @@ def _random(spec: str, classes: Sequence[str]) -> Split:
         raise InputError(f"split {spec!r}: the seed is a whole number from 0 to 4294967295, as in random:0")
     if len(classes) < 2 * _MIN_CLASSES:
         raise InputError(f"split {spec!r}: {len(classes)} classes: at least {2 * _MIN_CLASSES} are needed, two a task")
-    count = len(classes)
-    half = set(np.random.RandomState([int(digits)]).choice(np.arange(count), count // 2, replace=False).tolist())
-    return Split(
-        f"random:{int(digits)}",
-        tuple(name for label, name in enumerate(classes) if label in half),
-        tuple(name for label, name in enumerate(classes) if label not in half),
-    )
+    half = np.random.RandomState([int(digits)]).choice(np.arange(len(classes)), len(classes) // 2, replace=False)
+    a = {classes[label] for label in half}
+    return Split(f"random:{int(digits)}", *_in_order(classes, a, set(classes) - a))
 
 
 def _from_file(path: Path, classes: Sequence[str]) -> Split:
@@ -267,11 +232,11 @@ def _from_file(path: Path, classes: Sequence[str]) -> Split:
         raise InputError(
             f"{path}: names {_few(unknown)}, which the images do not have (they have {_few(list(classes))}): correct it"
         )
-    return Split(
-        name.strip(),
-        tuple(each for each in classes if each in a),
-        tuple(each for each in classes if each in b),
-    )
+    return Split(name.strip(), *_in_order(classes, a, b))
+
+
+def _in_order(classes: Sequence[str], a: set[str], b: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(name for name in classes if name in a), tuple(name for name in classes if name in b)
 
 
 def _read(path: Path) -> dict[str, Any]:

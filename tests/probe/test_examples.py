@@ -29,7 +29,7 @@ def test_each_class_has_as_many_as_asked_and_fewer_are_among_more() -> None:
     assert set(example_set(sets, 5, 0).rows.tolist()) != set(example_set(sets, 5, 1).rows.tolist())
 
 
-def test_draws_do_not_depend_on_what_else_is_drawn() -> None:
+def test_draws_do_not_depend_on_other_draws() -> None:
     many = draw_example_sets(LABELS, NAMES, (1, 2, 5, 25, None), (0, 1, 2))
     for k, seed, fold in ((5, 2, 3), (None, 1, None), (25, 0, 0)):
         alone = example_set(draw_example_sets(LABELS, NAMES, (k,), (seed,)), k, seed, fold)
@@ -40,7 +40,7 @@ def test_draws_do_not_depend_on_what_else_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(("k", "held"), [(1, 0), (2, 2), (3, 3), (5, 5), (10, 5), (25, 1), (None, 1)])
-def test_what_is_held_out_is_not_learned_and_comes_once(k: int | None, held: int) -> None:
+def test_held_out_examples_are_not_learned_and_come_once(k: int | None, held: int) -> None:
     sets = draw_example_sets(LABELS, NAMES, (k,), (4,))
     whole = set(example_set(sets, k, 4).rows.tolist())
     assert len(sets) == 1 + held

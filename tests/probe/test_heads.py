@@ -1,4 +1,4 @@
-"""Heads: plain softmax regressions, and the same to the bit whatever is trained beside them."""
+"""Heads are plain softmax regressions, equal to the bit whatever heads train beside them."""
 
 from __future__ import annotations
 

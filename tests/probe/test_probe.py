@@ -1,4 +1,4 @@
-"""The command: what it writes and says, what chooses, and what it refuses."""
+"""The command writes its files, prints its table and refuses bad options; validation images choose nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_quietly(features: FeatureRequest, settings: SweepSettings) -> ProbeResul
     return run_probe(features, settings, log=lambda text: None)
 
 
-def test_what_it_leaves_and_says(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_its_files_and_prints_its_table(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["probe", str(study), "--task", "B", *SMALL, "--name", "first"]
     assert cli.run(command) == 0
     said = capsys.readouterr().out
@@ -153,7 +153,9 @@ def test_other_images_have_no_study_beside_them(
         (["--name", "../x"], "--name ../x: a name for a folder"),
     ],
 )
-def test_what_it_refuses(study: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_options_are_errors_of_one_line(
+    study: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["probe", str(study), *words]) == 2
     said = capsys.readouterr().err
     assert says in said

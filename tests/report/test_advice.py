@@ -1,4 +1,4 @@
-"""Advice: the best choice, the cheapest that cannot be told from it, and what the distance between the two rests on."""
+"""Advice: the best choice, the cheapest that cannot be told from it, and the interval of their distance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from fasttransfer import cli
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import CAFFENET
 from fasttransfer.report.advice import advice_table, sentences
-from fasttransfer.report.analysis import Advice, advise
+from fasttransfer.report.analysis.advice import Advice, advise
+from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.recipe import load_recipe
@@ -49,7 +50,7 @@ def test_the_best_and_the_cheapest_that_cannot_be_told_from_it() -> None:
     study = study_of(seeded(GAINS, 4), recipe=RECIPE)
     advice = advise(study, "B")
     assert named(advice) == (("transfer+", 2), ("transfer", 2))
-    assert advice.noise == "pooled" and advice.convergence is None
+    assert advice.noise == "pooled"
     by_key = {(c.treatment, c.n): c for c in advice.choices}
     assert list(by_key) == [("base", 0), ("transfer", 2), ("transfer", 5), ("transfer+", 2), ("transfer+", 5)]
     far = by_key["transfer", 5].behind  # much cheaper, and far behind
@@ -126,7 +127,7 @@ def test_training_from_scratch_may_be_best() -> None:
     )
 
 
-def test_a_gain_that_the_selffer_has_too_is_no_credit_to_the_other_task() -> None:
+def test_a_gain_that_the_selffer_shares_is_not_credited_to_the_other_task() -> None:
     results = [net("base", 0.6), net("transfer+", 0.62), net("selffer+", 0.63)]
     assert "no credit to the other task" in " ".join(sentences(study_of(results), advise(study_of(results), "B")))
     # Errors taken as independent, 5,000 images tell 1.9 points apart.
@@ -134,7 +135,7 @@ def test_a_gain_that_the_selffer_has_too_is_no_credit_to_the_other_task() -> Non
     assert "no credit" not in " ".join(sentences(study_of(results), advise(study_of(results), "B")))
 
 
-def test_what_is_left_at_equal_training_is_that_of_the_best_choice() -> None:
+def test_the_boost_is_that_of_the_best_choice() -> None:
     gains = {**GAINS, ("selffer+", 2): 0.025, ("selffer+", 5): 0.07}
     results = seeded(gains, 3)
     advice = advise(study_of(results), "B")
@@ -154,8 +155,8 @@ def test_training_from_scratch_twice_as_long_is_a_choice_with_its_price() -> Non
     assert (longer.treatment, longer.n, longer.frozen) == ("base+", 0, False)
     assert scratch.macs is not None and longer.macs == 2 * scratch.macs and longer.saves == -1.0
     assert advice.best == longer
-    assert longer.difference is not None and advice.convergence is not None
-    assert longer.difference == advice.convergence.gain and not advice.convergence.finished
+    judged = verdict(study_of([*seeded(GAINS, 3), *extra]), target="B")
+    assert judged is not None and longer.difference == judged.gain and judged.is_bad
     unnamed = advise(study_of([*seeded(GAINS, 3), *[replace(r, seed=r.seed) for r in extra]]), "B")
     assert unnamed.cheapest.treatment != "base+" or unnamed.cheapest == unnamed.best
 
@@ -217,7 +218,9 @@ def test_the_published_results() -> None:
         (study_of([]), "B", "the study has no targets"),
     ],
 )
-def test_what_cannot_be_advised_on_is_told(study: StudyResults, target: str, message: str) -> None:
+def test_advice_without_a_base_or_a_transfer_network_is_an_error(
+    study: StudyResults, target: str, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         advise(study, target)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_networks import net
 
-from fasttransfer.core.intervals import seed_parts
-from fasttransfer.report.analysis import (
+from fasttransfer.core.intervals import Estimate, difference, estimate, seed_parts, t_quantile
+from fasttransfer.report.analysis.effects import (
     BOOST,
     CO_ADAPTATION,
     FREEZING,
@@ -17,17 +17,11 @@ from fasttransfer.report.analysis import (
     FROZEN_COST,
     LOST,
     SPECIFICITY,
-    Estimate,
-    chance,
-    difference,
-    estimate,
-    mean_chance,
-    pair_scores,
-    score_of,
-    summarise,
-    t_quantile,
-    targets_of,
+    level,
 )
+from fasttransfer.report.analysis.noise import Noise
+from fasttransfer.report.analysis.summary import summarise, targets_of
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
 
@@ -47,18 +41,16 @@ HAND = [
 
 
 def test_a_drop_is_taken_apart_within_its_own_target_and_seed() -> None:
-    on_a, on_b = pair_scores(HAND)
-    assert (on_a.target, on_b.target) == ("A", "B")
-    assert on_b[LOST] == pytest.approx(0.09)
-    assert on_b[CO_ADAPTATION] == pytest.approx(0.04)
-    assert on_b[SPECIFICITY] == pytest.approx(0.05)
-    assert on_b[FREEZING] == pytest.approx(0.05)
-    assert on_b[FROZEN_COST] == pytest.approx(0.10)
-    assert on_b[BOOST] == pytest.approx(0.01)
-    assert on_b[FROM_BASE["transfer+"]] == pytest.approx(0.02)
-    assert on_a[LOST] == pytest.approx(0.05)
-    missing = (BOOST, FREEZING, FROM_BASE["transfer+"], FROM_BASE["random"])
-    assert [on_a[effect] for effect in missing] == [None] * 4
+    noise = Noise(HAND)
+    assert noise.cells == [("A", 0, 3), ("B", 0, 3)]
+    on_b = {LOST: 0.09, CO_ADAPTATION: 0.04, SPECIFICITY: 0.05, FREEZING: 0.05, FROZEN_COST: 0.10, BOOST: 0.01,
+            FROM_BASE["transfer+"]: 0.02}  # fmt: skip
+    for effect, expected in on_b.items():
+        assert noise.value("B", 0, effect.contrast(3)) == pytest.approx(expected)
+    assert noise.value("A", 0, LOST.contrast(3)) == pytest.approx(0.05)
+    for effect in (BOOST, FREEZING, FROM_BASE["transfer+"], FROM_BASE["random"]):
+        assert noise.value("A", 0, effect.contrast(3)) is None
+        assert ("A", 0, 3) not in noise.values(effect.contrast)
 
 
 def test_means_are_of_paired_differences() -> None:
@@ -74,8 +66,8 @@ def test_means_are_of_paired_differences() -> None:
 def test_pairing_removes_the_difficulty_of_a_task() -> None:
     even = [net(t, base - loss, target=target) for target, base in (("A", 0.3), ("B", 0.9))
             for t, loss in (("base", 0.0), ("transfer", 0.05))]  # fmt: skip
-    for drop in pair_scores(even):
-        assert drop[FROM_BASE["transfer"]] == pytest.approx(-0.05)
+    differences = Noise(even).values(FROM_BASE["transfer"].contrast)
+    assert list(differences.values()) == pytest.approx([-0.05, -0.05])
 
 
 def test_two_seeds_are_paired_each_with_their_own_base() -> None:
@@ -287,7 +279,7 @@ def test_without_its_base_nothing_is_a_difference(state: str) -> None:
     assert summary.rows[0].top1["transfer"].value == pytest.approx(0.6)
 
 
-def test_a_base_that_is_only_copied_from_is_no_target() -> None:
+def test_a_base_that_is_only_copied_from_is_not_a_target() -> None:
     results = [net("base", 0.9, target="A"), net("base", 0.7), net("transfer", 0.6)]
     assert targets_of(results) == ("B",)
     assert rounded(summarise(results).base) == (0.7, 1, None)
@@ -297,21 +289,21 @@ def test_a_base_that_is_only_copied_from_is_no_target() -> None:
 def test_both_scores() -> None:
     checks = tuple(Evaluation(k, None, 1.0, k / 100) for k in range(1, 21))
     result = Result("baseA", "base", "A", None, 0, 0, "done", 20, checks)
-    assert score_of(result) == 0.20
-    assert score_of(result, "best10") == pytest.approx(0.155)
+    assert result.score("last") == 0.20
+    assert result.score("best10") == pytest.approx(0.155)
 
 
 def test_nothing_at_all() -> None:
-    assert pair_scores([]) == []
+    assert Noise([]).cells == []
     assert summarise([]).rows == ()
     assert summarise([]).base is None
 
 
 def test_chance() -> None:
     facts = {"classes": {"A": ["x"] * 16, "B": ["x"] * 10}}
-    assert chance(facts, "A") == 1 / 16
+    assert mean_chance(facts, ["A"]) == 1 / 16
     assert mean_chance(facts, ("A", "B")) == pytest.approx((1 / 16 + 1 / 10) / 2)
-    assert chance({}, "A") is None
+    assert mean_chance({}, ["A"]) is None
     assert mean_chance({"classes": {"A": ["x"]}}, ("A", "B")) is None
 
 
@@ -346,9 +338,10 @@ def test_published_frozen_transfer_has_an_interval_pooled_over_four_splits() -> 
     # Both halves of every split have the base and seven frozen transfers: (8 - 1) (4 - 1).
     assert last.freedom == pytest.approx(21)
     both = np.zeros((8, 4))
-    for drop in pair_scores(RANDOM, "best10"):
-        both[drop.n, drop.seed] += drop.top1["transfer"] / 2
-        both[0, drop.seed] += (drop.base or 0) / 14  # the base stands beside every n
+    noise = Noise(RANDOM, score="best10")
+    for (target, seed, n), top1 in noise.values(lambda n: level(("transfer", n))).items():
+        both[n, seed] += top1 / 2
+        both[0, seed] += noise.scores(target, ("base", 0))[seed] / 14  # the base stands beside every n
     rest = both - both.mean(axis=0) - both.mean(axis=1, keepdims=True) + both.mean()
     assert last.half == pytest.approx(t_quantile(21) * math.sqrt(float((rest**2).sum()) / 21 * 2 / 4))
     assert 0.001 < last.half < 0.006

@@ -1,4 +1,4 @@
-"""Studies side by side: paired differences, their distances, joined splits, volumes, and what is refused or said."""
+"""Studies side by side: paired differences, their distances, joined splits, volumes, errors and notes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tiny_networks import net, study_of
 
 from fasttransfer import cli
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis import PARTS, Line, compare, pooled
-from fasttransfer.report.comparison import comparison_table
+from fasttransfer.report.analysis.comparison import Line, compare, pooled
+from fasttransfer.report.analysis.effects import PARTS
 from fasttransfer.report.side_by_side import comparison_page
+from fasttransfer.report.table import comparison_table
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.study.records import Result, StudyResults
@@ -80,7 +81,7 @@ def test_a_recipe_from_before_schedules_had_a_name_is_not_another_recipe() -> No
     assert any("warmup: 0 and 0.1" in note for note in compare([before, other]).notes)
 
 
-def test_what_differs_in_more_than_its_split_is_not_joined() -> None:
+def test_studies_that_differ_in_more_than_their_split_are_not_joined() -> None:
     longer = one_split(1, 0.05, recipe={**RECIPE, "epochs": 33.0})
     assert len(pooled([one_split(0, 0.05), longer])) == 2
     other_images = one_split(1, 0.05, data="/images")
@@ -90,7 +91,7 @@ def test_what_differs_in_more_than_its_split_is_not_joined() -> None:
     assert len(pooled([one_split(1, 0.05), replace(one_split(0, 0.05), study={"split": "mine.toml"})])) == 2
 
 
-def test_the_same_split_twice_is_no_two_draws() -> None:
+def test_the_same_split_twice_is_an_error() -> None:
     again = one_split(1, 0.05)
     again = replace(again, folder=again.folder.with_name("again"))
     with pytest.raises(InputError, match="random:1 is there twice"):
@@ -109,7 +110,7 @@ def test_splits_of_one_kind_alone_are_shown_with_their_interval() -> None:
     assert "transfer   3  -6.0 +- 2.5" in file.getvalue()
 
 
-def test_what_is_unfinished_is_said_beside_its_name() -> None:
+def test_an_unfinished_study_has_its_progress_beside_its_name() -> None:
     waiting = net("transfer", 0.5, n=5, state="planned")
     half = study_of([net("base", 0.6), net("transfer", 0.5), waiting], name="half")
     file = io.StringIO()
@@ -118,7 +119,7 @@ def test_what_is_unfinished_is_said_beside_its_name() -> None:
     assert heads[:2] == ["[1] half, 2 of 3 networks done", "[2] paper:random"]
 
 
-def test_other_networks_recipes_and_images_are_said_and_shown_all_the_same() -> None:
+def test_other_networks_recipes_and_images_are_noted_and_still_compared() -> None:
     here = one_split(0, 0.05)
     geometry = {**RECIPE["geometry"], "name": "wide"}
     there = one_split(1, 0.08, data="/images", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry})
@@ -168,14 +169,14 @@ def test_below_the_name_of_each_study_stands_whether_its_bases_had_finished() ->
     assert page.count("had not finished learning") == 1
 
 
-def test_without_a_base_plus_nothing_is_said_to_have_finished_or_not() -> None:
+def test_without_a_base_plus_the_verdict_is_that_it_was_not_measured() -> None:
     file = io.StringIO()
     Console(file=file, width=200).print(comparison_table(compare([whole("x", None), whole("y", None)])))
     assert file.getvalue().count("was not measured: the study has no base+.") == 2
     assert "The bases had" not in file.getvalue()
 
 
-def test_one_seed_each_with_a_record_of_the_images_is_said_to_know_of_no_other_seed() -> None:
+def test_one_seed_each_with_recorded_images_has_intervals_of_the_images_only() -> None:
     bits = np.packbits(np.arange(5000) % 5 > 0).tobytes()
     studies = [whole(name, None, seeds=1) for name in ("x", "y")]
     studies = [replace(s, results=tuple(replace(r, correct=bits) for r in s.results)) for s in studies]
@@ -184,13 +185,13 @@ def test_one_seed_each_with_a_record_of_the_images_is_said_to_know_of_no_other_s
     assert "no intervals" not in notes
 
 
-def test_nothing_in_common_is_said() -> None:
+def test_studies_without_a_common_n_are_noted() -> None:
     one = study_of([net("base", 0.6), net("transfer", 0.5)])
     other = study_of([net("base", 0.6), net("selffer", 0.5)], name="y")
     assert any("nothing can be set side by side" in note for note in compare([one, other]).notes)
 
 
-def test_studies_of_one_name_are_told_apart() -> None:
+def test_studies_with_equal_folder_names_are_named_by_their_paths() -> None:
     one = study_of([net("base", 0.6), net("transfer", 0.5)])
     other = replace(one, folder=one.folder.parent / "old" / one.folder.name)
     assert compare([one, other]).names == ("runs/x", "runs/old/x")

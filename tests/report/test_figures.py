@@ -19,21 +19,15 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from fasttransfer.report import figures
-from fasttransfer.report.analysis import (
-    CO_ADAPTATION,
-    FREEZING,
-    FROZEN_COST,
-    LOST,
-    SPECIFICITY,
-    Score,
-    runs_by_volume,
-    summarise,
-)
+from fasttransfer.report.analysis.comparison import runs_by_volume
+from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, FROZEN_COST, LOST, SPECIFICITY
+from fasttransfer.report.analysis.summary import summarise
 from fasttransfer.report.drawing import PART_STYLES, STYLES
 from fasttransfer.report.filters import montage, smoothness
-from fasttransfer.report.svg import inline, pdf, png, svg
+from fasttransfer.report.svg import pdf, png, svg
+from fasttransfer.report.template import element
 from fasttransfer.study import paper
-from fasttransfer.study.records import Evaluation, StudyResults
+from fasttransfer.study.records import Evaluation, Score, StudyResults
 
 ALL = {
     "accuracy": figures.accuracy,
@@ -141,7 +135,7 @@ def test_smoothness_tells_structure_from_noise() -> None:
     assert smoothness(stripes) == pytest.approx(0)  # as rough along one axis as it is smooth along the other
 
 
-def test_what_was_not_measured_is_not_filled(study: Callable[..., StudyResults]) -> None:
+def test_an_n_that_was_not_measured_is_not_filled(study: Callable[..., StudyResults]) -> None:
     (ax,) = figures.decomposition(study(("B",), (0,), layers=[2, 5])).axes
     filled = np.concatenate([np.asarray(path.vertices)[:, 0] for area in ax.collections for path in area.get_paths()])
     assert not ((filled > 2.31) & (filled < 4.69)).any()
@@ -185,7 +179,7 @@ def test_comparison_is_the_papers_figure_3() -> None:
     np.testing.assert_allclose([curve[-1] for curve in curves], [-8.26, -25.0, -56.2], atol=0.1)
 
 
-def test_volume_of_the_paper_crosses_what_failed() -> None:
+def test_networks_of_the_paper_that_failed_are_crosses_in_its_volume_figure() -> None:
     (ax,) = figures.volume([paper.load_results("reduced")], "best10").axes
     (curve,) = (line for line in ax.lines if line.get_linewidth() == 1.4)
     (crosses,) = (line for line in ax.lines if line.get_marker() == "x")
@@ -205,7 +199,7 @@ def test_volume_of_own_studies(study: Callable[..., StudyResults]) -> None:
     assert [failed for ((_, failed),) in runs_by_volume([full, failed])["A"].values()] == [True, False]
 
 
-def test_what_does_not_differ_has_a_scale_to_read(study: Callable[..., StudyResults]) -> None:
+def test_equal_scores_have_a_readable_scale(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     same = (Evaluation(1, None, 1.0, 0.5),)
     made = replace(made, results=tuple(replace(r, evaluations=same) for r in made.results))
@@ -316,14 +310,14 @@ def test_png_and_pdf(study: Callable[..., StudyResults]) -> None:
 
 def test_inline_figures_share_no_id(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,))
-    texts = [inline(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
-    ids = [{element.get("id") for element in ET.fromstring(text).iter()} - {None} for text in texts]
+    texts = [element(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
+    ids = [{part.get("id") for part in ET.fromstring(text).iter()} - {None} for text in texts]
     assert ids[0] and not ids[0] & ids[1]
     for text, own in zip(texts, ids, strict=True):
         root = ET.fromstring(text)
         assert root.get("aria-label") == 'a "b" <c> & d'
-        for element in root.iter():
-            for key, value in element.attrib.items():
+        for part in root.iter():
+            for key, value in part.attrib.items():
                 if key.endswith("href"):
                     assert value.removeprefix("#") in own
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fasttransfer.report.findings import findings, warnings
+from fasttransfer.report.findings import findings
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.paper import load_results as published
 from fasttransfer.study.records import Evaluation, Result, StudyResults
@@ -34,7 +33,7 @@ def sentences(study: StudyResults) -> str:
 
 
 def numbers(text: str) -> list[str]:
-    """The numbers of a sentence in order, with their signs and intervals: what it claims, whatever its words."""
+    """Return the numbers of a sentence in order, with their signs and intervals."""
     return re.findall(r"[+−]?\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?", text)
 
 
@@ -93,7 +92,7 @@ def parts(text: str) -> tuple[str, ...]:
 
 
 def largest(text: str) -> tuple[str, ...]:
-    """Which part is largest elsewhere, at which n, and how large."""
+    """Return the part that is largest at another n, that n, and its size."""
     found = re.search(r"; ([a-z-]+) is largest at n = (\d), (\S+) points", text)
     return found.groups() if found else ()
 
@@ -119,7 +118,7 @@ def test_a_loss_of_one_part_only() -> None:
     assert not any(map(largest, (specific, adapted, equal)))  # nowhere larger than where all is
 
 
-def test_the_boost_and_what_the_other_task_has_to_do_with_it() -> None:
+def test_the_boost_is_against_the_fine_tuned_selffer_and_the_base() -> None:
     for top1, direction, boost, over_base in (
         (0.715, "above", ["0.5"], ["+1.5"]),
         (0.685, "below", ["2.5"], ["−1.5"]),
@@ -158,7 +157,7 @@ def test_caution_follows_the_number_of_runs(study: Callable[..., StudyResults]) 
     assert len(single) == len(both) == len(many) == 4
 
 
-def test_unequal_numbers_of_runs_are_told(study: Callable[..., StudyResults]) -> None:
+def test_unequal_numbers_of_runs_are_in_the_basis(study: Callable[..., StudyResults]) -> None:
     random = findings(study(("A", "B"), (0, 1, 2), diverged=["R6A", "R7A"]))[-1]
     assert random.basis.startswith("3 to 6 runs")
 
@@ -183,7 +182,7 @@ def test_no_more_digits_than_images(study: Callable[..., StudyResults], images: 
     assert ("." in findings(made)[-1].text.removesuffix(".")) == (images == 640)
 
 
-def test_intervals_say_over_what_they_are(study: Callable[..., StudyResults]) -> None:
+def test_the_basis_says_what_an_interval_is_made_of(study: Callable[..., StudyResults]) -> None:
     many = findings(study(("A", "B"), (0, 1, 2)))
     assert all("±" in f.text for f in many[:3])
     assert all("pooled over the study's cells (3 seeds)" in f.basis for f in many[:3])
@@ -219,7 +218,7 @@ def _one(treatment: str, n: int, seed: int, top1: float, *, loss: float = 1.0, t
     return Result(cell.name, treatment, target, cell.source, n, seed, "done", 10, (Evaluation(10, loss, loss, top1),))
 
 
-def test_what_fine_tuning_gains_is_not_claimed_where_halves_do_not_pair() -> None:
+def test_a_gain_by_fine_tuning_is_not_claimed_where_halves_do_not_pair() -> None:
     text = sentences(published("random"))
     claim = about("cannot be told", text)
     assert "no fine-tuned selffer" in claim and "same halves and cuts" in claim and not numbers(claim)
@@ -266,35 +265,6 @@ def test_an_unfinished_base_credits_nothing_to_copied_layers(
         assert [f.text.split(";")[0] for f in good[:2]] == [f.text.split(";")[0] for f in found[:2]]
     else:
         assert "not stated" in found[0].text and "not stated" not in good[0].text
-
-
-def test_stuck_networks_are_told_apart() -> None:
-    even = math.log(16)
-    results = (
-        _one("base", 0, 0, 0.7),
-        _one("base", 0, 0, 1 / 16, loss=even, target="A"),
-        _one("random", 5, 0, 1 / 16, loss=even),
-        _one("transfer", 7, 0, 1 / 16, loss=even),
-    )
-    facts = {"classes": {task: ["c"] * 16 for task in ("A", "B")}}
-    told = warnings(StudyResults(Path("runs/x"), {}, facts, results, {}, ()))
-    named = [re.findall(r"\b(?:base[AB]|[AR]\d[AB])\b", text.split(". ")[0]) for text in told]
-    assert named == [["baseA"], ["A7B"], ["R5B"], []]  # each where it belongs
-    assert all("tuck at chance" in text for text in told[:3])
-    assert "compared with" in told[0] and "in the means" in told[1] and "andom controls" in told[2]
-    assert "selffer" in told[3]
-
-
-def test_late_starters_are_told() -> None:
-    even = math.log(16)
-    checks = tuple(Evaluation(10 * i, None, even if i < 4 else 1.0, 1 / 16 if i < 4 else 0.6) for i in range(1, 11))
-    late = Result("baseB", "base", "B", None, 0, 0, "done", 100, checks)
-    (told,) = warnings(StudyResults(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late,), {}, ()))
-    assert "chance" in told and "more than 25 %" in told and told.endswith(": baseB (30 %).")
-    (told,) = warnings(
-        StudyResults(Path("runs/x"), {}, {"classes": {"B": ["c"] * 16}}, (late, replace(late, seed=1)), {}, ())
-    )
-    assert told.endswith("baseB (seed 0, 30 %), baseB (seed 1, 30 %).")
 
 
 def test_the_second_random_control_has_a_sentence_of_its_own() -> None:

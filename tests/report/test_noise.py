@@ -7,22 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_networks import net
+from tiny_networks import net, study_of
 
-from fasttransfer.report.analysis import (
-    SPECIFICITY,
-    Contrast,
-    Convergence,
-    Estimate,
-    Noise,
-    convergence,
-    estimate,
-    minus,
-    pair_scores,
-    summarise,
-    t_quantile,
-    targets_of,
-)
+from fasttransfer.core.intervals import Estimate, estimate, t_quantile
+from fasttransfer.report.analysis.effects import SPECIFICITY, Contrast, minus
+from fasttransfer.report.analysis.noise import Noise
+from fasttransfer.report.analysis.summary import summarise, targets_of
+from fasttransfer.report.verdict import Verdict, verdict
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
 
@@ -179,7 +170,7 @@ def test_one_seed_without_a_record_of_the_images_has_no_interval_unless_errors_a
 
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_pooled_intervals_of_few_seeds_cover(seeds: int) -> None:
-    """The noise of a base, 40 % of which what is copied from it inherits; 22 networks on each of two targets."""
+    """Networks inherit 40 % of the noise of the base that they copy; 22 networks on each of two targets."""
     random = np.random.default_rng([9, seeds])
     parts = ("freezing", "specificity", "boost")
     truth = {"selffer": -0.02, "selffer+": 0.0, "transfer": -0.05, "transfer+": 0.01}
@@ -218,10 +209,10 @@ def test_pooled_intervals_of_few_seeds_cover(seeds: int) -> None:
 # base+ and the verdict.
 
 
-def test_base_plus_is_no_row_and_no_target() -> None:
+def test_base_plus_is_neither_a_row_nor_a_target() -> None:
     results = [net("base", 0.7), net("base+", 0.72, n=8), net("transfer", 0.6), net("base", 0.6, target="A"),
                net("base+", 0.6, n=8, target="A")]  # fmt: skip
-    assert [drop.n for drop in pair_scores(results)] == [3]
+    assert Noise(results).cells == [("B", 0, 3)]
     assert targets_of(results) == ("B",)
     summary = summarise(results)
     assert [row.n for row in summary.rows] == [3] and summary.treatments == ("transfer",)
@@ -232,56 +223,63 @@ def test_base_plus_is_no_row_and_no_target() -> None:
     assert summarise(bases).rows == () and summarise(bases).noise_kind == "none"
 
 
-def gained(gains: list[float], **facts: dict[str, int]) -> Convergence:
-    """The verdict on bases that gain `gains`, one a seed; beside them selffers that tell the noise."""
-    results = []
-    for seed, gain in enumerate(gains):
-        results += [net("base", 0.7, seed=seed), net("base+", 0.7 + gain, n=8, seed=seed)]
-    found = convergence(results, facts)
+def judge(results: list[Result], images: int = 0, target: str | None = None) -> Verdict:
+    """Return the verdict on a study with some finished network; 0 validation images: their number is not recorded."""
+    found = verdict(study_of(results, facts={"val_pictures": dict.fromkeys(BOTH, images)}), target=target)
     assert found is not None
     return found
 
 
+def gained(gains: list[float], images: int = 0) -> tuple[Estimate, bool | None]:
+    """Return the gain of bases that gain `gains`, one per seed, and whether they had finished learning."""
+    results = []
+    for seed, gain in enumerate(gains):
+        results += [net("base", 0.7, seed=seed), net("base+", 0.7 + gain, n=8, seed=seed)]
+    found = judge(results, images)
+    assert found.gain is not None
+    return found.gain, found.finished
+
+
 def test_a_gain_of_one_point_within_its_interval_is_finished_and_above_it_is_not() -> None:
     spread = [0.01 - 0.02, 0.01, 0.01 + 0.02]  # mean one point, standard error above it
-    at_limit = gained(spread)
-    assert at_limit.gain.half is not None and at_limit.gain.half > at_limit.gain.value == pytest.approx(0.01)
-    assert at_limit.finished
-    assert not gained([gain + 0.0001 for gain in spread]).finished
+    gain, finished = gained(spread)
+    assert gain.half is not None and gain.half > gain.value == pytest.approx(0.01)
+    assert finished
+    assert not gained([one + 0.0001 for one in spread])[1]
 
 
 def test_a_small_gain_above_its_interval_is_not_finished() -> None:
-    small_gain = gained([0.0049, 0.005, 0.0051])
-    assert small_gain.gain.half is not None and small_gain.gain.half < small_gain.gain.value
-    assert not small_gain.finished
-    assert gained([-0.0049, -0.005, -0.0051]).finished  # a loss is no missing training
-    assert gained([0.0, 0.0, 0.0]).finished
+    gain, finished = gained([0.0049, 0.005, 0.0051])
+    assert gain.half is not None and gain.half < gain.value
+    assert not finished
+    assert gained([-0.0049, -0.005, -0.0051])[1]  # a loss is no missing training
+    assert gained([0.0, 0.0, 0.0])[1]
 
 
 def test_without_an_interval_only_the_limit_counts() -> None:
-    assert gained([0.01]).gain.half is None
-    assert gained([0.01]).finished and not gained([0.0101]).finished
+    assert gained([0.01])[0].half is None
+    assert gained([0.01])[1] and not gained([0.0101])[1]
     # Errors taken as independent: 10,000 images tell 1.3 points apart.
-    told = gained([0.009], val_pictures={"B": 10_000})
-    assert told.gain.kind == "images" and told.finished
-    assert not gained([0.009], val_pictures={"B": 1_000_000}).finished
+    gain, finished = gained([0.009], images=10_000)
+    assert gain.kind == "images" and finished
+    assert not gained([0.009], images=1_000_000)[1]
 
 
 def test_the_verdict_is_of_the_mean_over_tasks_or_of_one() -> None:
     results = [net(t, v, n=8, target=target) for target, gain in (("A", 0.03), ("B", -0.02))
                for t, v in (("base", 0.7), ("base+", 0.7 + gain))]  # fmt: skip
-    both = convergence(results)
-    assert both is not None and both.gain.value == pytest.approx(0.005) and both.finished
-    assert {task: round(found.value, 6) for task, found in both.tasks.items()} == {"A": 0.03, "B": -0.02}
-    on_a = convergence(results, target="A")
-    assert on_a is not None and not on_a.finished and list(on_a.tasks) == ["A"]
+    both = judge(results)
+    assert both.gain is not None and both.gain.value == pytest.approx(0.005) and both.finished
+    assert "(A +3.0, B −2.0)" in both.text
+    on_a = judge(results, target="A")
+    assert on_a.is_bad and "base of A" in on_a.text
 
 
 @pytest.mark.parametrize("state", ["planned", "running", "diverged"])
 def test_there_is_no_verdict_without_a_finished_base_plus_beside_its_base(state: str) -> None:
-    assert convergence([net("base", 0.7), net("base+", 0.7, n=8, state=state)]) is None
-    assert convergence([net("base", 0.7, state=state), net("base+", 0.7, n=8)]) is None
-    assert convergence(load_results("random").results) is None
-
-
-# What is confounded or missing, in words.
+    for results in (
+        [net("base", 0.7), net("base+", 0.7, n=8, state=state)],
+        [net("base", 0.7, state=state), net("base+", 0.7, n=8)],
+        list(load_results("random").results),
+    ):
+        assert judge(results).gain is judge(results).finished is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fasttransfer.report.analysis import Estimate
+from fasttransfer.core.intervals import Estimate
 from fasttransfer.report.numbers import cost, decimals, per_cent, points
 
 

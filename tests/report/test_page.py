@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.report import table, write_comparison, write_report
-from fasttransfer.report.analysis import compare
+from fasttransfer.report.analysis.comparison import compare
 from fasttransfer.report.page import page
 from fasttransfer.report.spreadsheet import means_csv, results_csv
 from fasttransfer.study import paper
@@ -71,7 +71,7 @@ def test_diverged_and_unfinished_are_flagged(study: Callable[..., StudyResults])
     assert named and not {"B2B", "A1B"} & set(named)
 
 
-def test_what_could_not_be_trained_is_no_cross(study: Callable[..., StudyResults]) -> None:
+def test_a_network_without_checks_is_not_called_a_cross(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], diverged=[f"A{n}B" for n in (1, 2, 3)])
     never = tuple(replace(r, evaluations=()) if r.state == "diverged" else r for r in made.results)
     text = Reader(page(replace(made, results=never))).text
@@ -80,7 +80,7 @@ def test_what_could_not_be_trained_is_no_cross(study: Callable[..., StudyResults
     assert re.findall(r"A\dB", told[2]) == ["A1B", "A2B", "A3B"] and told[2].count("loss is not a number") == 1
 
 
-def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., StudyResults]) -> None:
+def test_stuck_and_skipped_networks_are_flagged(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer", "random"], layers=[2, 7])
     lost = tuple(Evaluation(50 * k, math.log(16), math.log(16), 1 / 16) for k in (1, 2))
     changes: dict[str, dict[str, Any]] = {
@@ -97,7 +97,7 @@ def test_what_was_ended_early_or_never_begun_is_flagged(study: Callable[..., Stu
         told = re.search(rf"{words}[^:.]*: ([^.]*)\.", text)
         assert told is not None and told[1] == named, words
     assert "Unfinished" not in text and "6 of 7 networks done" in text
-    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(results_csv(changed).decode()))}
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(results_csv(changed)))}
     assert (rows["R7B"]["stuck"], rows["R7B"]["share_at_chance"]) == ("1", "1.000")
     assert rows["R7B"]["difference_to_base"] and not rows["A7B"]["difference_to_base"]
     printed = Console(file=io.StringIO(), width=100)
@@ -129,13 +129,13 @@ def test_photographs_are_not_called_synthetic(study: Callable[..., StudyResults]
     assert "2 images could not be decoded" in text
 
 
-def test_nothing_done_is_said(study: Callable[..., StudyResults]) -> None:
+def test_a_page_without_finished_networks_says_so(study: Callable[..., StudyResults]) -> None:
     text = Reader(page(study(done=0))).text
     assert "Nothing to compare yet" in text
     assert "0 of 74 networks done" in text
 
 
-def test_what_comes_from_outside_is_escaped(study: Callable[..., StudyResults]) -> None:
+def test_names_and_values_are_escaped(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,), treatments=["transfer"], layers=[3])
     made = replace(
         made,
@@ -172,7 +172,7 @@ def test_the_first_layer_is_shown_where_its_weights_are(study: Callable[..., Stu
 
 def test_tables_hold_the_numbers(study: Callable[..., StudyResults]) -> None:
     """Task B alone, n = 7: the fields of both tables are those of the summary."""
-    from fasttransfer.report.analysis import (
+    from fasttransfer.report.analysis.effects import (
         BOOST,
         CO_ADAPTATION,
         FREEZING,
@@ -180,8 +180,8 @@ def test_tables_hold_the_numbers(study: Callable[..., StudyResults]) -> None:
         FROZEN_COST,
         LOST,
         SPECIFICITY,
-        summarise,
     )
+    from fasttransfer.report.analysis.summary import summarise
     from fasttransfer.report.numbers import cost, per_cent, points, signed
 
     made = study(("B",), (0,))
@@ -212,7 +212,7 @@ def test_a_page_of_an_unfinished_base_says_no_transfer_gains(study: Callable[...
 
 def test_means_csv_has_every_part(study: Callable[..., StudyResults]) -> None:
     made = study(seeds=(0, 1), layers=[5])
-    rows = list(csv.DictReader(means_csv({"x": made}).decode().splitlines()))
+    rows = list(csv.DictReader(means_csv({"x": made}).splitlines()))
     found = {row["what"]: float(row["mean"]) for row in rows}
     assert len(found) == len(rows)
     assert {"base+ - base", "transfer+ - selffer+", "base - transfer", "base - selffer", "transfer+ - base"} < set(
@@ -255,7 +255,7 @@ def test_says_everywhere_which_views_were_shown(
     assert f"views: {named}" in text
     limited = re.search(r"[Vv]iews limited to (\d+): [^.]*approximation[^.]*\.", text)
     assert (limited and limited[1]) == (views and str(views))
-    rows = csv.DictReader(results_csv(made).decode().splitlines())
+    rows = csv.DictReader(results_csv(made).splitlines())
     assert {row["views"] for row in rows} == {named}
     folder = write_report(made, tmp_path).parent
     for figure in ("accuracy", "differences", "decomposition", "learning"):
@@ -266,7 +266,7 @@ def test_says_everywhere_which_views_were_shown(
     assert f"other was trained on other views than made-up ({named} and 2)" in Reader(compared.read_text()).text
 
 
-def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., StudyResults], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     (tmp_path / "report").write_text("a file is in the way")
     with pytest.raises(InputError, match=r"/report: a file has this name, a folder is needed: choose another"):
         write_report(study(("B",), (0,), layers=[1]), tmp_path)
@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_written_is_told(study: Callable[..., StudyResul
 
 def test_results_csv(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0, 1), done=0.5, diverged=["B2B"])
-    rows = list(csv.DictReader(results_csv(made).decode().splitlines()))
+    rows = list(csv.DictReader(results_csv(made).splitlines()))
     assert list(rows[0]) == [
         "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
         "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes",
@@ -301,7 +301,7 @@ def test_results_csv(study: Callable[..., StudyResults]) -> None:
 
 
 def test_a_large_study_takes_hardly_longer_than_a_small_one(study: Callable[..., StudyResults], tmp_path: Path) -> None:
-    """67 times as many checks, of 222 networks: curves are thinned, and what is drawn once is drawn once."""
+    """67 times as many checks, of 222 networks: curves are thinned, and no figure is drawn twice."""
     seconds, sizes = [], []
     for name, seeds, checks in (("small", (0,), 20), ("large", (0, 1, 2), 450)):
         made = study(("A", "B"), seeds, checks=checks)

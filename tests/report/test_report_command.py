@@ -1,4 +1,4 @@
-"""`fasttransfer report --paper` and `compare --out`: what they write, what they print, what they refuse."""
+"""`fasttransfer report --paper` and `compare --out`: the files they write, the text they print, their errors."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from html_reader import check_stands_alone
 
 from fasttransfer import cli
 from fasttransfer.report import write_comparison
-from fasttransfer.report.analysis import compare
+from fasttransfer.report.analysis.comparison import compare
 from fasttransfer.report.side_by_side import comparison_page, paper_page
 from fasttransfer.study import paper
 from fasttransfer.study.records import StudyResults
@@ -35,7 +35,7 @@ def test_the_paper_is_reproduced_from_its_published_results(papers_page: str) ->
         assert [differences[0], differences[2]] == [selffer, transfer], f"n = {n}"
 
 
-def test_the_paper_page_has_its_figures_and_what_failed(papers_page: str) -> None:
+def test_the_papers_page_has_its_figures_and_failed_networks(papers_page: str) -> None:
     read = check_stands_alone(papers_page)
     assert len(read.images) == 6
     for part in (

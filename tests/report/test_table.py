@@ -1,4 +1,4 @@
-"""The terminal's table: 80 columns, plain text where there is no terminal, and what it left out."""
+"""The terminal's table: 80 columns, plain text where there is no terminal, and the networks left out of it."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_is_plain_without_a_terminal(study: Callable[..., StudyResults]) -> None
     assert printed(study(), encoding="ascii").isascii()
 
 
-def test_says_what_is_not_in_the_means(study: Callable[..., StudyResults]) -> None:
+def test_networks_left_out_of_the_means_are_listed(study: Callable[..., StudyResults]) -> None:
     text = printed(study(("B",), (0,), done=0.5, diverged=["B2B"]))
     assert re.search(r"Diverged[^:]*not counted: B2B\.", text)
     assert "Where runs are missing" not in text  # what one seed has, it has everywhere or nowhere
@@ -128,7 +128,7 @@ def test_the_verdict_is_the_first_line(study: Callable[..., StudyResults], missi
     assert printed(study(base_plus=False)).startswith("Whether the bases had finished learning was not measured")
 
 
-def test_what_the_interval_is_made_of_is_said(study: Callable[..., StudyResults]) -> None:
+def test_the_source_of_the_intervals_is_stated(study: Callable[..., StudyResults]) -> None:
     assert "noise pooled over the study's cells (2 seeds)" in printed(study(seeds=(0, 1)))
     assert "interval over 5 seeds" in printed(study(seeds=range(5), layers=[3]))
     one = printed(study(("B",), correct=True, layers=[3]))

@@ -18,7 +18,7 @@ def test_every_base_comes_before_its_copies() -> None:
         assert cell.needs is None or cell.needs in cells[:i]
 
 
-def test_what_a_name_means() -> None:
+def test_names_sources_and_bases_of_cells() -> None:
     transfer = Cell(0, "B", "transfer", 3)
     assert (transfer.name, transfer.source, transfer.frozen, transfer.needs) == (
         "A3B",

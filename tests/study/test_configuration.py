@@ -1,4 +1,4 @@
-"""Recipes are the paper's, studies come back from disk as they went, and bad values are told."""
+"""Recipes are the paper's, studies come back from disk unchanged, and bad values are errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.study import recipe
 from fasttransfer.study.configuration import Choices, Study
-from fasttransfer.study.recipe import Recipe, load_recipe, recipe_names
+from fasttransfer.study.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 
 
 def study(**changes: object) -> Study:
@@ -79,7 +80,7 @@ def test_epochs_become_steps() -> None:
     assert replace(r, epochs=None, steps=7).steps_for(100) == 7
 
 
-def test_what_was_asked_for_changes_the_recipe() -> None:
+def test_options_change_the_recipe() -> None:
     recipe = Choices(steps=5, batch=3, lr=0.5, dropout=0.0).resolve_recipe("caffe")
     assert (recipe.steps, recipe.epochs, recipe.batch, recipe.lr, recipe.dropout) == (5, None, 3, 0.5, 0)
     assert Choices(epochs=2.0).resolve_recipe("caffe").steps is None
@@ -133,7 +134,7 @@ def test_differences_name_what_differs_and_nothing_else() -> None:
         ({"precision": "fp16"}, "--precision fp16"),
     ],
 )
-def test_choices_that_make_no_sense_are_told(choices: dict[str, object], sentence: str) -> None:
+def test_bad_choices_are_errors(choices: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError) as refused:
         Choices(**choices)  # type: ignore[arg-type]
     assert sentence in str(refused.value)
@@ -160,7 +161,7 @@ def test_choices_that_make_no_sense_are_told(choices: dict[str, object], sentenc
         ({"checks": 0}, "checks is 0"),
     ],
 )
-def test_recipes_that_make_no_sense_are_told(changes: dict[str, object], sentence: str) -> None:
+def test_bad_recipes_are_errors(changes: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError) as refused:
         replace(load_recipe("mini"), **changes)  # type: ignore[arg-type]
     assert sentence in str(refused.value)
@@ -178,12 +179,11 @@ def test_recipes_that_make_no_sense_are_told(changes: dict[str, object], sentenc
         ('MINI\nbatch = "many"', "batch is 'many', int is needed"),
     ],
 )
-def test_recipe_files_that_make_no_sense_are_told(tmp_path: Path, text: str, sentence: str) -> None:
+def test_bad_recipe_files_are_errors(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "r.toml"
     if text.startswith("MINI"):
-        from fasttransfer.study.recipe import _recipe_folder
-
-        mini = (_recipe_folder() / "mini.toml").read_text().replace("batch = 16", text.removeprefix("MINI\n"))
+        recipes = Path(recipe.__file__).with_name("recipes")
+        mini = (recipes / "mini.toml").read_text().replace("batch = 16", text.removeprefix("MINI\n"))
         path.write_text(mini)
     else:
         path.write_text(text)
@@ -192,7 +192,7 @@ def test_recipe_files_that_make_no_sense_are_told(tmp_path: Path, text: str, sen
     assert sentence in str(refused.value)
 
 
-def test_unknown_and_missing_recipes_are_told(tmp_path: Path) -> None:
+def test_unknown_and_missing_recipes_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose one of caffe, fast, mini"):
         load_recipe("quick")
     with pytest.raises(InputError, match="no such recipe file"):
@@ -200,8 +200,6 @@ def test_unknown_and_missing_recipes_are_told(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
-    from fasttransfer.study.recipe import parse_recipe
-
     table = study().to_dict()["recipe"]
     made = parse_recipe({**table, "lr": 1, "geometry": "caffenet-mini"}, "here")
     assert isinstance(made, Recipe)

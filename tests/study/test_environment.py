@@ -13,7 +13,7 @@ from fasttransfer.core import machine
 from fasttransfer.study import environment
 
 
-def test_what_a_bug_report_needs() -> None:
+def test_the_environment_has_the_facts_of_a_bug_report() -> None:
     facts = environment.describe_environment()
     assert list(facts)[:2] == ["fasttransfer", "commit"]
     assert facts["fasttransfer"] == fasttransfer.__version__
@@ -26,7 +26,7 @@ def test_what_a_bug_report_needs() -> None:
     assert all(isinstance(fact, str) and fact for fact in facts.values())
 
 
-def test_what_is_not_installed() -> None:
+def test_a_missing_package_is_not_installed() -> None:
     assert machine.version("no-such-package-fasttransfer") == "not installed"
 
 

@@ -46,7 +46,7 @@ def test_the_recipe_of_a_store_follows_its_size(tmp_path: Path, size: int, recip
     assert images.find_source(str(tmp_path / "store")).recipe == recipe
 
 
-def test_what_is_neither_is_told(tmp_path: Path) -> None:
+def test_data_that_is_neither_source_nor_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         images.find_source(str(tmp_path / "nowhere"))
     (tmp_path / "manifest.json").write_text('{"format": 1}')

@@ -7,7 +7,9 @@ from collections import Counter
 import pytest
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.report.analysis import chance, pair_scores, summarise
+from fasttransfer.report.analysis.noise import Noise
+from fasttransfer.report.analysis.summary import summarise
+from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.paper import load_networks, load_results
 from fasttransfer.study.records import StudyResults
 
@@ -38,26 +40,22 @@ def test_networks_at_chance_are_flagged_and_no_others() -> None:
     assert flagged["reduced-0001"] == "hardly better than chance: top-1 0.4 %, guessing has 0.1 %"
 
 
-def test_the_random_splits_are_a_study_whose_seeds_are_splits() -> None:
+def test_the_random_splits_are_the_seeds_of_one_study() -> None:
     study = load_results("random")
     assert study.folder.name == "paper:random"
     summary = summarise(study.results, score="best10")
     assert (summary.targets, summary.seeds) == (("A", "B"), (0, 1, 2, 3))
     assert {result.name for result in study.results if result.seed == 3} >= {"baseA", "baseB", "A3B", "B3A", "A7A"}
-    assert chance(study.facts, "A") == chance(study.facts, "B") == 1 / 500
+    assert mean_chance(study.facts, ["A"]) == mean_chance(study.facts, ["B"]) == 1 / 500
     assert study.facts["val_pictures"] == {"A": 25_000, "B": 25_000}
     assert "arXiv:1411.1792" in study.facts["source"]
 
 
 def test_both_scores_are_the_published_ones() -> None:
-    (found,) = [
-        d for d in pair_scores(load_results("random").results, "best10") if (d.target, d.seed, d.n) == ("B", 2, 7)
-    ]
-    assert (found.base, found.top1["transfer"]) == (0.62193, 0.54147)
-    (found,) = [
-        d for d in pair_scores(load_results("random").results, "last") if (d.target, d.seed, d.n) == ("B", 2, 7)
-    ]
-    assert (found.base, found.top1["transfer"]) == (0.62152, 0.54072)
+    by_name = {(r.name, r.seed): r for r in load_results("random").results}
+    base, transfer = by_name["baseB", 2], by_name["A7B", 2]
+    assert (base.score("best10"), transfer.score("best10")) == (0.62193, 0.54147)
+    assert (base.score("last"), transfer.score("last")) == (0.62152, 0.54072)
 
 
 def test_only_the_published_check_is_claimed() -> None:
@@ -73,19 +71,19 @@ def test_the_reduced_networks_are_a_target_each_and_do_not_pair() -> None:
     study = load_results("reduced")
     assert sorted(study.facts["per_class"].values()) == [1, 2, 5, 10, 25, 50, 100, 250, 500, 750, 1000, 1300]
     assert len({result.target for result in study.results}) == 12
-    assert pair_scores(study.results) == []
+    assert Noise(study.results).cells == []
     recipe = study.study["recipe"]
-    assert (recipe["lr"], recipe["steps"], recipe["lr_drops"]) == (0.0125, 200_000, (0.32, 0.64, 0.96))
+    assert (recipe["lr"], recipe["steps"], recipe["lr_drops"]) == (0.0125, 200_000, [0.32, 0.64, 0.96])
 
 
 def test_the_random_controls_have_all_classes() -> None:
     study = load_results("full")
     assert [result.name for result in study.results] == ["base", *(f"R{n}" for n in range(1, 8))]
-    assert chance(study.facts, "ilsvrc12") == 1 / 1000
+    assert mean_chance(study.facts, ["ilsvrc12"]) == 1 / 1000
     rows = summarise(study.results, score="best10").rows
     assert rows[0].difference["random"].value == pytest.approx(0.49166 - 0.57631)
 
 
-def test_an_unknown_part_is_told() -> None:
+def test_an_unknown_part_is_an_error() -> None:
     with pytest.raises(InputError, match="paper:figure2: choose one of paper:random, paper:natural-manmade"):
         load_results("figure2")  # type: ignore[arg-type]

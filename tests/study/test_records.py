@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_recorded_comes_back(folder: Path) -> None:
+def test_records_are_read_as_they_were_written(folder: Path) -> None:
     checks = (Evaluation(10, 2.5, 2.25, 0.125), Evaluation(20, None, None, 0.0))
     with Records(folder / "study.db") as book:
         book.plan([base("B", 0), CELL])
@@ -86,7 +86,7 @@ def test_a_study_from_before_correct_images_were_recorded_is_read(folder: Path) 
     assert records.read_results(folder).results[0].correct is None
 
 
-def test_missing_and_broken_studies_are_told(tmp_path: Path, folder: Path) -> None:
+def test_missing_and_broken_studies_are_errors(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="no study here"):
         records.read_results(tmp_path / "nowhere")
     (folder / "study.db").write_bytes(b"this is no database at all" * 100)

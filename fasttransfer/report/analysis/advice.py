@@ -7,26 +7,23 @@ a result, nobody would deploy them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.intervals import Estimate, NoiseKind, difference, estimate
-from fasttransfer.report.analysis.convergence import Convergence, convergence
-from fasttransfer.report.analysis.effects import Key, minus
+from fasttransfer.core.intervals import Estimate, NoiseKind, difference
+from fasttransfer.report.analysis.effects import Key, level, minus
 from fasttransfer.report.analysis.noise import Noise
-from fasttransfer.report.analysis.pairs import Score, class_count
 from fasttransfer.study.cells import BASE, BASE_PLUS, Cell, base
+from fasttransfer.study.chance import class_count
 from fasttransfer.study.recipe import parse_recipe
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
 from fasttransfer.training import cost
 
 CHOICES = ("transfer", "transfer+")
 _SCRATCH: Key = (BASE, 0)
-Scores = Mapping[Key, Mapping[int, float]]  # seed -> top-1
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,13 @@ class Choice:
         """Return whether the copied layers stay as they are."""
         return self.treatment == "transfer"
 
+    @property
+    def price(self) -> int:
+        """Return what orders choices by work: multiply-adds, or the frozen layers where those are not known."""
+        if self.macs is not None:
+            return self.macs
+        return 1 if self.treatment == BASE_PLUS else -self.n if self.frozen else 0
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -71,7 +75,6 @@ class Advice:
             interval; the best itself where distances have none.
         noise: what the intervals of most distances from the best are made of, as in `Estimate.kind`. "images" where
             the study did not record which images per network got right: as if two networks' errors were independent.
-        convergence: whether the target's base had finished learning; None where no base+ was run.
         boost: transfer+ minus selffer+ at the n of the best choice, where that is a transfer+ and the selffer+ was
             run: what is left of its gain at equal training.
     """
@@ -82,7 +85,6 @@ class Advice:
     best: Choice
     cheapest: Choice
     noise: NoiseKind
-    convergence: Convergence | None
     boost: Estimate | None
 
 
@@ -98,29 +100,42 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
     if target not in targets:
         raise InputError(f"--target {target}: the study has {', '.join(targets) or 'no targets'}")
     noise = Noise(recorded.results, recorded.facts, score)
-    scores = _scores(recorded, noise, target)
-    if not any(treatment in CHOICES for treatment, _ in scores):
+    seeds = _paired_seeds(recorded, noise, target)
+    if not any(treatment in CHOICES for treatment, _ in seeds):
         on_it = [r for r in recorded.results if r.target == target and r.treatment in (BASE, *CHOICES)]
         yet = " yet" if any(r.waiting for r in on_it) else ""
         raise InputError(
             f"{recorded.folder}: nothing to advise on {target}{yet}: it takes a finished base and a finished transfer "
             "network of the same seed"
         )
-    best_key = max(scores, key=lambda key: _gain(scores, key))
-    works = _work(recorded, target, scores)
+
+    def paired(left: Key, right: Key, among: Iterable[int]) -> Estimate | None:
+        return noise.mean(((target, seed, minus(left, right)) for seed in among), unpaired=True)
+
+    gains = {key: gain for key, found in seeds.items() if (gain := paired(key, _SCRATCH, found)) is not None}
+    best_key = max(gains, key=lambda key: gains[key].value)
+
+    def behind(key: Key) -> Estimate:
+        """Return how far a choice is behind the best: over the seeds that have both, else each against its own bases,
+        which makes the two independent."""
+        if key == best_key:
+            return Estimate(0.0, len(seeds[key]), 0.0, len(seeds[key]))
+        return paired(best_key, key, seeds[key] & seeds[best_key]) or difference(gains[best_key], gains[key])
+
+    works = _work(recorded, target, seeds)
     rates = recorded.facts.get("images_per_second")
     choices = {}
-    for key, values in scores.items():
+    for key, found in seeds.items():
         treatment, n = key
         macs = works.get(key)
-        top1 = estimate((target, seed, value) for seed, value in values.items())
+        top1 = noise.mean((target, seed, level(key)) for seed in found)
         assert top1 is not None, "a choice without a run is none"
         choices[key] = Choice(
             treatment,
             n,
             top1,
-            None if key == _SCRATCH else _paired(noise, target, key, _SCRATCH, values),
-            _behind(noise, target, scores, key, best_key),
+            None if key == _SCRATCH else gains[key],
+            behind(key),
             macs,
             None if macs is None else 1 - macs / works[_SCRATCH],
             rates[n] / rates[0] if rates and treatment == "transfer" else None,
@@ -128,51 +143,22 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
     kinds = Counter(choice.behind.kind for key, choice in choices.items() if key != best_key)
     best = choices[best_key]
     near = [c for c in choices.values() if c.behind.half is not None and c.behind.value <= c.behind.half]
-    cheapest = min([best, *near], key=lambda choice: (_price(choice), choice.behind.value))
-    if _price(cheapest) == _price(best):
+    cheapest = min([best, *near], key=lambda choice: (choice.price, choice.behind.value))
+    if cheapest.price == best.price:
         cheapest = best
     boost = None
-    if best.treatment == "transfer+":
-        boost = _paired(noise, target, best_key, ("selffer+", best.n), noise.scores(target, best_key))
-    verdict = convergence(recorded.results, recorded.facts, score, target)
-    return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], verdict, boost)
+    if best.treatment == "transfer+":  # also on seeds without a base, which it does not need
+        boost = paired(best_key, ("selffer+", best.n), noise.scores(target, best_key))
+    return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], boost)
 
 
-def _scores(recorded: StudyResults, noise: Noise, target: str) -> Scores:
-    """Return the finished choices on the seeds that have a base, and the base on the seeds that have a choice."""
-    bases = noise.scores(target, _SCRATCH)
+def _paired_seeds(recorded: StudyResults, noise: Noise, target: str) -> dict[Key, set[int]]:
+    """Return the finished choices with their seeds that have a base; the base with the seeds that have a choice."""
+    bases = noise.scores(target, _SCRATCH).keys()
     keys = {(r.treatment, r.n) for r in recorded.results if r.target == target and r.treatment in CHOICES}
-    scores: dict[Key, dict[int, float]] = {_SCRATCH: {}}
-    for key in [(BASE_PLUS, 0), *sorted(keys)]:
-        paired = {seed: value for seed, value in noise.scores(target, key).items() if seed in bases}
-        if paired:
-            scores[key] = paired
-            scores[_SCRATCH].update((seed, bases[seed]) for seed in paired)
-    scores[_SCRATCH] = dict(sorted(scores[_SCRATCH].items()))
-    return scores
-
-
-def _gain(scores: Scores, key: Key) -> float:
-    """Return the mean distance of a choice from the base of the same seed."""
-    gains = [value - scores[_SCRATCH][seed] for seed, value in scores[key].items()]
-    return math.fsum(gains) / len(gains)
-
-
-def _paired(noise: Noise, target: str, left: Key, right: Key, seeds: Iterable[int]) -> Estimate | None:
-    return noise.mean(((target, seed, minus(left, right)) for seed in seeds), unpaired=True)
-
-
-def _behind(noise: Noise, target: str, scores: Scores, key: Key, best: Key) -> Estimate:
-    """Return how far a choice is behind the best: over the seeds that have both, else each against its own bases."""
-    ours = scores[key]
-    if key == best:
-        return Estimate(0.0, len(ours), 0.0, len(ours))
-    paired = _paired(noise, target, best, key, sorted(ours.keys() & scores[best].keys()))
-    if paired is not None:
-        return paired
-    left, right = (_paired(noise, target, one, _SCRATCH, scores[one]) for one in (best, key))
-    assert left is not None and right is not None, "every choice has a base"
-    return difference(left, right)  # no seed in common: independent
+    found = {key: set(noise.scores(target, key).keys() & bases) for key in [(BASE_PLUS, 0), *sorted(keys)]}
+    found = {key: seeds for key, seeds in found.items() if seeds}
+    return {_SCRATCH: set().union(*found.values()), **found}
 
 
 def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[Key, int]:
@@ -196,12 +182,3 @@ def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[K
         else cost.cohort_macs(recipe.geometry, outputs, [Cell(0, target, treatment, n)])
         for treatment, n in choices
     }
-
-
-def _price(choice: Choice) -> int:
-    """Return the order of choices: multiply-adds, or the frozen layers where those are not known."""
-    if choice.macs is not None:
-        return choice.macs
-    if choice.treatment == BASE_PLUS:
-        return 1
-    return -choice.n if choice.frozen else 0

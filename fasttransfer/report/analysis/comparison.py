@@ -15,11 +15,12 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, difference
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
-from fasttransfer.report.analysis.pairs import Score, chance, class_count, score_of
-from fasttransfer.report.analysis.stuck import recovered, stuck
 from fasttransfer.report.analysis.summary import Summary, summarise
+from fasttransfer.study.cells import BASE
+from fasttransfer.study.chance import class_count, mean_chance, recovered, stuck
+from fasttransfer.study.configuration import flatten
 from fasttransfer.study.recipe import Recipe
-from fasttransfer.study.records import StudyResults
+from fasttransfer.study.records import Score, StudyResults
 
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # in which draws of one kind may differ
 # The values with which studies were trained that do not record them.
@@ -123,7 +124,7 @@ def _kind(study: StudyResults) -> str | None:
     """Return what is equal for studies that may be joined; None for one that may not."""
     if not _RANDOM.fullmatch(str(study.study.get("split"))) or len({r.seed for r in study.results}) != 1:
         return None
-    return repr(sorted(flatten({k: v for k, v in study.study.items() if k not in _OF_A_SPLIT})))
+    return repr(sorted(flatten({k: v for k, v in study.study.items() if k not in _OF_A_SPLIT}).items()))
 
 
 def _joined(group: Sequence[StudyResults]) -> StudyResults:
@@ -148,13 +149,12 @@ def _names(studies: Sequence[StudyResults]) -> tuple[str, ...]:
 def _volumes(studies: Mapping[str, StudyResults], score: Score) -> tuple[Volume, ...]:
     volumes = []
     for name, study in studies.items():
-        bases = [result for result in study.results if result.treatment == "base"]
-        for target in sorted({result.target for result in bases}):
-            base = summarise(study.results, score=score, target=target).base
+        bases = [result for result in study.results if result.treatment == BASE]
+        for target, base in summarise(bases, score=score).bases.items():
             images, classes = images_per_class(study, target), class_count(study.facts, target)
-            if base is not None and images is not None:
-                is_stuck = classes is not None and any(stuck(r, classes) for r in bases if r.target == target)
-                volumes.append(Volume(name, target, images, base, chance(study.facts, target), is_stuck))
+            if images is not None:
+                is_stuck = any(stuck(r, classes) for r in bases if r.target == target)
+                volumes.append(Volume(name, target, images, base, mean_chance(study.facts, [target]), is_stuck))
     volumes.sort(key=lambda volume: volume.per_class)
     return tuple(volumes) if len({round(volume.per_class) for volume in volumes}) > 1 else ()
 
@@ -178,8 +178,8 @@ def runs_by_volume(
     runs: dict[str, dict[int, list[tuple[float, bool]]]] = {}
     for study in studies:
         for result in study.results:
-            top1, images = score_of(result, score), images_per_class(study, result.target)
-            if result.treatment == "base" and top1 is not None and images is not None:
+            top1, images = result.score(score), images_per_class(study, result.target)
+            if result.treatment == BASE and top1 is not None and images is not None:
                 # Where every limit is a target of its own, as in the published results, they are one line.
                 task = "all" if study.facts.get("per_class") else result.target
                 classes = class_count(study.facts, result.target)
@@ -196,10 +196,13 @@ def _notes(
         for study, name in zip(studies[1:], names[1:], strict=True)
         for note in _unlike(studies[0], study, names[0], name)
     ]
-    if len(studies) > 1 and not any(estimate for line in lines for estimate in line.apart):
+    apart = [one for line in lines for one in line.apart if one is not None]
+    if len(studies) > 1 and not apart:
         notes.append("No treatment was run at the same n in any two of these studies: nothing can be set side by side.")
     single = [name for name, summary in zip(names, summaries, strict=True) if len(summary.seeds) == 1 and summary.rows]
-    if any(one.half is not None and one.seeds == 1 for line in lines for one in line.apart if one is not None):
+    if single and any(
+        one.half is not None and one.seeds == 1 for line in lines for one in line.apart if one is not None
+    ):
         notes.append(
             f"{_and(single)}: one seed. The interval of how far such a study is apart supposes that its seeds "
             "would vary as those of the other do: it says where one more seed of that study would fall."
@@ -217,7 +220,7 @@ def _notes(
 
 def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str) -> list[str]:
     """Return sentences on what differs between two studies beside their splits and seeds."""
-    ours, theirs = ({**_BEFORE, **dict(flatten(study.study))} for study in (first, other))
+    ours, theirs = ({**_BEFORE, **flatten(study.study)} for study in (first, other))
     notes = []
     recipe = [key for key in ours.keys() | theirs.keys() if key.startswith("recipe.") and key != "recipe.name"]
     changed = sorted(key for key in recipe if ours.get(key) != theirs.get(key))
@@ -225,7 +228,7 @@ def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str
     if networks:
         notes.append(
             f"{other_name} has another network than {name} "
-            f"({_network(first)} and {_network(other)}): how far they are apart is not due to the tasks alone."
+            f"({network_name(first)} and {network_name(other)}): how far they are apart is not due to the tasks alone."
         )
     if trained := [key for key in changed if key not in networks]:
         values = ", ".join(
@@ -252,10 +255,10 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def _network(study: StudyResults) -> str:
-    recipe = study.study.get("recipe")
-    geometry = recipe.get("geometry") if isinstance(recipe, Mapping) else None
-    return str(geometry.get("name") if isinstance(geometry, Mapping) else geometry)
+def network_name(study: StudyResults) -> str:
+    """Return the name of the geometry that the study trained; "" where that is not recorded."""
+    flat = flatten(study.study)
+    return str(flat.get("recipe.geometry.name", flat.get("recipe.geometry", "")))
 
 
 def _shown(value: Any) -> str:
@@ -264,14 +267,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(_shown, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def flatten(table: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
-    """Return the values of nested tables with their dotted names, tuples as lists."""
-    flat: list[tuple[str, Any]] = []
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat += flatten(value, f"{above}{key}.")
-        else:
-            flat.append((above + key, list(value) if isinstance(value, tuple | list) else value))
-    return flat

@@ -15,6 +15,11 @@ Key = tuple[str, int]  # treatment, n; n is 0 for the base and for base+
 Contrast = tuple[tuple[Key, float], ...]  # the weight of each network of one target and seed
 
 
+def level(key: Key) -> Contrast:
+    """Return the contrast that is the top-1 of one network."""
+    return ((key, 1.0),)
+
+
 def minus(left: Key, right: Key) -> Contrast:
     """Return the contrast left - right."""
     return ((left, 1.0), (right, -1.0))
@@ -71,5 +76,6 @@ BOOST = Effect("boost", "transfer+", "selffer+", title="lasting boost", is_gain=
 LOST = Effect("lost", BASE, "transfer", title="lost by transfer")
 CO_ADAPTATION = Effect("co-adaptation", BASE, "selffer", short="co-adapt.")
 
-PARTS = (FREEZING, SPECIFICITY, BOOST)  # at equal training; the first two add up to the frozen cost
-EFFECTS = (*FROM_BASE.values(), FREEZING, SPECIFICITY, FROZEN_COST, BOOST, LOST, CO_ADAPTATION)  # of one n
+AT_EQUAL_TRAINING = (FREEZING, SPECIFICITY, FROZEN_COST, BOOST)
+PARTS = (FREEZING, SPECIFICITY, BOOST)  # the first two add up to the frozen cost
+EFFECTS = (*FROM_BASE.values(), *AT_EQUAL_TRAINING, LOST, CO_ADAPTATION)  # of one n

@@ -11,9 +11,10 @@ docs/decisions/intervals.md gives the reasons and the measured coverage.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ import numpy.typing as npt
 
 from fasttransfer.core.intervals import Estimate, estimate, t_quantile
 from fasttransfer.report.analysis.effects import Contrast, Key
-from fasttransfer.report.analysis.pairs import Score, score_of
 from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS, RANDOM_HE
-from fasttransfer.study.records import Result
+from fasttransfer.study.records import Result, Score
 
+Network = tuple[str, int, Key]  # target, seed, (treatment, n)
 Runs = Iterable[tuple[str, int, Contrast]]  # target, seed, contrast
 
 OWN_SEEDS = 5  # from here on a quantity has an interval of its own
@@ -33,39 +34,52 @@ _APART = ("random", RANDOM_HE)  # random layers are noisy in their own way; each
 
 
 class Noise:
-    """The scores of a study and how much each of them may move.
+    """The scores of a study, paired by target and seed, and how much each of them may move.
 
     Args:
-        results: all networks of the study; those that are not finished are ignored.
+        results: all networks of the study; those that are not finished have no score.
         facts: `val_pictures` (target -> number of validation images) is needed for intervals with one seed.
         score: of each network. With one seed the intervals of "best10" come from the images that the last
             check got right, the only ones that are stored.
+
+    Attributes:
+        cells: (target, seed, n) of the networks that copy n layers, planned ones included, sorted. base+ is in none.
     """
 
     def __init__(
         self, results: Iterable[Result], facts: Mapping[str, Any] | None = None, score: Score = "last"
     ) -> None:
         self._images: Mapping[str, int] = (facts or {}).get("val_pictures", {})
-        self._scores: dict[tuple[str, int, Key], float] = {}
-        self._correct: dict[tuple[str, int, Key], bytes] = {}
-        self._stuck: set[tuple[str, int, Key]] = set()
-        self._pools: dict[tuple[tuple[str, ...], tuple[int, ...], str], tuple[float, int]] = {}
+        self._scores: dict[Network, float] = {}
+        self._finished: dict[Network, Result] = {}
+        self._pool = functools.cache(self._compute_pool)
+        cells = set()
         for result in results:
-            value = score_of(result, score)
-            if value is None:
-                continue
-            key = (result.treatment, 0 if result.treatment in (BASE, BASE_PLUS) else result.n)
-            network = (result.target, result.seed, key)
-            self._scores[network] = value
-            if result.correct is not None:
-                self._correct[network] = result.correct
-            if result.state == "stuck":
-                self._stuck.add(network)
+            is_base = result.treatment in (BASE, BASE_PLUS)
+            if not is_base:
+                cells.add((result.target, result.seed, result.n))
+            value = result.score(score)
+            if value is not None:
+                network = (result.target, result.seed, (result.treatment, 0 if is_base else result.n))
+                self._scores[network] = value
+                self._finished[network] = result
+        self.cells = sorted(cells)
         self._keys = sorted({key for _, _, key in self._scores})
 
     def scores(self, target: str, key: Key) -> dict[int, float]:
         """Return the scores of one cell, seed -> top-1, of finished networks."""
         return {seed: v for (t, seed, k), v in sorted(self._scores.items()) if (t, k) == (target, key)}
+
+    def value(self, target: str, seed: int, contrast: Contrast) -> float | None:
+        """Return a contrast between networks of one target and seed; None unless all are finished."""
+        if any((target, seed, key) not in self._scores for key, _ in contrast):
+            return None
+        return math.fsum(weight * self._scores[target, seed, key] for key, weight in contrast)
+
+    def values(self, contrast: Callable[[int], Contrast]) -> dict[tuple[str, int, int], float]:
+        """Return `contrast(n)` of each of `cells` that has it, (target, seed, n) -> value."""
+        found = {cell: self.value(cell[0], cell[1], contrast(cell[2])) for cell in self.cells}
+        return {cell: value for cell, value in found.items() if value is not None}
 
     def mean(self, runs: Runs, *, unpaired: bool = False) -> Estimate | None:
         """Return the mean of a contrast over runs, each target (and contrast) with its seeds, and its 95 % interval.
@@ -82,20 +96,15 @@ class Noise:
         Returns:
             None where no run is left.
         """
-        whole = sorted(run for run in runs if all((run[0], run[1], key) in self._scores for key, _ in run[2]))
-        own = estimate(
-            (f"{target} {contrast}", seed, self._value(target, seed, contrast)) for target, seed, contrast in whole
-        )
-        if own is None or any(abs(sum(weight for _, weight in contrast)) > 1e-9 for _, _, contrast in whole):
+        values = {run: value for run in sorted(runs) if (value := self.value(*run)) is not None}
+        own = estimate((f"{target} {contrast}", seed, value) for (target, seed, contrast), value in values.items())
+        if own is None or any(abs(sum(weight for _, weight in contrast)) > 1e-9 for _, _, contrast in values):
             return own
         if own.seeds == 1:
-            return self._over_images(own, whole, unpaired)
+            return self._over_images(own, list(values), unpaired)
         if own.seeds < OWN_SEEDS:
-            return self._pooled(own, whole) or own
+            return self._pooled(own, list(values)) or own
         return own
-
-    def _value(self, target: str, seed: int, contrast: Contrast) -> float:
-        return math.fsum(weight * self._scores[target, seed, key] for key, weight in contrast)
 
     def _pooled(self, own: Estimate, runs: Sequence[tuple[str, int, Contrast]]) -> Estimate | None:
         """Return the pooled interval; None where the runs do not allow it.
@@ -104,23 +113,14 @@ class Noise:
         more than one target: the transfer networks of one target all copy the same base, whose noise a mean over n
         keeps and the pool does not see. Over both targets it cancels, because every base is on both sides.
         """
-        seeds_of: dict[tuple[str, Contrast], list[int]] = defaultdict(list)
-        contrasts: dict[str, set[Contrast]] = defaultdict(set)
-        for target, seed, contrast in runs:
-            seeds_of[target, contrast].append(seed)
-            contrasts[target].add(contrast)
-        seeds, targets = tuple(sorted({seed for _, seed, _ in runs})), tuple(sorted(contrasts))
-        shared = contrasts[targets[0]]
-        balanced = all(tuple(found) == seeds for found in seeds_of.values())
-        if not balanced or any(contrasts[target] != shared for target in targets):
-            return None
-        if len(targets) == 1 and len(shared) > 1:
+        targets, seeds, contrasts = (tuple(sorted(set(values))) for values in zip(*runs, strict=True))
+        if len(runs) < len(targets) * len(seeds) * len(contrasts) or (len(targets) == 1 and len(contrasts) > 1):
             return None
         weights: dict[Key, float] = defaultdict(float)
-        for contrast in sorted(shared):
+        for contrast in contrasts:
             for key, weight in contrast:
-                weights[key] += weight / len(shared)
-        if any((target, seed, key) in self._stuck for target in targets for seed in seeds for key in weights):
+                weights[key] += weight / len(contrasts)
+        if any(self._is_stuck((target, seed, key)) for target in targets for seed in seeds for key in weights):
             return None
         squares: dict[str, float] = defaultdict(float)
         for key, weight in weights.items():
@@ -137,20 +137,20 @@ class Noise:
         half = t_quantile(freedom) * math.sqrt(variance)
         return Estimate(own.value, own.runs, half, own.seeds, freedom, "pooled")
 
-    def _pool(self, targets: tuple[str, ...], seeds: tuple[int, ...], group: str) -> tuple[float, int]:
+    def _is_stuck(self, network: Network) -> bool:
+        return self._finished[network].state == "stuck"
+
+    def _compute_pool(self, targets: tuple[str, ...], seeds: tuple[int, ...], group: str) -> tuple[float, int]:
         """Return the noise variance of one network, averaged over `targets`, and its degrees of freedom (0: no pool).
 
         The scores are averaged over the targets first: what the two targets of a seed have in common, whatever its
         sign, is then part of the noise that is measured.
         """
-        found = self._pools.get((targets, seeds, group))
-        if found is not None:
-            return found
         rows = []
         for key in self._keys:
             networks = [[(target, seed, key) for target in targets] for seed in seeds]
             flat = [network for row in networks for network in row]
-            if _group(key) == group and all(one in self._scores and one not in self._stuck for one in flat):
+            if _group(key) == group and all(one in self._scores and not self._is_stuck(one) for one in flat):
                 rows.append([math.fsum(self._scores[one] for one in row) / len(targets) for row in networks])
         freedom = max(0, len(rows) - 1) * (len(seeds) - 1)
         variance = 0.0
@@ -159,11 +159,10 @@ class Noise:
             # With every cell on every seed, the least squares fit of seed + cell is the sum of their means.
             rest = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
             variance = float((rest**2).sum()) / freedom
-        self._pools[targets, seeds, group] = variance, freedom
         return variance, freedom
 
     def _over_images(self, own: Estimate, runs: Sequence[tuple[str, int, Contrast]], unpaired: bool) -> Estimate:
-        weights: dict[str, dict[tuple[str, int, Key], float]] = defaultdict(lambda: defaultdict(float))
+        weights: dict[str, dict[Network, float]] = defaultdict(lambda: defaultdict(float))
         for target, seed, contrast in runs:
             for key, weight in contrast:
                 weights[target][target, seed, key] += weight / len(runs)
@@ -174,25 +173,22 @@ class Noise:
         half = _NORMAL * math.sqrt(math.fsum(variances))
         return Estimate(own.value, own.runs, half, 1, 0.0, "images")
 
-    def _image_variance(
-        self, target: str, weights: Mapping[tuple[str, int, Key], float], unpaired: bool
-    ) -> float | None:
+    def _image_variance(self, target: str, weights: Mapping[Network, float], unpaired: bool) -> float | None:
         images = self._images.get(target)
         if not images:
             return None
         bits = [self._bits(network, images) for network in weights]
-        if all(found is not None for found in bits):
-            each = sum(
-                weight * found for weight, found in zip(weights.values(), bits, strict=True) if found is not None
-            )
+        known = [found for found in bits if found is not None]
+        if len(known) == len(weights):
+            each = sum(weight * found for weight, found in zip(weights.values(), known, strict=True))
             return float(np.var(each)) / images
         if not unpaired:
             return None
         spread = (weight**2 * p * (1 - p) for network, weight in weights.items() for p in (self._scores[network],))
         return math.fsum(spread) / images
 
-    def _bits(self, network: tuple[str, int, Key], images: int) -> npt.NDArray[np.uint8] | None:
-        packed = self._correct.get(network)
+    def _bits(self, network: Network, images: int) -> npt.NDArray[np.uint8] | None:
+        packed = self._finished[network].correct
         if packed is None or len(packed) != (images + 7) // 8:
             return None
         return np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=images)

@@ -1,4 +1,4 @@
-"""Sentences on confounded comparisons, and networks that learned nothing."""
+"""Networks that sit at the loss of an even guess: finite numbers, nothing learned."""
 
 from __future__ import annotations
 
@@ -8,62 +8,12 @@ from dataclasses import replace
 import pytest
 from tiny_networks import net
 
-from fasttransfer.report.analysis import (
-    budget_of,
-    confounds,
-    recovered,
-    score_of,
-    share_at_chance,
-    stuck,
-    summarise,
-)
+from fasttransfer.report.analysis.summary import summarise
+from fasttransfer.report.cautions import confounds
 from fasttransfer.study.cells import Cell
-from fasttransfer.study.chance import is_at_chance, is_hopeless
+from fasttransfer.study.chance import budget_of, is_at_chance, is_hopeless, recovered, share_at_chance, stuck
 from fasttransfer.study.paper import load_results
 from fasttransfer.study.records import Evaluation, Result
-
-
-def test_the_published_confounds_are_said() -> None:
-    told = confounds(load_results("random").results, "best10", seeds_are="random splits")
-    assert told == [
-        "Transfer was run on A and B of random splits 0 to 3, selffer on A of random splits 0 to 3: the two are "
-        "compared where both are, with 28 of 56 cuts.",
-        "Transfer+ was run on B of random splits 0 and 1, selffer+ on A of random splits 0 and 1: nowhere are both, "
-        "so that the two cannot be paired with each other and a gain by the other task's features cannot be told from "
-        "one by longer training.",
-        "Read off the unpaired means, transfer+ (64.1 %) is 1.4 points above selffer+ (62.7 %); each paired with the "
-        "base of its own half, it is level with it (+0.97 and +0.97). The rest is the halves that were run, whose "
-        "bases have 63.1 and 61.8 %.",
-    ]
-    (missing,) = confounds(load_results("natural-manmade").results)
-    assert missing.startswith("No selffer was run: what is lost to co-adaptation")
-
-
-def test_a_whole_grid_has_no_confounds() -> None:
-    whole = [net(t, 0.6, target=target, n=n, seed=seed) for target in ("A", "B") for seed in range(2) for n in (1, 2)
-             for t in ("base", "selffer", "selffer+", "transfer", "transfer+", "random")]  # fmt: skip
-    assert confounds(whole) == []
-    short = [r for r in whole if (r.treatment, r.n, r.target) != ("selffer", 2, "A")]
-    (told,) = confounds(short)
-    assert told == (
-        "Transfer and selffer were not run at the same n everywhere: the two are compared where both are, with 6 of 8 "
-        "cuts."
-    )
-
-
-def test_a_missing_base_is_said_with_what_it_costs() -> None:
-    results = [net("base", 0.6), net("transfer", 0.5), net("selffer", 0.5),
-               net("base", 0.6, target="A", state="diverged"), net("transfer", 0.5, target="A"),
-               net("selffer", 0.5, target="A")]  # fmt: skip
-    assert confounds(results) == [
-        "The base of A is missing: what was trained there (2 of 4 networks) is in no difference."
-    ]
-    assert confounds([net("transfer", 0.5, target=target) for target in ("A", "B")])[0] == (
-        "The bases of A and B are missing: what was trained there (2 of 2 networks) is in no difference."
-    )
-
-
-# Stuck: finite and nothing learned.
 
 
 def curve(points: list[tuple[int, float, float]], treatment: str = "base") -> Result:
@@ -103,7 +53,7 @@ def test_a_network_in_training_is_judged_by_the_length_of_its_whole_training() -
     assert not stuck(replace(hopeless, state="diverged"), 16, 1000)
 
 
-def test_a_training_loss_that_no_guesser_has_is_no_chance() -> None:
+def test_a_training_loss_better_than_guessing_is_not_at_chance() -> None:
     even = math.log(16)
     assert is_at_chance(Evaluation(100, even, even, 1 / 16), 16)
     assert is_at_chance(Evaluation(100, None, even, 1 / 16), 16)  # nobody wrote it down
@@ -129,8 +79,8 @@ def test_a_network_ended_early_is_stuck_and_counts() -> None:
     assert budget_of([ended], "B") is None and budget_of([ended, base], "B") == 100
     (row,) = summarise([base, ended]).rows
     assert row.difference["random"].value == pytest.approx(1 / 16 - 0.7)
-    assert score_of(ended, "best10") == 1 / 16
-    assert score_of(replace(ended, state="skipped", evaluations=())) is None
+    assert ended.score("best10") == 1 / 16
+    assert replace(ended, state="skipped", evaluations=()).score("last") is None
     # As a base it is there, and what is paired with it has a difference.
     as_base = replace(curve([(50, even, 1 / 16)]), state="stuck")
     assert not [told for told in confounds([as_base, net("selffer", 0.1)]) if "missing" in told]
