@@ -35,10 +35,10 @@ Samples = dict[str, list[float]]
 """Variant -> seconds per call in each round; the first variant is ours."""
 
 
-def ratio(seconds: Mapping[str, Sequence[float]], theirs: str, ours: str | None = None) -> float:
-    """Return how many times as long `theirs` takes as `ours` (the first variant): the median over rounds."""
-    own = seconds[ours or next(iter(seconds))]
-    return statistics.median(a / b for a, b in zip(seconds[theirs], own, strict=True))
+def ratio(seconds: Mapping[str, Sequence[float]], theirs: str) -> float:
+    """Return how many times as long `theirs` takes as ours, the first variant: the median over rounds."""
+    ours = next(iter(seconds.values()))
+    return statistics.median(a / b for a, b in zip(seconds[theirs], ours, strict=True))
 
 
 def lines(entry: Mapping[str, Any]) -> list[str]:
