@@ -55,7 +55,7 @@ def test_ablated_feed(
 
 
 def _size(device: torch.device, quick: bool) -> tuple[int, str]:
-    batch = 128 if device.type == "cuda" else 16 if quick else 64
+    batch = 128 if device.type == "cuda" else 16 if quick else 32
     return batch, "fp32" if emulates(device, torch.bfloat16) else "bf16"
 
 

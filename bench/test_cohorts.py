@@ -79,9 +79,9 @@ def context(
 ) -> Iterator[StudyContext]:
     """A study, its own cache, and this process configured like one of its workers."""
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(tmp_path / "cache"))
-    batch = 32 if quick or request.param == "mini" else 256
+    batch = 256 if device.type == "cuda" and request.param == "caffe" else 32
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    made = open_study(tmp_path, request.param, batch, 4 * batch if quick else 1000, device.type)
+    made = open_study(tmp_path, request.param, batch, (2 if quick else 12) * batch, device.type)
     devices.configure_process(made.study.device, made.study.threads, 0)
     yield made
     torch.set_num_threads(threads)
