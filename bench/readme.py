@@ -159,7 +159,8 @@ ROWS = (
     Row("a cohort of 7 frozen cells", "the same 7 one after another", BENCH.format("cohorts"), _cohort),
     Row("a frozen cell from the cache, n = 5 / 7", "the same cell live", BENCH.format("cohorts"), _cached),
     Row("a study of the built-in images", "the same in plain PyTorch", "fasttransfer bench grid", _grid),
-    Row("all 163 networks of the paper, projected", "1,548 K20-days", BENCH.format("cells"), _projected),
+    Row("all 163 networks of the paper, projected", f"{projection.K20_DAYS:,} K20-days", BENCH.format("cells"),
+        _projected),
 )  # fmt: skip
 
 
