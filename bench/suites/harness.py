@@ -204,15 +204,25 @@ def quick(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("quick"))
 
 
+@pytest.fixture(scope="session")
+def baseline(request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    """The benchmarks of the earlier run by name; none where it was of another kind of machine."""
+    path = request.config.getoption("baseline")
+    if path is None:
+        return {}
+    recorded, here = read(path), describe()
+    same = all(recorded["machine_info"].get(key) == here.get(key) for key in _SAME_MACHINE)
+    return recorded["benchmarks"] if same else {}
+
+
 @pytest.fixture
 def compare(
-    benchmark: Any, request: pytest.FixtureRequest, device: torch.device, quick: bool
+    benchmark: Any, request: pytest.FixtureRequest, device: torch.device, quick: bool, baseline: Mapping[str, Any]
 ) -> Iterator[Callable[..., Samples]]:
     """Yield a function that times variants of the same work in turn, records and prints them: see `run` below.
 
     pytest-benchmark times the first variant, ours; the others have their turn in the set-up of each of its rounds.
     """
-    config = request.config
 
     def run(variants: Mapping[str, Call], *, work: float, unit: str = "images", **facts: Any) -> Samples:
         """Args: variants: ours first; work: how many of `unit` a call does; facts: what else the JSON should hold,
@@ -235,20 +245,18 @@ def compare(
         info = {"work": [work, unit], "seconds": {k: [float(f"{s:.4g}") for s in v] for k, v in samples.items()}}
         benchmark.extra_info.update(info | facts)
         show(benchmark)
-        _guard(config, benchmark.name, samples, timer)
+        if request.config.getoption("baseline") is not None:
+            _guard(baseline, benchmark.name, samples, timer)
         return samples
 
     yield run
     torch.compiler.reset()
 
 
-def _guard(config: pytest.Config, name: str, samples: Samples, timer: Rounds) -> None:
+def _guard(baseline: Mapping[str, Any], name: str, samples: Samples, timer: Rounds) -> None:
     """Fail where a ratio is smaller than the baseline's, and is so again in two further tries."""
-    if config.getoption("baseline") is None:
-        return
-    recorded, here = read(config.getoption("baseline")), describe()
-    entry = recorded["benchmarks"].get(name)
-    if entry is None or any(recorded["machine_info"].get(key) != here.get(key) for key in _SAME_MACHINE):
+    entry = baseline.get(name)
+    if entry is None:
         pytest.skip("the baseline is of another kind of machine, or has no such case")
     for _ in range(TRIES - 1):
         if not shrunk(samples, entry["extra_info"]["seconds"]):
