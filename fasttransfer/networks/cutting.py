@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,20 @@ def _trace_mode(model: nn.Module) -> fx.Graph:
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) != 1:
         raise TraceError(f"its forward pass takes {len(needed)} tensors")
-    try:
-        return _Tracer(model).trace(model, {p.name: p.default for p in parameters if p.default is not p.empty})
-    except Exception as error:  # what a model does with a symbolic value is not foreseeable
-        raise TraceError(f"torch.fx cannot trace its forward pass ({str(error).splitlines()[0]})") from error
+    opened = set(_opened(model, ""))
+    while True:
+        tracer = _Tracer(opened)
+        try:
+            return tracer.trace(model, {p.name: p.default for p in parameters if p.default is not p.empty})
+        except Exception as error:  # what a model does with a symbolic value is not foreseeable
+            if tracer.failed is None:
+                raise TraceError(f"torch.fx cannot trace its forward pass ({first_sentence(error)})") from error
+            opened.remove(tracer.failed)
+
+
+def first_sentence(error: Exception) -> str:
+    """Return the first sentence of a library's message, to stand within another."""
+    return str(error).split("\n")[0].split(". ")[0].rstrip(".:!") or type(error).__name__
 
 
 def _describe(graph: fx.Graph) -> list[str]:
@@ -109,20 +119,29 @@ def _holds_tensor(value: object) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Traces through plain containers and through modules that hold some, but not through blocks."""
+    """Traces through the modules in `opened`. `failed` is the innermost of them where that went wrong."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, opened: Collection[str]) -> None:
         super().__init__()
-        self._opened = set(_opened(model, ""))
+        self._opened = opened
+        self.failed: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self._opened
 
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.failed is None and not _is_plain(m):
+                self.failed = self.path_of_module(m)
+            raise
+
 
 def _opened(module: nn.Module, path: str) -> Iterator[str]:
-    """Yield the paths of the modules below `module` that are traced through."""
+    """Yield the paths of the modules below `module` to trace through: plain containers, and what holds some."""
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         is_block = isinstance(module, nn.Sequential | nn.ModuleList)

@@ -17,7 +17,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.networks import traced_sizes
 from fasttransfer.networks.architecture import Architecture, InputForm, KeyOf, Profile
 from fasttransfer.networks.catalogue import Model, find_model
-from fasttransfer.networks.cutting import Trace, TraceError, choose_segments, split, trace
+from fasttransfer.networks.cutting import Trace, TraceError, choose_segments, first_sentence, split, trace
 from fasttransfer.networks.random_modules import random_modules, replace_random_modules
 from fasttransfer.networks.traced_check import check_stages
 from fasttransfer.networks.traced_network import TracedNetwork, TracedStage
@@ -94,7 +94,8 @@ class TracedArchitecture(Architecture):
                     is_last=number == len(self.stage_names),
                 )
             )
-        return TracedNetwork(stages)
+        vectors = (number for number, shape in enumerate(template.cuts, start=2) if len(shape) == 1)
+        return TracedNetwork(stages, frozenset(vectors))
 
     def draw(
         self, outputs: int, init: str, key_of: KeyOf, start: int = 0, stop: int | None = None, *, first: float = 1.0
@@ -146,6 +147,8 @@ def trace_network(
     segments = _trace(name, size, _OUTPUTS).segments
     if cuts is not None:
         segments = choose_segments(segments, cuts)
+    if len(segments) < 2:
+        raise InputError(f"{name} is not cut anywhere: choose another model or name other cuts")
     red, green, blue = mean
     architecture = TracedArchitecture(
         name=name,
@@ -180,7 +183,9 @@ def _trace(name: str, size: int, outputs: int) -> Trace:
     except InputError as error:
         raise InputError(f"{name} cannot be trained here: {error}") from error
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+        reason = first_sentence(error)
+        if _fits(model, outputs, size):
+            raise InputError(f"{name} cannot be cut into stages: its blocks do not run alone ({reason})") from error
         for other in sorted(_SIZES, key=lambda other: (other < size, abs(other - size))):
             if _fits(model, outputs, other):
                 hint = f"images of {other} x {other} work"
@@ -270,7 +275,9 @@ def _template(architecture: TracedArchitecture, outputs: int) -> _Template:
     states = tuple({name: tensor for name, tensor in body.state_dict().items() if name in whole} for body in bodies)
     unused = whole.keys() - set().union(*states)
     if unused:
-        raise InputError(f"{architecture.name} cannot be cut into stages: its forward pass does not use {min(unused)}")
+        raise InputError(
+            f"{architecture.name} cannot be cut into stages: its forward pass has no use for {min(unused)}"
+        )
     return _Template(bodies, tuple(map(found.shape, segments)), states)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from fasttransfer.networks.architecture import StagedNetwork, StepDraws
 from fasttransfer.networks.random_modules import StageDraws, random_modules
 
+_ROWS = 64  # stages that read vectors compute the cuts of frozen prefixes on a multiple of so many images
 _BODY = "body."  # of the names that a stage gives to what the model calls without it
 
 
@@ -85,14 +86,24 @@ def _copy_module(module: fx.GraphModule, device: torch.device) -> fx.GraphModule
 
 
 class TracedNetwork(StagedNetwork):
-    """The stages of a model of a library; its state has the model's own names."""
+    """The stages of a model of a library; its state has the model's own names.
 
-    def __init__(self, stages: list[nn.Module]) -> None:
+    Args:
+        stages: `TracedStage`s, or anything in place of those that never run.
+        of_vectors: the stages, counted from 1, that read one vector per image.
+    """
+
+    def __init__(self, stages: list[nn.Module], of_vectors: Collection[int]) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
+        self._of_vectors = of_vectors
 
     def full_name(self, stage: int, name: str) -> str:
         return name.removeprefix(_BODY)
+
+    def rows(self, stage: int, batch: int) -> int:
+        # Matrix products share few rows unevenly among threads, with other bits (docs/decisions/views.md).
+        return -(-batch // _ROWS) * _ROWS if stage in self._of_vectors else batch
 
     def freeze(self) -> Self:
         for stage in self.stages:

@@ -1,0 +1,467 @@
+"""Traced networks as architectures: state, modes, draws, sizes, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+
+import pytest
+import tomli_w
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.networks import catalogue, traced
+from fasttransfer.networks.architecture import StepDraws, rounded_cuts
+from fasttransfer.networks.random_modules import RandomModule, StageDraws, replace_random_modules
+from fasttransfer.networks.traced import TracedArchitecture, trace_network
+from fasttransfer.networks.traced_network import TracedNetwork
+
+CPU = torch.device("cpu")
+NO_STEP = torch.zeros((), dtype=torch.int64)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A few images are too few for threads, which wait for each other where other processes run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def resnet18() -> TracedArchitecture:
+    return trace_network("torchvision:resnet18", size=64)
+
+
+def convnext() -> TracedArchitecture:
+    """The smallest model of torchvision with stochastic depth that runs fast."""
+    return trace_network("torchvision:efficientnet_b0", size=32)
+
+
+def draws_of(architecture: TracedArchitecture, step: int = 0, around: tuple[int, int] = (0, 0)) -> StepDraws:
+    keys = {stage: 100 + stage for stage in architecture.random_stages}
+    return StepDraws(keys, torch.tensor(step), 0.5, around)
+
+
+def made(architecture: TracedArchitecture, outputs: int = 3, precision: str = "fp32") -> TracedNetwork:
+    network = architecture.build(outputs, precision, CPU)
+    network.load(architecture.draw(outputs, "own", lambda stage: 11))
+    return network
+
+
+def images_for(architecture: TracedArchitecture, count: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(count, 3, architecture.crop, architecture.crop, generator=generator)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+# --- the description of a network
+
+
+def test_an_architecture_survives_pickling_and_a_file() -> None:
+    architecture = resnet18()
+    assert pickle.loads(pickle.dumps(architecture)) == architecture
+    text = tomli_w.dumps(dataclasses.asdict(architecture))
+    read = TracedArchitecture(**tomllib.loads(text))
+    assert read == architecture and hash(read) == hash(architecture)
+    assert (read.store, read.crop, read.margin) == (72, 64, 8)
+    assert trace_network("torchvision:resnet18", size=224).store == 256
+
+
+def test_pixels_are_normalised_by_imagenets_constants() -> None:
+    architecture = resnet18()
+    assert architecture.channel_mean == pytest.approx((123.675, 116.28, 103.53))
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(2)).float()
+    as_fed = (pixels - torch.tensor(architecture.channel_mean).view(3, 1, 1)) / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    network = made(architecture)
+    model = torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(network.state())
+    torch.testing.assert_close(network(as_fed), model.eval()((pixels / 255 - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_facts_name_the_librarys_version() -> None:
+    facts = resnet18().facts()
+    assert facts["library"] == f"torchvision {version('torchvision')}"
+    assert facts["stages"] == list(resnet18().stages)
+
+
+def test_images_have_the_type_that_is_asked_for() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert resnet18().input_form("cpu", dtype) == {"block": 1, "side": 64, "dtype": dtype}
+
+
+def test_recorded_stages_that_cannot_be_made_are_refused() -> None:
+    other = dataclasses.replace(resnet18(), stage_names=("conv1", "layer1.7", "fc"))
+    with pytest.raises(InputError, match="install the version that the study began with"):
+        other.build(3, "fp32", CPU)
+
+
+# --- state
+
+
+def test_the_state_of_all_stages_is_that_of_the_librarys_model() -> None:
+    architecture = resnet18()
+    whole = torchvision.models.resnet18(num_classes=3).state_dict()
+    assert set(architecture.names()) == set(whole)
+    parts = [architecture.names(stage, stage + 1) for stage in range(len(architecture.stages))]
+    assert [name for part in parts for name in part] == list(architecture.names())
+    assert parts[0] == ("conv1.weight", *(f"bn1.{n}" for n in ("weight", "bias")), *(
+        f"bn1.{n}" for n in ("running_mean", "running_var", "num_batches_tracked")
+    ))  # fmt: skip
+    network = made(architecture)
+    assert tuple(network.state(2, 5)) == architecture.names(2, 5)
+    assert set(network.named_weights()) == {name for name, _ in torchvision.models.resnet18().named_parameters()}
+
+
+def test_initial_values_are_the_librarys_and_a_function_of_the_key() -> None:
+    architecture = resnet18()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    drawn = architecture.draw(3, "own", lambda stage: 2**63 + 17)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(17)
+    expected = torchvision.models.resnet18(num_classes=3).state_dict()
+    assert all(torch.equal(drawn[name], tensor) for name, tensor in expected.items())
+    drawn["fc.weight"].zero_()
+    again = architecture.draw(3, "own", lambda stage: 2**63 + 17, 9)
+    assert list(again) == ["fc.weight", "fc.bias"] and torch.equal(again["fc.weight"], expected["fc.weight"])
+    other = architecture.draw(3, "own", lambda stage: 18, 9)
+    assert not torch.equal(other["fc.weight"], expected["fc.weight"])
+
+
+def test_networks_share_no_memory() -> None:
+    architecture = resnet18()
+    one, other = made(architecture), made(architecture)
+    before = {name: tensor.clone() for name, tensor in other.state().items()}
+    for tensor in one.state().values():
+        tensor.fill_(3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state().items())
+
+
+def test_only_the_stages_asked_for_have_memory() -> None:
+    architecture = resnet18()
+    network = architecture.build(3, "fp32", CPU, start=2, stop=6)
+    assert len(network.stages) == 6
+    assert tuple(network.state()) == architecture.names(2, 6)
+    assert list(architecture.build(3, "fp32", CPU, stop=0).stages) == []
+
+
+def test_weights_lie_in_channels_last_memory() -> None:
+    weights = [weight for weight in made(resnet18()).named_weights().values() if weight.dim() == 4]
+    assert len(weights) == 20
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+# --- modes
+
+
+def statistics(network: TracedNetwork) -> dict[str, Tensor]:
+    return {
+        name: tensor.clone() for name, tensor in network.state().items() if ".running_" in name or "_tracked" in name
+    }
+
+
+def test_training_updates_batch_normalisation_as_the_librarys_model_does() -> None:
+    architecture = resnet18()
+    network, images = made(architecture), images_for(architecture)
+    model = torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(network.state())
+    model.train().to(memory_format=torch.channels_last)
+    logits = network(images, draws=draws_of(architecture))
+    assert torch.equal(logits, model(images * (1 / torch.tensor(architecture.std).view(3, 1, 1))))
+    found, expected = statistics(network), model.state_dict()
+    assert len(found) == 60
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_a_frozen_network_keeps_and_uses_its_statistics() -> None:
+    architecture = resnet18()
+    network, images = made(architecture), images_for(architecture)
+    evaluated = network(images)
+    trained = network(images, draws=draws_of(architecture))
+    network.load(architecture.draw(3, "own", lambda stage: 11))
+    network.freeze()
+    before = statistics(network)
+    frozen = network(images, draws=draws_of(architecture))
+    assert torch.equal(frozen, evaluated) and not torch.equal(trained, evaluated)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in statistics(network).items())
+    assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_a_frozen_stage_stays_frozen_in_another_network() -> None:
+    architecture = resnet18()
+    source, network, images = made(architecture).freeze(), made(architecture), images_for(architecture)
+    for n in range(3):
+        network.stages[n] = source.stages[n]
+    before = statistics(source)
+    network(images, draws=draws_of(architecture))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in statistics(source).items())
+    assert not torch.equal(network.state()["layer4.1.bn2.running_mean"], before["layer4.1.bn2.running_mean"])
+
+
+def test_without_draws_a_network_is_evaluated() -> None:
+    architecture = convnext()
+    network, images = made(architecture), images_for(architecture)
+    first = network(images)
+    network(images, draws=draws_of(architecture))
+    network.load(architecture.draw(3, "own", lambda stage: 11))
+    assert torch.equal(network(images), first)
+
+
+def test_bfloat16_computes_with_float32_weights_and_returns_float32_logits() -> None:
+    architecture = resnet18()
+    exact, rounded, images = made(architecture), made(architecture, precision="bf16"), images_for(architecture)
+    assert {weight.dtype for weight in rounded.named_weights().values()} == {torch.float32}
+    features = rounded(images.bfloat16(), stop=4)
+    assert features.dtype == torch.bfloat16
+    logits = rounded(features, start=4)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, exact(images), rtol=0.1, atol=0.1)
+    assert not torch.equal(logits, exact(images))
+
+
+# --- draws
+
+
+def test_stages_with_dropout_or_stochastic_depth_draw() -> None:
+    assert resnet18().random_stages == ()
+    architecture = trace_network("torchvision:alexnet", size=64)
+    assert [architecture.stages[n - 1] for n in architecture.random_stages] == ["features.10", "classifier.1"]
+    assert architecture.drawing_when_frozen == ()
+    names = [convnext().stages[n - 1] for n in convnext().random_stages]
+    assert names[:2] == ["features.2.0", "features.2.1"] or "features.2.1" in names
+
+
+def test_masks_depend_on_the_key_the_step_and_the_stage_alone() -> None:
+    architecture = trace_network("torchvision:alexnet", size=64)
+    network, images = made(architecture), images_for(architecture)
+    x = network(images, stop=4)
+    stage = architecture.random_stages[0]
+    assert stage == 5
+    torch.manual_seed(1)
+    first = network(x, start=4, stop=5, draws=draws_of(architecture, step=7))
+    torch.manual_seed(2)
+    whole = network(images, stop=5, draws=draws_of(architecture, step=7))
+    assert torch.equal(first, whole)
+    assert not torch.equal(first, network(x, start=4, stop=5, draws=draws_of(architecture, step=8)))
+    expected = draws_of(architecture, step=7).dropout(5, network(x, start=4, stop=5), 0.5)
+    assert torch.equal(first, expected)
+
+
+def test_a_process_draws_its_images_part_of_the_batchs_masks() -> None:
+    architecture = convnext()
+    draws = StageDraws(architecture.random_stages[0])
+    module = RandomModule(0.5, None)
+    module.draws = draws
+    x = torch.randn(6, 2, 3, 3)
+    draws.start(draws_of(architecture))
+    whole = [module(x), module(x)]
+    assert not torch.equal(*whole)  # the second mask of the stage is another
+    draws.start(draws_of(architecture, around=(2, 1)))
+    assert all(torch.equal(module(x[2:5]), part[2:5]) for part in whole)
+    for before, after in zip(x, whole[0], strict=True):
+        assert not after.any() or torch.equal(after, 2 * before)
+
+
+def test_stochastic_depth_drops_blocks_of_some_images() -> None:
+    architecture = convnext()
+    network, images = made(architecture), images_for(architecture, 16)
+    number = architecture.stages.index("features.6.3") + 1
+    assert number in architecture.random_stages
+    with torch.no_grad():
+        x = network(images, stop=number - 1)
+        y = network(x, start=number - 1, stop=number, draws=draws_of(architecture))
+        again = network(x, start=number - 1, stop=number, draws=draws_of(architecture))
+    dropped = [bool(torch.equal(a, b)) for a, b in zip(x, y, strict=True)]
+    assert any(dropped) and not all(dropped)
+    assert torch.equal(y, again)
+
+
+def test_whole_channels_are_dropped_by_dropout2d() -> None:
+    model = nn.Sequential(nn.Dropout2d(0.5), nn.Dropout(0.0), nn.Dropout(0.25))
+    replace_random_modules(model)
+    module = model[0]
+    assert isinstance(module, RandomModule) and isinstance(model[1], nn.Dropout) and isinstance(model[2], RandomModule)
+    module.draws.start(StepDraws({0: 1}, NO_STEP, 0.5))
+    y = module(torch.ones(4, 8, 3, 3)).flatten(2)
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(y.amin(2), y.amax(2))
+
+
+def test_the_bits_of_features_do_not_depend_on_the_place_in_the_batch() -> None:
+    torch.set_num_threads(2)
+    for name in ("torchvision:resnet18", "timm:vit_tiny_patch16_224"):
+        architecture = trace_network(name, size=64)
+        network, images = made(architecture).freeze(), images_for(architecture, 16)
+        turned = images.flip(0).contiguous(memory_format=torch.channels_last)
+        features, other = (rounded_cuts(network, x, architecture.cuts, 16) for x in (images, turned))
+        few = rounded_cuts(network, images[:5], architecture.cuts, 16)
+        for cut in architecture.cuts:
+            assert features[cut].dtype == torch.bfloat16
+            assert torch.equal(features[cut].flip(0), other[cut])
+            assert torch.equal(features[cut][:5], few[cut])
+
+
+# --- sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "macs"),
+    [
+        ("torchvision:resnet18", 11_689_512, 1.814e9),
+        ("torchvision:vit_b_16", 86_567_656, 17.56e9),
+        ("timm:convnextv2_atto", 3_708_400, 0.55e9),
+    ],
+)
+def test_sizes_are_the_published_ones(name: str, weights: int, macs: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traced, "check_stages", lambda *_: None)  # it would take seconds at this size
+    architecture = trace_network(name)
+    profile = architecture.profile(1000)
+    assert sum(profile.weights) == architecture.weight_count(1000) == weights
+    assert sum(profile.macs) == pytest.approx(macs, rel=0.01)
+    assert profile.cuts[0] == (3, 224, 224) and profile.cuts[-1] == (1000,)
+    assert len(profile.cuts) == len(profile.macs) + 1 == len(architecture.stages) + 1
+
+
+def test_values_count_buffers_too() -> None:
+    profile, state = resnet18().profile(3), made(resnet18()).state(1, 2)
+    assert profile.values[1] == sum(tensor.numel() for tensor in state.values()) == profile.weights[1] + 258
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:vit_tiny_patch16_224", "torchvision:alexnet"])
+def test_the_bytes_of_a_step_bound_those_kept_for_backward(name: str) -> None:
+    architecture = trace_network(name, size=64)
+    network, images = made(architecture), images_for(architecture, 8)
+    storages: dict[int, tuple[Tensor, int]] = {}
+    own = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images, draws=draws_of(architecture))
+    kept = sum(size for _, size in storages.values()) + sum(4 * weight.numel() for weight in network.parameters())
+    assert kept < architecture.step_bytes(3, 8, "fp32", 0) < 2 * kept
+    assert architecture.step_bytes(3, 8, "fp32", 5) < architecture.step_bytes(3, 8, "fp32", 0)
+    assert architecture.step_bytes(3, 64, "bf16", 0) < 0.9 * architecture.step_bytes(3, 64, "fp32", 0)
+
+
+# --- what is refused
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """A library with one model."""
+
+    make: Callable[[], nn.Module]
+    release: str = "toys 1"
+
+    def build(self, outputs: int, size: int) -> nn.Module:
+        return self.make()
+
+
+class Attention(nn.Module):
+    """Draws by itself: the dropout of attention weights is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        return x + self.attention(x, x, x, need_weights=False)[0]
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1)
+
+
+class Unused(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
+        self.register_parameter("spare", nn.Parameter(torch.zeros(1)))
+
+
+class Counting(nn.Module):
+    """Computes something else every time it is traced or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.runs = nn.Linear(4, 2), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return self.layer(x) * self.runs
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 4, 4), Attention(), Mean(), nn.Linear(4, 2)), "draws random numbers"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 6)), r"no image classifier: .* \(2, 1, 1\)"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 7)), r"no image classifier: .* \(7,\)"),
+        (Unused, "has no use for spare"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), Counting()), "something else in stages"),
+        (
+            lambda: nn.Sequential(
+                nn.Conv2d(3, 4, 8), nn.Flatten(), torchvision.ops.StochasticDepth(0.5, "batch"), nn.Linear(4, 2)
+            ),
+            "drops a branch for the whole batch",
+        ),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "not cut anywhere"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused(
+    make: Callable[[], nn.Module], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced._trace.cache_clear()
+    monkeypatch.setattr(traced, "find_model", lambda name: Library(make))
+    with pytest.raises(InputError, match=reason):
+        trace_network(f"toys:{reason}", size=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("torchvision:alexnet", 32, "does not take images of 32 x 32 pixels .*: images of 64 x 64 work"),
+        ("torchvision:vit_b_16", 60, "does not take images of 60 x 60 pixels .*: images of 64 x 64 work"),
+        ("torchvision:maxvit_t", 64, "does not take images of 64 x 64 pixels .*: images of 224 x 224 work"),
+        ("timm:ghostnet_050", 64, "differs between training and evaluation"),
+        ("torchvision:resnet19", 64, "no image classifier 'resnet19': the nearest names are torchvision:resnet18"),
+        ("timm:vit_tiny", 64, "the nearest names are .*timm:vit_"),
+        ("resnet18", 64, "write torchvision:NAME or timm:NAME"),
+        ("keras:resnet18", 64, "write torchvision:NAME or timm:NAME"),
+    ],
+)
+def test_a_network_that_does_not_exist_or_fit_is_refused(name: str, size: int, reason: str) -> None:
+    with pytest.raises(InputError, match=reason) as caught:
+        trace_network(name, size=size)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_timm_its_models_are_refused_and_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "timm:vit_tiny_patch16_224" in catalogue.list_names("timm:vit_*")
+    monkeypatch.setattr(catalogue, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'fasttransfer\[timm\]'"):
+        catalogue.find_model("timm:resnet18")
+    assert catalogue.list_names("timm:*") == []
+
+
+def test_classifiers_alone_are_listed() -> None:
+    names = catalogue.list_names("torchvision:*")
+    assert "torchvision:resnet18" in names and "torchvision:fasterrcnn_resnet50_fpn" not in names
+
+
+@pytest.mark.parametrize("name", ["torchvision:googlenet", "torchvision:inception_v3"])
+def test_auxiliary_heads_are_left_out(name: str) -> None:
+    assert not any("aux" in part.lower() for part in trace_network(name, size=96).names())
