@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fasttransfer.core.toml import flatten
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report import figures
 from fasttransfer.report.analysis.comparison import network_name
@@ -22,7 +23,6 @@ from fasttransfer.report.numbers import count, decimals, intervals, points, task
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE
-from fasttransfer.study.configuration import flatten
 from fasttransfer.study.records import Score, StudyResults
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from fasttransfer.core.errors import InputError
@@ -19,8 +18,7 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study.cells import Cell, frozen_by_source
 from fasttransfer.study.configuration import Study
-from fasttransfer.study.images import study_feed
-from fasttransfer.study.paths import mean_file
+from fasttransfer.study.images import load_means, study_feed
 from fasttransfer.training.checkpoint import load_network
 from fasttransfer.training.cohort import Cohort, CohortTask, OneProcess
 from fasttransfer.training.draws import image_stream
@@ -80,7 +78,7 @@ def build_cohort(
             raise InputError(
                 f"{first.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
             )
-    means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
+    means = {name: load_means(study, setting.folder, name) for name in sorted({study.means_of(c) for c in cells})}
     stream = replace(image_stream(study, first, len(train)), share=processes.share)
     mine, end = processes.share.of(len(val))
     my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
@@ -98,8 +96,8 @@ def build_cohort(
                 study=study,
                 folder=setting.folder,
                 weights=sources[name],
-                mean_of=group[0].mean_of,
-                mean=means[group[0].mean_of],
+                means_of=study.means_of(group[0]),
+                means=means[study.means_of(group[0])],
                 data=study.data,
                 task=first.target,
                 classes=classes,
@@ -115,7 +113,7 @@ def build_cohort(
             feature_sources,
             cells,
             stream,
-            lambda tasks: open_images(train, my_val, stream, {task: means[task] for task in sorted(tasks)}),
+            lambda names: open_images(train, my_val, stream, {name: means[name] for name in sorted(names)}),
             setting.features,
             log=lambda text: on_message(Noted(text)),
             progress=lambda text: on_message(Noted(text, stays=False)),

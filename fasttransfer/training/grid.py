@@ -138,7 +138,7 @@ class _StudyRun:
         networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"
         tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} images" for t in TASKS)
         self._log(
-            f"{networks} ({tasks}), recipe {plan.recipe.name} ({plan.recipe.geometry.name}, {plan.precision} on "
+            f"{networks} ({tasks}), recipe {plan.recipe.name} ({plan.recipe.network.name}, {plan.precision} on "
             f"{plan.device}), views: {self._setting.study.views or UNLIMITED}, in {out}"
         )
         self._log(describe_feed(plan, str(store.folder)))
@@ -154,7 +154,7 @@ class _StudyRun:
 
     def _train_jobs(self, division: JobPlan, train: Train) -> bool:
         for job in division.jobs:
-            own = {cell: cost.trained_macs(job.geometry, job.outputs, cell) for cell in job.cells}
+            own = {cell: cost.trained_macs(job.network, job.outputs, cell) for cell in job.cells}
             self._macs |= {cell: job.macs * macs / sum(own.values()) for cell, macs in own.items()}
         if division.waves:
             self._log(f"memory: {division.waves}")

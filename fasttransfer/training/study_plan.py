@@ -17,14 +17,14 @@ import xxhash
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
-from fasttransfer.networks import inputs
+from fasttransfer.networks.precision import choose_precision
 from fasttransfer.pipelines import choose_feed, prepare
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.store import Kind, expected_bytes
 from fasttransfer.study import images, paths, records, splits
-from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
+from fasttransfer.study.cells import TASKS, Cell, study_cells
 from fasttransfer.study.configuration import BUILTIN, VERSION, Choices, Feeding, Study
-from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS, ImageSource
+from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_SEEDS, ImageSource
 from fasttransfer.study.recipe import Recipe, find_recipes
 from fasttransfer.training import memory_use
 from fasttransfer.training.planning import JobPlan, plan_jobs
@@ -63,7 +63,8 @@ class StudyPlan:
 
     def cells(self) -> tuple[Cell, ...]:
         """Return every network of the study."""
-        return study_cells(self.choices.targets, self.choices.treatments, self.layers, self.seeds)
+        stages = len(self.recipe.network.stages)
+        return study_cells(self.choices.targets, self.choices.treatments, self.layers, self.seeds, stages)
 
 
 def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
@@ -74,19 +75,16 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
     """
     device = devices.choose_device(choices.device)
     source = images.find_source(choices.data)
-    recipe = choices.resolve_recipe(source.recipe)
+    recipe = choices.resolve_recipe(is_small=source.is_small)
     feeding = feeding or Feeding()
     if feeding.features == "cache" and choices.views is None:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
     kind, why = _choose_kind(source, recipe, choices, feeding)
     split = splits.make_split(choices.split, source.classes)
-    layers, seeds = choices.layers, choices.seeds
+    layers, seeds = choices.resolve_layers(recipe.network), choices.seeds or (0,)
     if choices.data == BUILTIN:
-        layers = BUILTIN_LAYERS if layers is None else layers
-        seeds = seeds or BUILTIN_SEEDS
+        seeds = choices.seeds or BUILTIN_SEEDS
         choices = replace(choices, classes=choices.classes or BUILTIN_CLASSES)
-    layers = LAYERS if layers is None else layers
-    seeds = seeds or (0,)
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
     classes = {"A": split.a, "B": split.b}
@@ -95,7 +93,7 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
     for task in classes:
         if not val[task]:
             raise InputError(f"{choices.data}: task {task} has no validation images: add some under val/")
-    precision = inputs.choose_precision(choices.precision, device, recipe.geometry)
+    precision = choose_precision(choices.precision, device, recipe.network.crop)
     return StudyPlan(
         choices,
         layers,
@@ -216,7 +214,7 @@ def plan_study_jobs(plan: StudyPlan, cells: Sequence[Cell], workers: int | None 
 
 def _choose_kind(source: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
     """Return the kind of store that the study reads, and the reason in words."""
-    side = recipe.geometry.store
+    side = recipe.network.store
     if source.store is not None:
         if (size := source.store.size) != side:
             fitting = find_recipes(size)
@@ -260,5 +258,5 @@ def _choose_feed(plan: StudyPlan) -> choose_feed.FeedChoice:
 
 def _stored_bytes(plan: StudyPlan) -> int:
     """Return the bytes of the larger task's images as they are stored."""
-    side = plan.recipe.geometry.store
+    side = plan.recipe.network.store
     return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)

@@ -48,7 +48,7 @@ def open_store(plan: StudyPlan, log: Log) -> Store:
         require_dali()  # before images are prepared for nothing
     store = images.open_store(
         plan.images,
-        plan.recipe.geometry.store,
+        plan.recipe.network.store,
         kind=plan.kind,
         bad_images=plan.choices.bad_images,
         device=plan.device,
@@ -75,7 +75,9 @@ def open_study(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
 
 
 def write_mean_images(setting: StudyContext, store: Store) -> None:
-    """Write the mean image of each task's training images into the study's folder: networks are useless without."""
+    """Write the mean image of each task's training images into the study's folder, where its networks subtract them."""
+    if setting.study.recipe.network.channel_mean is not None:
+        return
     for task, classes in setting.classes.items():
         path = paths.mean_file(setting.folder, task)
         if not path.exists():
@@ -105,6 +107,7 @@ def prepare_records(
         "train_pictures": train,
         "val_pictures": val,
         "views": study.views or UNLIMITED,
+        "stages": list(study.recipe.network.stages),
         "synthetic": bool(store.manifest["synthetic"]),
         "store": {"kind": store.kind, "size": store.size, "source": store.manifest["source"]},
         "held_out": bool(store.manifest["held_out"]),

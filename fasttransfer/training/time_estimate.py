@@ -27,7 +27,7 @@ from fasttransfer.study import paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.images import BUILTIN_TRAIN, BUILTIN_VAL
-from fasttransfer.training import cost, memory_use, simulation, study_plan
+from fasttransfer.training import memory_use, simulation, study_plan
 from fasttransfer.training.checkpoint import checkpoint_step
 from fasttransfer.training.job_times import SECONDS, time_jobs
 from fasttransfer.training.planning import JobPlan, TrainingJob
@@ -112,7 +112,10 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: C
     Args:
         mode: "auto", "cache" or "live", see `Feeding.features`.
     """
-    views, cuts = plan.choices.views, cut_timing.cuts_read(cell.n for cell in cells if cell.frozen)
+    views, cuts = (
+        plan.choices.views,
+        cut_timing.cuts_read(plan.recipe.network, (cell.n for cell in cells if cell.frozen)),
+    )
     if mode == "live" or not views or not cuts:
         console.print(Text(f"views: {views}; frozen features run live"))
         return
@@ -203,7 +206,7 @@ def forecast(plan: StudyPlan, progress: StudyProgress, division: JobPlan, second
             took = {"starting": start, "report": start * report}
     # Jobs that end before the first checkpoint write none, and the checkpoints of a job go when it ends.
     long = sorted(job.checkpoint_bytes for job in costs if sum(costs[job].values()) > simulation.CHECKPOINT_SECONDS)
-    network = 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
+    network = 4 * recipe.network.weight_count(recipe.outputs_for("A", plan.classes))
     return Forecast(
         took,
         division,
@@ -260,7 +263,7 @@ def _find_images(plan: StudyPlan) -> Iterator[tuple[Store, float, int]]:
 
 def _find_store(plan: StudyPlan) -> Store | None:
     """Return the store of all the study's images where it is prepared."""
-    side, cache, listing = plan.recipe.geometry.store, cache_folder(), plan.images.listing
+    side, cache, listing = plan.recipe.network.store, cache_folder(), plan.images.listing
     bad = plan.choices.bad_images
     if plan.images.store is not None:
         return plan.images.store
@@ -277,7 +280,7 @@ def _find_store(plan: StudyPlan) -> Store | None:
 
 def _prepare_sample(plan: StudyPlan, scratch: Path) -> tuple[Store, float, int]:
     """Return a store of some of the source's images, and the seconds and bytes that all of them will take."""
-    side, seconds = plan.recipe.geometry.store, 0.0
+    side, seconds = plan.recipe.network.store, 0.0
     # All of a source is prepared, whatever the study uses of it.
     total = sum(map(sum, plan.images.per_class.values()))
     written = expected_bytes(plan.kind, total, side)

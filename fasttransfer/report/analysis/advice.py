@@ -177,8 +177,8 @@ def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[K
         return {}
     outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
     return {
-        (treatment, n): 2 * cost.cohort_macs(recipe.geometry, outputs, [base(target, 0)])
+        (treatment, n): 2 * cost.cohort_macs(recipe.network, outputs, [base(target, 0)])
         if treatment == BASE_PLUS
-        else cost.cohort_macs(recipe.geometry, outputs, [Cell(0, target, treatment, n)])
+        else cost.cohort_macs(recipe.network, outputs, [Cell(0, target, treatment, n)])
         for treatment, n in choices
     }

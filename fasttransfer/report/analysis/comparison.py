@@ -13,12 +13,12 @@ from typing import Any
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, difference
+from fasttransfer.core.toml import flatten
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
 from fasttransfer.report.analysis.summary import Summary, summarise
 from fasttransfer.study.cells import BASE
 from fasttransfer.study.chance import class_count, mean_chance, recovered, stuck
-from fasttransfer.study.configuration import flatten
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Score, StudyResults
 
@@ -224,7 +224,7 @@ def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str
     notes = []
     recipe = [key for key in ours.keys() | theirs.keys() if key.startswith("recipe.") and key != "recipe.name"]
     changed = sorted(key for key in recipe if ours.get(key) != theirs.get(key))
-    networks = [key for key in changed if key.startswith("recipe.geometry")]
+    networks = [key for key in changed if key.startswith(("recipe.network", "recipe.geometry"))]
     if networks:
         notes.append(
             f"{other_name} has another network than {name} "
@@ -258,7 +258,8 @@ def _and(names: Sequence[str]) -> str:
 def network_name(study: StudyResults) -> str:
     """Return the name of the geometry that the study trained; "" where that is not recorded."""
     flat = flatten(study.study)
-    return str(flat.get("recipe.geometry.name", flat.get("recipe.geometry", "")))
+    names = (flat.get(f"recipe.{field}.name") for field in ("network", "geometry"))  # the latter in earlier versions
+    return str(next(filter(None, names), ""))
 
 
 def _shown(value: Any) -> str:
