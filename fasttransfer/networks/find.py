@@ -22,6 +22,13 @@ def own_networks() -> tuple[str, ...]:
     return tuple(_OWN)
 
 
+def list_networks(containing: str = "") -> list[str]:
+    """Return the names of all networks whose name contains a text."""
+    from fasttransfer.networks.catalogue import list_names  # here, because it imports the libraries
+
+    return [name for name in (*_OWN, *list_names()) if containing in name]
+
+
 def find_network(
     name: str, *, size: int | None = None, cuts: Sequence[str] | None = None, is_small: bool = False
 ) -> Architecture:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomli_w
 import xxhash
@@ -18,12 +18,13 @@ import xxhash
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import replace_file
 from fasttransfer.core.toml import build_from_table, flatten, read_toml, to_plain
-from fasttransfer.networks.architecture import Architecture
-from fasttransfer.networks.find import find_network
 from fasttransfer.pipelines import views
 from fasttransfer.study import cells
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.recipe import Recipe, default_recipe, load_recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from fasttransfer.networks.architecture import Architecture
 
 BUILTIN = "builtin"
 _BUILTIN_CUTS = 4  # default cuts of a study of the built-in images: all take too long for a first look
@@ -128,6 +129,8 @@ class Choices:
         """
         network: Architecture | None = None
         if self.network is not None:
+            from fasttransfer.networks.find import find_network  # here, because it imports PyTorch
+
             network = find_network(self.network, size=self.size, cuts=self.cuts, is_small=is_small)
         elif self.size is not None or self.cuts is not None:
             option = "--cuts" if self.size is None else "--size"

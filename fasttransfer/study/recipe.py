@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.toml import build_from_table, read_toml
-from fasttransfer.networks.architecture import Architecture
-from fasttransfer.networks.find import parse_network
+
+if TYPE_CHECKING:
+    from fasttransfer.networks.architecture import Architecture
 
 _LARGE = 128  # side of images, in pixels, from which they are large
 _RECIPES = Path(__file__).with_name("recipes")
@@ -211,6 +212,8 @@ def parse_recipe(table: Mapping[str, Any], where: str, network: Architecture | N
     if network is None:
         if named is None:
             raise InputError(f"recipe {where} is for any network: name one with --network, as torchvision:resnet18")
+        from fasttransfer.networks.find import parse_network  # here, because it imports PyTorch
+
         network = parse_network(named, where)
     recipe: Recipe = build_from_table(Recipe, {**table, "network": network}, where)
     return recipe
