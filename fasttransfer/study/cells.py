@@ -9,6 +9,7 @@ training of the base, which a comparison with the base would otherwise credit to
 trained to the end, had none.
 `HnB` is not in the paper either: it is `RnB` with He's initial values in all its layers. Behind three frozen layers of
 the paper's small Gaussian values the signal fades, so that `RnB` says nothing about random features from there on.
+`PnB` and `PnB+` copy from weights that were trained elsewhere, frozen and fine-tuned.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 TASKS = ("A", "B")
 TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")  # the paper's, and the default grid
 RANDOM_HE = "random-he"
+PRETRAINED_TREATMENTS = ("pretrained", "pretrained+")
 BASE = "base"
 BASE_PLUS = "base+"  # a part of every study, as the bases are
-ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE)
+ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE, *PRETRAINED_TREATMENTS)
 RANDOM = "R"
 HE = "H"
+PRETRAINED = "P"
 
 
 @dataclass(frozen=True, order=True)
@@ -41,7 +44,8 @@ class Cell:
 
     @property
     def source(self) -> str | None:
-        """Return the source of the first n layers: task "A" or "B", "R" or "H" (random values), None for a base."""
+        """Return the source of the first n layers: task "A" or "B", "R" or "H" (random values), "P" (weights that were
+        trained elsewhere); None for a base."""
         if self.treatment == BASE:
             return None
         if self.treatment == BASE_PLUS:
@@ -50,6 +54,8 @@ class Cell:
             return RANDOM
         if self.treatment == RANDOM_HE:
             return HE
+        if self.treatment in PRETRAINED_TREATMENTS:
+            return PRETRAINED
         if self.treatment.startswith("selffer"):
             return self.target
         return other_task(self.target)
@@ -57,7 +63,7 @@ class Cell:
     @property
     def frozen(self) -> bool:
         """True if the copied layers are not trained."""
-        return self.treatment in ("selffer", "transfer", "random", RANDOM_HE)
+        return self.treatment in ("selffer", "transfer", "random", RANDOM_HE, "pretrained")
 
     @property
     def first_trained(self) -> int:
@@ -71,7 +77,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Return the paper's name, e.g. baseA, B3B, A3B+, R3B; H3B follows R3B."""
+        """Return the paper's name, e.g. baseA, B3B, A3B+, R3B; H3B and P3B follow R3B."""
         if self.treatment == BASE:
             return f"base{self.target}"
         return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"

@@ -46,6 +46,9 @@ class Choices:
     network: str | None = None
     """Network to train: caffenet, caffenet-mini, torchvision:NAME or timm:NAME (fasttransfer networks lists them); by
     default the recipe's."""
+    weights: str | None = None
+    """Pretrained weights of a network of a library: a .safetensors or .pth file, or a tag of the library's, as
+    IMAGENET1K_V1. Adds the treatments pretrained and pretrained+ unless others are named."""
     size: int | None = None
     """Side in pixels of the images that a network of a library reads; by default 64 for small images, else 224."""
     cuts: tuple[str, ...] | None = None
@@ -53,8 +56,9 @@ class Choices:
     layers: tuple[int, ...] | None = None
     """Numbers of layers (stages) to copy, from 1 to the last cut; by default all, of the built-in images 1 3 5 7."""
     treatments: tuple[str, ...] = cells.TREATMENTS
-    """Networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
-    random control from He's initial values, where the recipe has smaller ones."""
+    """Networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; random-he, the random
+    control from He's initial values, where the recipe has smaller ones; pretrained and pretrained+, which copy from
+    --weights, frozen and fine-tuned."""
     targets: tuple[str, ...] = cells.TASKS
     """Tasks to train them on: A, B."""
     seeds: tuple[int, ...] | None = None
@@ -115,6 +119,17 @@ class Choices:
             self.dropout is None or 0 <= self.dropout < 1,
             f"--dropout {self.dropout}: a probability from 0 and below 1 is needed",
         )
+        has_pretrained = bool({*self.treatments} & {*cells.PRETRAINED_TREATMENTS})
+        need(
+            not has_pretrained or self.weights is not None,
+            f"--treatments {cells.PRETRAINED_TREATMENTS[0]}: copies from weights: name them with --weights",
+        )
+        if self.weights is not None and not has_pretrained:
+            need(
+                self.treatments == cells.TREATMENTS,
+                f"--weights {self.weights}: no treatment copies from them: add pretrained or pretrained+",
+            )
+            object.__setattr__(self, "treatments", (*self.treatments, *cells.PRETRAINED_TREATMENTS))
         need(self.epochs is None or self.steps is None, "--epochs and --steps: give one of them")
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
 
@@ -202,6 +217,7 @@ class Study:
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
         threads: CPU threads per network (the order in which sums are rounded depends on it).
         views: length of the list of views of the training images; None: any crop and its mirror.
+        weights: digest of the pretrained weights that cells copy from; None where none does.
         version: see `VERSION`.
     """
 
@@ -221,6 +237,7 @@ class Study:
     classes: int | None = None
     per_class: int | None = None
     views: int | None = None
+    weights: str | None = None
     version: int = VERSION
 
     def cells(self) -> tuple[Cell, ...]:

@@ -7,6 +7,7 @@ another study, and the cell is trained again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer.core import tensor_files
+from fasttransfer.networks.pretrained import Pretrained
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Study
@@ -109,6 +111,29 @@ def load_network(folder: Path, cell: Cell) -> dict[str, Tensor]:
         CorruptFileError: its file is damaged.
     """
     return tensor_files.load(paths.weights_file(folder, cell))[0]
+
+
+def save_pretrained(folder: Path, weights: Pretrained) -> None:
+    """Write the pretrained weights into the study's folder, unless they are there and whole.
+
+    Raises:
+        InputError: the disk is full or not ours to write.
+    """
+    path = paths.pretrained_file(folder)
+    with suppress(FileNotFoundError, tensor_files.CorruptFileError):
+        if tensor_files.load(path)[1].get("digest") == weights.digest:
+            return
+    tensor_files.save(path, weights.state, {"name": weights.name, "digest": weights.digest})
+
+
+def load_pretrained_state(folder: Path) -> dict[str, Tensor]:
+    """Return the pretrained weights of the study in `folder`, by name.
+
+    Raises:
+        FileNotFoundError: it has none.
+        CorruptFileError: their file is damaged.
+    """
+    return tensor_files.load(paths.pretrained_file(folder))[0]
 
 
 def load_end(folder: Path, study: Study, cell: Cell) -> tuple[Checked, Ended] | None:

@@ -19,7 +19,7 @@ from fasttransfer.pipelines.views import list_views
 from fasttransfer.study.cells import Cell, frozen_by_source
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.images import load_means, study_feed
-from fasttransfer.training.checkpoint import load_network
+from fasttransfer.training.checkpoint import load_network, load_pretrained_state
 from fasttransfer.training.cohort import Cohort, CohortTask, OneProcess
 from fasttransfer.training.draws import image_stream
 from fasttransfer.training.messages import Noted
@@ -83,7 +83,8 @@ def build_cohort(
     mine, end = processes.share.of(len(val))
     my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
-    sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
+    read_pretrained = partial(load_pretrained_state, setting.folder)
+    sources = source_weights(study, cells, outputs, partial(load_network, setting.folder), read_pretrained)
     open_images = partial(study_feed, study, device, setting.hw_share)
     views = () if study.views is None else list_views(study.views, stream.margin)
     frozen = frozen_by_source(cells) if views else {}

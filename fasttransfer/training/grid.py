@@ -73,7 +73,7 @@ def run(
     if tensorboard:
         event_files.import_writer()  # refuses before anything is written
     require_engine(feeding.engine)
-    plan = make_plan(choices, feeding)
+    plan = make_plan(choices, feeding, log)
     out = out or plan.out
     with disk_errors(out):
         is_new = not out.exists()

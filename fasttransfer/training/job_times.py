@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
@@ -178,9 +179,8 @@ class _TimedCohort:
         feed = study_feed(study, device, None, train, val, image_stream(study, cells[0], len(train)), means)
         self._feed, self._val_images, self._device = _ShortFeed(feed), len(val), device
         task = CohortTask(cells[0].target, outputs, outputs, len(train), len(val), self._feed)
-        sources = source_weights(
-            study, cells, outputs, lambda base: start_weights(study, "base", 0, base.target, outputs, study.recipe.init)
-        )
+        drawn = partial(start_weights, study, "base", 0, cells[0].target, outputs, study.recipe.init)
+        sources = source_weights(study, cells, outputs, lambda base: drawn(), drawn)
         self._cohort = Cohort(study, cells, task, sources, folder, device)
         self._steps = count()
         self._batch = batch

@@ -17,7 +17,9 @@ import xxhash
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
+from fasttransfer.core.progress import Log
 from fasttransfer.networks.precision import choose_precision
+from fasttransfer.networks.pretrained import Pretrained, load_pretrained
 from fasttransfer.pipelines import choose_feed, prepare
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.store import Kind, expected_bytes
@@ -39,6 +41,7 @@ class StudyPlan:
     Attributes:
         classes: task -> its classes in label order; train, val: task -> number of images.
         kind: of the store that the images are, or will be prepared as; why: the reason for it, in words.
+        weights: that were trained elsewhere, where cells copy from them.
     """
 
     choices: Choices
@@ -54,6 +57,7 @@ class StudyPlan:
     device: str
     precision: str
     threads: int
+    weights: Pretrained | None = None
 
     @property
     def out(self) -> Path:
@@ -67,11 +71,11 @@ class StudyPlan:
         return study_cells(self.choices.targets, self.choices.treatments, self.layers, self.seeds, stages)
 
 
-def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
+def make_plan(choices: Choices, feeding: Feeding | None = None, log: Log = lambda text: None) -> StudyPlan:
     """Check the user's choices and decide what they leave open; reads the list of images, decodes none.
 
     Raises:
-        InputError: bad images, split, recipe, device, feed, or a task without enough classes.
+        InputError: bad images, split, recipe, network, weights, device, feed, or a task without enough classes.
     """
     device = devices.choose_device(choices.device)
     source = images.find_source(choices.data)
@@ -108,6 +112,7 @@ def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
         device,
         precision,
         devices.choose_threads(device),
+        None if choices.weights is None else load_pretrained(recipe.network, choices.weights, log),
     )
 
 
@@ -131,6 +136,7 @@ def make_study(plan: StudyPlan, images: str) -> Study:
         classes=choices.classes,
         per_class=choices.per_class,
         views=choices.views,
+        weights=plan.weights.digest if plan.weights else None,
     )
 
 

@@ -20,7 +20,7 @@ from fasttransfer.study import environment, images, paths
 from fasttransfer.study.cells import TASKS
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Records
-from fasttransfer.training.checkpoint import load_end
+from fasttransfer.training.checkpoint import load_end, save_pretrained
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.study_plan import StudyPlan, command_words, make_study, read_study, require_same
 
@@ -71,6 +71,8 @@ def open_study(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
         for name in paths.WORKING_FOLDERS:
             make_folder(out / name)
         study.write(paths.study_file(out))
+    if plan.weights is not None:
+        save_pretrained(out, plan.weights)
     return StudyContext(study, out, store.folder, plan.classes)
 
 
@@ -107,6 +109,7 @@ def prepare_records(
         "train_pictures": train,
         "val_pictures": val,
         "views": study.views or UNLIMITED,
+        "weights": plan.weights.name if plan.weights else None,
         "stages": list(study.recipe.network.stages),
         "synthetic": bool(store.manifest["synthetic"]),
         "store": {"kind": store.kind, "size": store.size, "source": store.manifest["source"]},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer.networks.architecture import StagedNetwork
-from fasttransfer.study.cells import Cell, by_source
+from fasttransfer.study.cells import PRETRAINED, Cell, by_source
 from fasttransfer.study.configuration import Study
 from fasttransfer.training.draws import random_source
 
@@ -51,18 +51,27 @@ def copy_layers(
 
 
 def source_weights(
-    study: Study, cells: Sequence[Cell], outputs: int, read_base: Callable[[Cell], Mapping[str, Tensor]]
+    study: Study,
+    cells: Sequence[Cell],
+    outputs: int,
+    read_base: Callable[[Cell], Mapping[str, Tensor]],
+    read_pretrained: Callable[[], Mapping[str, Tensor]],
 ) -> dict[str, dict[str, Tensor]]:
     """Return source -> the state of its first stages, as many as any of `cells` copies.
 
     Args:
         cells: of one target and seed.
         outputs: width of the last layer.
-        read_base: returns the state of a base; random sources are drawn.
+        read_base: returns the state of a base; read_pretrained: that of --weights. Random sources are drawn.
     """
     weights = {}
     for source, group in by_source(cells).items():
         n, base = max(cell.n for cell in group), group[0].needs
-        read = read_base(base) if base else random_source(study, group[0], outputs, n)
+        if base is not None:
+            read = read_base(base)
+        elif source == PRETRAINED:
+            read = read_pretrained()
+        else:
+            read = random_source(study, group[0], outputs, n)
         weights[source] = {name: read[name] for name in study.recipe.network.names(0, n)}
     return weights
