@@ -200,7 +200,7 @@ def open_network(
         raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
     if (task or cell.target) not in TASKS:
         raise InputError(f"task {task}: choose A or B")
-    store, where = _open_store(folder, recorded, study, None if data is None else str(data), log)
+    store, where = _open_store(folder, recorded, study, task or cell.target, None if data is None else str(data), log)
     if data is not None:
         task, classes, per_class = Path(where).name, store.classes, None
     else:
@@ -241,15 +241,15 @@ def _choose_cell(folder: Path, study: Study, network: str) -> Cell:
 
 
 def _open_store(
-    folder: Path, recorded: records.StudyResults, study: Study, data: str | None, log: Log
+    folder: Path, recorded: records.StudyResults, study: Study, task: str, data: str | None, log: Log
 ) -> tuple[Store, str]:
-    """Return the store of `data`, else of the study's own images, prepared where it is not, and the images' name."""
-    source, side = images.find_source(study.data if data is None else data), study.recipe.network.store
-    kind: Kind = recorded.facts["store"]["kind"] if data is None else "raw"
+    """Return the store of `data`, else of the study's task, prepared where it is not, and the images' name."""
+    source, side = images.find_source(study.data_of(task) if data is None else data), study.recipe.network.store
+    kind: Kind = recorded.store_kind(task) if data is None else "raw"
     store = images.open_store(source, side, kind=kind, bad_images=study.bad_images, log=log)
-    if data is None and store.digest != study.images:
+    if data is None and store.digest != study.images_of(task):
         raise InputError(
-            f"{folder}: {study.data} does not hold the images that the study was trained on any more: put them back, "
+            f"{folder}: {source.where} does not hold the images that the study was trained on any more: put them back, "
             "or name images as data"
         )
     if store.size != side:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from fasttransfer.networks.architecture import Architecture
 
 BUILTIN = "builtin"
+NATURAL_MANMADE = "natural-manmade"
+TWO_DATA_SETS = "two data sets"
+"""The split of a study whose tasks are two data sets."""
 _BUILTIN_CUTS = 4  # default cuts of a study of the built-in images: all take too long for a first look
 VERSION = 2
 """The version of a study's set of networks; version 1 had no base+."""
@@ -38,11 +41,15 @@ _IN_DIGESTS = {**_ON_DISK, "network": "geometry"}  # as they were named when the
 class Choices:
     """The options that determine a study. None: decided by the images or the machine."""
 
-    split: str = "natural-manmade"
+    split: str = NATURAL_MANMADE
     """natural-manmade, random:SEED (the paper's halves are random:0 to random:3) or a TOML file with lists A and B."""
     data: str = BUILTIN
     """Images: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
     ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
+    data_a: str | None = None
+    """Images of task A, where the tasks are two data sets, all classes of each, instead of --split and --data."""
+    data_b: str | None = None
+    """Images of task B, see --data-a."""
     network: str | None = None
     """Network to train: caffenet, caffenet-mini, torchvision:NAME or timm:NAME (fasttransfer networks lists them); by
     default the recipe's."""
@@ -119,6 +126,11 @@ class Choices:
             self.dropout is None or 0 <= self.dropout < 1,
             f"--dropout {self.dropout}: a probability from 0 and below 1 is needed",
         )
+        need((self.data_a is None) == (self.data_b is None), "--data-a and --data-b: give both or neither")
+        need(
+            self.data_a is None or (self.data, self.split) == (BUILTIN, NATURAL_MANMADE),
+            "--data-a and --data-b: are the two tasks, so that there is nothing to split: drop --data and --split",
+        )
         has_pretrained = bool({*self.treatments} & {*cells.PRETRAINED_TREATMENTS})
         need(
             not has_pretrained or self.weights is not None,
@@ -168,7 +180,7 @@ class Choices:
         Raises:
             InputError: it has no such cut.
         """
-        if self.layers is None and self.data == BUILTIN:
+        if self.layers is None and self.data == BUILTIN and self.data_a is None:
             return network.cuts[:: -max(1, -(-len(network.cuts) // _BUILTIN_CUTS))][::-1]
         for n in self.layers or ():
             if n not in network.cuts:
@@ -211,7 +223,8 @@ class Study:
 
     Attributes:
         data: "builtin" or the absolute path of the source or store; images: digest of the prepared images.
-        split: its form in `Choices`; tasks: digest of the two lists of classes that result from it.
+        data_b, images_b: those of task B, where the tasks are two data sets and the former are task A's.
+        split: its form in `Choices`, or `TWO_DATA_SETS`; tasks: digest of the two lists of classes that result from it.
         layers, treatments, targets, seeds: select the networks, see `fasttransfer.study.cells.study_cells`.
         classes, per_class: limits on the images, None for none.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
@@ -238,6 +251,8 @@ class Study:
     per_class: int | None = None
     views: int | None = None
     weights: str | None = None
+    data_b: str | None = None
+    images_b: str | None = None
     version: int = VERSION
 
     def cells(self) -> tuple[Cell, ...]:
@@ -245,6 +260,14 @@ class Study:
         return cells.study_cells(
             self.targets, self.treatments, self.layers, self.seeds, len(self.recipe.network.stages)
         )
+
+    def data_of(self, task: str) -> str:
+        """Return the images of a task: "builtin" or the absolute path of the source or store."""
+        return self.data_b if task == "B" and self.data_b is not None else self.data
+
+    def images_of(self, task: str) -> str:
+        """Return the digest of a task's prepared images."""
+        return self.images_b if task == "B" and self.images_b is not None else self.images
 
     def means_of(self, cell: Cell) -> str:
         """Return the name of the means that are subtracted from the images of `cell`: a task, or "channels"."""

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
-from fasttransfer.study.cells import Cell
+from fasttransfer.study.cells import TASKS, Cell
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (
@@ -130,6 +131,12 @@ class StudyResults:
     results: tuple[Result, ...]
     environment: dict[str, str]
     events: tuple[tuple[str, str, str], ...]
+
+    def store_kind(self, task: str) -> Kind:
+        """Return the kind of store that the images of a task were prepared as."""
+        stores = self.facts.get("stores") or dict.fromkeys(TASKS, self.facts.get("store", {"kind": "raw"}))
+        kind: Kind = stores[task]["kind"]
+        return kind
 
 
 class Records:

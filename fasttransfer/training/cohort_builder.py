@@ -31,14 +31,14 @@ class StudyContext:
     """The study that jobs belong to, and where it is on disk.
 
     Attributes:
-        folder, store: of the study, and of its images.
+        folder: of the study; stores: task -> the folder of its images.
         classes: task -> its classes in label order.
         checkpoint_seconds: see `Cohort.run`; hw_share, features: see `fasttransfer.study.configuration.Feeding`.
     """
 
     study: Study
     folder: Path
-    store: Path
+    stores: dict[str, Path]
     classes: dict[str, tuple[str, ...]]
     checkpoint_seconds: float = 30.0
     hw_share: float | None = None
@@ -67,7 +67,7 @@ def build_cohort(
         InputError: there are more processes than images.
     """
     study, first = setting.study, cells[0]
-    store = Store.open(setting.store)
+    store = Store.open(setting.stores[first.target])
     classes = setting.classes[first.target]
     train = select_task_images(store, store.train, classes, study.per_class)
     val = select_task_images(store, store.val, classes)
@@ -99,7 +99,7 @@ def build_cohort(
                 weights=sources[name],
                 means_of=study.means_of(group[0]),
                 means=means[study.means_of(group[0])],
-                data=study.data,
+                data=study.data_of(first.target),
                 task=first.target,
                 classes=classes,
                 store=store,
