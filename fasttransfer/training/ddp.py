@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -39,6 +39,7 @@ from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.step import StageTrainer
+from fasttransfer.training.synced_batch_norm import SyncedBatchNorm
 from fasttransfer.training.workers.schedule import catch_signals
 
 _CHECK_STOP = 16  # steps between two checks whether a process was asked to stop
@@ -186,13 +187,15 @@ class DistributedTrainer(StageTrainer):
     def __init__(self, net: StagedNetwork, start: int, state: Mapping[str, Tensor], recipe: Recipe) -> None:
         super().__init__(net, start, state, recipe)
         self._batch = recipe.batch
+        self._normalisation = SyncedBatchNorm() if recipe.network.has_batch_norm else nullcontext()
         self._parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
 
     def _gradients(self, x: Tensor, labels: Tensor, draws: StepDraws) -> tuple[Tensor, Sequence[Tensor]]:
         """Return loss and gradients of the whole batch. DDP hooks into `backward`, not into `torch.autograd.grad`."""
         for weight in self._working:
             weight.grad = None
-        logits = self._parallel(x, start=self.start, draws=draws)
+        with self._normalisation:
+            logits = self._parallel(x, start=self.start, draws=draws)
         smoothing = self._label_smoothing
         mine = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing) / self._batch
         (mine * dist.get_world_size()).backward()  # DDP takes the mean over processes, whose parts may differ in size

@@ -116,6 +116,7 @@ def prepare_records(
         "classes": {task: list(classes) for task, classes in plan.classes.items()},
         "train_pictures": train,
         "val_pictures": val,
+        "steps": {task: study.recipe.steps_for(count) for task, count in train.items()},
         "views": study.views or UNLIMITED,
         "weights": plan.weights.name if plan.weights else None,
         "stages": list(study.recipe.network.stages),
