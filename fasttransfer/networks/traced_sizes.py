@@ -1,0 +1,95 @@
+"""Multiply-adds and bytes of each stage of a traced network, counted on tensors without memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fasttransfer.networks.architecture import StagedNetwork, StepDraws
+
+_LOOSE = 1.3  # allocators round up, and operators need working memory
+_Shapes = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class StageBytes:
+    """The bytes that a stage needs in training.
+
+    Attributes:
+        fixed: gradients of its parameters, and what is kept for backward whatever the batch.
+        per_image: what is kept for backward.
+        largest: its largest activation, of one image.
+    """
+
+    fixed: int
+    per_image: int
+    largest: int
+
+
+def step_bytes(stages: Sequence[StageBytes], batch: int) -> int:
+    """Return the most bytes of activations and gradients in a training step of these stages."""
+    kept = sum(stage.fixed + stage.per_image * batch for stage in stages)
+    return round(_LOOSE * (kept + 2 * batch * max((stage.largest for stage in stages), default=0)))
+
+
+def multiply_adds(build: Callable[[], StagedNetwork], cuts: _Shapes) -> tuple[int, ...]:
+    """Return the multiply-adds of each stage for one image, forward.
+
+    Args:
+        build: returns the network; called where tensors have no memory.
+        cuts: shapes at cuts 0, 1, ... for one image.
+    """
+    counts = []
+    # Attention as two products: not every fused form of it is counted.
+    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
+        for stage, shape in zip(build().stages, cuts, strict=False):
+            with FlopCounterMode(display=False) as counter:
+                stage(torch.zeros((1, *shape)), None)
+            counts.append(counter.get_total_flops() // 2)
+    return tuple(counts)
+
+
+def stage_bytes(build: Callable[[], StagedNetwork], cuts: _Shapes) -> tuple[StageBytes, ...]:
+    """Return the bytes of each stage. Arguments as for `multiply_adds`."""
+    sizes = []
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network = build()
+        draws = StepDraws({n: 0 for n in range(1, len(cuts))}, torch.zeros((), dtype=torch.int64), 0.5)
+        dtype = torch.float32  # of what enters a stage
+        for stage, shape in zip(network.stages, cuts, strict=False):
+            weights = {p.untyped_storage()._cdata: 4 * p.numel() for p in stage.parameters()}
+            kept = {}
+            for batch in (2, 4):
+                with _saved_bytes(weights) as saved:
+                    y = stage(torch.zeros((batch, *shape), dtype=dtype, requires_grad=True), draws)
+                kept[batch] = list(saved.values())
+            growth = [(of_4 - of_2) // 2 for of_2, of_4 in zip(kept[2], kept[4], strict=True)]
+            largest = max(y.untyped_storage().nbytes() // 4, *growth)
+            dtype = y.dtype
+            fixed = sum(weights.values()) + sum(kept[2]) - 2 * sum(growth)
+            sizes.append(StageBytes(fixed, sum(growth), largest))
+    return tuple(sizes)
+
+
+@contextmanager
+def _saved_bytes(weights: dict[int, int]) -> Iterator[dict[int, int]]:
+    """Collect storage -> bytes of what is kept for backward, without the weights themselves."""
+    saved: dict[int, int] = {}
+    alive = []  # a storage that is gone may give its address to the next
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            saved[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
