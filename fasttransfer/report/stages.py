@@ -7,11 +7,16 @@ only numbers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 PAPER_STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+NO_OVERLAY = (
+    "The paper's curves are left out: its network has other stages than this study's, so that n of one is not n of the "
+    "other."
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Stages:
         return self.names or PAPER_STAGES
 
     @property
+    def are_papers(self) -> bool:
+        """Return whether they are those of the paper's network."""
+        return self.network == PAPER_STAGES
+
+    @property
     def cuts(self) -> int:
         """The number of cuts: the stages without the classifier."""
         return len(self.network) - 1
@@ -41,13 +51,17 @@ class Stages:
         return "stage" if self.names else "layer"
 
     @property
-    def heads(self) -> tuple[str, ...]:
-        """The headings of the columns in which a table has `n` and, where it is known, the name."""
-        return ("n", "stage") if self.names else ("n",)
+    def head(self) -> str:
+        """The heading of a column of `label`."""
+        return "n, stage" if self.names else "n"
 
     def name(self, n: int) -> str:
         """Return the name of stage `n`; "" where it is not known, and for n = 0."""
         return self.names[n - 1] if 0 < n <= len(self.names) else ""
+
+    def short_name(self, n: int) -> str:
+        """Return `name` as short as it can be told from the others."""
+        return short_names(self.names)[n - 1] if self.name(n) else ""
 
     def label(self, n: int) -> str:
         """Return "4 layer2.1", or "4"."""
@@ -65,7 +79,7 @@ class Stages:
         return f"the first {n} {self.word}s{f' (up to {name})' if name else ''}"
 
     def at(self, *cuts: int) -> str:
-        """Return "n = 4 (layer2.1)", or "n = 4"; of several cuts, in rising order, "n = 1 to 3 (conv1 to layer1.1), 9"."""
+        """Return "n = 4 (layer2.1)", or "n = 4"; of several, ascending, "n = 1 to 3 (conv1 to layer1.1), 9"."""
         return f"n = {', '.join(self._stretch(first, last) for first, last in _stretches(cuts))}"
 
     def _stretch(self, first: int, last: int) -> str:
@@ -93,7 +107,8 @@ def _stretches(cuts: Sequence[int]) -> list[tuple[int, int]]:
     ]
 
 
-def short_names(names: Sequence[str]) -> tuple[str, ...]:
+@functools.cache
+def short_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return names as short as an axis needs them, still different from each other.
 
     Of a dotted name the last parts are left that begin with a letter and end no other name:
