@@ -40,7 +40,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, Sequence[Any], Callable[[Any], bool], str], ...] = (
-            ("--cuts", self.cuts, lambda cut: cut >= 1, "numbers from 1 are needed"),
+            ("--cuts", self.cuts, lambda cut: cut >= 1, "whole numbers from 1 are needed"),
             ("--examples", self.examples, lambda k: k is None or k >= 1, "whole numbers from 1 are needed, or all"),
             ("--seeds", self.seeds, lambda seed: seed >= 0, "whole numbers from 0 are needed"),
             ("--lrs", self.rates, lambda rate: 0 < rate < math.inf, "positive numbers are needed"),

@@ -1,0 +1,104 @@
+"""The axis of n: the numbers of the cuts and the names of their stages, for any number of either."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from fasttransfer.report.drawing import PANEL, grid
+from fasttransfer.report.stages import Stages
+
+_LETTER = 4.5  # points: width of a digit, and at least that of an average letter, in the size of names
+_SIZE = 7  # points, of names
+_LINE = 9.2  # points between lines of names
+_MARGINS = 50  # points of a panel's width that are not its axis
+
+
+@dataclass(frozen=True)
+class CutAxis:
+    """The axis of a panel.
+
+    Attributes:
+        cuts: those measured, ascending.
+        stages: their names, below the numbers: upright where they would not fit side by side.
+        has_base: whether the base stands at 0.
+    """
+
+    cuts: tuple[int, ...]
+    stages: Stages
+    has_base: bool = False
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """The width and height of a panel in inches, with room for the names, and for every label if two columns do."""
+        width = PANEL[0] if self._least_gap(PANEL[0]) >= self._needed else 2 * PANEL[0]
+        longest = max(map(len, self._names), default=0)
+        rows = 0.0 if not longest else _LINE if self._is_level(width) else _LETTER * longest
+        return width, PANEL[1] + rows / 72
+
+    def draw(self, ax: Axes) -> None:
+        """Put n along the x axis of a panel of `size`."""
+        ax.set_xlabel(f"{self.stages.word}s copied, n")
+        grid(ax)
+        ticks = self._ticks
+        if not ticks:
+            return
+        width, _ = self.size
+        is_level = self._is_level(width)
+        labelled = self._labelled(width)
+        numbers = ["base" if n == 0 and is_level else str(n) for n in ticks]
+        ax.set_xlim(ticks[0] - 0.5, ticks[-1] + 0.5)
+        ax.set_xticks(ticks, [text if n in labelled else "" for n, text in zip(ticks, numbers, strict=True)])
+        if any(self._names):
+            names = ["base" if n == 0 and not is_level else name for n, name in zip(ticks, self._names, strict=True)]
+            ax.xaxis.remove_overlapping_locs = False
+            ax.set_xticks(labelled, [names[ticks.index(n)] for n in labelled], minor=True)
+            ax.tick_params(
+                axis="x", which="minor", length=0, pad=15, labelsize=_SIZE, labelrotation=0 if is_level else 90
+            )
+            if not is_level:
+                ax.tick_params(axis="x", which="major", labelsize=_SIZE)
+
+    @property
+    def _ticks(self) -> tuple[int, ...]:
+        return (0, *self.cuts) if self.has_base else self.cuts
+
+    @property
+    def _names(self) -> list[str]:
+        """The names of the ticks as they are shown; all empty where they are not known."""
+        return [self.stages.short_name(n) for n in self._ticks]
+
+    @property
+    def _needed(self) -> float:
+        """The points from one label to the next where names stand upright."""
+        digits = len(str(self._ticks[-1])) if self._ticks else 1
+        return max(_LINE if any(self._names) else 0.0, _LETTER * digits + 1.5)
+
+    def _points(self, width: float) -> float:
+        """Return the points from n to n + 1 on a panel so many inches wide."""
+        return (72 * width - _MARGINS) / (self._ticks[-1] - self._ticks[0] + 1)
+
+    def _least_gap(self, width: float) -> float:
+        gaps = [self._points(width) * (b - a) for a, b in zip(self._ticks, self._ticks[1:], strict=False)]
+        return min(gaps, default=math.inf)
+
+    def _is_level(self, width: float) -> bool:
+        """Return whether the names, or "base", fit side by side."""
+        longest = max([len(name) for name in self._names] + [4 * self.has_base])
+        return self._least_gap(width) >= _LETTER * longest + 2
+
+    def _labelled(self, width: float) -> list[int]:
+        """Return the ticks that leave room for their labels: every one where the panel is wide enough, else some."""
+        kept: list[int] = []
+        for n in reversed(self._ticks):  # the last is always among them
+            if not kept or self._points(width) * (kept[-1] - n) >= self._needed:
+                kept.append(n)
+        return kept[::-1]
+
+
+def cut_axis(cuts: Sequence[int], stages: Stages, *, has_base: bool = False) -> CutAxis:
+    """Return the axis of `cuts`, in any order and each named as often as it likes."""
+    return CutAxis(tuple(sorted(set(cuts))), stages, has_base)
