@@ -252,9 +252,7 @@ def _constants(nodes: tuple[fx.Node, ...]) -> set[fx.Node]:
     return constants
 
 
-def _shared_ranges(
-    model: nn.Module, nodes: tuple[fx.Node, ...], constants: set[fx.Node]
-) -> list[tuple[int, int]]:
+def _shared_ranges(model: nn.Module, nodes: tuple[fx.Node, ...], constants: set[fx.Node]) -> list[tuple[int, int]]:
     """Return the first and the last node that uses a parameter or buffer, for those that several nodes use."""
     unshared = {id(t) for t in model.state_dict(keep_vars=True).values()} | {id(m) for m in random_modules(model)}
     uses: dict[int, list[int]] = {}

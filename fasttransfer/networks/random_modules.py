@@ -8,6 +8,7 @@ from torchvision.ops import StochasticDepth
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.architecture import StepDraws
 
+
 class StageDraws:
     """The draws of one pass through one stage, which all random modules of the stage share.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,11 @@ class TracedArchitecture(Architecture):
         return red, green, blue
 
     @property
+    def has_batch_norm(self) -> bool:
+        bodies = _template(self, _OUTPUTS).bodies
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for body in bodies for module in body.modules())
+
+    @property
     def inits(self) -> tuple[str, ...]:
         return ("own",)
 
@@ -103,7 +108,9 @@ class TracedArchitecture(Architecture):
 
     def names(self, start: int = 0, stop: int | None = None) -> tuple[str, ...]:
         template = _template(self, _OUTPUTS)
-        return tuple(name for body in template.bodies[start:stop] for name in body.state_dict() if name in template.state)
+        return tuple(
+            name for body in template.bodies[start:stop] for name in body.state_dict() if name in template.state
+        )
 
     def profile(self, outputs: int) -> Profile:
         return _profile(self, outputs)
@@ -274,7 +281,9 @@ def _initial_state(name: str, size: int, outputs: int, seed: int) -> dict[str, T
 @functools.lru_cache(maxsize=8)
 def _profile(architecture: TracedArchitecture, outputs: int) -> Profile:
     template = _template(architecture, outputs)
-    states = [[body.state_dict()[name] for name in body.state_dict() if name in template.state] for body in template.bodies]
+    states = [
+        [body.state_dict()[name] for name in body.state_dict() if name in template.state] for body in template.bodies
+    ]
     cuts = ((3, architecture.crop, architecture.crop), *template.cuts)
     return Profile(
         cuts=cuts,
@@ -285,9 +294,7 @@ def _profile(architecture: TracedArchitecture, outputs: int) -> Profile:
 
 
 @functools.lru_cache(maxsize=8)
-def _stage_bytes(
-    architecture: TracedArchitecture, outputs: int, precision: str
-) -> tuple[traced_sizes.StageBytes, ...]:
+def _stage_bytes(architecture: TracedArchitecture, outputs: int, precision: str) -> tuple[traced_sizes.StageBytes, ...]:
     cuts = _profile(architecture, outputs).cuts
     return traced_sizes.stage_bytes(lambda: architecture.build(outputs, precision, torch.device("cpu")), cuts)
 
@@ -319,7 +326,9 @@ def _check(architecture: TracedArchitecture) -> None:
             at_first = torch.get_rng_state()
             expected = _run_whole(model, architecture, images * _scale(architecture), step)
             if not torch.equal(torch.get_rng_state(), at_first):
-                raise InputError(f"{name} draws at random within a module in training, which cannot be repeated: use another")
+                raise InputError(
+                    f"{name} draws at random within a module in training, which cannot be repeated: use another"
+                )
             found = network(images, draws=step)
         buffers, own = dict(model.named_buffers()), network.state()
         pairs = [(expected, found), *((buffers[key], own[key]) for key in buffers.keys() & own.keys())]
