@@ -11,8 +11,8 @@ from torch import Tensor
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import randomness
-from fasttransfer.networks.architecture import StagedNetwork, StepDraws
-from fasttransfer.networks.caffenet import CaffeNetArchitecture
+from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.caffenet import CaffeNet, CaffeNetArchitecture
 from fasttransfer.networks.geometry import DROPOUT_STAGES
 from fasttransfer.networks.precision import dtype_of
 from fasttransfer.study.recipe import load_recipe
@@ -45,7 +45,7 @@ def trainer_of(
     device: torch.device,
     *,
     start: int = 0,
-    change: Callable[[StagedNetwork], None] = lambda net: None,
+    change: Callable[[CaffeNet], None] = lambda net: None,
     kind: type[StageTrainer] = StageTrainer,
 ) -> StageTrainer:
     """Return a trainer of the stages behind cut `start`, from He's initial values.
@@ -53,7 +53,7 @@ def trainer_of(
     Args:
         change: applied to the network first.
     """
-    net = network.build(OUTPUTS, precision, device)
+    net = network.build(OUTPUTS, precision, device, start=start)
     change(net)
     return kind(net, start, _initial_values(network), load_recipe(RECIPES[network.name]))
 

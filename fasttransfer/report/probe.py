@@ -27,7 +27,7 @@ from fasttransfer.report.svg import INK, settings
 from fasttransfer.report.table import grid
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study import environment, records
-from fasttransfer.study.cells import BASE, LAYERS, TASKS
+from fasttransfer.study.cells import BASE, TASKS
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of cuts
 
@@ -61,7 +61,8 @@ def study_reference(asked: FeatureRequest) -> StudyReference:
         for r in recorded.results
         if r.seed == asked.cell.seed and r.state == "done" and r.last_top1 is not None
     }
-    names = {n: f"{asked.cell.target}{n}{asked.task}" for n in LAYERS} if asked.cell.treatment == BASE else {}
+    cuts = asked.study.recipe.network.cuts if asked.cell.treatment == BASE else ()
+    names = {n: f"{asked.cell.target}{n}{asked.task}" for n in cuts}
     frozen = {n: done[name] for n, name in names.items() if name in done}
     return StudyReference(done.get(f"base{asked.task}"), frozen, bool(recorded.facts.get("synthetic")), sentence)
 
