@@ -50,7 +50,7 @@ def made_up(
         base_plus: with base+; a study from before it lacks it.
         correct: with which validation images each network got right, drawn independently.
     """
-    cells = study_cells(targets, treatments, layers, seeds)
+    cells = study_cells(targets, treatments, layers, seeds, 8)
     if not base_plus:
         cells = tuple(cell for cell in cells if cell.treatment != BASE_PLUS)
     finished = round(done * len(cells))

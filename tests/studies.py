@@ -51,7 +51,7 @@ scale = 0.015625
 outputs = "task"
 give_up = 1.0  # a dozen steps are too few to judge by
 
-[geometry]
+[network]
 name = "tiny"
 store = 32
 crop = 29
@@ -94,7 +94,7 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
 def settled(choices: Choices) -> tuple[StudyPlan, Store]:
     """Return the plan of `choices` and their prepared images."""
     plan = study_plan.make_plan(choices)
-    side = plan.recipe.geometry.store
+    side = plan.recipe.network.store
     return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)
 
 

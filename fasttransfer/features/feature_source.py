@@ -89,15 +89,21 @@ class FeatureSource:
         return replace(self, views=self.views[:1])
 
     def key(self, part: Part, cut: int) -> CacheKey:
-        """Return the key of the entry over all images of a part, computed by this process as it is set now."""
-        device, recipe = self.device.type, self.study.recipe
+        """Return the key of the entry over all images of a part, computed by this process as it is set now.
+
+        Raises:
+            ValueError: the cache does not keep features of this cut, see `Architecture.kept_cut`.
+        """
+        device, recipe, network = self.device.type, self.study.recipe, self.study.recipe.network
+        if cut not in {network.kept_cut(n) for n in network.cuts}:
+            raise ValueError(f"features of cut {cut} of {network.name} are not kept")
         return CacheKey(
-            prefix=state_digest(self.weights, recipe.network, cut),
+            prefix=state_digest(self.weights, network, cut),
             mean=means_digest(self.means),
             scale=recipe.pixel_scale,
-            network=recipe.network.facts(),
+            network=network.facts(),
             cut=cut,
-            shape=recipe.network.cut_shape(cut),
+            shape=network.cut_shape(cut),
             images=images_digest(self.store.digest, part, self.images[part].rows),
             views=self.views,
             precision=self.study.precision,

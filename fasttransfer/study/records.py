@@ -236,6 +236,8 @@ def read_results(folder: Path) -> StudyResults:
         raise InputError(f"{folder}: no study here (study.toml and study.db are expected): name a --out folder of grid")
     try:
         study = tomllib.loads(toml.read_text(encoding="utf-8"))
+        if "geometry" in (recipe := study.get("recipe", {})):  # its name in studies of earlier versions
+            recipe["network"] = recipe.pop("geometry")
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     except (tomllib.TOMLDecodeError, sqlite3.Error) as error:
         raise InputError(f"{folder}: its study.toml or study.db cannot be read ({error})") from error

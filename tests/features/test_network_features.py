@@ -173,6 +173,14 @@ def test_features_of_images_that_are_not_the_studys(study: Path, tmp_path: Path)
     assert small.values.shape[2:] == own.values.shape[2:]  # prepared at the network's size
 
 
+@pytest.mark.parametrize("cut", [0, 7, 8])
+def test_there_are_no_keys_of_cuts_that_are_not_kept(study: Path, cut: int) -> None:
+    request = network_features.open_network(study, "baseA")
+    assert request.key("val", 6).cut == 6
+    with pytest.raises(ValueError, match=f"features of cut {cut} of tiny are not kept"):
+        request.key("val", cut)
+
+
 def test_errors_name_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(match: str, *args: object, **options: object) -> None:
         with pytest.raises(InputError, match=match):
@@ -182,6 +190,7 @@ def test_errors_name_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pyt
     refuses("has no network baseA.s3", "baseA.s3")
     refuses("A5B.s0 is planned, not done", "A5B")
     refuses("cut 0: choose among 1 to 7", cut=0)
+    refuses("cut 8: choose among 1 to 7", cut=8)
     refuses("task C: choose A or B", task="C")
     refuses("views 3: choose 1", views=3)
     refuses("part 'test': choose train or val", part="test")
