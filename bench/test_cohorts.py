@@ -27,7 +27,7 @@ from fasttransfer.networks.architecture import rounded_cuts
 from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNetArchitecture
 from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Choices
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import cost, study_plan, study_setup
@@ -61,8 +61,8 @@ def open_study(folder: Path, recipe: str, batch: int, classes: int, device: str)
         Choices(split="random:0", data=images, recipe=recipe, batch=batch, views=2, device=device)
     )
     store = prepare(Path(images), size=plan.recipe.network.store, cache=cache_folder(), log=lambda _: None)
-    context = study_setup.open_study(plan, store, make_folder(folder / "run"))
-    study_setup.write_mean_images(context, store)
+    context = study_setup.open_study(plan, dict.fromkeys(TASKS, store), make_folder(folder / "run"))
+    study_setup.write_mean_images(context, dict.fromkeys(TASKS, store))
     values = {}
     outputs = plan.recipe.outputs_for("A", plan.classes)
     for name, weight in plan.recipe.network.build(outputs, "fp32", CPU).named_weights().items():

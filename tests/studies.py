@@ -100,8 +100,8 @@ def settled(choices: Choices) -> tuple[StudyPlan, Store]:
 
 def ready(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
     """A new study in `out`, ready to be trained."""
-    setting = study_setup.open_study(plan, store, out)
-    study_setup.write_mean_images(setting, store)
+    setting = study_setup.open_study(plan, dict.fromkeys(TASKS, store), out)
+    study_setup.write_mean_images(setting, dict.fromkeys(TASKS, store))
     return setting
 
 
@@ -121,7 +121,7 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
     setting = ready(plan, store, folder / "run")
     out = setting.folder
     with Records(out / "study.db") as book:
-        study_setup.prepare_records(book, plan, store, setting)
+        study_setup.prepare_records(book, plan, dict.fromkeys(TASKS, store), setting)
 
         def on_message(message: Message) -> None:
             if isinstance(message, Checked):

@@ -14,7 +14,7 @@ from fasttransfer import features
 from fasttransfer.core import machine, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.features import cache, feature_source, network_features
-from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import read_results
@@ -44,7 +44,9 @@ def cohort_of(study: Path, cell: Cell) -> Cohort:
     """Return the cohort of `cell`, with features computed live."""
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
     classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
-    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="live")
+    setting = StudyContext(
+        Study.read(study / "study.toml"), study, dict.fromkeys(TASKS, store), classes, features="live"
+    )
     return build_cohort(setting, [cell], torch.device("cpu"))
 
 
@@ -124,7 +126,9 @@ def test_kept_features_are_those_that_were_computed(study: Path, cut: int, monke
 def test_a_notebook_finds_the_entries_of_a_studys_cell(study: Path) -> None:
     classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
-    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="cache")
+    setting = StudyContext(
+        Study.read(study / "study.toml"), study, dict.fromkeys(TASKS, store), classes, features="cache"
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(setting.study.threads)  # as in a worker
     try:

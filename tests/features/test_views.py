@@ -25,7 +25,7 @@ from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.streams import Stream, Sweep
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study import records
-from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Choices, Feeding, Study
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import cohort_builder, grid, study_plan
@@ -119,9 +119,9 @@ def test_a_sweep_has_every_record_once_in_order_and_fills_its_last_batch() -> No
 def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
     plan = study_plan.make_plan(choices)
-    unlimited = study_plan.make_study(plan, "digest")
+    unlimited = study_plan.make_study(plan, dict.fromkeys(TASKS, "digest"))
     assert "views" not in unlimited.to_dict()
-    ten = study_plan.make_study(study_plan.make_plan(replace(choices, views=10)), "digest")
+    ten = study_plan.make_study(study_plan.make_plan(replace(choices, views=10)), dict.fromkeys(TASKS, "digest"))
     assert unlimited.differences(ten) == ["views: not set in the study, 10 in the command"]
     ten.write(tmp_path / "study.toml")
     assert Study.read(tmp_path / "study.toml") == ten

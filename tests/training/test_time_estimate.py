@@ -13,7 +13,7 @@ from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import make_folder
 from fasttransfer.networks.caffenet import CAFFENET_MINI
-from fasttransfer.study.cells import Cell, base, base_plus
+from fasttransfer.study.cells import TASKS, Cell, base, base_plus
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import grid, job_times, simulation, study_plan, time_estimate
@@ -127,7 +127,9 @@ def test_a_cohort_is_timed_with_few_images_where_a_step_is_long(
     monkeypatch.setattr(job_times, "_FEW", 2)
     monkeypatch.setattr(job_times, "_LONGEST", 0.0)
     scratch = make_folder(tmp_path / "scratch")
-    cohort = job_times._TimedCohort(study_plan.make_study(plan, ""), job, store, scratch, torch.device("cpu"))
+    cohort = job_times._TimedCohort(
+        study_plan.make_study(plan, dict.fromkeys(TASKS, "")), job, store, scratch, torch.device("cpu")
+    )
     cohort.warm_up()
     sizes: list[int] = []
     step_of = Cohort.train_step
