@@ -104,7 +104,7 @@ def find_model(name: str) -> Model:
 
 
 def list_names(pattern: str = "*") -> list[str]:
-    """Return the names of all image classifiers that match a pattern such as `timm:vit_*`, of the libraries installed."""
+    """Return the names of the image classifiers that match a pattern such as `timm:vit_*`, of what is installed."""
     names = [f"{library}:{name}" for library in LIBRARIES for name in _constructors(library)]
     return fnmatch.filter(names, pattern)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -176,13 +175,13 @@ def _segments(model: nn.Module, nodes: tuple[fx.Node, ...], live: Mapping[int, f
 
 def _name(own: tuple[str, ...], others: Iterable[str]) -> str:
     """Return the deepest module that holds `own` and nothing of the other stages, else the first of `own`."""
-    common = ".".join(os.path.commonprefix([path.split(".") for path in own]))
-    if common and not any(is_below(path, common) for path in others):
-        return common
-    return own[0]
+    parts = own[0].split(".")
+    prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    common = next((p for p in prefixes if all(_is_below(path, p) for path in own)), own[0])
+    return own[0] if any(_is_below(path, common) for path in others) else common
 
 
-def is_below(path: str, container: str) -> bool:
+def _is_below(path: str, container: str) -> bool:
     """Return whether a module's path is `container` or lies below it."""
     return path == container or path.startswith(f"{container}.")
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks import traced_sizes
-from fasttransfer.networks.architecture import Architecture, InputForm, KeyOf, Profile, StepDraws
+from fasttransfer.networks.architecture import Architecture, InputForm, KeyOf, Profile
 from fasttransfer.networks.catalogue import Model, find_model
-from fasttransfer.networks.cutting import Segment, Trace, TraceError, choose_segments, split, trace
-from fasttransfer.networks.random_modules import RandomModule, StageDraws, random_modules, replace_random_modules
+from fasttransfer.networks.cutting import Trace, TraceError, choose_segments, split, trace
+from fasttransfer.networks.random_modules import random_modules, replace_random_modules
+from fasttransfer.networks.traced_check import check_stages
 from fasttransfer.networks.traced_network import TracedNetwork, TracedStage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -92,7 +94,7 @@ class TracedArchitecture(Architecture):
                     stage=number,
                     precision=precision,
                     device=device,
-                    persistent=template.state,
+                    persistent=template.states[number - 1],
                     scale=_scale(self) if number == 1 else None,
                     is_last=number == len(self.stage_names),
                 )
@@ -108,9 +110,7 @@ class TracedArchitecture(Architecture):
 
     def names(self, start: int = 0, stop: int | None = None) -> tuple[str, ...]:
         template = _template(self, _OUTPUTS)
-        return tuple(
-            name for body in template.bodies[start:stop] for name in body.state_dict() if name in template.state
-        )
+        return tuple(name for state in template.states[start:stop] for name in state)
 
     def profile(self, outputs: int) -> Profile:
         return _profile(self, outputs)
@@ -218,12 +218,13 @@ def _fits(model: Model, outputs: int, size: int) -> bool:
 class _WithoutDrawing(TorchFunctionMode):
     """Leaves parameters as they are allocated, where a library would set their initial values, which takes seconds."""
 
-    _SETTERS = frozenset({"normal_", "uniform_", "erfinv_", "mul_", "div_", "add_", "sub_", "clamp_", "fill_", "zero_"})
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in self._SETTERS and args and isinstance(args[0], nn.Parameter):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        changed = args[0] if args else kwargs.get("tensor")  # functions of torch.nn.init pass it by name
+        if isinstance(changed, nn.Parameter) and name.endswith("_") and not name.endswith(("__", "requires_grad_")):
+            return changed
+        return func(*args, **kwargs)
 
 
 def _build_without_drawing(model: Model, outputs: int, size: int) -> nn.Module:
@@ -242,12 +243,17 @@ def _drop_memory(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class _Template:
-    """The stages of an architecture with so many outputs. `state`: the names in the model's state."""
+    """The stages of an architecture with so many outputs.
+
+    Attributes:
+        bodies: modules whose parameters have no memory.
+        cuts: shapes of what leaves them, for one image.
+        states: of each stage, by the names in the model's state.
+    """
 
     bodies: tuple[fx.GraphModule, ...]
-    segments: tuple[Segment, ...]
     cuts: tuple[tuple[int, ...], ...]
-    state: frozenset[str]
+    states: tuple[Mapping[str, Tensor], ...]
 
 
 @functools.lru_cache(maxsize=8)
@@ -264,11 +270,13 @@ def _template(architecture: TracedArchitecture, outputs: int) -> _Template:
             "install the version that the study began with"
         )
     bodies = split(found, segments)
-    state = frozenset(found.model.state_dict())
-    rest = state.difference(*(body.state_dict() for body in bodies))
-    if rest:
-        raise InputError(f"{architecture.name} cannot be cut into stages: its forward pass does not use {min(rest)}")
-    return _Template(bodies, segments, tuple(map(found.shape, segments)), state)
+    whole = found.model.state_dict()
+    # A buffer that the top of the forward pass reads is in a stage's state even where the model does not save it.
+    states = tuple({name: tensor for name, tensor in body.state_dict().items() if name in whole} for body in bodies)
+    unused = whole.keys() - set().union(*states)
+    if unused:
+        raise InputError(f"{architecture.name} cannot be cut into stages: its forward pass does not use {min(unused)}")
+    return _Template(bodies, tuple(map(found.shape, segments)), states)
 
 
 @functools.lru_cache(maxsize=2)
@@ -281,69 +289,25 @@ def _initial_state(name: str, size: int, outputs: int, seed: int) -> dict[str, T
 @functools.lru_cache(maxsize=8)
 def _profile(architecture: TracedArchitecture, outputs: int) -> Profile:
     template = _template(architecture, outputs)
-    states = [
-        [body.state_dict()[name] for name in body.state_dict() if name in template.state] for body in template.bodies
-    ]
     cuts = ((3, architecture.crop, architecture.crop), *template.cuts)
     return Profile(
         cuts=cuts,
-        macs=traced_sizes.multiply_adds(lambda: architecture.build(outputs, "fp32", torch.device("cpu")), cuts),
+        macs=traced_sizes.multiply_adds(architecture.build(outputs, "fp32", torch.device("meta")), cuts),
         weights=tuple(sum(p.numel() for p in body.parameters()) for body in template.bodies),
-        values=tuple(sum(tensor.numel() for tensor in state) for state in states),
+        values=tuple(sum(tensor.numel() for tensor in state.values()) for state in template.states),
     )
 
 
 @functools.lru_cache(maxsize=8)
 def _stage_bytes(architecture: TracedArchitecture, outputs: int, precision: str) -> tuple[traced_sizes.StageBytes, ...]:
     cuts = _profile(architecture, outputs).cuts
-    return traced_sizes.stage_bytes(lambda: architecture.build(outputs, precision, torch.device("cpu")), cuts)
+    # Slower than the meta device, which has neither autocast nor the attention that keeps no matrix.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return traced_sizes.stage_bytes(architecture.build(outputs, precision, torch.device("cpu")), cuts)
 
 
 @functools.cache
 def _check(architecture: TracedArchitecture) -> None:
-    """Compare the stages with the model itself, to the bit, in both modes, on two images.
-
-    Raises:
-        InputError: they differ, or the model draws at random by itself.
-    """
-    name, side = architecture.name, architecture.crop
-    generator = torch.Generator().manual_seed(0)
-    model = _build_without_drawing(find_model(name), _OUTPUTS, side)
-    values = torch.randn(2**16 + 1, generator=generator)
-    with torch.no_grad():
-        for parameter in model.parameters():  # a library sets some to zero, which would hide a branch
-            fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
-            repeated = (values * fan_in**-0.5).repeat(-(-parameter.numel() // len(values)))
-            parameter.copy_(repeated[: parameter.numel()].view_as(parameter))
+    model = _build_without_drawing(find_model(architecture.name), _OUTPUTS, architecture.crop)
     replace_random_modules(model)
-    model.to(memory_format=torch.channels_last)
-    network = architecture.build(_OUTPUTS, "fp32", torch.device("cpu"))
-    network.load(model.state_dict())
-    images = torch.randn(2, 3, side, side, generator=generator).contiguous(memory_format=torch.channels_last)
-    draws = StepDraws({n: n for n in architecture.random_stages}, torch.zeros((), dtype=torch.int64), 0.5)
-    for step in (None, draws):
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            at_first = torch.get_rng_state()
-            expected = _run_whole(model, architecture, images * _scale(architecture), step)
-            if not torch.equal(torch.get_rng_state(), at_first):
-                raise InputError(
-                    f"{name} draws at random within a module in training, which cannot be repeated: use another"
-                )
-            found = network(images, draws=step)
-        buffers, own = dict(model.named_buffers()), network.state()
-        pairs = [(expected, found), *((buffers[key], own[key]) for key in buffers.keys() & own.keys())]
-        if not all(torch.allclose(a.float(), b.float(), rtol=0, atol=0, equal_nan=True) for a, b in pairs):
-            raise InputError(f"{name} computes something else in stages than as a whole: use another")
-
-
-def _run_whole(model: nn.Module, architecture: TracedArchitecture, x: Tensor, draws: StepDraws | None) -> Tensor:
-    """Run the model's own forward pass with the random modules of its stages."""
-    for stage, body in enumerate(_template(architecture, _OUTPUTS).bodies, start=1):
-        shared = StageDraws(stage)
-        shared.start(draws)
-        for path, module in body.named_modules():
-            if isinstance(module, RandomModule):
-                own = model.get_submodule(path)
-                assert isinstance(own, RandomModule)
-                own.draws = shared
-    return model.train(draws is not None)(x)
+    check_stages(architecture.name, model, _template(architecture, _OUTPUTS).bodies, architecture.crop)

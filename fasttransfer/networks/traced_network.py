@@ -64,9 +64,12 @@ class TracedStage(nn.Module):
         self._draws.start(draws)
         if self.scale is not None:
             x = x * self.scale
-        # Each weight is rounded once per pass anyway; a cache would outlive an optimiser's step in a CUDA graph.
-        with torch.autocast(self._device_type, torch.bfloat16, enabled=self._is_bf16, cache_enabled=False):
-            x = self.body(x if self._is_bf16 else x.float())
+        if self._is_bf16:
+            # Each weight is rounded once per pass anyway; a cache would outlive an optimiser's step in a CUDA graph.
+            with torch.autocast(self._device_type, torch.bfloat16, cache_enabled=False):
+                x = self.body(x)
+        else:
+            x = self.body(x.float())
         return x.float() if self.is_last else x
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,42 +38,39 @@ def step_bytes(stages: Sequence[StageBytes], batch: int) -> int:
     return round(_LOOSE * (kept + 2 * batch * max((stage.largest for stage in stages), default=0)))
 
 
-def multiply_adds(build: Callable[[], StagedNetwork], cuts: _Shapes) -> tuple[int, ...]:
+def multiply_adds(network: StagedNetwork, cuts: _Shapes) -> tuple[int, ...]:
     """Return the multiply-adds of each stage for one image, forward.
 
     Args:
-        build: returns the network; called where tensors have no memory.
+        network: on the meta device.
         cuts: shapes at cuts 0, 1, ... for one image.
     """
     counts = []
-    # Attention as two products: not every fused form of it is counted.
-    with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH):
-        for stage, shape in zip(build().stages, cuts, strict=False):
-            with FlopCounterMode(display=False) as counter:
-                stage(torch.zeros((1, *shape)), None)
-            counts.append(counter.get_total_flops() // 2)
+    for stage, shape in zip(network.stages, cuts, strict=False):
+        # Attention as two products: not every fused form of it is counted.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            stage(torch.zeros((1, *shape), device="meta"), None)
+        counts.append(counter.get_total_flops() // 2)
     return tuple(counts)
 
 
-def stage_bytes(build: Callable[[], StagedNetwork], cuts: _Shapes) -> tuple[StageBytes, ...]:
-    """Return the bytes of each stage. Arguments as for `multiply_adds`."""
+def stage_bytes(network: StagedNetwork, cuts: _Shapes) -> tuple[StageBytes, ...]:
+    """Return the bytes of each stage, of a network on the meta device. Arguments as for `multiply_adds`."""
+    device = next(network.parameters()).device
+    draws = StepDraws(dict.fromkeys(range(1, len(cuts)), 0), torch.zeros((), dtype=torch.int64, device=device), 0.5)
     sizes = []
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        network = build()
-        draws = StepDraws({n: 0 for n in range(1, len(cuts))}, torch.zeros((), dtype=torch.int64), 0.5)
-        dtype = torch.float32  # of what enters a stage
-        for stage, shape in zip(network.stages, cuts, strict=False):
-            weights = {p.untyped_storage()._cdata: 4 * p.numel() for p in stage.parameters()}
-            kept = {}
-            for batch in (2, 4):
-                with _saved_bytes(weights) as saved:
-                    y = stage(torch.zeros((batch, *shape), dtype=dtype, requires_grad=True), draws)
-                kept[batch] = list(saved.values())
-            growth = [(of_4 - of_2) // 2 for of_2, of_4 in zip(kept[2], kept[4], strict=True)]
-            largest = max(y.untyped_storage().nbytes() // 4, *growth)
-            dtype = y.dtype
-            fixed = sum(weights.values()) + sum(kept[2]) - 2 * sum(growth)
-            sizes.append(StageBytes(fixed, sum(growth), largest))
+    dtype = torch.float32  # of what enters a stage
+    for stage, shape in zip(network.stages, cuts, strict=False):
+        weights = {p.untyped_storage()._cdata: 4 * p.numel() for p in stage.parameters()}
+        kept = {}
+        for batch in (2, 4):
+            with _saved_bytes(weights) as saved:
+                y = stage(torch.zeros((batch, *shape), dtype=dtype, device=device, requires_grad=True), draws)
+            kept[batch] = list(saved.values())
+        growth = [(of_4 - of_2) // 2 for of_2, of_4 in zip(kept[2], kept[4], strict=True)]
+        largest = max(y.untyped_storage().nbytes() // 4, *growth)
+        dtype = y.dtype
+        sizes.append(StageBytes(sum(weights.values()) + sum(kept[2]) - 2 * sum(growth), sum(growth), largest))
     return tuple(sizes)
 
 
