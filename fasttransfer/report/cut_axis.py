@@ -14,6 +14,7 @@ from fasttransfer.report.stages import Stages
 _LETTER = 4.5  # points: width of a digit, and at least that of an average letter, in the size of names
 _SIZE = 7  # points, of names
 _LINE = 9.2  # points between lines of names
+_PAD = 18  # points from the axis to the names, below the numbers
 _MARGINS = 50  # points of a panel's width that are not its axis
 
 
@@ -36,7 +37,7 @@ class CutAxis:
         """The width and height of a panel in inches, with room for the names, and for every label if two columns do."""
         width = PANEL[0] if self._least_gap(PANEL[0]) >= self._needed else 2 * PANEL[0]
         longest = max(map(len, self._names), default=0)
-        rows = 0.0 if not longest else _LINE if self._is_level(width) else _LETTER * longest
+        rows = 0.0 if not longest else _LINE if self._is_level(width) else _LETTER * longest + 3
         return width, PANEL[1] + rows / 72
 
     def draw(self, ax: Axes) -> None:
@@ -57,7 +58,7 @@ class CutAxis:
             ax.xaxis.remove_overlapping_locs = False
             ax.set_xticks(labelled, [names[ticks.index(n)] for n in labelled], minor=True)
             ax.tick_params(
-                axis="x", which="minor", length=0, pad=15, labelsize=_SIZE, labelrotation=0 if is_level else 90
+                axis="x", which="minor", length=0, pad=_PAD, labelsize=_SIZE, labelrotation=0 if is_level else 90
             )
             if not is_level:
                 ax.tick_params(axis="x", which="major", labelsize=_SIZE)
@@ -91,12 +92,16 @@ class CutAxis:
         return self._least_gap(width) >= _LETTER * longest + 2
 
     def _labelled(self, width: float) -> list[int]:
-        """Return the ticks that leave room for their labels: every one where the panel is wide enough, else some."""
-        kept: list[int] = []
-        for n in reversed(self._ticks):  # the last is always among them
-            if not kept or self._points(width) * (kept[-1] - n) >= self._needed:
+        """Return the ticks with labels: every one where the panel is wide enough, else the first, the last and some."""
+        first, *others = self._ticks
+        points, kept = self._points(width), [first]
+        for n in others:
+            if points * (n - kept[-1]) >= self._needed:
                 kept.append(n)
-        return kept[::-1]
+        last = self._ticks[-1]
+        while kept[-1] != last and len(kept) > 1 and points * (last - kept[-1]) < self._needed:
+            kept.pop()
+        return kept if kept[-1] == last else [*kept, last]
 
 
 def cut_axis(cuts: Sequence[int], stages: Stages, *, has_base: bool = False) -> CutAxis:

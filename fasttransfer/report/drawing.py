@@ -76,6 +76,7 @@ _STUDY_LOOKS = (
 )  # fmt: skip
 # From warm (the first cut) to cold (the last), of middle lightness so that they show on a light and on a dark page.
 _CUT_COLOURS = ("#dd9a1f", "#e2743c", "#d65468", "#b8478f", "#8f4fb0", "#6a62c9", "#3f83d6")
+_MANY = 50  # means of a line, whose markers would touch
 _TICK_RATIO = 1.6  # between ticks of a logarithmic axis, so that their labels do not touch
 
 
@@ -169,7 +170,8 @@ def caption(figure: Figure, text: str) -> None:
 def line(ax: Axes, means: Sequence[tuple[float, float]], style: Style, runs: Sequence[tuple[float, float]]) -> None:
     """Draw means, with every run behind them where there is more than one for some x; (x, score), scores in [0, 1]."""
     xs, ys = _places(means, style)
-    ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, 4.5))
+    size = 4.5 if len(means) <= _MANY else 2.0
+    ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, size))
     if len(runs) > len(means):
         dots(ax, runs, style)
 

@@ -230,22 +230,14 @@ def _papers_boost(from_base: Estimate, digits: int) -> str:
 
 def _worth(context: _Context) -> Finding | None:
     """Return the sentence on the pretrained weights beside the weights of the task's own base."""
-    frozen = {row.n: one for row in context.summary.rows if (one := row[WORTH])}
-    tuned = context.summary[WORTH_PLUS]
-    clauses, estimates = [], list(frozen.values())
-    if frozen:
-        most = max(frozen, key=lambda n: frozen[n].value)
-        among = ", the most of any n" if len(frozen) > 1 else ""
-        clauses.append(
-            f"{signed(frozen[most], context.digits)} points{_noise(frozen[most])} at {context.stages.at(most)} where "
-            f"they stay frozen ({networks(WORTH)}{among})"
-        )
-    if tuned is not None:
-        estimates.append(tuned)
-        clauses.append(
-            f"{signed(tuned, context.digits)} points{_noise(tuned)} where they are fine-tuned "
-            f"({networks(WORTH_PLUS)}, mean over n)"
-        )
+    clauses, estimates = [], []
+    for effect, how in ((WORTH, "they stay frozen"), (WORTH_PLUS, "they are fine-tuned")):
+        if found := {row.n: one for row in context.summary.rows if (one := row[effect])}:
+            n, most = max(found.items(), key=lambda item: item[1].value)
+            amount = f"{'at most ' if len(found) > 1 else ''}{signed(most, context.digits)}"
+            where = f"at {context.stages.at(n)} where {how} ({networks(effect)})"
+            clauses.append(f"{amount} points{_noise(most)} {where}")
+            estimates += found.values()
     if not clauses:
         return None
     text = f"beside the task's own weights the pretrained ones are worth {' and '.join(clauses)}; {NOT_COUNTED}"

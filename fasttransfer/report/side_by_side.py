@@ -73,7 +73,7 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
 
 
 def _of(part: Comparison) -> str:
-    return f" of {' and '.join(part.names)}"
+    return f": {' and '.join(part.names)}"
 
 
 def _sections(part: Comparison, mark: str = "", of: str = "") -> list[ComparisonSection]:
@@ -240,13 +240,14 @@ def _volume_section(studies: Sequence[StudyResults], score: Score, mark: str = "
         (f"{images:,}", tuple(_volume_cell(points[task].get(images, [])) for task in points))
         for images in sorted({k for runs in points.values() for k in runs})
     )
+    figure = figures.volume(studies, score, keys=False)
     several = [f"task {task}" for task in points] if len(points) > 1 else ["top-1"]
     return ComparisonSection(
         f"volume{mark}",
         f"Fewer images{of}",
         "Top-1 of base networks trained on the first so many images of each class. A cross is a network that ended "
         "no better than chance: its training failed, which says nothing about what that many images are worth.",
-        [element(figures.volume(studies, score, keys=False), f"volume{mark}", f"Top-1 against images per class{of}")],
+        [element(figure, f"volume{mark}", f"Top-1 against training images per class{of}")],
         list(study_styles(several).values()) if len(points) > 1 else [],
         [HtmlTable("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
     )

@@ -46,9 +46,9 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     assert line == (
         f"images: {tmp_path}/store as a jpeg store (as it is); feed: dali, decoded on the CPU from the page cache"
     )
-    assert records.read_results(of_store).facts["stores"] == dict.fromkeys(
-        TASKS, {"kind": "jpeg", "size": 32, "source": choices.data}
-    )
+    assert records.read_results(of_store).facts["stores"] == {
+        task: {"kind": "jpeg", "size": 32, "source": choices.data} for task in TASKS
+    }
 
     prepare.prepare(Path(choices.data), size=32, cache=cache_folder(), kind="raw", log=lambda text: None)
     assert study_plan.make_plan(choices).kind == "raw"

@@ -25,7 +25,6 @@ from fasttransfer.report.analysis.effects import (
     LOST,
     SPECIFICITY,
     TREATMENTS,
-    WORTHS,
     Effect,
     Key,
     level,
@@ -67,10 +66,7 @@ class Row(_Effects):
 
 @dataclass(frozen=True)
 class Summary(_Effects):
-    """A study, or one target of it, as means for each n.
-
-    `effects` are those of FROM_BASE, BOOST and WORTHS over all n.
-    """
+    """A study, or one target of it, as means for each n; `effects` are those of FROM_BASE and BOOST over all n."""
 
     score: Score
     targets: tuple[str, ...]
@@ -114,7 +110,7 @@ def summarise(
     planned = {result.treatment for result in results}
     bases = {one: _base_level(noise, (one,), (BASE, 0)) for one in targets}
     return Summary(
-        effects=_effects(noise, dict.fromkeys((*FROM_BASE.values(), BOOST, *WORTHS), noise.cells)),
+        effects=_effects(noise, dict.fromkeys((*FROM_BASE.values(), BOOST), noise.cells)),
         score=score,
         targets=targets,
         seeds=tuple(sorted({result.seed for result in results})),
