@@ -203,7 +203,7 @@ def test_bad_recipe_files_are_errors(tmp_path: Path, text: str, sentence: str) -
 
 
 def test_unknown_and_missing_recipes_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose one of caffe, fast, mini"):
+    with pytest.raises(InputError, match="choose one of caffe, fast, large"):
         load_recipe("quick")
     with pytest.raises(InputError, match="no such recipe file"):
         load_recipe(str(tmp_path / "none.toml"))
