@@ -42,9 +42,7 @@ def batches(
     return made
 
 
-def train(
-    recipe: Recipe, precision: str, device: str, steps: int, start: int = 0
-) -> tuple[StageTrainer, list[float]]:
+def train(recipe: Recipe, precision: str, device: str, steps: int, start: int = 0) -> tuple[StageTrainer, list[float]]:
     torch.manual_seed(0)
     net = recipe.network.build(OUTPUTS, precision, torch.device(device), start=start)
     trainee = StageTrainer(net, start, fresh(recipe.network), recipe)
