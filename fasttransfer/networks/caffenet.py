@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fasttransfer import ops
 from fasttransfer.core import randomness
+from fasttransfer.core.toml import to_plain
 from fasttransfer.networks.architecture import Architecture, InputForm, KeyOf, Profile, StagedNetwork, StepDraws
 from fasttransfer.networks.geometry import DROPOUT_STAGES, LAYER_NAMES, STAGES, Geometry, layer_of
 from fasttransfer.networks.precision import dtype_of
@@ -231,7 +232,9 @@ class CaffeNetArchitecture(Geometry, Architecture):
 
     def facts(self) -> dict[str, object]:
         """Return the sizes; the name of a geometry does not count."""
-        return {"network": "CaffeNet", **{field: value for field, value in asdict(self).items() if field != "name"}}
+        sizes = to_plain(asdict(self))
+        del sizes["name"]
+        return {"network": "CaffeNet", **sizes}
 
 
 # The paper's network, and a small one for 64-pixel images with the same stages and a smaller first kernel.
