@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
@@ -86,7 +86,7 @@ class Networks:
 
     command: (
         Annotated[NetworksList, tyro.conf.subcommand("list")] | Annotated[NetworksShow, tyro.conf.subcommand("show")]
-    )
+    ) = field(default_factory=NetworksList)
 
     def run(self, console: Console) -> int:
         return self.command.run(console)

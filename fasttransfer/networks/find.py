@@ -50,9 +50,10 @@ def find_network(
             raise InputError(f"--cuts: the stages of {name} are its layers: choose among them with --layers")
         return network
     if ":" not in name:
+        known = [each for each in list_networks() if each.partition(":")[2] == name] or [*_OWN]
         raise InputError(
-            f"network {name!r} is unknown: choose {', '.join(_OWN)}, or a network of a library as "
-            "torchvision:resnet18 or timm:vit_tiny_patch16_224"
+            f"network {name!r} is unknown: choose {' or '.join(known)}; fasttransfer networks lists all, as "
+            "torchvision:resnet18 and timm:vit_tiny_patch16_224"
         )
     from fasttransfer.networks.traced import trace_network  # here, because it imports the libraries
 

@@ -73,9 +73,12 @@ class StudyPlan:
     @property
     def out(self) -> Path:
         """The default folder of the study."""
-        images = [self.sources[task].images.name for task in self.data_sets]
-        split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
-        return Path("runs") / "-".join(images if len(images) > 1 else [*images, split.replace(":", "-")])
+        words = [self.sources[task].images.name for task in self.data_sets]
+        if len(words) == 1:
+            words.append(Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split)
+        if self.choices.network is not None:
+            words.append(self.choices.network.rpartition(":")[2])
+        return Path("runs") / "-".join(words).replace(":", "-")
 
     @property
     def data_sets(self) -> tuple[str, ...]:
