@@ -46,6 +46,7 @@ class CutAxis:
         grid(ax)
         ticks = self._ticks
         if not ticks:
+            ax.set_xticks([])
             return
         width, _ = self.size
         is_level = self._is_level(width)

@@ -230,7 +230,8 @@ def _papers_boost(from_base: Estimate, digits: int) -> str:
 
 def _worth(context: _Context) -> Finding | None:
     """Return the sentence on the pretrained weights beside the weights of the task's own base."""
-    clauses, estimates = [], []
+    clauses: list[str] = []
+    estimates: list[Estimate] = []
     for effect, how in ((WORTH, "they stay frozen"), (WORTH_PLUS, "they are fine-tuned")):
         if found := {row.n: one for row in context.summary.rows if (one := row[effect])}:
             n, most = max(found.items(), key=lambda item: item[1].value)

@@ -232,11 +232,11 @@ def probe_accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     ax.set_ylabel("validation top-1, %")
     ax.set_xlabel("training images per class")
     stages, cuts = beside.stages, probed.settings.cuts
+    # A cut of a network of few always has its marker; of many, neighbours differ.
+    places = [cut - 1 if stages.cuts <= len(_MARKERS) else i for i, cut in enumerate(cuts)]
     looks = {
-        cut: Style(
-            f"cut {stages.label(cut)}", drawing.cut_colour(cut, stages.cuts), _MARKERS[(cut - 1) % len(_MARKERS)]
-        )
-        for cut in cuts
+        cut: Style(f"cut {stages.label(cut)}", drawing.cut_colour(cut, stages.cuts), _MARKERS[place % len(_MARKERS)])
+        for cut, place in zip(cuts, places, strict=True)
     }
     step = 1.03 ** min(1.0, len(_MARKERS) / len(cuts))  # many cuts share the room that seven have
     for i, (cut, style) in enumerate(looks.items()):

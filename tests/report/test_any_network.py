@@ -63,7 +63,7 @@ def overlapping(figure: Figure) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("cuts", NETWORKS)
-@pytest.mark.parametrize("draw", [figures.accuracy, figures.differences, figures.decomposition, figures.worth])
+@pytest.mark.parametrize("draw", [figures.accuracy, figures.worth])
 def test_no_text_lies_on_another(draw: object, cuts: int) -> None:
     made = study(("A", "B"), (0,), stages=NETWORKS[cuts], treatments=GRID, checks=4)
     figure = draw(made)  # type: ignore[operator]
@@ -96,6 +96,11 @@ def test_names_stay_with_their_cuts_where_only_some_were_run() -> None:
     (ax,) = figures.differences(study(("B",), stages=RESNET, treatments=["transfer"], layers=[2, 9])).axes
     assert list(ax.get_xticks(minor=True)) == [2, 9]
     assert [text.get_text() for text in ax.get_xticklabels(minor=True)] == ["layer1.0", "layer4.1"]
+
+
+def test_a_panel_of_nothing_has_no_scale_of_n() -> None:
+    (ax,) = figures.differences(study(("B",), stages=RESNET, treatments=[])).axes
+    assert not ax.get_xticks().size
 
 
 def test_a_study_without_names_keeps_its_axis() -> None:
