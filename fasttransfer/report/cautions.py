@@ -48,6 +48,13 @@ def cautions(recorded: StudyResults, summary: Summary) -> list[str]:
         sentences.append(_one_seed(summary))
     if (views := describe_views(recorded.study)) != UNLIMITED:
         sentences.append(f"Views limited to {views}: an approximation of the paper's unlimited random crops.")
+    steps = recorded.facts.get("steps", {})
+    if len(set(steps.values())) > 1:
+        budgets = " and ".join(f"{number:,} steps on task {task}" for task, number in sorted(steps.items()))
+        sentences.append(
+            f"The tasks have different budgets: a network is trained for {budgets}. Layers from the other task's base "
+            "have had that task's budget; networks that are compared on one task have had the same training there."
+        )
     if recorded.facts.get("held_out"):
         sentences.append("The source has no validation images: they were cut from its training images.")
     if refused := recorded.facts.get("refused"):

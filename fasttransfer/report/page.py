@@ -76,7 +76,7 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
 def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
     study = flatten(recorded.study)
     named = {
-        "images": Path(str(study.get("data", ""))).name,
+        "images": " and ".join(Path(str(study[key])).name for key in ("data", "data_b") if study.get(key)),
         "split": study.get("split"),
         "recipe": study.get("recipe.name"),
         "network": network_name(recorded),
