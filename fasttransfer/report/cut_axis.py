@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from fasttransfer.report.drawing import PANEL, grid
 from fasttransfer.report.stages import Stages
 
-_LETTER = 4.5  # points: width of a digit, and at least that of an average letter, in the size of names
 _SIZE = 7  # points, of names
 _LINE = 9.2  # points between lines of names
 _PAD = 18  # points from the axis to the names, below the numbers
@@ -36,8 +38,8 @@ class CutAxis:
     def size(self) -> tuple[float, float]:
         """The width and height of a panel in inches, with room for the names, and for every label if two columns do."""
         width = PANEL[0] if self._least_gap(PANEL[0]) >= self._needed else 2 * PANEL[0]
-        longest = max(map(len, self._names), default=0)
-        rows = 0.0 if not longest else _LINE if self._is_level(width) else _LETTER * longest + 3
+        longest = max(map(_width, self._names), default=0.0)
+        rows = 0.0 if not longest else _LINE if self._is_level(width) else longest + 3
         return width, PANEL[1] + rows / 72
 
     def draw(self, ax: Axes) -> None:
@@ -76,8 +78,8 @@ class CutAxis:
     @property
     def _needed(self) -> float:
         """The points from one label to the next where names stand upright."""
-        digits = len(str(self._ticks[-1])) if self._ticks else 1
-        return max(_LINE if any(self._names) else 0.0, _LETTER * digits + 1.5)
+        longest = max((_width(str(n)) for n in self._ticks), default=0.0)
+        return max(_LINE if any(self._names) else 0.0, longest + 1.5)
 
     def _points(self, width: float) -> float:
         """Return the points from n to n + 1 on a panel so many inches wide."""
@@ -89,8 +91,8 @@ class CutAxis:
 
     def _is_level(self, width: float) -> bool:
         """Return whether the names, or "base", fit side by side."""
-        longest = max([len(name) for name in self._names] + [4 * self.has_base])
-        return self._least_gap(width) >= _LETTER * longest + 2
+        longest = max(map(_width, (*self._names, "base" if self.has_base else "")))
+        return self._least_gap(width) >= longest + 2
 
     def _labelled(self, width: float) -> list[int]:
         """Return the ticks with labels: every one where the panel is wide enough, else the first, the last and some."""
@@ -103,6 +105,12 @@ class CutAxis:
         while kept[-1] != last and len(kept) > 1 and points * (last - kept[-1]) < self._needed:
             kept.pop()
         return kept if kept[-1] == last else [*kept, last]
+
+
+@functools.cache
+def _width(text: str) -> float:
+    """Return the width of a name in points."""
+    return float(TextPath((0, 0), text, _SIZE, FontProperties("DejaVu Sans")).get_extents().width) if text else 0.0
 
 
 def cut_axis(cuts: Sequence[int], stages: Stages, *, has_base: bool = False) -> CutAxis:

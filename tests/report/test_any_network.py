@@ -76,13 +76,13 @@ def test_no_text_lies_on_another(draw: object, cuts: int) -> None:
 @pytest.mark.parametrize("cuts", [5, 7, 8, 13, 17, 33])
 def test_every_cut_has_its_number_and_name_on_the_axis(cuts: int) -> None:
     names = [name.removeprefix("encoder.layers.") for name in NETWORKS[cuts][:-1]]
-    for figure, before in (
-        (figures.differences(study(("B",), stages=NETWORKS[cuts], treatments=["transfer"])), []),
-        (figures.accuracy(study(("B",), stages=NETWORKS[cuts], treatments=["transfer"])), ["base"]),
-    ):
-        (ax,) = figure.axes
-        assert [text.get_text() for text in ax.get_xticklabels(minor=True)] == before + names
-        assert [text.get_text() for text in ax.get_xticklabels()][-cuts:] == [str(n) for n in range(1, cuts + 1)]
+    made = study(("B",), stages=NETWORKS[cuts], treatments=["transfer"])
+    for draw, has_base in ((figures.differences, False), (figures.accuracy, True)):
+        (ax,) = draw(made).axes  # type: ignore[operator]
+        numbers, below = ([text.get_text() for text in ax.get_xticklabels(minor=minor)] for minor in (False, True))
+        assert below[has_base:] == names
+        assert numbers[has_base:] == [str(n) for n in range(1, cuts + 1)]
+        assert not has_base or "base" in (numbers[0], below[0])
         assert ax.get_xlabel() == "stages copied, n"
 
 
