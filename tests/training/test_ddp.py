@@ -95,6 +95,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """Two share uneven batches, once undisturbed and once killed on the way; grid goes on from there."""
     changes = {"layers": (2,), "treatments": ("transfer",), "targets": ("A",), "batch": 7, "steps": STEPS}
     choices = tiny_choices(tmp_path, **changes)
+    recipe = Path(str(choices.recipe))
+    recipe.write_text("label_smoothing = 0.1\n" + recipe.read_text())  # the loss is summed over processes
     one, two, killed = tmp_path / "one", tmp_path / "two", tmp_path / "killed"
     assert ddp.train_bases(choices, one, console=quiet()) == 0
 
