@@ -115,7 +115,8 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
             # In another process, so that the memory of drawing them does not count.
             code = "import sys; from bench import footprint; footprint.draw(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
-        sources = source_weights(study, cells, outputs, lambda base: tensor_files.load(folder / base.target)[0])
+        read = lambda base: tensor_files.load(folder / base.target)[0]  # noqa: E731
+        sources = source_weights(study, cells, outputs, read, dict)
         cohort = Cohort(
             study, cells, CohortTask("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
         )

@@ -85,7 +85,7 @@ def plan_study(
         seeds=(0,),
     )
     plan = make_plan(chosen)
-    listing = plan.images.listing
+    listing = plan.sources["A"].images.listing
     if listing is None or not all((listing.source / each.path).is_file() for each in listing.train + listing.val):
         raise InputError(f"--data {asked}: the plain study reads image files: name a folder that holds them")
     return plan
@@ -220,7 +220,7 @@ def train_plainly(plan: StudyPlan, folder: Path) -> tuple[Found, Top1]:
 
 def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | None) -> Found:
     """Return the study in the form that `baselines.study` reads."""
-    listing, recipe = plan.images.listing, plan.recipe
+    listing, recipe = plan.sources["A"].images.listing, plan.recipe
     assert listing is not None
 
     def files(part: Sequence[ImageFile], task: str) -> list[tuple[str, int]]:

@@ -137,7 +137,7 @@ def pretrained_file(folder: Path, classes: int = 7) -> tuple[str, dict[str, Tens
 
 def test_pretrained_stages_are_those_of_the_file_frozen_and_the_start_of_fine_tuned_ones(tmp_path: Path) -> None:
     weights, state = pretrained_file(tmp_path)
-    setting = setting_of(tmp_path, RESNET, weights=weights)
+    setting = setting_of(tmp_path, RESNET, weights=weights, lr=1e-6)
     Path(weights).unlink()  # the study has its own copy
     cells = [Cell(0, "B", "pretrained", 2), Cell(0, "B", "pretrained+", 3)]
     assert set(cells) <= set(setting.study.cells()) and [cell.name for cell in cells] == ["P2B", "P3B+"]
@@ -146,9 +146,9 @@ def test_pretrained_stages_are_those_of_the_file_frozen_and_the_start_of_fine_tu
     frozen, tuned = (load_network(setting.folder, cell) for cell in cells)
     network = setting.study.recipe.network
     assert all(torch.equal(frozen[name], state[name]) for name in network.names(0, 2))
-    began = [name for name in network.names(0, 3) if name.endswith("conv1.weight")]
-    for name in began:  # far from other values, but no longer the same
-        assert 0 < (tuned[name] - state[name]).norm() < state[name].norm(), name
+    for name in network.names(0, 3):
+        if name.endswith("conv1.weight"):  # fine-tuned at a small learning rate
+            assert 0 < (tuned[name] - state[name]).norm() < 0.01 * state[name].norm(), name
     assert frozen["fc.weight"].shape == (3, 512)
 
 

@@ -184,12 +184,12 @@ def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[K
         return {}
     try:
         recipe = parse_recipe(table, str(recorded.folder))
-    except InputError:
+        outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
+        return {
+            (treatment, n): 2 * cost.cohort_macs(recipe.network, outputs, [base(target, 0)])
+            if treatment == BASE_PLUS
+            else cost.cohort_macs(recipe.network, outputs, [Cell(0, target, _LIKE.get(treatment, treatment), n)])
+            for treatment, n in choices
+        }
+    except InputError:  # e.g. the network's library is not installed here
         return {}
-    outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
-    return {
-        (treatment, n): 2 * cost.cohort_macs(recipe.network, outputs, [base(target, 0)])
-        if treatment == BASE_PLUS
-        else cost.cohort_macs(recipe.network, outputs, [Cell(0, target, _LIKE.get(treatment, treatment), n)])
-        for treatment, n in choices
-    }
