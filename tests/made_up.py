@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fasttransfer.study.cells import BASE_PLUS, Cell, study_cells
+from fasttransfer.study.cells import BASE_PLUS, study_cells
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
 # What each treatment loses against a base at 0.74, from the first of a network's cuts to the last.
@@ -30,13 +30,6 @@ def lost(treatment: str, n: int, cuts: int) -> float:
     """What a treatment loses at cut `n` of a network that has `cuts`."""
     losses = LOSSES.get(treatment)
     return 0.0 if losses is None else float(np.interp((n - 1) / max(1, cuts - 1) * 6, range(7), losses))
-
-
-def named(cell: Cell) -> tuple[str, str | None]:
-    """Name and source of a cell."""
-    if cell.treatment in PRETRAINED:
-        return f"P{cell.n}{cell.target}{'+' if cell.treatment.endswith('+') else ''}", "P"
-    return cell.name, cell.source
 
 
 def right(top1: float, seed: int, images: int = 640) -> bytes:
@@ -78,7 +71,7 @@ def made_up(
     results = []
     for i, cell in enumerate(cells):
         base = 0.74 + 0.03 * (cell.target == "B") + 0.006 * math.sin(3 * cell.seed)
-        name, source = named(cell)
+        name, source = cell.name, cell.source
         loss = lost(cell.treatment, cell.n, count - 1)
         base -= missing * (cell.treatment == "base")
         top1 = base - loss * (1 + 0.1 * math.sin(7 * i)) + 0.003 * math.sin(5 * i + cell.seed)

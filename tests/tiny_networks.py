@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from made_up import named
-
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
@@ -16,7 +14,7 @@ def net(treatment: str, top1: float, *, target: str = "B", n: int = 3, seed: int
     """One network with a single check."""
     cell = Cell(seed, target, treatment, 0 if treatment == "base" else n)
     checks = () if state == "planned" else (Evaluation(100, 1.0, 1.0, top1),)
-    name, source = named(cell)
+    name, source = cell.name, cell.source
     return Result(name, treatment, target, source, cell.n, seed, state, 100, checks)
 
 

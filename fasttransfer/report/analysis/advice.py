@@ -25,10 +25,6 @@ from fasttransfer.training import cost
 # A choice -> the control that has had the same training, all of it on the task; None where another part tells more.
 CONTROLS = {"transfer": None, "transfer+": "selffer+", PRETRAINED: "selffer", PRETRAINED_PLUS: "selffer+"}
 CHOICES = tuple(CONTROLS)
-_LIKE = {
-    PRETRAINED: "transfer",
-    PRETRAINED_PLUS: "transfer+",
-}  # a step takes the same work wherever the stages are from
 _SCRATCH: Key = (BASE, 0)
 
 
@@ -188,7 +184,7 @@ def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[K
         return {
             (treatment, n): 2 * cost.cohort_macs(recipe.network, outputs, [base(target, 0)])
             if treatment == BASE_PLUS
-            else cost.cohort_macs(recipe.network, outputs, [Cell(0, target, _LIKE.get(treatment, treatment), n)])
+            else cost.cohort_macs(recipe.network, outputs, [Cell(0, target, treatment, n)])
             for treatment, n in choices
         }
     except InputError:  # e.g. the network's library is not installed here

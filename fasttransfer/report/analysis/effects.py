@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS
+from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS, PRETRAINED_TREATMENTS
 
-PRETRAINED, PRETRAINED_PLUS = "pretrained", "pretrained+"  # first stages from pretrained weights, frozen and fine-tuned
+PRETRAINED, PRETRAINED_PLUS = PRETRAINED_TREATMENTS
 NOT_COUNTED = "the training that the pretrained weights come from is not counted"
-TREATMENTS = tuple(dict.fromkeys((*ALL_TREATMENTS, PRETRAINED, PRETRAINED_PLUS)))  # in the order of tables and legends
+TREATMENTS = ALL_TREATMENTS  # in the order of tables and legends
 
 Key = tuple[str, int]  # treatment, n; n is 0 for the base and for base+
 Contrast = tuple[tuple[Key, float], ...]  # the weight of each network of one target and seed
