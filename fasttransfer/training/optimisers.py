@@ -44,8 +44,7 @@ def make_optimiser(recipe: Recipe, weights: Mapping[str, Tensor], copies: Sequen
     """
     if recipe.optimiser == "caffe":
         return CaffeSGD(recipe, weights, copies)
-    assert not copies, "networks of a library compute with the weights themselves"
-    return TorchOptimiser(recipe, weights)
+    return TorchOptimiser(recipe, weights, copies)
 
 
 def is_decayed(weight: Tensor) -> bool:
@@ -80,8 +79,8 @@ class CaffeSGD(Optimiser):
 class TorchOptimiser(Optimiser):
     """torch's fused SGD with momentum, or fused AdamW."""
 
-    def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor]) -> None:
-        self._weights = list(weights.values())
+    def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor], copies: Sequence[Tensor]) -> None:
+        self._weights, self._copies = list(weights.values()), list(copies)
         groups = [
             {"params": [w for w in self._weights if is_decayed(w)], "weight_decay": recipe.weight_decay},
             {
@@ -122,3 +121,5 @@ class TorchOptimiser(Optimiser):
         self._optimiser.step()
         for weight in self._weights:
             weight.grad = None
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._weights)

@@ -96,6 +96,19 @@ def test_state_has_all_that_the_next_step_depends_on(kind: str) -> None:
     assert all(torch.equal(weight, whole[name]) for name, weight in stopped.items())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_in_bfloat16_reads_the_rounded_weights(kind: str) -> None:
+    x, labels = torch.randn(4, *CAFFENET_MINI.cut_shape(6)).bfloat16(), torch.arange(4)
+    begin = CAFFENET_MINI.draw(5, "he", lambda stage: randomness.key(0, "test", stage), start=6)
+    trainer = StageTrainer(CAFFENET_MINI.build(5, "bf16", CPU, start=6), 6, begin, recipe_of(kind))
+    trainer.step(x, labels, StepDraws({}, torch.tensor(0), 0.0), torch.tensor(0.5))
+    read = trainer.net.named_weights(6)
+    assert {weight.dtype for weight in read.values()} == {torch.bfloat16, torch.float32}
+    for name, weight in trainer.weights.items():
+        assert not torch.equal(weight, begin[name])
+        assert torch.equal(read[name], weight.to(read[name].dtype))
+
+
 def after(steps: int) -> Callable[[], bool]:
     """Return a function that says stop after `steps` steps."""
     calls = iter(range(10_000))
