@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fasttransfer.core.intervals import Estimate
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.report.analysis.effects import Contrast, Key, minus
 from fasttransfer.report.analysis.noise import Noise
-from fasttransfer.study.cells import BASE, BASE_PLUS, LAYERS, TREATMENTS
+from fasttransfer.study.cells import BASE, BASE_PLUS, TREATMENTS
 from fasttransfer.study.records import Evaluation, Result
 
 COMMAND = "python -m bench.coverage"
@@ -35,7 +36,11 @@ SEED_EFFECT = 0.02
 IMAGES = 2000
 DIFFICULTY = 1.5  # spread of the images' difficulty over that of what one network makes of one image
 STUDIES, STUDIES_OF_IMAGES = 2000, 500
-KEYS: tuple[Key, ...] = ((BASE, 0), (BASE_PLUS, 0), *((treatment, n) for treatment in TREATMENTS for n in LAYERS))
+KEYS: tuple[Key, ...] = (
+    (BASE, 0),
+    (BASE_PLUS, 0),
+    *((treatment, n) for treatment in TREATMENTS for n in CAFFENET.cuts),
+)
 LEVEL = 0.6
 EFFECT = {
     "base": 0.0,
@@ -81,10 +86,10 @@ class Quantity:
 
 MAIN = {name: Quantity(TARGETS, (contrast,)) for name, contrast in at(4).items()}
 OTHERS = {
-    "boost, mean over n": Quantity(TARGETS, tuple(at(n)["boost"] for n in LAYERS)),
-    "specificity, mean over n": Quantity(TARGETS, tuple(at(n)["specificity"] for n in LAYERS)),
+    "boost, mean over n": Quantity(TARGETS, tuple(at(n)["boost"] for n in CAFFENET.cuts)),
+    "specificity, mean over n": Quantity(TARGETS, tuple(at(n)["specificity"] for n in CAFFENET.cuts)),
     "specificity, one target": Quantity(("B",), (at(4)["specificity"],)),
-    "specificity, one target, mean over n": Quantity(("B",), tuple(at(n)["specificity"] for n in LAYERS)),
+    "specificity, one target, mean over n": Quantity(("B",), tuple(at(n)["specificity"] for n in CAFFENET.cuts)),
     "transfer - base": Quantity(TARGETS, (minus(("transfer", 4), (BASE, 0)),)),
     "random - base": Quantity(TARGETS, (minus(("random", 4), (BASE, 0)),)),
 }

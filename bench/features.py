@@ -33,8 +33,7 @@ from fasttransfer.bench.harness import Call, Rounds, Samples
 from fasttransfer.core import devices, machine, tensor_files
 from fasttransfer.core.files import cache_folder
 from fasttransfer.features.shards import ShardReader, write_shard
-from fasttransfer.networks.caffenet import CaffeNet
-from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import select_task_images
@@ -64,19 +63,19 @@ class TrainedStudy:
     def features(self, source: str, target: str, part: str) -> dict[int, Tensor]:
         """Return the features of `target`'s images by the base of `source`: cut -> (N, E) in memory order."""
         study = self.study
-        geometry = study.recipe.geometry
-        net = CaffeNet(geometry, study.recipe.outputs_for(source, self.classes), torch.bfloat16)
+        network = study.recipe.network
+        net = network.build(study.recipe.outputs_for(source, self.classes), "bf16", CPU)
         net.load(tensor_files.load(paths.weights_file(self.folder, base(source, study.seeds[0])))[0])
         images = select_task_images(self.store, getattr(self.store, part), self.classes[target])
         mean = torch.from_numpy(np.load(mean_file(self.folder, source)))
         found: dict[int, list[Tensor]] = {n: [] for n in CUTS}
         for rows in np.array_split(images.rows, max(1, len(images) // 500)):
             pixels = torch.from_numpy(images.part.gather(rows))
-            middle = torch.full((len(rows),), (geometry.store - geometry.crop) // 2)
+            middle = torch.full((len(rows),), network.margin // 2)
             straight = torch.zeros(len(rows), dtype=torch.bool)
             x = ops.augment(
-                [pixels], torch.arange(len(rows)), mean, middle, middle, straight, crop=geometry.crop,
-                scale=study.recipe.scale, dtype=torch.bfloat16,
+                [pixels], torch.arange(len(rows)), mean, middle, middle, straight, crop=network.crop,
+                scale=study.recipe.pixel_scale, dtype=torch.bfloat16,
             )  # fmt: skip
             for n in CUTS:
                 x = net(x, start=n - 1, stop=n)
@@ -90,7 +89,7 @@ def open_study(folder: Path) -> TrainedStudy:
     plan = make_plan(Choices(data=study.data, split=study.split, classes=study.classes))
     store = prepare.prepare(
         Path(study.data),
-        size=study.recipe.geometry.store,
+        size=study.recipe.network.store,
         cache=cache_folder(),
         bad_images=study.bad_images,
         log=print,
@@ -205,7 +204,7 @@ def main() -> None:
         result: dict[str, Any] = {
             "study": {
                 "data": Path(trained.study.data).name,
-                "geometry": trained.study.recipe.geometry.name,
+                "geometry": trained.study.recipe.network.name,
                 "epochs": trained.study.recipe.epochs,
                 "top1": [round(r.last_top1 or 0.0, 3) for r in records.read_results(chosen.study).results],
             },
@@ -218,7 +217,7 @@ def main() -> None:
             found = measure(strings[n], chosen.rounds)
             with tempfile.TemporaryDirectory() as folder:
                 found["of_dense"]["shard"] = round(stored(strings[n], Path(folder)), 4)
-            shape = trained.study.recipe.geometry.cut_shape(n)
+            shape = trained.study.recipe.network.cut_shape(n)
             result["cuts"][n] = {"shape": shape, "not_zero": shares} | found
             print(f"{n:3}  {own:9.1%} {other:9.1%}", end="")
             for name in found["pack_gb_s"]:

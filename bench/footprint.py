@@ -26,20 +26,20 @@ import torch
 
 from bench.studies import write_result
 from fasttransfer.core import devices, tensor_files
-from fasttransfer.networks import inputs
-from fasttransfer.networks.geometry import GEOMETRIES
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.store import RawStorePart
 from fasttransfer.pipelines.streams import TaskImages
-from fasttransfer.study.cells import LAYERS, TREATMENTS, Cell, base
+from fasttransfer.study.cells import TREATMENTS, Cell, base
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import memory_use
 from fasttransfer.training.cohort import Cohort, CohortTask
-from fasttransfer.training.cost import weight_count
 from fasttransfer.training.draws import image_stream, start_weights
 from fasttransfer.training.transfer import source_weights
 
+NETWORKS = {network.name: network for network in (CAFFENET, CAFFENET_MINI)}
 RECIPES = {"caffenet": "fast", "caffenet-mini": "mini"}
 OUTPUTS = {"caffenet": 500, "caffenet-mini": 16}
 _ROWS = 4  # different images: a store's are in the page cache, which no process is charged for
@@ -90,11 +90,11 @@ def main() -> None:
 def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, int]:
     """Train a cohort in this process; return the bytes that it took, was planned with, and may take."""
     recipe = replace(load_recipe(RECIPES[geometry]), batch=batch, steps=3, epochs=None, checks=1)
-    cells, outputs, sizes = _cells(names), OUTPUTS[geometry], GEOMETRIES[geometry]
+    cells, outputs, network = _cells(names), OUTPUTS[geometry], NETWORKS[geometry]
     study = Study("", "", "", "", (1,), (), ("B",), (0,), "fail", precision, "cpu", 1, recipe)
     torch.set_num_threads(1)
     devices.keep_freed_memory()
-    count, side = 2 * batch, sizes.store
+    count, side = 2 * batch, network.store
     shard = np.random.default_rng(0).integers(0, 255, (_ROWS, side, side, 3), dtype=np.uint8)
     part = RawStorePart(np.zeros(_ROWS, np.int64), (shard,), np.zeros(1, np.int64), side)
     images = TaskImages(part, np.arange(count) % _ROWS, np.arange(count) % outputs)
@@ -103,10 +103,10 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
         images,
         image_stream(study, cells[0], count),
         {cell.mean_of: torch.zeros(side, side, 3) for cell in cells},
-        crop=sizes.crop,
-        scale=recipe.scale,
+        crop=network.crop,
+        scale=recipe.pixel_scale,
         device=torch.device("cpu"),
-        **inputs.choose_input_form(sizes, "cpu", precision),
+        **network.input_form("cpu", dtype_of(precision)),
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -115,18 +115,19 @@ def train(geometry: str, precision: str, batch: int, names: str) -> dict[str, in
             # In another process, so that the memory of drawing them does not count.
             code = "import sys; from bench import footprint; footprint.draw(*sys.argv[1:])"
             subprocess.run([sys.executable, "-c", code, geometry, str(folder / f"{task}")], check=True)
-        sources = source_weights(study, cells, outputs, lambda base: tensor_files.load(folder / base.target)[0])
+        read = lambda base: tensor_files.load(folder / base.target)[0]  # noqa: E731
+        sources = source_weights(study, cells, outputs, read, dict)
         cohort = Cohort(
             study, cells, CohortTask("B", outputs, outputs, count, count, feed), sources, folder, torch.device("cpu")
         )
         del sources
         steps = iter(range(10))
         cohort.run(lambda message: None, lambda: next(steps) == 2)  # stopped into checkpoints
-    parameters = weight_count(sizes, outputs)
+    parameters = network.weight_count(outputs)
     weighs = 6 if precision == "bf16" else 4
-    live = [sum(_counts(geometry)[cell.first_trained :]) for cell in cells]
-    one = max(memory_use.step_bytes(sizes, outputs, batch, precision, cell.first_trained) for cell in cells)
-    cohort_bytes = memory_use.cohort_bytes(sizes, outputs, batch, precision, cells)
+    live = [network.weight_count(outputs, cell.first_trained) for cell in cells]
+    one = max(network.step_bytes(outputs, batch, precision, cell.first_trained) for cell in cells)
+    cohort_bytes = memory_use.cohort_bytes(network, outputs, batch, precision, cells)
     return {
         "taken": _most(),
         "planned": memory_use.OWN + memory_use.SHARED + cohort_bytes,
@@ -141,14 +142,9 @@ def draw(geometry: str, path: str) -> None:
     tensor_files.save(Path(path), start_weights(study, "base", 0, "B", OUTPUTS[geometry], "he"), {})
 
 
-def _counts(geometry: str) -> list[int]:
-    shapes = GEOMETRIES[geometry].weight_shapes(OUTPUTS[geometry])
-    return [int(np.prod(shape)) + shape[0] for shape in shapes]
-
-
 def _cells(names: str) -> Sequence[Cell]:
     """Return cells on task B by their names in the paper, or all copies."""
-    every = [base("B", 0), *(Cell(0, "B", treatment, n) for treatment in TREATMENTS for n in LAYERS)]
+    every = [base("B", 0), *(Cell(0, "B", treatment, n) for treatment in TREATMENTS for n in CAFFENET.cuts)]
     if names == "all":
         return every[1:]
     return [cell for cell in every if cell.name in names.split()]

@@ -74,7 +74,7 @@ def _trained(changes: dict[str, float], words: list[str], folder: Path) -> dict[
     return {
         "bases": {r.target: round(r.last_top1 or 0.0, 4) for r in recorded.results if r.treatment == "base"},
         "gain": pair(summarise(recorded.results, facts=recorded.facts).gain),
-        "smoothness": {task: round(smoothness(weights), 3) for task, weights in first_filters(recorded).items()},
+        "smoothness": {task: round(smoothness(one.weights), 3) for task, one in first_filters(recorded).items()},
     }
 
 

@@ -19,9 +19,16 @@ from torch import Tensor
 from fasttransfer.bench import feed, step
 from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import machine
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, Stage, StepDropout, conv_in_halves, weights_for_blocks
-from fasttransfer.networks.geometry import CAFFENET, Geometry
+from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.caffenet import (
+    CAFFENET,
+    CaffeNet,
+    CaffeNetArchitecture,
+    Stage,
+    conv_in_halves,
+    weights_for_blocks,
+)
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.ops import augment
 from fasttransfer.pipelines.decode import decode
 from fasttransfer.training.cuda_graph import RecordedGraph
@@ -59,14 +66,14 @@ def _size(device: torch.device, quick: bool) -> tuple[int, str]:
     return batch, "fp32" if emulates(device, torch.bfloat16) else "bf16"
 
 
-def steps(geometry: Geometry, batch: int, precision: str, device: torch.device) -> dict[str, Call]:
+def steps(network: CaffeNetArchitecture, batch: int, precision: str, device: torch.device) -> dict[str, Call]:
     """Return the step with all optimisations and without each that the device uses.
 
     Without space-to-depth the first convolution reads pixels, 11 x 11 with stride 4; without CUDA graphs the CPU
     launches every kernel. A study does not use torch.compile (docs/decisions/compile.md).
     """
     on_gpu = device.type == "cuda"
-    images = step.random_images(geometry, batch, precision, device)
+    images = step.random_images(network, batch, precision, device)
 
     def made(
         x: Tensor = images,
@@ -81,7 +88,7 @@ def steps(geometry: Geometry, batch: int, precision: str, device: torch.device) 
                 _exchange(net, stage)
             change(net)
 
-        trainer = step.trainer_of(geometry, precision, device, change=changed, kind=kind)
+        trainer = step.trainer_of(network, precision, device, change=changed, kind=kind)
         return step.stepping(trainer, x, recorded=recorded)
 
     found = {
@@ -90,12 +97,12 @@ def steps(geometry: Geometry, batch: int, precision: str, device: torch.device) 
         "sparse gradients": made(stage=_Dense),
         "sgd_step": made(kind=_PlainUpdate),
         "channels-last": made(images.contiguous(), stage=_Planes, change=_in_planes),
-        "with torch.compile": step.fast(geometry, batch, precision, device, compiled=True),
+        "with torch.compile": step.fast(network, batch, precision, device, compiled=True),
     }
     if precision == "bf16":
-        found["bf16"] = step.fast(geometry, batch, "fp32", device)
+        found["bf16"] = step.fast(network, batch, "fp32", device)
     if on_gpu:
-        pixels = torch.randn(batch, *geometry.cut_shape(0), device=device).to(inputs.dtype_of(precision))
+        pixels = torch.randn(batch, *network.cut_shape(0), device=device).to(dtype_of(precision))
         found |= {
             "space-to-depth": made(pixels.contiguous(memory_format=torch.channels_last)),
             "split groups": made(stage=_Grouped),
@@ -104,30 +111,30 @@ def steps(geometry: Geometry, batch: int, precision: str, device: torch.device) 
     return found
 
 
-def cohorts(geometry: Geometry, batch: int, precision: str, device: torch.device) -> dict[str, Call]:
+def cohorts(network: CaffeNetArchitecture, batch: int, precision: str, device: torch.device) -> dict[str, Call]:
     """Return seven frozen cells behind one prefix, and each behind its own."""
-    images = step.random_images(geometry, batch, precision, device)
-    frozen = step.trainer_of(geometry, precision, device).net
-    trainers = {n: step.trainer_of(geometry, precision, device, start=n) for n in CUTS}
+    images = step.random_images(network, batch, precision, device)
+    frozen = step.trainer_of(network, precision, device).net
+    trainers = {n: step.trainer_of(network, precision, device, start=n) for n in CUTS}
     features = {n: torch.empty(0) for n in CUTS}
     labels = torch.randint(step.OUTPUTS, (batch,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = StepDropout({7: 7, 8: 8}, at, step.DROPOUT)
+    draws = StepDraws({7: 7, 8: 8}, at, step.DROPOUT)
 
     def together(given: Mapping[str, Tensor]) -> None:
         x = given["images"]
         for n in CUTS:
             with torch.no_grad():
-                x = frozen(x, start=n - 1, stop=n, drop=drop)
+                x = frozen(x, start=n - 1, stop=n, draws=draws)
             features[n] = x
         for n, trainer in trainers.items():
-            trainer.step(features[n], labels, drop, lr)
+            trainer.step(features[n], labels, draws, lr)
 
     def alone(given: Mapping[str, Tensor]) -> None:
         for n, trainer in trainers.items():
             with torch.no_grad():
-                x = frozen(given["images"], stop=n, drop=drop)
-            trainer.step(x, labels, drop, lr)
+                x = frozen(given["images"], stop=n, draws=draws)
+            trainer.step(x, labels, draws, lr)
 
     def call(run: Callable[[Mapping[str, Tensor]], None]) -> Call:
         recorded = RecordedGraph(run) if device.type == "cuda" else run
@@ -137,15 +144,15 @@ def cohorts(geometry: Geometry, batch: int, precision: str, device: torch.device
 
 
 def feeds(
-    geometry: Geometry, batch: int, precision: str, device: torch.device, blobs: Sequence[bytes]
+    network: CaffeNetArchitecture, batch: int, precision: str, device: torch.device, blobs: Sequence[bytes]
 ) -> dict[str, Call]:
     """Return a training step with its images from a raw store in memory, and decoded from JPEGs."""
-    side, crop = geometry.store, geometry.crop
+    side, crop = network.store, network.crop
     stored = torch.randint(0, 256, (4 * batch, side, side, 3), dtype=torch.uint8, device=device)
     mean = torch.rand(side, side, 3, device=device) * 255
-    form = inputs.choose_input_form(geometry, device.type, precision)
-    trainer = step.trainer_of(geometry, precision, device)
-    x = step.random_images(geometry, batch, precision, device)
+    form = network.input_form(device.type, dtype_of(precision))
+    trainer = step.trainer_of(network, precision, device)
+    x = step.random_images(network, batch, precision, device)
     train = step.stepping(trainer, x, recorded=device.type == "cuda")
     pool, files = ThreadPoolExecutor(machine.cores()), [blobs[i % len(blobs)] for i in range(batch)]
 
@@ -180,9 +187,9 @@ def _exchange(net: CaffeNet, kind: type[Stage]) -> None:
 class _Composite(Stage):
     """Bias, ReLU, pooling and normalisation as separate operators."""
 
-    def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
+    def forward(self, x: Tensor, draws: StepDraws | None = None) -> Tensor:
         if not self.pools:
-            return super().forward(x, drop)
+            return super().forward(x, draws)
         x = F.max_pool2d(F.relu(self._convolve(x) + self.bias.to(x.dtype)[:, None, None]), 3, 2, ceil_mode=True)
         if self.after == "pool":
             return x
@@ -229,14 +236,14 @@ def _in_planes(net: CaffeNet) -> None:
 class _PlainUpdate(StageTrainer):
     """torch.optim.SGD on float32 weights, from which every step rounds the network's."""
 
-    def step(self, x: Tensor, labels: Tensor, drop: StepDropout, lr: Tensor) -> Tensor:
+    def step(self, x: Tensor, labels: Tensor, draws: StepDraws, lr: Tensor) -> Tensor:
         own = list(self.weights.values())
         if not hasattr(self, "_optimiser"):
             self._wide = [torch.empty_like(weight) for weight in own]
             for weight, gradient in zip(own, self._wide, strict=True):
                 weight.grad = gradient
             self._optimiser = torch.optim.SGD(own, 1e-4, momentum=0.9, weight_decay=5e-4, foreach=True)
-        loss = F.cross_entropy(self.net(x, start=self.start, drop=drop).float(), labels)
+        loss = F.cross_entropy(self.net(x, start=self.start, draws=draws).float(), labels)
         with torch.no_grad():
             torch._foreach_copy_(self._wide, torch.autograd.grad(loss, self._working))
             self._optimiser.step()

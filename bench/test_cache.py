@@ -17,7 +17,7 @@ from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import EntryInfo
 from fasttransfer.features.cache_key import CacheKey, versions
 from fasttransfer.features.export import export
-from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.pipelines.store import RawStorePart
 from fasttransfer.pipelines.streams import TaskImages
 
@@ -45,7 +45,19 @@ def test_entry(benchmark: Any, tmp_path: Path, quick: bool) -> None:
         RawStorePart(np.zeros(0, np.int64), (), np.zeros(0, np.int64), 256), np.arange(n), np.zeros(n, np.int64)
     )
     key = CacheKey(
-        "weights", "mean", 1.0, CAFFENET, 5, "images", ((14, 14, False),), "fp32", "cpu", 1, BATCH, versions("cpu")
+        "weights",
+        "mean",
+        1.0,
+        CAFFENET.facts(),
+        5,
+        CAFFENET.cut_shape(5),
+        "images",
+        ((14, 14, False),),
+        "fp32",
+        "cpu",
+        1,
+        BATCH,
+        versions("cpu"),
     )
 
     def make() -> None:

@@ -15,34 +15,37 @@ from torch import Tensor
 
 from fasttransfer.bench import step
 from fasttransfer.bench.harness import Call, emulates
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout
-from fasttransfer.networks.geometry import CAFFENET, DROPOUT_STAGES, STAGES, Geometry
-from fasttransfer.study.cells import LAYERS, TREATMENTS, study_cells
+from fasttransfer.networks.architecture import StagedNetwork, StepDraws
+from fasttransfer.networks.caffenet import CAFFENET, CaffeNetArchitecture
+from fasttransfer.networks.geometry import DROPOUT_STAGES, STAGES
+from fasttransfer.study.cells import TREATMENTS, study_cells
 from fasttransfer.training.cuda_graph import RecordedGraph
 
 TRAIN, FORWARD = "train from cut {}", "forward to cut {}"
 LARGER = (512, 1024, 2048)  # images per step, to see what a GPU gains from more than the paper's 256
 
 
-def calls(batch: int, precision: str, device: torch.device, geometry: Geometry = CAFFENET) -> dict[str, Call]:
+def calls(
+    batch: int, precision: str, device: torch.device, network: CaffeNetArchitecture = CAFFENET
+) -> dict[str, Call]:
     """Return `TRAIN` for cuts 0 to 7, a step of the stages behind, and `FORWARD` for cuts 1 to 8.
 
     Inputs are features as the stages before make them of random images.
     """
-    images = step.random_images(geometry, batch, precision, device)
+    images = step.random_images(network, batch, precision, device)
     found: dict[str, Call] = {}
-    frozen = step.trainer_of(geometry, precision, device).net
+    frozen = step.trainer_of(network, precision, device).net
     for n in range(STAGES):
         with torch.no_grad():
             x = frozen(images, stop=n)
-        trainer = step.trainer_of(geometry, precision, device, start=n)
+        trainer = step.trainer_of(network, precision, device, start=n)
         found[TRAIN.format(n)] = step.stepping(trainer, x, recorded=device.type == "cuda")
     for n in range(1, STAGES + 1):
         found[FORWARD.format(n)] = _forward(frozen, images, n)
     return found
 
 
-def _forward(net: CaffeNet, images: Tensor, stop: int) -> Call:
+def _forward(net: StagedNetwork, images: Tensor, stop: int) -> Call:
     @torch.no_grad()
     def run(given: Mapping[str, Tensor]) -> None:
         net(given["images"], stop=stop)
@@ -51,30 +54,32 @@ def _forward(net: CaffeNet, images: Tensor, stop: int) -> Call:
     return lambda i: recorded({"images": images})
 
 
-def whole_cohort(batch: int, precision: str, device: torch.device, geometry: Geometry = CAFFENET) -> tuple[int, Call]:
+def whole_cohort(
+    batch: int, precision: str, device: torch.device, network: CaffeNetArchitecture = CAFFENET
+) -> tuple[int, Call]:
     """Return the number of cells, and one step of a base and all copies of its task behind shared frozen stages.
 
     The paper's network takes about 20 GB.
     """
-    images = step.random_images(geometry, batch, precision, device)
-    every = [cell for cell in study_cells("B", TREATMENTS, LAYERS, [0]) if cell.target == "B"]
-    sources = {cell.source: step.trainer_of(geometry, precision, device).net for cell in every if cell.frozen}
-    trainers = {cell: step.trainer_of(geometry, precision, device, start=cell.first_trained) for cell in every}
+    images = step.random_images(network, batch, precision, device)
+    every = [cell for cell in study_cells("B", TREATMENTS, network.cuts, [0], STAGES) if cell.target == "B"]
+    sources = {cell.source: step.trainer_of(network, precision, device).net for cell in every if cell.frozen}
+    trainers = {cell: step.trainer_of(network, precision, device, start=cell.first_trained) for cell in every}
     labels = torch.randint(step.OUTPUTS, (batch,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, at, step.DROPOUT)
+    draws = StepDraws({stage: stage for stage in DROPOUT_STAGES}, at, step.DROPOUT)
 
     def train(given: Mapping[str, Tensor]) -> None:
         at.add_(1)
         cuts: dict[tuple[str | None, int], Tensor] = {}
         for source, net in sources.items():
             x = given["images"]
-            for n in LAYERS:
+            for n in network.cuts:
                 with torch.no_grad():
-                    x = net(x, start=n - 1, stop=n, drop=drop)
+                    x = net(x, start=n - 1, stop=n, draws=draws)
                 cuts[source, n] = x
         for cell, trainer in trainers.items():
-            trainer.step(cuts[cell.source, cell.n] if cell.frozen else given["images"], labels, drop, lr)
+            trainer.step(cuts[cell.source, cell.n] if cell.frozen else given["images"], labels, draws, lr)
 
     run = RecordedGraph(train) if device.type == "cuda" else train
     return len(every), lambda i: run({"images": images})

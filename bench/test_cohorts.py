@@ -23,11 +23,11 @@ from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.files import cache_folder, make_folder
 from fasttransfer.features import cache
-from fasttransfer.networks.caffenet import CaffeNet, rounded_cuts
-from fasttransfer.networks.geometry import GEOMETRIES
-from fasttransfer.networks.inputs import dtype_of
+from fasttransfer.networks.architecture import rounded_cuts
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNetArchitecture
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.prepare import prepare
-from fasttransfer.study.cells import LAYERS, Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Choices
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import cost, study_plan, study_setup
@@ -60,14 +60,14 @@ def open_study(folder: Path, recipe: str, batch: int, classes: int, device: str)
     plan = study_plan.make_plan(
         Choices(split="random:0", data=images, recipe=recipe, batch=batch, views=2, device=device)
     )
-    store = prepare(Path(images), size=plan.recipe.geometry.store, cache=cache_folder(), log=lambda _: None)
-    context = study_setup.open_study(plan, store, make_folder(folder / "run"))
-    study_setup.write_mean_images(context, store)
+    store = prepare(Path(images), size=plan.recipe.network.store, cache=cache_folder(), log=lambda _: None)
+    context = study_setup.open_study(plan, dict.fromkeys(TASKS, store), make_folder(folder / "run"))
+    study_setup.write_mean_images(context, dict.fromkeys(TASKS, store))
     values = {}
     outputs = plan.recipe.outputs_for("A", plan.classes)
-    for name, weight in CaffeNet(plan.recipe.geometry, outputs).named_weights().items():
+    for name, weight in plan.recipe.network.build(outputs, "fp32", CPU).named_weights().items():
         values[name] = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5 * (weight.dim() > 1)
-    if plan.recipe.scale == 1.0:
+    if plan.recipe.pixel_scale == 1.0:
         values["conv1.weight"] /= 64  # pixels of 0 to 255, which the recipe does not scale
     tensor_files.save(weights_file(context.folder, base("A", 0)), values, {})
     return context
@@ -104,14 +104,14 @@ def stepping(cohort: Cohort) -> Call:
 
 def test_frozen_cells(compare: Compare, context: StudyContext, device: torch.device) -> None:
     """Seven frozen cells of one source: in one cohort, and in seven cohorts that take a step in turn."""
-    alone = [stepping(cohort(context, [n], device)) for n in LAYERS]
+    alone = [stepping(cohort(context, [n], device)) for n in CAFFENET.cuts]
     calls = {
-        "one cohort": stepping(cohort(context, LAYERS, device)),
+        "one cohort": stepping(cohort(context, CAFFENET.cuts, device)),
         "seven cohorts": lambda i: [call(i) for call in alone],
     }
     recipe = context.study.recipe
-    sizes = recipe.geometry, recipe.outputs_for("B", context.classes)
-    cells = [Cell(0, "B", "transfer", n) for n in LAYERS]
+    sizes = recipe.network, recipe.outputs_for("B", context.classes)
+    cells = [Cell(0, "B", "transfer", n) for n in CAFFENET.cuts]
     macs = sum(cost.cohort_macs(*sizes, [cell]) for cell in cells) / cost.cohort_macs(*sizes, cells)
     facts = {"precision": context.study.precision, "arithmetic_allows": round(macs, 3)}
     compare(calls, sample=0.2, work=7 * recipe.batch, **facts)
@@ -129,7 +129,7 @@ def test_cached_cell(compare: Compare, context: StudyContext, device: torch.devi
 def test_filling(benchmark: Any, context: StudyContext, device: torch.device) -> None:
     """Filling all cuts of the cache, against the forward pass to cut 6 that it cannot do without."""
     batch = context.study.recipe.batch
-    live = cohort(context, LAYERS, device)
+    live = cohort(context, CAFFENET.cuts, device)
     net, feed = live._sources["A"].net, live._target.feed
     records = 2 * live._target.train_images + live._target.val_images
 
@@ -147,7 +147,7 @@ def test_filling(benchmark: Any, context: StudyContext, device: torch.device) ->
     feed.close()
 
     def build() -> None:
-        cohort(context, LAYERS, device, "cache")._target.feed.close()
+        cohort(context, CAFFENET.cuts, device, "cache")._target.feed.close()
 
     benchmark.pedantic(build)  # fills the cache
     start = time.perf_counter()
@@ -160,35 +160,35 @@ def test_filling(benchmark: Any, context: StudyContext, device: torch.device) ->
     print(f"filling {records} images: {filled:.1f} s, their forward pass {computed:.1f} s", flush=True)
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_first_convolutions(compare: Compare, device: torch.device, name: str) -> None:
+@pytest.mark.parametrize("network", [CAFFENET, CAFFENET_MINI], ids=lambda network: network.name)
+def test_first_convolutions(compare: Compare, device: torch.device, network: CaffeNetArchitecture) -> None:
     """The first convolutions of seven fine-tuned cells on the same images, forward and the gradient of their weights.
 
     "in one" has their outputs and gradients in one tensor, as no cell can use them; "in one, dealt out" copies each
     cell's part out of the one and into the other, as a cohort would have to.
     """
-    geometry, count, batch = GEOMETRIES[name], len(LAYERS), 32
+    count, batch = len(network.cuts), 32
     dtype = dtype_of("fp32" if emulates(device, torch.bfloat16) else "bf16")
-    layout, channels, side = torch.channels_last, geometry.channels[0], geometry.sides[0]
+    layout, channels, side = torch.channels_last, network.channels[0], network.sides[0]
 
     def made(*shape: int) -> Tensor:
         return torch.randn(*shape, device=device).to(dtype).contiguous(memory_format=layout)
 
-    x = made(batch, *geometry.cut_shape(0))
-    weights = [made(*geometry.weight_shapes(1)[0]).requires_grad_() for _ in range(count)]
+    x = made(batch, *network.cut_shape(0))
+    weights = [made(*network.weight_shapes(1)[0]).requires_grad_() for _ in range(count)]
     gradients = [made(batch, channels, side, side) for _ in range(count)]
     stacked = torch.cat([w.detach() for w in weights]).contiguous(memory_format=layout).requires_grad_()
     gradient = torch.cat(gradients, 1).contiguous(memory_format=layout)
 
     def apart(i: int) -> None:
         for w, g in zip(weights, gradients, strict=True):
-            torch.autograd.grad(F.conv2d(x, w, stride=geometry.stride), w, g)
+            torch.autograd.grad(F.conv2d(x, w, stride=network.stride), w, g)
 
     def in_one(i: int) -> None:
-        torch.autograd.grad(F.conv2d(x, stacked, stride=geometry.stride), stacked, gradient)
+        torch.autograd.grad(F.conv2d(x, stacked, stride=network.stride), stacked, gradient)
 
     def dealt_out(i: int) -> None:
-        y = F.conv2d(x, stacked, stride=geometry.stride)
+        y = F.conv2d(x, stacked, stride=network.stride)
         for part in y.detach().split(channels, 1):
             part.contiguous(memory_format=layout)
         torch.autograd.grad(y, stacked, torch.cat(gradients, 1).contiguous(memory_format=layout))

@@ -1,6 +1,6 @@
 """Equal forms of the same convolutions, forward and backward: pixels or blocks of them, two groups or two halves.
 
-They decide `fasttransfer.networks.inputs.choose_input_form` and how `fasttransfer.networks.caffenet.Stage` convolves.
+They decide `fasttransfer.networks.caffenet.CaffeNetArchitecture.input_form` and how `Stage` there convolves.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer.bench.harness import Call, emulates
-from fasttransfer.networks.caffenet import conv_in_halves, weights_for_blocks
-from fasttransfer.networks.geometry import GEOMETRIES, layer_of
+from fasttransfer.networks.caffenet import (
+    CAFFENET,
+    CAFFENET_MINI,
+    CaffeNetArchitecture,
+    conv_in_halves,
+    weights_for_blocks,
+)
+from fasttransfer.networks.geometry import layer_of
 
 BATCH = 64
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -34,9 +40,11 @@ def channels_last(*shape: int, like: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_first_convolution(compare: Callable[..., Any], device: torch.device, geometry: str, dtype: str) -> None:
-    g, like = GEOMETRIES[geometry], torch.empty(0, dtype=TYPES[dtype], device=device)
+@pytest.mark.parametrize("g", [CAFFENET, CAFFENET_MINI], ids=lambda network: network.name)
+def test_first_convolution(
+    compare: Callable[..., Any], device: torch.device, g: CaffeNetArchitecture, dtype: str
+) -> None:
+    like = torch.empty(0, dtype=TYPES[dtype], device=device)
     if emulates(device, TYPES[dtype]):
         pytest.skip(f"this processor emulates {dtype}")
     weight = channels_last(*g.weight_shapes(1)[0], like=like)
@@ -52,11 +60,11 @@ def test_first_convolution(compare: Callable[..., Any], device: torch.device, ge
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("stage", [2, 4, 5])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("g", [CAFFENET, CAFFENET_MINI], ids=lambda network: network.name)
 def test_grouped_convolution(
-    compare: Callable[..., Any], device: torch.device, geometry: str, stage: int, dtype: str
+    compare: Callable[..., Any], device: torch.device, g: CaffeNetArchitecture, stage: int, dtype: str
 ) -> None:
-    g, like = GEOMETRIES[geometry], torch.empty(0, dtype=TYPES[dtype], device=device)
+    like = torch.empty(0, dtype=TYPES[dtype], device=device)
     if emulates(device, TYPES[dtype]):
         pytest.skip(f"this processor emulates {dtype}")
     padding, groups = layer_of(stage).padding, layer_of(stage).groups

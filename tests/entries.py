@@ -13,18 +13,19 @@ from torch import Tensor
 from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry, EntryInfo
 from fasttransfer.features.cache_key import CacheKey
-from fasttransfer.networks.geometry import Geometry
+from fasttransfer.networks.caffenet import CaffeNetArchitecture
 from fasttransfer.pipelines.store import Pixels, Rows
 from fasttransfer.pipelines.streams import TaskImages
 
-TINY = Geometry("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
+TINY = CaffeNetArchitecture("tiny", 32, 29, 5, 2, (8, 12, 8, 8, 8), (16, 16))
 INFO = EntryInfo("baseA.s0", "/runs/some", "builtin", "train", "B", ("cat", "dog"))
 KEY = CacheKey(
     prefix="1" * 32,
     mean="2" * 32,
     scale=1 / 64,
-    geometry=TINY,
+    network=TINY.facts(),
     cut=5,
+    shape=TINY.cut_shape(5),
     images="3" * 32,
     views=((1, 1, False), (1, 1, True)),
     precision="fp32",
@@ -36,8 +37,9 @@ KEY = CacheKey(
 
 
 def key(**changes: object) -> CacheKey:
-    """Return `KEY` with `changes`."""
-    return replace(KEY, **changes)  # type: ignore[arg-type]
+    """Return `KEY` with `changes`; another cut has its own shape."""
+    shape = {"shape": TINY.cut_shape(changes["cut"])} if "cut" in changes else {}  # type: ignore[arg-type]
+    return replace(KEY, **(shape | changes))  # type: ignore[arg-type]
 
 
 def draw_features(n: int, shape: Sequence[int], share: float = 0.3, seed: int = 0) -> Tensor:
@@ -68,7 +70,7 @@ def images(n: int) -> TaskImages:
 
 def make(root: Path, key: CacheKey = KEY, n: int = 10, *, share: float = 0.3, info: EntryInfo = INFO) -> Tensor:
     """Make an entry and return its records."""
-    x = draw_features(n * len(key.views), key.geometry.cut_shape(key.cut), share, seed=key.cut)
+    x = draw_features(n * len(key.views), key.shape, share, seed=key.cut)
     with cache.make_entries(root, [(key, info)], images(n)) as writers:
         for writer in writers:
             for part in x.split(7):

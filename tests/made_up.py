@@ -11,14 +11,25 @@ import numpy as np
 from fasttransfer.study.cells import BASE_PLUS, study_cells
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 
-# What each treatment loses at n = 1..7 against a base at 0.74.
+# What each treatment loses against a base at 0.74, from the first of a network's cuts to the last.
 LOSSES = {
     "selffer": (-0.004, 0.0, 0.006, 0.027, 0.041, 0.018, 0.004),
     "selffer+": (-0.003, -0.006, -0.01, -0.012, -0.011, -0.009, -0.01),
     "transfer": (-0.002, 0.004, 0.014, 0.046, 0.081, 0.097, 0.123),
     "transfer+": (-0.004, -0.008, -0.014, -0.013, -0.015, -0.014, -0.017),
     "random": (0.13, 0.24, 0.36, 0.47, 0.55, 0.62, 0.66),
+    "pretrained": (-0.01, -0.03, -0.05, -0.07, -0.09, -0.1, -0.08),
+    "pretrained+": (-0.02, -0.04, -0.06, -0.09, -0.11, -0.13, -0.14),
 }
+PRETRAINED = ("pretrained", "pretrained+")
+TREATMENTS = tuple(treatment for treatment in LOSSES if treatment not in PRETRAINED)
+RESNET = ("conv1", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)), "fc")
+
+
+def lost(treatment: str, n: int, cuts: int) -> float:
+    """What a treatment loses at cut `n` of a network that has `cuts`."""
+    losses = LOSSES.get(treatment)
+    return 0.0 if losses is None else float(np.interp((n - 1) / max(1, cuts - 1) * 6, range(7), losses))
 
 
 def right(top1: float, seed: int, images: int = 640) -> bytes:
@@ -30,8 +41,9 @@ def made_up(
     targets: Sequence[str] = ("A", "B"),
     seeds: Sequence[int] = (0,),
     *,
-    treatments: Sequence[str] = tuple(LOSSES),
-    layers: Sequence[int] = range(1, 8),
+    treatments: Sequence[str] = TREATMENTS,
+    layers: Sequence[int] | None = None,
+    stages: Sequence[str] = (),
     checks: int = 20,
     done: float = 1.0,
     diverged: Sequence[str] = (),
@@ -42,7 +54,8 @@ def made_up(
     """A study of which the first `done` is finished, one network is under way and the rest is planned.
 
     Args:
-        targets, seeds, treatments, layers: of the grid.
+        targets, seeds, treatments, layers: of the grid; by default all cuts.
+        stages: names of the network's stages; a study from before they were recorded lacks them and has eight.
         checks: of every network.
         done: share of the networks.
         diverged: names of networks.
@@ -50,19 +63,21 @@ def made_up(
         base_plus: with base+; a study from before it lacks it.
         correct: with which validation images each network got right, drawn independently.
     """
-    cells = study_cells(targets, treatments, layers, seeds)
+    count = len(stages) or 8
+    cells = study_cells(targets, treatments, range(1, count) if layers is None else layers, seeds, count)
     if not base_plus:
         cells = tuple(cell for cell in cells if cell.treatment != BASE_PLUS)
     finished = round(done * len(cells))
     results = []
     for i, cell in enumerate(cells):
         base = 0.74 + 0.03 * (cell.target == "B") + 0.006 * math.sin(3 * cell.seed)
-        loss = LOSSES[cell.treatment][cell.n - 1] if cell.treatment in LOSSES else 0.0
+        name, source = cell.name, cell.source
+        loss = lost(cell.treatment, cell.n, count - 1)
         base -= missing * (cell.treatment == "base")
         top1 = base - loss * (1 + 0.1 * math.sin(7 * i)) + 0.003 * math.sin(5 * i + cell.seed)
         state = "done" if i < finished else "running" if i == finished else "planned"
         length = {"done": checks, "running": checks // 3, "planned": 0}[state]
-        if cell.name in diverged:
+        if name in diverged:
             state, top1, length = "diverged", 1 / 16, checks // 2
         found = tuple(
             Evaluation(
@@ -75,10 +90,10 @@ def made_up(
         )
         results.append(
             Result(
-                name=cell.name,
+                name=name,
                 treatment=cell.treatment,
                 target=cell.target,
-                source=cell.source,
+                source=source,
                 n=cell.n,
                 seed=cell.seed,
                 state=state,
@@ -110,6 +125,7 @@ def made_up(
             "train_pictures": {"A": 4800, "B": 4800},
             "val_pictures": {"A": 640, "B": 640},
             "synthetic": True,
+            **({"stages": list(stages)} if stages else {}),
             "words": {f"n{i:08d}": f"plant no. {i} <leaf>" for i in range(10)},
         },
         results=tuple(results),

@@ -51,7 +51,7 @@ scale = 0.015625
 outputs = "task"
 give_up = 1.0  # a dozen steps are too few to judge by
 
-[geometry]
+[network]
 name = "tiny"
 store = 32
 crop = 29
@@ -94,14 +94,14 @@ def tiny_choices(folder: Path, **changes: object) -> Choices:
 def settled(choices: Choices) -> tuple[StudyPlan, Store]:
     """Return the plan of `choices` and their prepared images."""
     plan = study_plan.make_plan(choices)
-    side = plan.recipe.geometry.store
+    side = plan.recipe.network.store
     return plan, prepare(Path(choices.data), size=side, cache=cache_folder(), log=lambda _: None)
 
 
 def ready(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
     """A new study in `out`, ready to be trained."""
-    setting = study_setup.open_study(plan, store, out)
-    study_setup.write_mean_images(setting, store)
+    setting = study_setup.open_study(plan, dict.fromkeys(TASKS, store), out)
+    study_setup.write_mean_images(setting, dict.fromkeys(TASKS, store))
     return setting
 
 
@@ -121,7 +121,7 @@ def trained_study(folder: Path, cells: Sequence[Cell], **changes: object) -> Pat
     setting = ready(plan, store, folder / "run")
     out = setting.folder
     with Records(out / "study.db") as book:
-        study_setup.prepare_records(book, plan, store, setting)
+        study_setup.prepare_records(book, plan, dict.fromkeys(TASKS, store), setting)
 
         def on_message(message: Message) -> None:
             if isinstance(message, Checked):

@@ -14,7 +14,8 @@ def net(treatment: str, top1: float, *, target: str = "B", n: int = 3, seed: int
     """One network with a single check."""
     cell = Cell(seed, target, treatment, 0 if treatment == "base" else n)
     checks = () if state == "planned" else (Evaluation(100, 1.0, 1.0, top1),)
-    return Result(cell.name, treatment, target, cell.source, cell.n, seed, state, 100, checks)
+    name, source = cell.name, cell.source
+    return Result(name, treatment, target, source, cell.n, seed, state, 100, checks)
 
 
 def study_of(

@@ -31,7 +31,7 @@ from fasttransfer.bench.harness import Call, copying
 from fasttransfer.core import randomness
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder, make_folder
-from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.dali_feed import DaliFeed, has_dali
 from fasttransfer.pipelines.decode import decode

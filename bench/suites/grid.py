@@ -33,15 +33,16 @@ from fasttransfer.bench.harness import Rounds
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors
-from fasttransfer.networks import inputs
-from fasttransfer.networks.geometry import Geometry
+from fasttransfer.networks.caffenet import CaffeNetArchitecture
+from fasttransfer.networks.find import describe_network
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines import synthetic
 from fasttransfer.pipelines.layouts import ImageFile
 from fasttransfer.study import images, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import BUILTIN, Choices
-from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_TRAIN, BUILTIN_VAL
-from fasttransfer.study.recipe import load_recipe
+from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_TRAIN, BUILTIN_VAL
+from fasttransfer.study.recipe import default_recipe, load_recipe
 from fasttransfer.training import cost
 from fasttransfer.training.study_plan import StudyPlan, make_plan
 
@@ -67,17 +68,16 @@ def plan_study(
         InputError: the images, split or limits make no study, or the images are no files.
     """
     asked, layers = source, None
-    layout = images.find_source(str(source) if source else BUILTIN)
+    recipe = default_recipe(None, is_small=images.find_source(str(source) if source else BUILTIN).is_small)
     if source is None:
-        source = folder / "images"
-        side = load_recipe(layout.recipe).geometry.store
-        synthetic.render(source, train=BUILTIN_TRAIN, val=BUILTIN_VAL, size=side)
-        classes, layers = classes or BUILTIN_CLASSES, BUILTIN_LAYERS
+        source, network = folder / "images", load_recipe(recipe).network
+        synthetic.render(source, train=BUILTIN_TRAIN, val=BUILTIN_VAL, size=network.store)
+        classes, layers = classes or BUILTIN_CLASSES, Choices(data=BUILTIN).resolve_layers(network)
     elif source.is_file():
         source = _unpacked(source, folder / "images")
     chosen = Choices(
         data=str(source),
-        recipe=layout.recipe,
+        recipe=recipe,
         epochs=QUICK_EPOCHS if quick and epochs is None else epochs,
         classes=classes,
         device=device,
@@ -85,7 +85,7 @@ def plan_study(
         seeds=(0,),
     )
     plan = make_plan(chosen)
-    listing = plan.images.listing
+    listing = plan.sources["A"].images.listing
     if listing is None or not all((listing.source / each.path).is_file() for each in listing.train + listing.val):
         raise InputError(f"--data {asked}: the plain study reads image files: name a folder that holds them")
     return plan
@@ -144,7 +144,7 @@ def compute_limit(plan: StudyPlan) -> Found:
 def _multiply_adds(plan: StudyPlan, cells: Sequence[Cell]) -> int:
     """Count training and validation of `cells` on one stream."""
     recipe, task = plan.recipe, cells[0].target
-    sizes = recipe.geometry, recipe.outputs_for(task, plan.classes)
+    sizes = recipe.network, recipe.outputs_for(task, plan.classes)
     steps = recipe.steps_for(plan.train[task])
     validated = len(recipe.check_steps(steps)) * plan.val[task]
     return steps * recipe.batch * cost.cohort_macs(*sizes, cells) + validated * cost.validation_macs(*sizes, cells)
@@ -155,7 +155,7 @@ def _rates(plan: StudyPlan) -> dict[str, float]:
     workers = devices.count_workers(plan.device, plan.threads)
     context = mp.get_context("spawn")
     outputs = plan.recipe.outputs_for("A", plan.classes)
-    work = plan.recipe.geometry, outputs, plan.recipe.batch, plan.precision, plan.device, plan.threads
+    work = plan.recipe.network, outputs, plan.recipe.batch, plan.precision, plan.device, plan.threads
     with context.Manager() as shared:
         barrier = shared.Barrier(workers)
         with context.Pool(workers) as pool:
@@ -164,17 +164,23 @@ def _rates(plan: StudyPlan) -> dict[str, float]:
 
 
 def rates_of_one(
-    geometry: Geometry, outputs: int, batch: int, precision: str, device: str, threads: int, meet: Callable[[], object]
+    network: CaffeNetArchitecture,
+    outputs: int,
+    batch: int,
+    precision: str,
+    device: str,
+    threads: int,
+    meet: Callable[[], object],
 ) -> dict[str, float]:
     """Return the multiply-adds per second of one process; `meet` waits until the others are as far."""
     torch.set_num_threads(threads)
     devices.keep_freed_memory()
-    dtype, place = inputs.dtype_of(precision), torch.device(device)
+    dtype, place = dtype_of(precision), torch.device(device)
     one, other = (torch.randn(_SIDE, _SIDE, dtype=dtype, device=place) for _ in range(2))
-    products = products_alone(geometry, outputs, batch, place, dtype)
+    products = products_alone(network, outputs, batch, place, dtype)
     calls: dict[str, tuple[Callable[[], object], int]] = {
         "matrix product": (lambda: torch.mm(one, other), _SIDE**3),
-        "the network's products": (products, batch * cost.trained_macs(geometry, outputs, Cell(0, "A", "base", 0))),
+        "the network's products": (products, batch * cost.trained_macs(network, outputs, Cell(0, "A", "base", 0))),
     }
     found = {}
     for name, (call, macs) in calls.items():
@@ -214,7 +220,7 @@ def train_plainly(plan: StudyPlan, folder: Path) -> tuple[Found, Top1]:
 
 def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | None) -> Found:
     """Return the study in the form that `baselines.study` reads."""
-    listing, recipe = plan.images.listing, plan.recipe
+    listing, recipe = plan.sources["A"].images.listing, plan.recipe
     assert listing is not None
 
     def files(part: Sequence[ImageFile], task: str) -> list[tuple[str, int]]:
@@ -233,8 +239,8 @@ def job_of(plan: StudyPlan, cells: Iterable[Cell], settings: plain.Settings | No
     return {
         "tasks": tasks,
         "networks": [asdict(network) for network in networks],
-        "geometry": asdict(recipe.geometry),
-        "recipe": {name: value for name, value in asdict(recipe).items() if name != "geometry"},
+        "geometry": describe_network(recipe.network),
+        "recipe": {name: value for name, value in asdict(recipe).items() if name != "network"},
         "seed": plan.seeds[0],
         "device": plan.device,
         "settings": asdict(settings) if settings else None,

@@ -17,7 +17,8 @@ from torch import Tensor
 from fasttransfer import ops
 from fasttransfer.bench.harness import CACHES, Call, emulates
 from fasttransfer.core import randomness
-from fasttransfer.networks.geometry import CAFFENET, layer_of
+from fasttransfer.networks.caffenet import CAFFENET
+from fasttransfer.networks.geometry import layer_of
 from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
 from fasttransfer.ops.native import CPU_ONLY
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import randomness
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout, draw_weights
-from fasttransfer.networks.geometry import DROPOUT_STAGES, Geometry
+from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.caffenet import CaffeNet, CaffeNetArchitecture
+from fasttransfer.networks.geometry import DROPOUT_STAGES
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training.cuda_graph import RecordedGraph
 from fasttransfer.training.step import StageTrainer
@@ -24,20 +25,22 @@ DROPOUT = 0.5
 PRODUCTS = "convolutions and products alone"
 
 
-def fast(geometry: Geometry, batch: int, precision: str, device: torch.device, *, compiled: bool = False) -> Call:
+def fast(
+    network: CaffeNetArchitecture, batch: int, precision: str, device: torch.device, *, compiled: bool = False
+) -> Call:
     """Return a step of this project on random images, on a GPU as a CUDA graph.
 
     Args:
         compiled: put the network through torch.compile, as one graph.
     """
-    trainer = trainer_of(geometry, precision, device)
+    trainer = trainer_of(network, precision, device)
     if compiled:
         trainer.net.compile(fullgraph=True, dynamic=False)
-    return stepping(trainer, random_images(geometry, batch, precision, device), recorded=device.type == "cuda")
+    return stepping(trainer, random_images(network, batch, precision, device), recorded=device.type == "cuda")
 
 
 def trainer_of(
-    geometry: Geometry,
+    network: CaffeNetArchitecture,
     precision: str,
     device: torch.device,
     *,
@@ -50,19 +53,19 @@ def trainer_of(
     Args:
         change: applied to the network first.
     """
-    net = CaffeNet(geometry, OUTPUTS, inputs.dtype_of(precision)).to(device)
+    net = network.build(OUTPUTS, precision, device, start=start)
     change(net)
-    return kind(net, start, _initial_values(geometry), load_recipe(RECIPES[geometry.name]))
+    return kind(net, start, _initial_values(network), load_recipe(RECIPES[network.name]))
 
 
 @cache
-def _initial_values(geometry: Geometry) -> dict[str, Tensor]:
-    return draw_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
+def _initial_values(network: CaffeNetArchitecture) -> dict[str, Tensor]:
+    return network.draw(OUTPUTS, "he", lambda stage: randomness.key(0, "bench-weights", stage))
 
 
-def random_images(geometry: Geometry, batch: int, precision: str, device: torch.device) -> Tensor:
+def random_images(network: CaffeNetArchitecture, batch: int, precision: str, device: torch.device) -> Tensor:
     """Return a batch in the form that the first stage reads on a device."""
-    form = inputs.choose_input_form(geometry, device.type, precision)
+    form = network.input_form(device.type, dtype_of(precision))
     shape = (batch, 3 * form["block"] ** 2, form["side"], form["side"])
     return torch.randn(shape, device=device).to(form["dtype"], memory_format=torch.channels_last)
 
@@ -74,20 +77,20 @@ def stepping(trainer: StageTrainer, x: Tensor, *, recorded: bool) -> Call:
         recorded: as a CUDA graph.
     """
     device = x.device
-    given = {"x": x, "labels": torch.randint(trainer.net.outputs, (len(x),), device=device)}
+    given = {"x": x, "labels": torch.randint(OUTPUTS, (len(x),), device=device)}
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
-    drop = StepDropout({stage: stage for stage in DROPOUT_STAGES}, at, DROPOUT)
+    draws = StepDraws({stage: stage for stage in DROPOUT_STAGES}, at, DROPOUT)
 
     def step(batch: Mapping[str, Tensor]) -> None:
         at.add_(1)
-        trainer.step(batch["x"], batch["labels"], drop, lr)
+        trainer.step(batch["x"], batch["labels"], draws, lr)
 
     run = RecordedGraph(step) if recorded else step
     return lambda i: run(given)
 
 
 def plain_step(
-    geometry: Geometry,
+    network: CaffeNetArchitecture,
     batch: int,
     device: torch.device,
     *,
@@ -97,14 +100,16 @@ def plain_step(
 ) -> Call:
     """Return a step as one writes it in PyTorch, on random images; bf16 under autocast."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    net = plain.caffenet(geometry, OUTPUTS).to(device).to(memory_format=layout)
-    images = torch.randn(batch, *geometry.cut_shape(0), device=device).contiguous(memory_format=layout)
+    net = plain.caffenet(network, OUTPUTS).to(device).to(memory_format=layout)
+    images = torch.randn(batch, *network.cut_shape(0), device=device).contiguous(memory_format=layout)
     labels = torch.randint(OUTPUTS, (batch,), device=device)
     step = plain.training_step(net, images, labels, bf16=precision == "bf16", compiled=compiled)
     return lambda i: step()
 
 
-def variants(geometry: Geometry, batch: int, device: torch.device, *, compiled: bool = True) -> dict[str, Call]:
+def variants(
+    network: CaffeNetArchitecture, batch: int, device: torch.device, *, compiled: bool = True
+) -> dict[str, Call]:
     """Return this project's step, PyTorch's in its usual forms, and the convolutions and products alone.
 
     bf16 comes first, and is left out where the processor emulates it.
@@ -114,14 +119,14 @@ def variants(geometry: Geometry, batch: int, device: torch.device, *, compiled: 
     """
     precisions = ["fp32"] if emulates(device, torch.bfloat16) else ["bf16", "fp32"]
     best = precisions[0]
-    found = {f"fasttransfer {each}": fast(geometry, batch, each, device) for each in precisions}
-    found["eager fp32"] = plain_step(geometry, batch, device)
-    found[f"eager {best} channels-last"] = plain_step(geometry, batch, device, channels_last=True, precision=best)
+    found = {f"fasttransfer {each}": fast(network, batch, each, device) for each in precisions}
+    found["eager fp32"] = plain_step(network, batch, device)
+    found[f"eager {best} channels-last"] = plain_step(network, batch, device, channels_last=True, precision=best)
     if compiled:
-        found[f"fasttransfer {best} compiled"] = fast(geometry, batch, best, device, compiled=True)
+        found[f"fasttransfer {best} compiled"] = fast(network, batch, best, device, compiled=True)
         for name, layout in ((f"compiled {best}", False), (f"compiled {best} channels-last", True)):
-            found[name] = plain_step(geometry, batch, device, channels_last=layout, precision=best, compiled=True)
-    products = plain.products_alone(geometry, OUTPUTS, batch, device, inputs.dtype_of(best))
+            found[name] = plain_step(network, batch, device, channels_last=layout, precision=best, compiled=True)
+    products = plain.products_alone(network, OUTPUTS, batch, device, dtype_of(best))
     return found | {PRODUCTS: lambda i: products()}
 
 

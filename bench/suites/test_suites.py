@@ -12,7 +12,7 @@ import torch
 from fasttransfer.bench import feed, grid, operators, step
 from fasttransfer.bench.harness import Samples, copying, show
 from fasttransfer.core import machine
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, Geometry
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNetArchitecture
 
 Compare = Callable[..., Samples]
 
@@ -26,10 +26,10 @@ def test_operators(compare: Compare, device: torch.device, quick: bool, case: op
     compare(calls, work=case.least_bytes, unit="bytes")
 
 
-@pytest.mark.parametrize("geometry", [CAFFENET_MINI, CAFFENET], ids=lambda geometry: geometry.name)
-def test_step(compare: Compare, device: torch.device, quick: bool, geometry: Geometry) -> None:
-    batch = 32 if geometry is CAFFENET_MINI else 32 if quick else 256 if device.type == "cuda" else 64
-    calls = step.variants(geometry, batch, device, compiled=not quick)
+@pytest.mark.parametrize("network", [CAFFENET_MINI, CAFFENET], ids=lambda network: network.name)
+def test_step(compare: Compare, device: torch.device, quick: bool, network: CaffeNetArchitecture) -> None:
+    batch = 32 if network is CAFFENET_MINI else 32 if quick else 256 if device.type == "cuda" else 64
+    calls = step.variants(network, batch, device, compiled=not quick)
     profile = step.profile(next(iter(calls.values())), device)
     compare(calls, sample=0.1, work=batch, outputs=step.OUTPUTS, profile=profile)
 

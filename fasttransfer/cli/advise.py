@@ -1,4 +1,4 @@
-"""`fasttransfer advise`: say which layers to copy, and whether to freeze them."""
+"""`fasttransfer advise`: say up to which stage to copy a network, and whether to freeze what is copied."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fasttransfer.study.records import Score
 
 @dataclass(frozen=True)
 class Advise:
-    """Say which layers to copy for a task, whether to freeze them, and what freezing saves.
+    """Say up to which stage to copy a network for a task, whether to freeze what is copied, and what freezing saves.
 
     The best cut and treatment with its interval, and the cheapest that cannot be told from it, among training from
-    scratch and the transfer networks of the study.
+    scratch and the study's networks with first stages of the other task or of pretrained weights.
 
     For example:
 
@@ -29,7 +29,7 @@ class Advise:
     study: Annotated[str, tyro.conf.Positional]
     """Folder of the study, the --out of grid, or a part of the paper, as paper:random."""
     target: Literal["A", "B"] | None = None
-    """The task to advise on; by default each that has transfer networks."""
+    """The task to advise on; by default each that has such networks."""
     score: Score = "last"
     """last (the last validation check) or best10 (mean of the ten best, as the paper plots)."""
 

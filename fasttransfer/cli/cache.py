@@ -124,7 +124,7 @@ class CacheShow:
             "used": f"{hits} times, last {_ago(last)}",
             "views": "; ".join(f"{top},{left}{' mirrored' if mirror else ''}" for top, left, mirror in key.views),
             "computed": f"{key.precision} on {key.device}, {key.threads} threads, batches of {key.batch}",
-            "geometry": key.geometry.name,
+            "architecture": str(key.network["network"]),
             "weights": f"{key.prefix} (digest)",
             "mean": f"{key.mean} (digest), differences times {key.scale:g}",
             "list": f"{key.images} (digest)",

@@ -20,12 +20,13 @@ from fasttransfer.cli.compare import Compare
 from fasttransfer.cli.data import Data
 from fasttransfer.cli.grid import Grid
 from fasttransfer.cli.info import Info
+from fasttransfer.cli.networks import Networks
 from fasttransfer.cli.probe import Probe
 from fasttransfer.cli.report import Report
 from fasttransfer.cli.splits import Splits
 from fasttransfer.core.errors import InputError
 
-Commands = Grid | Base | Report | Advise | Compare | Probe | Splits | Data | Cache | Bench | Info
+Commands = Grid | Base | Report | Advise | Compare | Probe | Networks | Splits | Data | Cache | Bench | Info
 
 _RENAMED = {"--bad-pictures": "--bad-images"}  # old names of options, which scripts and written commands still use
 

@@ -19,8 +19,9 @@ from fasttransfer.study.records import Score
 class Compare:
     """Show studies side by side: paired differences for every n, and how far they are from the first study's.
 
-    Bases are shown against the number of training images per class where that differs. Studies that differ in their
-    random split only are joined into one whose interval is over splits.
+    Studies of networks with different stages are listed apart, because n of one is not n of another. Bases are shown
+    against the number of training images per class where that differs. Studies that differ in their random split only
+    are joined into one whose interval is over splits.
 
     For example:
 

@@ -40,7 +40,7 @@ class DataInspect:
             contact_sheet.check_name(self.sheet)
         source = self.source
         if str(source) == BUILTIN:
-            source = images.builtin_store(load_recipe("mini").geometry.store, printer(console)).folder
+            source = images.builtin_store(load_recipe("mini").network.store, printer(console)).folder
         opened = open_images(source)
         report = inspect(opened)
         if isinstance(opened, Store):
@@ -115,8 +115,8 @@ class DataPrepare:
         listing = list_images(self.source)
         size = self.size
         if size is None:
-            recipe = load_recipe(self.recipe or default_recipe(listing.layout))
-            size = recipe.geometry.store
+            recipe = load_recipe(self.recipe or default_recipe(None, is_small=listing.layout != "ilsvrc12"))
+            size = recipe.network.store
             log(f"{size} x {size} pixels, for recipe {recipe.name}")
         choices = StoreChoices(kind=self.kind, fit=self.fit, bad_images=self.bad_images, device=device)
         store = prepare_into(listing, self.store, size=size, log=log, **choices)
@@ -165,7 +165,7 @@ class DataBuiltin:
         from fasttransfer.study.recipe import load_recipe
 
         log = printer(console)
-        log(images.builtin_store(load_recipe("mini").geometry.store, log).manifest["source"])
+        log(images.builtin_store(load_recipe("mini").network.store, log).manifest["source"])
         return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -13,6 +13,11 @@ from rich.console import Console
 from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
 
+if TYPE_CHECKING:
+    from fasttransfer.report.stages import Stages
+
+DEFAULT_CUTS = (0, 1 / 3, 2 / 3, 5 / 6, 1)
+"""Shares of the way from the first cut to the last, at which features are read by default."""
 EXAMPLES = (1, 2, 5, 10, 25)
 """Default numbers of examples per class, as far as every class has more."""
 
@@ -38,8 +43,9 @@ class Probe:
     """Task of the study to classify, A or B; by default the one that the network was trained on."""
     data: str | None = None
     """Other images to classify, all their classes: builtin, a source or a prepared store."""
-    cuts: tuple[int, ...] = (1, 3, 5, 6, 7)
-    """The stages whose outputs are the features; all values, nothing is pooled."""
+    cuts: tuple[str, ...] = ()
+    """The stages whose outputs are the features, by number or name; by default five from the first to the last before
+    the classifier, closer together towards it. All values are used, nothing is pooled."""
     examples: tuple[str, ...] = ()
     """Training images per class, or all; by default 1 2 5 10 25, as far as every class has more, and all."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -55,14 +61,16 @@ class Probe:
         from fasttransfer.features.network_features import open_network
         from fasttransfer.probe.sweep import SweepSettings, run_probe
         from fasttransfer.report.probe import probe_table, study_reference, write_probe
-        from fasttransfer.study import paths
+        from fasttransfer.report.stages import Stages
+        from fasttransfer.study import paths, records
 
         if self.name is not None and (not self.name or Path(self.name).name != self.name):
             raise InputError(f"--name {self.name}: a name for a folder in {self.study}/probe is needed")
 
         log = printer(console)
         examples = _parse_examples(self.examples)
-        settings = SweepSettings(self.cuts, examples or (None,), self.seeds, self.lrs, self.decays)
+        cuts = choose_cuts(self.cuts, Stages.of(records.read_results(self.study).facts))
+        settings = SweepSettings(cuts, examples or (None,), self.seeds, self.lrs, self.decays)
         request = open_network(self.study, self.network, task=self.task, data=self.data, log=log)
         if not examples:
             labels = request.images["train"].labels
@@ -85,6 +93,23 @@ class Probe:
                 values = value if isinstance(value, tuple) else (value,)
                 words += [f"--{option.name}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)]
         return shlex.join(words)
+
+
+def choose_cuts(words: tuple[str, ...], stages: Stages) -> tuple[int, ...]:
+    """Return the cuts that numbers or names of stages stand for; of no words, DEFAULT_CUTS of the way through.
+
+    Raises:
+        InputError: the network has no such cut.
+    """
+    if not words:
+        return tuple(sorted({1 + round(share * (stages.cuts - 1)) for share in DEFAULT_CUTS}))
+    numbers = {str(n): n for n in range(1, stages.cuts + 1)}
+    numbers = {**{stages.name(n): n for n in numbers.values()}, **numbers}
+    for word in words:
+        if word not in numbers:
+            names = f", or by name: {', '.join(stages.names[:-1])}" if stages.names else ""
+            raise InputError(f"--cuts {word}: choose among 1 to {stages.cuts}{names}")
+    return tuple(numbers[word] for word in words)
 
 
 def _parse_examples(words: tuple[str, ...]) -> tuple[int | None, ...]:

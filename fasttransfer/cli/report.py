@@ -18,8 +18,9 @@ from fasttransfer.study.records import Score
 class Report:
     """Write the report of a study again and print its table; works while the study is still training.
 
-    With --paper the published results of Yosinski et al. 2014 are laid behind the study's differences from the base.
-    Without a study, --paper draws the paper's own figures from those results alone.
+    With --paper the published results of Yosinski et al. 2014 are laid behind the study's differences from the base,
+    if its network has the paper's stages. Without a study, --paper draws the paper's own figures from those results
+    alone.
 
     For example:
 
@@ -29,7 +30,8 @@ class Report:
     study: Annotated[Path | None, tyro.conf.Positional] = None
     """Folder of the study, the --out of grid."""
     paper: bool = False
-    """Lay the paper's curves behind the study's; without a study, draw the paper's."""
+    """Lay the paper's curves behind the study's, if the networks have the same stages; without a study, draw the
+    paper's."""
     score: Score | None = None
     """last (the last validation check; the default) or best10 (mean of the ten best, as the paper plots; the default of
     --paper without a study)."""
@@ -38,6 +40,7 @@ class Report:
 
     def run(self, console: Console) -> int:
         from fasttransfer.report import table, write_paper, write_report
+        from fasttransfer.report.stages import NO_OVERLAY, Stages
         from fasttransfer.study import paper, records
 
         if self.study is None:
@@ -53,6 +56,8 @@ class Report:
             recorded = records.read_results(self.study)
             overlay = paper.matching_part(recorded) if self.paper else None
             index = write_report(recorded, self.study, score=score, overlay=overlay)
+            if overlay is not None and not Stages.of(recorded.facts).are_papers:
+                printer(console)(NO_OVERLAY)
         console.print(table(recorded, score=score))
         printer(console)(f"report: {index}")
         return 0

@@ -72,7 +72,7 @@ class EntryWriter:
 
     def __init__(self, key: CacheKey, info: EntryInfo, images: TaskImages, folder: Path) -> None:
         self.key, self.info, self.images, self.folder = key, info, images, folder
-        self.shape = key.geometry.cut_shape(key.cut)
+        self.shape = key.shape
         self.file = ExitStack()
         self._records = len(images) * len(key.views)
         self._packed = False

@@ -104,8 +104,8 @@ class CacheEntry:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of one record: (C, H, W) or (E,)."""
-        return self.key.geometry.cut_shape(self.key.cut)
+        """Return the shape of one record: (C, H, W), (E,), or another of a network of a library."""
+        return self.key.shape
 
     @property
     def views(self) -> int:

@@ -21,14 +21,13 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fasttransfer import ops
+from fasttransfer import networks, ops
 from fasttransfer.core import machine
 from fasttransfer.features import shards
-from fasttransfer.networks import caffenet, geometry
-from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
+from fasttransfer.networks.architecture import Architecture
 from fasttransfer.ops import native
 
-FORMAT = 2
+FORMAT = 3
 """Version of keys and manifests, raised when either changes. It enters every digest."""
 
 # Extensions that choose between kernels whose sums differ in order or in type.
@@ -42,11 +41,11 @@ class CacheKey:
     """All that determines the bytes of an entry.
 
     Attributes:
-        prefix: `weights_digest` of the stages up to the cut.
-        mean: `mean_digest` of the mean image that is subtracted.
+        prefix: `state_digest` of the stages up to the cut.
+        mean: `means_digest` of what is subtracted from the pixels.
         scale: factor on the pixel differences.
-        geometry: sizes of the network; its name does not count.
-        cut: 1 to 6. Cut 7 passes through a dropout: a cell that starts there reads cut 6 and runs stage 7.
+        network: `Architecture.facts` of the network; shape: of a record.
+        cut: the number of the stage that it leaves, one that `Architecture.kept_cut` returns.
         images: `images_digest` of the images.
         views: (top, left, mirror) of each view, in order.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
@@ -57,8 +56,9 @@ class CacheKey:
     prefix: str
     mean: str
     scale: float
-    geometry: Geometry
+    network: Mapping[str, Any]
     cut: int
+    shape: tuple[int, ...]
     images: str
     views: tuple[tuple[int, int, bool], ...]
     precision: str
@@ -67,20 +67,15 @@ class CacheKey:
     batch: int
     versions: Mapping[str, str]
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.cut <= 6:
-            raise ValueError(f"features of cut {self.cut} are not kept, only of 1 to 6")
-
     def digest(self) -> str:
         """Return the name of the entry, 32 hexadecimal digits."""
-        facts = self.facts()
-        del facts["geometry"]["name"]
-        text = json.dumps([FORMAT, facts], sort_keys=True, separators=(",", ":"))
+        text = json.dumps([FORMAT, self.facts()], sort_keys=True, separators=(",", ":"))
         return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
     def facts(self) -> dict[str, Any]:
         """Return the key as plain values for JSON."""
-        return asdict(self) | {"versions": dict(self.versions), "views": [list(view) for view in self.views]}
+        facts: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # lists for tuples
+        return facts
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> CacheKey:
@@ -89,25 +84,22 @@ class CacheKey:
         Raises:
             KeyError, TypeError, ValueError: they are not the facts of a key.
         """
-        sizes = facts["geometry"]
-        geometry = Geometry(**{**sizes, "channels": tuple(sizes["channels"]), "hidden": tuple(sizes["hidden"])})
         views = tuple((int(top), int(left), bool(mirror)) for top, left, mirror in facts["views"])
-        return cls(**{**facts, "geometry": geometry, "views": views})
+        return cls(**{**facts, "shape": tuple(map(int, facts["shape"])), "views": views})
 
 
-def weights_digest(weights: Mapping[str, Tensor], cut: int) -> str:
-    """Return the digest of the float32 weights of stages 1 to `cut` under Caffe's names."""
+def state_digest(state: Mapping[str, Tensor], network: Architecture, cut: int) -> str:
+    """Return the digest of the state of stages 1 to `cut`: float32 weights, and buffers."""
     digest = xxhash.xxh3_128()
-    for layer in LAYER_NAMES[:cut]:
-        for name in (f"{layer}.weight", f"{layer}.bias"):
-            _add(digest, name, weights[name])
+    for name in network.names(0, cut):
+        _add(digest, name, state[name])
     return str(digest.hexdigest())
 
 
-def mean_digest(mean: Tensor) -> str:
-    """Return the digest of a mean image, (S, S, 3) float32."""
+def means_digest(means: Tensor) -> str:
+    """Return the digest of what is subtracted from pixels, (S, S, 3) float32."""
     digest = xxhash.xxh3_128()
-    _add(digest, "mean", mean)
+    _add(digest, "mean", means)
     return str(digest.hexdigest())
 
 
@@ -160,8 +152,8 @@ def versions(device: str, *, is_jpeg: bool = False) -> dict[str, str]:
 
 
 def _add(digest: Any, name: str, tensor: Tensor) -> None:
-    if tensor.dtype != torch.float32:
-        raise TypeError(f"{name} is {tensor.dtype}, its digest is of float32")
+    if tensor.dtype == torch.bfloat16:
+        raise TypeError(f"{name} is bfloat16, its digest is of float32")
     digest.update(f"{name}{tuple(tensor.shape)}".encode())
     digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
@@ -185,6 +177,6 @@ def _sources() -> str:
     """Return the digest of the code of networks and operators: unlike a version number, it cannot be forgotten."""
     digest = xxhash.xxh3_128()
     operators = sorted(Path(ops.__file__).resolve().parent.glob("*.py"))
-    for path in (Path(geometry.__file__), Path(caffenet.__file__), *operators):
+    for path in (*sorted(Path(networks.__path__[0]).glob("*.py")), *operators):
         digest.update(path.name.encode() + path.read_bytes())
     return str(digest.hexdigest())

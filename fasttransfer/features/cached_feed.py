@@ -21,7 +21,7 @@ from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features import cut_timing
 from fasttransfer.features.cache_entry import CacheEntry, quarantine
 from fasttransfer.features.feature_source import FeatureSource, Part
-from fasttransfer.networks.caffenet import cut_name
+from fasttransfer.networks.architecture import cut_name
 from fasttransfer.ops import PackedFeatures, unpack_features
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.pipelines.streams import Batch, Feed, Stream, Views, centre_views
@@ -53,13 +53,13 @@ def open_cached_feed(
         mode: "cache" keeps every cut, "auto" those that are read faster than they are computed.
         log: told what comes from the cache; progress: told how far filling is; stop: ends it by returning True.
     """
-    mean_of: dict[str, str] = {}
+    means_of: dict[str, str] = {}
     entries: dict[Part, dict[str, CacheEntry]] = {"train": {}, "val": {}}
     for name, group in sorted(frozen_by_source(cells).items()):
         source = sources[name]
         by_part: dict[Part, FeatureSource] = {"train": source, "val": source.with_first_view()}
-        cuts = cut_timing.cuts_read(cell.n for cell in group)
-        mean_of |= {cut_name(name, cut): source.mean_of for cut in cuts}
+        cuts = cut_timing.cuts_read(source.study.recipe.network, (cell.n for cell in group))
+        means_of |= {cut_name(name, cut): source.means_of for cut in cuts}
         if mode == "auto":
             kept = set(cuts).intersection(*(each.find(part, cuts, log=log) for part, each in by_part.items()))
             if missing := set(cuts) - kept:
@@ -68,10 +68,10 @@ def open_cached_feed(
         for part, each in by_part.items():
             by_cut = each.find_or_fill(part, cuts, log=log, progress=progress, stop=stop)
             entries[part] |= {cut_name(name, cut): entry for cut, entry in by_cut.items()}
-    means = frozenset(cell.mean_of for cell in cells if not cell.frozen)
-    feed = CachedFeed(mean_of, means, entries, source, stream, open_images, log)
-    cached = ", ".join(name for name in mean_of if name in entries["train"])
-    live = ", ".join(name for name in mean_of if name not in entries["train"])
+    means = frozenset(source.study.means_of(cell) for cell in cells if not cell.frozen)
+    feed = CachedFeed(means_of, means, entries, source, stream, open_images, log)
+    cached = ", ".join(name for name in means_of if name in entries["train"])
+    live = ", ".join(name for name in means_of if name not in entries["train"])
     parts = [f"{cached} {feed.place}"] * bool(cached) + [f"{live} live"] * bool(live)
     log(f"features of task {source.task}'s frozen cells: {'; '.join(parts)}")
     return feed
@@ -126,9 +126,9 @@ class CachedFeed:
     """Batches of a task, see `fasttransfer.pipelines.streams.Feed`, with the cuts of `entries` instead of images.
 
     Args:
-        mean_of: name of each cut that a frozen cell starts from -> task of the mean image of its source. Cuts that no
-            entry holds are left to the cohort, with their images.
-        means: tasks of the mean images of the other cells.
+        means_of: name of each cut that a frozen cell starts from -> name of the means of its source, see
+            `Study.means_of`. Cuts that no entry holds are left to the cohort, with their images.
+        means: names of the means of the other cells.
         entries: part -> name of a cut -> its entry over the images of that part, the training images in the views of
             `stream`, the validation images in view 0, perhaps followed by more views.
         source: has the images, the device where batches are made, and the threads that read, per entry.
@@ -142,7 +142,7 @@ class CachedFeed:
 
     def __init__(
         self,
-        mean_of: Mapping[str, str],
+        means_of: Mapping[str, str],
         means: frozenset[str],
         entries: Mapping[Part, Mapping[str, CacheEntry]],
         source: FeatureSource,
@@ -150,7 +150,7 @@ class CachedFeed:
         open_images: Callable[[frozenset[str]], Feed],
         log: Log,
     ) -> None:
-        self._mean_of, self._other_means, self._images_of, self._stream = mean_of, means, source.images, stream
+        self._means_of, self._other_means, self._images_of, self._stream = means_of, means, source.images, stream
         self._open_images, self._device, self._log = open_images, source.device, log
         self._images: tuple[frozenset[str], Feed] | None = None
         self._ahead: tuple[int, Views, Reads] | None = None  # the next step, its views, and its cuts being read
@@ -230,8 +230,8 @@ class CachedFeed:
 
     def _means(self, part: Part) -> frozenset[str]:
         """Return the means under which a batch of this part must have images."""
-        live = self._mean_of.keys() - self._cuts[part].keys()
-        return self._other_means | {self._mean_of[name] for name in live}
+        live = self._means_of.keys() - self._cuts[part].keys()
+        return self._other_means | {self._means_of[name] for name in live}
 
     def _image_feed(self, means: frozenset[str]) -> Feed:
         if self._images is None or not means <= self._images[0]:

@@ -27,8 +27,8 @@ from fasttransfer.core.tables import plain_table
 from fasttransfer.features import cache
 from fasttransfer.features.feature_source import FeatureSource, training_conditions
 from fasttransfer.features.shards import ShardReader, ShardWriter, should_pack
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, draw_weights, kept_cut
+from fasttransfer.networks.architecture import Architecture, StagedNetwork
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.choose_feed import DISK_SHARE, HOST_SHARE, free_disk
 from fasttransfer.study.recipe import Recipe
 
@@ -52,14 +52,14 @@ class CutTiming(NamedTuple):
 
 
 def time_cuts(
-    net: CaffeNet, make_images: Callable[[], Tensor], cuts: Collection[int], threads: int, records: int
+    net: StagedNetwork, make_images: Callable[[], Tensor], cuts: Collection[int], threads: int, records: int
 ) -> list[CutTiming]:
     """Time computing and reading each of `cuts`, the fastest of three runs.
 
     Args:
         net: the source.
         make_images: makes a batch as stage 1 reads it; timed as well.
-        cuts: 1 to 6.
+        cuts: that are kept.
         threads: that read.
         records: of the future entry. Where it will not stay in memory, reads from the disk itself are timed.
 
@@ -105,7 +105,7 @@ def cuts_worth_keeping(source: FeatureSource, cuts: Collection[int], log: Log) -
     net = source.network(max(cuts))
     with closing(source.open_feed(train, few)) as feed:
         try:
-            timings = time_cuts(net, lambda: feed.train(0).images[source.mean_of], cuts, study.threads, records)
+            timings = time_cuts(net, lambda: feed.train(0).images[source.means_of], cuts, study.threads, records)
         except InputError as error:
             log(f"features of {source.label} are not kept but computed live: {error}")
             return frozenset()
@@ -126,19 +126,19 @@ def forecast_cuts(
 
     Args:
         records: of a source over the images of a task: training images times views, and validation images.
-        cuts: that frozen cells read, 1 to 6.
+        cuts: that frozen cells read.
 
     Raises:
         InputError: the cache cannot be written.
     """
-    geometry = recipe.geometry
-    net = CaffeNet(geometry, 2, inputs.dtype_of(precision))
-    net.load(draw_weights(geometry, 2, recipe.init, lambda stage: stage))
-    net = net.to(device).requires_grad_(False)
-    form = inputs.choose_input_form(geometry, device, precision)
+    network = recipe.network
+    net = network.build(2, precision, torch.device(device))
+    net.load(network.draw(2, recipe.init, lambda stage: stage))
+    net.freeze()
+    form = network.input_form(device, dtype_of(precision))
     shape = min(_IMAGES, recipe.batch), 3 * form["block"] ** 2, form["side"], form["side"]
     with training_conditions(threads):
-        images = torch.randn(shape, device=device) * 64 * recipe.scale  # of pixel differences
+        images = torch.randn(shape, device=device) * 64 * recipe.pixel_scale  # of pixel differences
         images = images.to(form["dtype"]).contiguous(memory_format=torch.channels_last)
         timings = time_cuts(net, lambda: images, cuts, threads, records)
     room = _free_room()
@@ -159,9 +159,9 @@ def forecast_cuts(
     return table
 
 
-def cuts_read(layers: Iterable[int]) -> tuple[int, ...]:
+def cuts_read(network: Architecture, layers: Iterable[int]) -> tuple[int, ...]:
     """Return the cuts that cells frozen at these n read."""
-    return tuple(sorted({kept_cut(n) for n in layers}))
+    return tuple(sorted({network.kept_cut(n) for n in layers}))
 
 
 def _fastest(work: Callable[[], object], device: torch.device) -> float:

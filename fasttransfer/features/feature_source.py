@@ -20,9 +20,8 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import Log, format_duration
 from fasttransfer.features import cache
 from fasttransfer.features.cache_entry import CacheEntry, EntryInfo
-from fasttransfer.features.cache_key import CacheKey, images_digest, mean_digest, versions, weights_digest
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, rounded_cuts
+from fasttransfer.features.cache_key import CacheKey, images_digest, means_digest, state_digest, versions
+from fasttransfer.networks.architecture import StagedNetwork, rounded_cuts
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import Feed, Sweep, TaskImages
 from fasttransfer.pipelines.views import COUNTS, View, list_views
@@ -59,9 +58,9 @@ class FeatureSource:
         label: name of the network for people, e.g. "baseA.s0".
         study: recipe, precision and threads, which enter the keys.
         folder: of the study.
-        weights: float32, under Caffe's names, at least of the stages up to the deepest cut.
-        mean_of: task of the mean image, the name of its images in a `Batch`.
-        mean: (S, S, 3) float32, subtracted from the pixels.
+        weights: the state, by name, at least of the stages up to the deepest cut.
+        means_of: name of the means that are subtracted from the pixels, and of its images in a `Batch`.
+        means: (S, S, 3) float32, these means.
         data: name of the images for people; task: "A", "B", or the name of images that are not the study's.
         classes: of the task, in the order of its labels.
         store: of the images; images: those of each part.
@@ -74,8 +73,8 @@ class FeatureSource:
     study: Study
     folder: Path
     weights: Mapping[str, Tensor]
-    mean_of: str
-    mean: Tensor
+    means_of: str
+    means: Tensor
     data: str
     task: str
     classes: tuple[str, ...]
@@ -90,14 +89,21 @@ class FeatureSource:
         return replace(self, views=self.views[:1])
 
     def key(self, part: Part, cut: int) -> CacheKey:
-        """Return the key of the entry over all images of a part, computed by this process as it is set now."""
-        device, recipe = self.device.type, self.study.recipe
+        """Return the key of the entry over all images of a part, computed by this process as it is set now.
+
+        Raises:
+            ValueError: the cache does not keep features of this cut, see `Architecture.kept_cut`.
+        """
+        device, recipe, network = self.device.type, self.study.recipe, self.study.recipe.network
+        if cut not in {network.kept_cut(n) for n in network.cuts}:
+            raise ValueError(f"features of cut {cut} of {network.name} are not kept")
         return CacheKey(
-            prefix=weights_digest(self.weights, cut),
-            mean=mean_digest(self.mean),
-            scale=recipe.scale,
-            geometry=recipe.geometry,
+            prefix=state_digest(self.weights, network, cut),
+            mean=means_digest(self.means),
+            scale=recipe.pixel_scale,
+            network=network.facts(),
             cut=cut,
+            shape=network.cut_shape(cut),
             images=images_digest(self.store.digest, part, self.images[part].rows),
             views=self.views,
             precision=self.study.precision,
@@ -191,7 +197,7 @@ class FeatureSource:
         sweep, net = self.sweep(images), self.network(max(cuts))
         with closing(self.open_feed(images, sweep)) as feed:
             for step in range(sweep.steps):
-                features = rounded_cuts(net, feed.train(step).images[self.mean_of], cuts, sweep.batch)
+                features = rounded_cuts(net, feed.train(step).images[self.means_of], cuts, sweep.batch)
                 left = sweep.records - step * sweep.batch
                 yield {cut: x[:left] for cut, x in features.items()}
 
@@ -199,17 +205,16 @@ class FeatureSource:
         """Return the order in which `images` are computed and their features stored."""
         return Sweep(0, 0, len(images), batch or self.study.recipe.batch, self._margin, self.views)
 
-    def network(self, stop: int) -> CaffeNet:
-        """Return stages 1 to `stop` on the device, without gradients."""
-        net = CaffeNet(self.study.recipe.geometry, 1, inputs.dtype_of(self.study.precision))
-        del net.stages[stop:]
-        net.load(self.weights, 0, stop)
-        return net.to(self.device).requires_grad_(False)
+    def network(self, stop: int) -> StagedNetwork:
+        """Return stages 1 to `stop` on the device, frozen."""
+        net = self.study.recipe.network.build(2, self.study.precision, self.device, stop=stop)
+        net.load(self.weights)
+        return net.freeze()
 
     def open_feed(self, images: TaskImages, sweep: Sweep) -> Feed:
         """Open the feed whose training batches are `images` in the order of `sweep`."""
-        return study_feed(self.study, self.device, self.hw_share, images, images, sweep, {self.mean_of: self.mean})
+        return study_feed(self.study, self.device, self.hw_share, images, images, sweep, {self.means_of: self.means})
 
     @property
     def _margin(self) -> int:
-        return self.study.recipe.geometry.store - self.study.recipe.geometry.crop
+        return self.study.recipe.network.margin

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +21,7 @@ from fasttransfer.core.tensor_files import CorruptFileError
 from fasttransfer.features.cache_entry import CacheEntry, print_warning
 from fasttransfer.features.feature_source import FeatureSource, Part, training_conditions
 from fasttransfer.features.shards import empty_features
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import DEEPEST, kept_cut
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.choose_feed import HOST_SHARE
 from fasttransfer.pipelines.store import Kind, Store
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
@@ -33,15 +30,14 @@ from fasttransfer.study import images, paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Study
 
-CUTS = range(1, DEEPEST + 2)
-
 
 @dataclass(frozen=True, eq=False)
 class Features:
     """Features of N images in V views each.
 
     Attributes:
-        values: (N, V, C, H, W) at cuts 1 to 5, (N, V, E) at 6 and 7; bfloat16, on the CPU.
+        values: (N, V, *shape) with the shape of the cut, (C, H, W) behind a convolution and (E,) behind a linear layer;
+            bfloat16, on the CPU.
         ids: (N,) int64, each image's place in the list of its part and task; labels: (N,) int64, places in `classes`.
         views: the corner in pixels and the mirroring of each view.
         network: e.g. "baseA.s0".
@@ -78,7 +74,7 @@ def of(
 
     Args:
         network: its name, as "baseA" or "A3B+"; with a seed, as "baseA.s1", where it is not the study's first.
-        cut: 1 to 7: the output of that stage. Cut 7 is computed without dropout, from cut 6.
+        cut: number of a stage, from 1 to the last before the classifier: its output, without dropout.
         part: "train" or "val".
         task: the study's task whose images they are, by default the one that the network was trained on.
         data: other images, all their classes: "builtin", a source or a store, as `grid --data` takes it; a source is
@@ -93,7 +89,7 @@ def of(
     """
     request = open_network(run, network, task=task, data=data, views=views)
     ids = request.ids(part, rows)
-    _check_cuts([cut])
+    request.check_cuts([cut])
     needed, free = request.bytes(cut, len(ids)), machine.free_memory()
     if free is not None and needed > HOST_SHARE * free:
         raise InputError(
@@ -152,7 +148,19 @@ class FeatureRequest(FeatureSource):
 
     def bytes(self, cut: int, count: int) -> int:
         """Return the bytes that the features of `count` images take in memory."""
-        return 2 * count * len(self.views) * prod(self.study.recipe.geometry.cut_shape(cut))
+        return 2 * count * len(self.views) * self.study.recipe.network.cut_values(cut)
+
+    def check_cuts(self, cuts: Collection[int]) -> list[int]:
+        """Return the cuts that the cache keeps for `cuts`.
+
+        Raises:
+            InputError: the network has no such cut.
+        """
+        network = self.study.recipe.network
+        for cut in cuts:
+            if cut not in network.cuts:
+                raise InputError(f"cut {cut}: choose among 1 to {len(network.cuts)}")
+        return sorted({network.kept_cut(cut) for cut in cuts})
 
 
 def open_network(
@@ -192,22 +200,21 @@ def open_network(
         raise InputError(f"task {task} is one of the study's, {data} are other images: name one of them")
     if (task or cell.target) not in TASKS:
         raise InputError(f"task {task}: choose A or B")
-    store, where = _open_store(folder, recorded, study, None if data is None else str(data), log)
+    store, where = _open_store(folder, recorded, study, task or cell.target, None if data is None else str(data), log)
     if data is not None:
         task, classes, per_class = Path(where).name, store.classes, None
     else:
         task = task or cell.target
         classes, per_class = tuple(recorded.facts["classes"][task]), study.per_class
     store.require_both_parts(classes)
-    geometry = study.recipe.geometry
     return FeatureRequest(
         cell=cell,
         label=cell.label,
         study=study,
         folder=folder,
         weights=weights,
-        mean_of=cell.mean_of,
-        mean=torch.from_numpy(np.load(paths.mean_file(folder, cell.mean_of))),
+        means_of=study.means_of(cell),
+        means=images.load_means(study, folder, study.means_of(cell)),
         data=where,
         task=task,
         classes=classes,
@@ -216,7 +223,7 @@ def open_network(
             "train": select_task_images(store, store.train, classes, per_class),
             "val": select_task_images(store, store.val, classes),
         },
-        views=list_views(views, geometry.store - geometry.crop),
+        views=list_views(views, study.recipe.network.margin),
         device=torch.device(study.device if study.device == "cpu" or torch.cuda.is_available() else "cpu"),
     )
 
@@ -234,15 +241,15 @@ def _choose_cell(folder: Path, study: Study, network: str) -> Cell:
 
 
 def _open_store(
-    folder: Path, recorded: records.StudyResults, study: Study, data: str | None, log: Log
+    folder: Path, recorded: records.StudyResults, study: Study, task: str, data: str | None, log: Log
 ) -> tuple[Store, str]:
-    """Return the store of `data`, else of the study's own images, prepared where it is not, and the images' name."""
-    source, side = images.find_source(study.data if data is None else data), study.recipe.geometry.store
-    kind: Kind = recorded.facts["store"]["kind"] if data is None else "raw"
+    """Return the store of `data`, else of the study's task, prepared where it is not, and the images' name."""
+    source, side = images.find_source(study.data_of(task) if data is None else data), study.recipe.network.store
+    kind: Kind = recorded.store_kind(task) if data is None else "raw"
     store = images.open_store(source, side, kind=kind, bad_images=study.bad_images, log=log)
-    if data is None and store.digest != study.images:
+    if data is None and store.digest != study.images_of(task):
         raise InputError(
-            f"{folder}: {study.data} does not hold the images that the study was trained on any more: put them back, "
+            f"{folder}: {source.where} does not hold the images that the study was trained on any more: put them back, "
             "or name images as data"
         )
     if store.size != side:
@@ -251,14 +258,6 @@ def _open_store(
             f"--size {side}"
         )
     return store, source.where
-
-
-def _check_cuts(cuts: Collection[int]) -> list[int]:
-    """Return the cuts that the cache keeps for `cuts`, which are checked."""
-    for cut in cuts:
-        if cut not in CUTS:
-            raise InputError(f"cut {cut}: choose among 1 to 7")
-    return sorted({kept_cut(cut) for cut in cuts})
 
 
 def read_features(
@@ -279,14 +278,15 @@ def read_features(
     Raises:
         InputError: no such cut.
     """
-    cache_cuts = _check_cuts(cuts)
+    cache_cuts = request.check_cuts(cuts)
     with training_conditions(request.study.threads):
         entries = (request.find_or_fill if keep else request.find)(part, cache_cuts, log=log)
         read = {cut: _read(entry, request, ids, log) for cut, entry in entries.items()}
         values = {cut: x for cut, x in read.items() if x is not None}
         values |= _compute(request, part, ids, [cut for cut in cache_cuts if cut not in values])
-        if DEEPEST + 1 in cuts:
-            values[DEEPEST + 1] = _last_stage(request, values[DEEPEST])
+        for cut in cuts:
+            if cut not in values:
+                values[cut] = _run_on(request, values[request.study.recipe.network.kept_cut(cut)], cut)
     labels, views = torch.from_numpy(request.images[part].labels)[ids], request.views
     return {
         cut: Features(
@@ -302,12 +302,12 @@ def keep_features(
     """Put features of all images of a part into the cache, all that are missing in one forward pass.
 
     Returns:
-        The entries, one per cut that is stored: for cut 7 that of cut 6.
+        The entries, one per cut that is stored, see `Architecture.kept_cut`.
 
     Raises:
         InputError: no such cut; the cache cannot be written, or its disk is full.
     """
-    cache_cuts = _check_cuts(cuts)
+    cache_cuts = request.check_cuts(cuts)
     with training_conditions(request.study.threads):
         request.fill(part, cache_cuts, log=log, progress=progress)
         return list(request.find(part, cache_cuts, log=log).values())
@@ -333,8 +333,8 @@ def _compute(request: FeatureRequest, part: Part, ids: Tensor, cuts: Sequence[in
         return {}
     whole = request.images[part]
     some = TaskImages(whole.part, whole.rows[ids.numpy()], whole.labels[ids.numpy()])
-    geometry, records = request.study.recipe.geometry, len(ids) * len(request.views)
-    values = {cut: empty_features(records, geometry.cut_shape(cut)) for cut in cuts}
+    network, records = request.study.recipe.network, len(ids) * len(request.views)
+    values = {cut: empty_features(records, network.cut_shape(cut)) for cut in cuts}
     done = 0
     for batch in request.compute(some, cuts):
         count = len(batch[cuts[0]])
@@ -344,14 +344,14 @@ def _compute(request: FeatureRequest, part: Part, ids: Tensor, cuts: Sequence[in
     return values
 
 
-def _last_stage(request: FeatureRequest, cut6: Tensor) -> Tensor:
-    """Return the output of stage 7 without dropout on the CPU, from (N, E) at cut 6."""
-    net, batch = request.network(DEEPEST + 1), request.study.recipe.batch
-    dtype = inputs.dtype_of(request.study.precision)
+def _run_on(request: FeatureRequest, kept: Tensor, cut: int) -> Tensor:
+    """Return the features at `cut` on the CPU, from (N, E) at the cut that the cache keeps for it."""
+    start, batch = request.study.recipe.network.kept_cut(cut), request.study.recipe.batch
+    net, dtype = request.network(cut), dtype_of(request.study.precision)
     parts = []
     with torch.no_grad():
-        for x in cut6.split(batch):
+        for x in kept.split(batch):
             padded = torch.cat([x, x.new_zeros(batch - len(x), x.shape[1])]) if len(x) < batch else x
-            y = net(padded.to(request.device, dtype), start=DEEPEST, stop=DEEPEST + 1)
+            y = net(padded.to(request.device, dtype), start=start, stop=cut)
             parts.append(y[: len(x)].to("cpu", torch.bfloat16))
     return torch.cat(parts)

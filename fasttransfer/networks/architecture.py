@@ -92,9 +92,7 @@ class StagedNetwork(nn.Module, ABC):
 
     stages: nn.ModuleList
 
-    def forward(
-        self, x: Tensor, *, start: int = 0, stop: int | None = None, draws: StepDraws | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, start: int = 0, stop: int | None = None, draws: StepDraws | None = None) -> Tensor:
         """Compute cut `stop` (by default the logits) from cut `start` (0: images). `draws` is None outside training."""
         for stage in self.stages[start:stop]:
             x = stage(x, draws)
@@ -105,7 +103,7 @@ class StagedNetwork(nn.Module, ABC):
         """Return the name in the network's state of what stage `stage`, counted from 1, calls `name`."""
 
     def rows(self, stage: int, batch: int) -> int:
-        """Return on how many rows stage `stage` runs where its bits must not depend on the batch, see `rounded_cuts`."""
+        """Return on how many rows a stage, counted from 1, runs in `rounded_cuts`."""
         return batch
 
     def named_weights(self, start: int = 0, stop: int | None = None) -> dict[str, nn.Parameter]:
@@ -173,6 +171,11 @@ class Architecture(ABC):
     def channel_mean(self) -> tuple[float, float, float] | None:
         """The mean of each channel in [0, 255], subtracted from the pixels; None: the task's mean image is."""
 
+    @property
+    @abstractmethod
+    def has_batch_norm(self) -> bool:
+        """True if a stage normalises by statistics of the batch."""
+
     @abstractmethod
     def input_form(self, device: str, dtype: torch.dtype) -> InputForm:
         """Return the form of image that the first stage reads on a device, "cpu" or "cuda"."""
@@ -221,6 +224,10 @@ class Architecture(ABC):
     @abstractmethod
     def facts(self) -> Mapping[str, object]:
         """Return what determines features beside weights and images, as plain values for JSON."""
+
+    def normalised_by(self, task: str) -> str:
+        """Return the name of the means that are subtracted: `task`, where it is its mean image, or "channels"."""
+        return task if self.channel_mean is None else "channels"
 
     @property
     def cuts(self) -> tuple[int, ...]:

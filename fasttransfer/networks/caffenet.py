@@ -8,8 +8,7 @@ convolutions 2, 4 and 5 in two groups, pooling that rounds up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,35 +16,13 @@ from torch import Tensor, nn
 
 from fasttransfer import ops
 from fasttransfer.core import randomness
-from fasttransfer.networks.geometry import LAYER_NAMES, STAGES, Geometry, layer_of
+from fasttransfer.core.toml import to_plain
+from fasttransfer.networks.architecture import Architecture, InputForm, KeyOf, Profile, StagedNetwork, StepDraws
+from fasttransfer.networks.geometry import DROPOUT_STAGES, LAYER_NAMES, STAGES, Geometry, layer_of
+from fasttransfer.networks.precision import dtype_of
 
-DEEPEST = 6
-"""The last cut that is a function of the view alone: stage 7 begins with a dropout."""
 _ROWS = 64  # stage 6 computes the cuts of frozen prefixes on a multiple of so many images
-
-
-@dataclass(frozen=True)
-class StepDropout:
-    """The dropout of one training step: `keys` maps a stage (7, 8) to the Philox key of its mask.
-
-    `step` is () int64 on the network's device. `around` is the number of images of the batch before and after those of
-    this process, which other processes have: the mask is that of the whole batch.
-    """
-
-    keys: Mapping[int, int]
-    step: Tensor
-    probability: float
-    around: tuple[int, int] = (0, 0)
-
-    def at(self, stage: int, x: Tensor) -> Tensor:
-        """Return `x`, (N, width), with the mask of a stage applied."""
-        if self.around == (0, 0):
-            return ops.dropout(x, self.keys[stage], self.step, self.probability)
-        # The operator numbers elements from the batch's first on. The padding costs little compared with the layer that
-        # follows (docs/decisions/distributed.md).
-        before, after = self.around
-        whole = F.pad(x, (0, 0, before, after))
-        return ops.dropout(whole, self.keys[stage], self.step, self.probability)[before : before + len(x)]
+_LOOSE = 1.5  # factor on a step's activations: scratch memory, tensors that wait to be freed
 
 
 class Stage(nn.Module):
@@ -70,7 +47,7 @@ class Stage(nn.Module):
         # The operators that pool add the bias too, in float32.
         self.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.float32 if self.pools else dtype))
 
-    def forward(self, x: Tensor, drop: StepDropout | None = None) -> Tensor:
+    def forward(self, x: Tensor, draws: StepDraws | None = None) -> Tensor:
         if self.after == "pool+lrn" and self._is_one_operator_faster(x):
             return ops.conv_relu_pool_lrn(
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
@@ -79,8 +56,8 @@ class Stage(nn.Module):
             x = self._convolve(x)
         else:
             x = x.flatten(1)
-            if drop is not None and self.stage in drop.keys:
-                x = drop.at(self.stage, x)
+            if draws is not None and self.stage in draws.keys:
+                x = draws.dropout(self.stage, x)
             x = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         match self.after:
             case "pool+lrn":
@@ -133,8 +110,8 @@ def weights_for_blocks(weight: Tensor, block: int) -> Tensor:
     return blocks.contiguous(memory_format=torch.channels_last)
 
 
-class CaffeNet(nn.Module):
-    """Eight stages; `forward` runs any stretch of them.
+class CaffeNet(StagedNetwork):
+    """Eight stages. Frozen ones keep their dropouts in training, as in the paper.
 
     Args:
         geometry: sizes.
@@ -149,93 +126,117 @@ class CaffeNet(nn.Module):
         self.outputs = outputs
         self.stages = nn.ModuleList(Stage(geometry, stage, outputs, dtype) for stage in range(1, STAGES + 1))
 
-    def forward(self, x: Tensor, *, start: int = 0, stop: int = STAGES, drop: StepDropout | None = None) -> Tensor:
-        """Compute cut `stop` (8: logits) from cut `start` (0: images). `drop` is None outside training."""
-        for stage in self.stages[start:stop]:
-            x = stage(x, drop)
-        return x
+    def full_name(self, stage: int, name: str) -> str:
+        """Return Caffe's name, e.g. conv1.weight."""
+        return f"{LAYER_NAMES[stage - 1]}.{name}"
 
-    def named_weights(self, start: int = 0, stop: int = STAGES) -> dict[str, nn.Parameter]:
-        """Return the parameters of stages `start + 1` to `stop` under Caffe's names, e.g. conv1.weight."""
-        parameters: dict[str, nn.Parameter] = {}
-        for name, stage in zip(LAYER_NAMES[start:stop], self.stages[start:stop], strict=True):
-            assert isinstance(stage, Stage)
-            parameters[f"{name}.weight"], parameters[f"{name}.bias"] = stage.weight, stage.bias
-        return parameters
+    def rows(self, stage: int, batch: int) -> int:
+        """Return a multiple of 64 for stage 6, whose bits depend on the batch where a thread's share is small."""
+        return -(-batch // _ROWS) * _ROWS if stage == 6 else batch
 
-    @torch.no_grad()
-    def load(self, weights: Mapping[str, Tensor], start: int = 0, stop: int = STAGES) -> None:
-        """Copy tensors named as in `named_weights` into stages `start + 1` to `stop`, rounding to their type.
 
-        Raises:
-            ValueError: a tensor has another shape than the parameter.
+@dataclass(frozen=True)
+class CaffeNetArchitecture(Geometry, Architecture):
+    """CaffeNet in the sizes of a geometry: native operators, the task's mean image, Caffe's initial values."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return LAYER_NAMES
+
+    @property
+    def random_stages(self) -> tuple[int, ...]:
+        return DROPOUT_STAGES
+
+    @property
+    def drawing_when_frozen(self) -> tuple[int, ...]:
+        return DROPOUT_STAGES
+
+    @property
+    def channel_mean(self) -> None:
+        return None
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return False
+
+    @property
+    def inits(self) -> tuple[str, ...]:
+        """Return "caffe" (the paper's Gaussians and biases) and "he" (N(0, 2 / fan-in), biases 0).
+
+        The last layer of "he" is as in Caffe, so that training starts from even guesses.
         """
-        for name, parameter in self.named_weights(start, stop).items():
-            if parameter.shape != weights[name].shape:
-                raise ValueError(f"{name}: {tuple(weights[name].shape)} given, {tuple(parameter.shape)} needed")
-            parameter.copy_(weights[name])
+        return "caffe", "he"
+
+    def input_form(self, device: str, dtype: torch.dtype) -> InputForm:
+        """Return images for a CPU, blocks of pixels for a GPU.
+
+        Its first convolution then has 48 channels and stride 1 instead of 3 and 4. oneDNN gains nothing from that
+        (docs/decisions/network-forms.md).
+        """
+        if device == "cuda":
+            return {"block": self.stride, "side": self.blocks, "dtype": dtype}
+        return {"block": 1, "side": self.crop, "dtype": dtype}
+
+    def build(
+        self, outputs: int, precision: str, device: torch.device, *, start: int = 0, stop: int | None = None
+    ) -> CaffeNet:
+        with torch.device("meta"):
+            net = CaffeNet(self, outputs, dtype_of(precision))
+        del net.stages[STAGES if stop is None else stop :]
+        for stage in net.stages[start:]:
+            stage.to_empty(device=device)
+        return net
+
+    def draw(
+        self, outputs: int, init: str, key_of: KeyOf, start: int = 0, stop: int | None = None, *, first: float = 1.0
+    ) -> dict[str, Tensor]:
+        weights = {}
+        for stage, shape in list(enumerate(self.weight_shapes(outputs), start=1))[start:stop]:
+            layer = layer_of(stage)
+            deviation, bias = layer.deviation, layer.bias
+            if init == "he":
+                bias = 0
+                if stage < STAGES:
+                    deviation = math.sqrt(2.0 / math.prod(shape[1:]))
+            weights[f"{layer.name}.weight"] = randomness.normal(key_of(stage), shape) * deviation
+            weights[f"{layer.name}.bias"] = torch.full((shape[0],), float(bias))
+        if start == 0 and first != 1.0:
+            weights[f"{LAYER_NAMES[0]}.weight"] *= first
+        return weights
+
+    def names(self, start: int = 0, stop: int | None = None) -> tuple[str, ...]:
+        return tuple(f"{name}.{kind}" for name in LAYER_NAMES[start:stop] for kind in ("weight", "bias"))
+
+    def profile(self, outputs: int) -> Profile:
+        weights = tuple(math.prod(shape) + shape[0] for shape in self.weight_shapes(outputs))
+        cuts = (*(self.cut_shape(n) for n in range(STAGES)), (outputs,))
+        return Profile(cuts, self.macs(outputs), weights, weights)
+
+    def step_bytes(self, outputs: int, batch: int, precision: str, start: int) -> int:
+        """Return the most bytes of activations and gradients in a training step of the stages behind cut `start`.
+
+        Kept for the backward pass are each stage's output and, of a normalised one, what it pooled; beside them lie
+        the largest output of a convolution and the gradient of its input.
+        """
+        value = 2 if precision == "bf16" else 4
+        activations = [math.prod(self.cut_shape(n)) if n < STAGES else outputs for n in range(start, STAGES + 1)]
+        passing = [0]
+        for stage in range(start + 1, STAGES + 1):
+            if layer_of(stage).kernel:
+                convolved = self.channels[stage - 1] * self.sides[stage - 1] ** 2
+                passing.append(convolved + (activations[stage - 1 - start] if stage > start + 1 else 0))
+            if layer_of(stage).normalises:
+                activations[stage - start] *= 2
+        gradients = sum(math.prod(shape) for shape in self.weight_shapes(outputs)[start:])
+        return int(value * (_LOOSE * batch * (sum(activations[1:]) + max(passing)) + gradients))
+
+    def facts(self) -> dict[str, object]:
+        """Return the sizes; the name of a geometry does not count."""
+        sizes = to_plain(asdict(self))
+        del sizes["name"]
+        return {"network": "CaffeNet", **sizes}
 
 
-def draw_weights(
-    geometry: Geometry, outputs: int, init: str, key_of: Callable[[int], int], start: int = 0, stop: int = STAGES
-) -> dict[str, Tensor]:
-    """Draw initial values for stages `start + 1` to `stop`, float32, under Caffe's names.
-
-    Args:
-        init: "caffe" (the paper's Gaussians and biases) or "he" (N(0, 2 / fan-in), biases 0; the last layer as in
-            Caffe, so that training starts from even guesses).
-        key_of: stage (1..8) -> Philox key of its values.
-    """
-    weights = {}
-    for stage, shape in enumerate(geometry.weight_shapes(outputs)[start:stop], start=start + 1):
-        deviation, bias = layer_of(stage).deviation, layer_of(stage).bias
-        if init == "he":
-            bias = 0
-            if stage < STAGES:
-                deviation = math.sqrt(2.0 / math.prod(shape[1:]))
-        name = layer_of(stage).name
-        weights[f"{name}.weight"] = randomness.normal(key_of(stage), shape) * deviation
-        weights[f"{name}.bias"] = torch.full((shape[0],), float(bias))
-    return weights
-
-
-def kept_cut(n: int) -> int:
-    """Return the cut that a cell frozen up to cut `n` reads: n, but 6 for n = 7, because stage 7 runs live."""
-    return min(n, DEEPEST)
-
-
-def cut_name(source: str, cut: int) -> str:
-    """Return the name of a cut of a source in a batch, e.g. "A5"."""
-    return f"{source}{cut}"
-
-
-@torch.no_grad()
-def rounded_cuts(net: CaffeNet, images: Tensor, cuts: Iterable[int], batch: int) -> dict[int, Tensor]:
-    """Return cut -> (N, ...) bfloat16 from one forward pass: the features that frozen cells read in a study with views.
-
-    The bits of an image's features must depend neither on its place in the batch nor on the other images. Stages 1 to 5
-    satisfy that for a fixed size of the batch, so they always run on as many images as the recipe says; stage 6 does if
-    each thread's share of the rows is not too small (docs/decisions/views.md). Nothing is rounded between the cuts.
-
-    Args:
-        net: the source network.
-        images: (N, ...), in the form that stage 1 reads, at most `batch`; fewer are padded with zeros.
-        cuts: numbers from 1 to 6.
-        batch: images per pass.
-    """
-    n, x, start = len(images), _pad_rows(images, batch), 0
-    features = {}
-    for cut in sorted(set(cuts)):
-        if cut == DEEPEST:
-            x = _pad_rows(net(x, start=start, stop=cut - 1), -(-batch // _ROWS) * _ROWS)
-            start = cut - 1
-        x = net(x, start=start, stop=cut)
-        features[cut], start = x[:n].to(torch.bfloat16), cut
-    return features
-
-
-def _pad_rows(x: Tensor, rows: int) -> Tensor:
-    """Return `x` with rows of zeros appended up to `rows`."""
-    if len(x) == rows:
-        return x
-    return torch.cat([x, x.new_zeros((rows - len(x), *x.shape[1:]))]).contiguous(memory_format=torch.channels_last)
+# The paper's network, and a small one for 64-pixel images with the same stages and a smaller first kernel.
+CAFFENET = CaffeNetArchitecture("caffenet", 256, 227, 11, 4, (96, 256, 384, 384, 256), (4096, 4096))
+CAFFENET_MINI = CaffeNetArchitecture("caffenet-mini", 64, 58, 7, 3, (32, 64, 96, 96, 64), (256, 256))

@@ -1,4 +1,4 @@
-"""The sizes of a network: shapes, weights and multiply-adds of its stages. Plain numbers, no tensors."""
+"""The sizes of CaffeNet: shapes, weights and multiply-adds of its stages. Plain numbers, no tensors."""
 
 from __future__ import annotations
 
@@ -113,9 +113,3 @@ class Geometry:
 
 def _pool_side(side: int) -> int:
     return -(-(side - 3) // 2) + 1
-
-
-# The paper's network, and a small one for 64-pixel images with the same stages and a smaller first kernel.
-CAFFENET = Geometry("caffenet", 256, 227, 11, 4, (96, 256, 384, 384, 256), (4096, 4096))
-CAFFENET_MINI = Geometry("caffenet-mini", 64, 58, 7, 3, (32, 64, 96, 96, 64), (256, 256))
-GEOMETRIES = {g.name: g for g in (CAFFENET, CAFFENET_MINI)}

@@ -68,6 +68,11 @@ class TracedArchitecture(Architecture):
         return red, green, blue
 
     @property
+    def has_batch_norm(self) -> bool:
+        bodies = _template(self, _OUTPUTS).bodies
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for body in bodies for module in body.modules())
+
+    @property
     def inits(self) -> tuple[str, ...]:
         return ("own",)
 

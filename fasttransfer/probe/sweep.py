@@ -9,7 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -41,7 +40,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         checks: tuple[tuple[str, Sequence[Any], Callable[[Any], bool], str], ...] = (
-            ("--cuts", self.cuts, lambda cut: cut in network_features.CUTS, "choose among 1 to 7"),
+            ("--cuts", self.cuts, lambda cut: cut >= 1, "whole numbers from 1 are needed"),
             ("--examples", self.examples, lambda k: k is None or k >= 1, "whole numbers from 1 are needed, or all"),
             ("--seeds", self.seeds, lambda seed: seed >= 0, "whole numbers from 0 are needed"),
             ("--lrs", self.rates, lambda rate: 0 < rate < math.inf, "positive numbers are needed"),
@@ -246,7 +245,7 @@ def _count_workers(
     Raises:
         InputError: there is not enough memory for one.
     """
-    width = prod(request.study.recipe.geometry.cut_shape(cut))
+    width = request.study.recipe.network.cut_values(cut)
     features = request.bytes(cut, train + val)
     # Twice as float32 while they are centred, once as they are multiplied; weights, velocities, copies, gradients.
     largest = max(len(example_set.rows) for example_set in sets)

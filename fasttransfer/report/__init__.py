@@ -27,9 +27,11 @@ def write_report(
         recorded: the study.
         folder: of the study.
         score: of which means and figures are made.
-        overlay: a part of the paper, `fasttransfer.study.paper.load_results`, whose curves are laid behind the study's.
+        overlay: a part of the paper, `fasttransfer.study.paper.load_results`, whose curves are laid behind the study's
+            if its network has the paper's stages.
     """
     from fasttransfer.report import figures, filters, page, spreadsheet
+    from fasttransfer.report.analysis.effects import PRETRAINED, PRETRAINED_PLUS
     from fasttransfer.report.files import write_files
 
     drawn = {
@@ -38,6 +40,8 @@ def write_report(
         "decomposition": figures.decomposition(recorded, score),
         "learning": figures.learning(recorded),
     }
+    if any(result.treatment in (PRETRAINED, PRETRAINED_PLUS) for result in recorded.results):
+        drawn["worth"] = figures.worth(recorded, score)
     if filters.first_filters(recorded):
         drawn["filters"] = figures.filters(recorded)
     texts = {

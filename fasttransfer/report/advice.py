@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.advice import CHOICES, Advice, Choice
+from fasttransfer.report.analysis.advice import CHOICES, CONTROLS, Advice, Choice
+from fasttransfer.report.analysis.effects import NOT_COUNTED
 from fasttransfer.report.findings import CHEAP
 from fasttransfer.report.numbers import (
     MINUS,
@@ -20,6 +21,7 @@ from fasttransfer.report.numbers import (
     signed,
     some,
 )
+from fasttransfer.report.stages import Stages
 from fasttransfer.report.table import grid
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.cells import BASE, BASE_PLUS
@@ -30,6 +32,7 @@ from fasttransfer.study.records import StudyResults
 def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:
     """Return, for rich in 80 columns, the verdict on the base, a line for each choice and the sentences."""
     digits = decimals(recorded.facts, [advice.target])
+    stages = Stages.of(recorded.facts)
     table = grid([f"on {advice.target}"], ["runs", "top-1, %", "- scratch", "behind best", "work saved"])
     table.add_column("")
     for choice in advice.choices:
@@ -45,45 +48,51 @@ def advice_table(recorded: StudyResults, advice: Advice) -> RenderableType:
         )
     judged = verdict(recorded, advice.score, advice.target)
     lead = [] if judged is None else [judged.text]
-    return Group(
-        *(Text(plain(text)) for text in lead), table, *(Text(plain(text)) for text in sentences(recorded, advice))
-    )
+    cuts = sorted({choice.n for choice in advice.choices if choice.n})
+    named = [f"Stages: {', '.join(map(stages.label, cuts))}."] if stages.names else []  # a column would be too wide
+    told = [*named, *sentences(recorded, advice)]
+    return Group(*(Text(plain(text)) for text in lead), table, *(Text(plain(text)) for text in told))
 
 
 def sentences(recorded: StudyResults, advice: Advice) -> list[str]:
     """Return the advice, what it rests on, and what it does not say."""
     digits = decimals(recorded.facts, [advice.target])
-    best, cheapest = advice.best, advice.cheapest
-    lines = [*_stuck(recorded, advice), _best(advice, digits)]
-    if best.treatment == "transfer+":
-        lines.append(_boost(advice, digits))
+    best, cheapest, stages = advice.best, advice.cheapest, Stages.of(recorded.facts)
+    lines = [*_stuck(recorded, advice), _best(advice, stages, digits)]
+    if control := CONTROLS.get(best.treatment):
+        lines.append(_boost(advice, control, stages, digits))
     if cheapest != best:
-        lead = f"{_long(cheapest)}: {_behind(cheapest.behind, digits)}{_saved(cheapest)}"
+        lead = f"{_long(cheapest, stages)}: {_behind(cheapest.behind, digits)}{_saved(cheapest)}"
         lines.append(f"Cheapest that cannot be told from it: {lead}.")
     elif advice.noise == "none":
         lines.append("Nothing says how far apart two choices must be to differ, so no cheaper one is named.")
     else:
         saved = f"; the best itself takes{_saved(best).removeprefix(',')}" if best.saves else ""
         lines.append(f"Nothing cheaper comes within the interval of its distance from the best{saved}.")
+    if best.pretrained or cheapest.pretrained:
+        lines.append(f"{NOT_COUNTED[0].upper()}{NOT_COUNTED[1:]}.")
     return [*lines, *_basis(recorded, advice)]
 
 
-def _boost(advice: Advice, digits: int) -> str:
-    """Return the other task's share in a fine-tuned transfer that is best."""
-    boost, n = advice.boost, advice.best.n
+def _boost(advice: Advice, control: str, stages: Stages, digits: int) -> str:
+    """Return the share of the other task, or of the pretrained weights, in a choice that is best."""
+    boost, best = advice.boost, advice.best
+    origin = "the pretrained weights" if best.pretrained else "the other task"
+    selffer = "frozen selffer" if best.frozen else "fine-tuned selffer"
     if boost is None:
         return (
-            f"Whether that is due to the other task cannot be told: it has had more training than the base, and no "
-            f"fine-tuned selffer was run at n = {n}."
+            f"Whether that is due to {origin} cannot be told: it has had more training than the base, and no {selffer} "
+            f"was run at {stages.at(best.n)}."
         )
-    compared = f"transfer+ {MINUS} selffer+ at n = {n} is {signed(boost, digits)} points"
+    compared = f"{best.treatment} {MINUS} {control} at {stages.at(best.n)} is {signed(boost, digits)} points"
     if boost.value <= 0 or is_within_noise(boost):
         return (
-            f"That is no credit to the other task: {compared}. The fine-tuned selffer has had as much training, all of "
-            f"it on {advice.target}."
+            f"That is no credit to {origin}: {compared}. The {selffer} has had as much training, all of it on "
+            f"{advice.target}."
         )
     doubt = "" if boost.half is not None else ", though without an interval"
-    return f"What the other task's layers leave at equal training: {compared}{doubt}."
+    left = f"{origin} are worth" if best.pretrained else f"{origin}'s {stages.word}s leave"
+    return f"What {left} at equal training: {compared}{doubt}."
 
 
 def _stuck(recorded: StudyResults, advice: Advice) -> list[str]:
@@ -100,13 +109,13 @@ def _stuck(recorded: StudyResults, advice: Advice) -> list[str]:
     ]
 
 
-def _best(advice: Advice, digits: int) -> str:
+def _best(advice: Advice, stages: Stages, digits: int) -> str:
     best, top1 = advice.best, f"{per_cent(advice.best.top1.value, digits)} %"
     if best.difference is None:
         return f"Best on {advice.target}: training from scratch, {top1}; nothing that was copied did better."
     difference = best.difference
     text = (
-        f"Best on {advice.target}: {_long(best)}: {top1}, "
+        f"Best on {advice.target}: {_long(best, stages)}: {top1}, "
         f"{signed(difference, digits)} points from training from scratch"
     )
     scratch = next(choice for choice in advice.choices if choice.treatment == BASE).behind
@@ -136,14 +145,14 @@ def _basis(recorded: StudyResults, advice: Advice) -> list[str]:
     return [*lines, "The best of many is partly the luckiest: expect a little less of it."]
 
 
-def _long(choice: Choice) -> str:
+def _long(choice: Choice, stages: Stages) -> str:
     if choice.treatment == BASE:
         return "training from scratch"
     if choice.treatment == BASE_PLUS:
         return "training from scratch, twice as long (base+)"
-    layers, them = ("the first layer", "it") if choice.n == 1 else (f"the first {choice.n} layers", "them")
-    then = f"freeze {them}" if choice.frozen else "train all"
-    return f"copy {layers} and {then} ({choice.treatment}, n = {choice.n})"
+    origin = " of the pretrained weights" if choice.pretrained else ""
+    then = f"freeze {'it' if choice.n == 1 else 'them'}" if choice.frozen else "train all"
+    return f"copy {stages.first(choice.n)}{origin} and {then} ({choice.treatment}, n = {choice.n})"
 
 
 def _short(choice: Choice) -> str:

@@ -10,6 +10,7 @@ from fasttransfer.report.analysis.effects import FROM_BASE, level
 from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.report.analysis.summary import Summary
 from fasttransfer.report.numbers import count, label, per_cent, points, some
+from fasttransfer.report.stages import Stages
 from fasttransfer.study.cells import BASE, HE, RANDOM
 from fasttransfer.study.chance import STUCK_SHARE, budget_of, class_count, recovered, share_at_chance, stuck
 from fasttransfer.study.records import Result, Score, StudyResults
@@ -21,6 +22,8 @@ Scores = dict[tuple[str, int, int], tuple[float, float]]  # (target, seed, n) ->
 _COMPARED = (
     ("transfer", "selffer", "what is lost to co-adaptation cannot be told from what is lost to specificity"),
     ("transfer+", "selffer+", "a gain by the other task's features cannot be told from one by longer training"),
+    ("pretrained", "selffer", "what the pretrained weights are worth cannot be told from what freezing costs"),
+    ("pretrained+", "selffer+", "a gain by the pretrained weights cannot be told from one by longer training"),
 )
 _MISLEADS = 0.005  # a comparison that pairing moves by half a point is worth a warning
 
@@ -45,6 +48,13 @@ def cautions(recorded: StudyResults, summary: Summary) -> list[str]:
         sentences.append(_one_seed(summary))
     if (views := describe_views(recorded.study)) != UNLIMITED:
         sentences.append(f"Views limited to {views}: an approximation of the paper's unlimited random crops.")
+    steps = recorded.facts.get("steps", {})
+    if len(set(steps.values())) > 1:
+        budgets = " and ".join(f"{number:,} steps on task {task}" for task, number in sorted(steps.items()))
+        sentences.append(
+            f"The tasks have different budgets: a network is trained for {budgets}. Layers from the other task's base "
+            "have had that task's budget; networks that are compared on one task have had the same training there."
+        )
     if recorded.facts.get("held_out"):
         sentences.append("The source has no validation images: they were cut from its training images.")
     if refused := recorded.facts.get("refused"):
@@ -85,6 +95,7 @@ def _stuck(recorded: StudyResults) -> list[str]:
         else:
             kind = bases if result.treatment == BASE else random if result.source in (RANDOM, HE) else others
             kind.append(label(result, several))
+    word = Stages.of(recorded.facts).word
     early = [label(result, several) for result in recorded.results if result.state == "stuck"]
     sentences = (
         (
@@ -99,8 +110,8 @@ def _stuck(recorded: StudyResults) -> list[str]:
         ),
         (
             random,
-            "Random controls stuck at chance: {}. Nothing that can be learned from passes their frozen layers: they do "
-            "not tell what random features are worth, and are in the means.",
+            f"Random controls stuck at chance: {{}}. Nothing that can be learned from passes their frozen {word}s: "
+            "they do not tell what random features are worth, and are in the means.",
         ),
         (early, "Ended before the end of their training, at chance in every check: {}."),
         (late, f"At chance for more than {100 * STUCK_SHARE:.0f} % of training before learning began: {{}}."),

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, SPECIFICITY, Effect
+from fasttransfer.report.analysis.effects import CO_ADAPTATION, FREEZING, SPECIFICITY, TREATMENTS, Effect
 from fasttransfer.report.svg import FAINT, INK, PAPER
-from fasttransfer.study.cells import ALL_TREATMENTS
 from fasttransfer.study.records import Result
 
 PANEL = (3.3, 2.6)  # inches: a column of a paper of two; what is written in 8 points is read in 8 points
@@ -55,9 +56,11 @@ STYLES = {
     "transfer+": Style("transfer+, fine-tuned", "#e69f00", "s", "--", False, 0.06),
     "random": Style("random, frozen", "#009e73", "^", ":", True),
     "random-he": Style("random of He's values", "#cc79a7", "v", ":", True),
+    "pretrained": Style("pretrained, frozen", "#6f3d99", "*", "-", True, 0.18),
+    "pretrained+": Style("pretrained+, fine-tuned", "#a985cf", "*", "--", False, -0.18),
 }
 # A treatment has this style until one is chosen for it.
-STYLES |= {name: Style(name, FAINT, "X", "-.") for name in ALL_TREATMENTS if name not in STYLES}
+STYLES |= {name: Style(name, FAINT, "X", "-.") for name in TREATMENTS if name not in STYLES}
 PART_STYLES = {  # the first two are one part of the cost, at equal training and as the paper measures it
     FREEZING: Style(FREEZING.name, STYLES["selffer"].colour, swatch="swatch"),
     CO_ADAPTATION: Style(CO_ADAPTATION.name, STYLES["selffer"].colour, swatch="swatch"),
@@ -71,8 +74,9 @@ ACROSS_PLUS: dict[str, Any] = {"linestyle": (0, (6, 2, 1, 2)), "linewidth": 0.6}
 _STUDY_LOOKS = (
     ("#d55e00", "s"), ("#0072b2", "o"), ("#009e73", "^"), ("#cc79a7", "v"), ("#e69f00", "D"), ("#56b4e9", "P"),
 )  # fmt: skip
-# From warm (n = 1) to cold (n = 7), all of middle lightness so that they show on a light and on a dark page.
-_LAYER_COLOURS = ("#dd9a1f", "#e2743c", "#d65468", "#b8478f", "#8f4fb0", "#6a62c9", "#3f83d6")
+# From warm (the first cut) to cold (the last), of middle lightness so that they show on a light and on a dark page.
+_CUT_COLOURS = ("#dd9a1f", "#e2743c", "#d65468", "#b8478f", "#8f4fb0", "#6a62c9", "#3f83d6")
+_MANY = 50  # means of a line, whose markers would touch
 _TICK_RATIO = 1.6  # between ticks of a logarithmic axis, so that their labels do not touch
 
 
@@ -91,18 +95,36 @@ def study_styles(names: Iterable[str]) -> dict[str, Style]:
     return {name: Style(name, *look) for name, look in zip(names, cycle(_STUDY_LOOKS), strict=False)}
 
 
-def layer_colour(n: int) -> str:
-    """Return the colour of n copied layers; ink for none."""
-    return INK if n == 0 else _LAYER_COLOURS[min(n, len(_LAYER_COLOURS)) - 1]
+def cut_colour(n: int, cuts: int = 0) -> str:
+    """Return the colour of cut `n` of a network that has `cuts`; ink for cut 0.
+
+    More than seven cuts spread over the same scale, so that no two are equal.
+    """
+    if n == 0:
+        return INK
+    anchors = len(_CUT_COLOURS)
+    place = (n - 1) * (anchors - 1) / (max(cuts, n, anchors) - 1)
+    red, green, blue = (
+        float(np.interp(place, range(anchors), channel)) for channel in zip(*map(to_rgb, _CUT_COLOURS), strict=True)
+    )
+    return to_hex((red, green, blue))
+
+
+def some_cuts(cuts: Sequence[int], most: int = 7) -> list[int]:
+    """Return at most so many of `cuts` for a legend of their colours: the first, the last, and some evenly between."""
+    if len(cuts) <= most:
+        return list(cuts)
+    return [cuts[round(i * (len(cuts) - 1) / (most - 1))] for i in range(most)]
 
 
 def panels(
-    count: int, *, columns: int = 1, sharey: bool = False, height: float = PANEL[1]
+    count: int, *, columns: int = 1, sharey: bool = False, size: tuple[float, float] = PANEL
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its `count` panels, each a column wide; `height` in inches."""
-    columns = min(count, columns)
+    """Return a figure and its `count` panels of `size`, in inches; those wider than a column below each other."""
+    width, height = size
+    columns = 1 if width > PANEL[0] else min(count, columns)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(PANEL[0] * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
     for spare in axes[count:]:
         spare.remove()
@@ -148,7 +170,8 @@ def caption(figure: Figure, text: str) -> None:
 def line(ax: Axes, means: Sequence[tuple[float, float]], style: Style, runs: Sequence[tuple[float, float]]) -> None:
     """Draw means, with every run behind them where there is more than one for some x; (x, score), scores in [0, 1]."""
     xs, ys = _places(means, style)
-    ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, 4.5))
+    size = 4.5 if len(means) <= _MANY else 2.0
+    ax.plot(xs, ys, color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3, **marker(style, size))
     if len(runs) > len(means):
         dots(ax, runs, style)
 
@@ -165,6 +188,17 @@ def dots(ax: Axes, runs: Sequence[tuple[float, float]], style: Style, big: bool 
     ax.plot(xs, ys, color=style.colour, linestyle="", alpha=alpha, zorder=2, **marker(style, size))
 
 
+def estimates(
+    ax: Axes, means: Mapping[int, Estimate], style: Style, runs: Sequence[tuple[int, float]] = ()
+) -> list[Estimate]:
+    """Draw means by n with their intervals, and the runs behind them; return the means."""
+    if means:
+        line(ax, [(n, mean.value) for n, mean in means.items()], style, runs)
+    for n, mean in means.items():
+        interval(ax, n + style.shift, mean, style.colour)
+    return list(means.values())
+
+
 def shadow(ax: Axes, means: Sequence[tuple[int, float]], style: Style) -> None:
     """Draw a curve of another study behind those of this one, broad and pale, without markers."""
     xs, ys = _places(means, style)
@@ -177,7 +211,7 @@ def marker(style: Style, size: float) -> dict[str, Any]:
     face = style.colour if style.filled else PAPER
     return {
         "marker": style.marker,
-        "markersize": size,
+        "markersize": size * (1.5 if style.marker == "*" else 1),  # its points are thin
         "markerfacecolor": face,
         "markeredgecolor": edge,
         "markeredgewidth": 0.5 if style.filled else 1.0,
@@ -211,16 +245,6 @@ def crosses(ax: Axes, results: Sequence[Result], targets: Sequence[str]) -> None
             if top1 is not None and math.isfinite(top1):
                 colour = STYLES[result.treatment].colour
                 ax.plot([result.n], [100 * top1], color=colour, marker="x", markersize=6, zorder=4)
-
-
-def layers_axis(ax: Axes, layers: Sequence[int], *, base: bool = False) -> None:
-    """Put n along the x axis, after the base where there is one."""
-    ticks = [0, *layers] if base else list(layers)
-    ax.set_xticks(ticks, ["base" if n == 0 else str(n) for n in ticks])
-    if ticks:
-        ax.set_xlim(ticks[0] - 0.5, ticks[-1] + 0.5)
-    ax.set_xlabel("layers copied, n")
-    grid(ax)
 
 
 def across(ax: Axes, top1: float, colour: str = INK, **look: Any) -> None:

@@ -1,8 +1,10 @@
-"""The first layer of the trained bases as an image, from the weights of a study."""
+"""The filters of the trained bases that read the image, as an image, from the weights of a study."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -14,10 +16,18 @@ from fasttransfer.study.records import StudyResults
 _GAP = 1  # pixels between filters
 
 
-def first_filters(recorded: StudyResults) -> dict[str, NDArray[np.float32]]:
-    """Return conv1 of each base of the study's first seed: task -> (filters, 3, kernel, kernel).
+class FirstFilters(NamedTuple):
+    """The filters that read the image: the name of their layer, and (filters, 3, kernel, kernel) float32."""
 
-    Bases that are not done, or whose weights are not in the study's folder or cannot be read, are left out.
+    layer: str
+    weights: NDArray[np.float32]
+
+
+def first_filters(recorded: StudyResults) -> dict[str, FirstFilters]:
+    """Return the filters of each base of the study's first seed, by task.
+
+    Bases that are not done, whose weights are not in the study's folder or cannot be read, and those that read the
+    image by something else than square filters of three channels, are left out.
     """
     seed = min((result.seed for result in recorded.results), default=0)
     weights = {}
@@ -26,10 +36,19 @@ def first_filters(recorded: StudyResults) -> dict[str, NDArray[np.float32]]:
             path = paths.weights_file(recorded.folder, cells.base(base.target, seed))
             try:
                 with safetensors.safe_open(path, "np") as file:  # only this tensor is read, of what may be 240 MB
-                    weights[base.target] = file.get_tensor("conv1.weight")
+                    shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                    for name in (name for name, shape in shapes.items() if _reads_images(name, shape)):
+                        layer = name.removesuffix(".weight")
+                        weights[base.target] = FirstFilters(layer, file.get_tensor(name).astype(np.float32))
+                        break
             except (OSError, safetensors.SafetensorError):
                 continue
     return dict(sorted(weights.items()))
+
+
+def _reads_images(name: str, shape: Sequence[int]) -> bool:
+    """Return whether a tensor is the weights of a convolution of the image: no other has three channels."""
+    return name.endswith(".weight") and len(shape) == 4 and shape[1] == 3 and shape[2] == shape[3] > 1
 
 
 def smoothness(weights: NDArray[np.float32]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.effects import BOOST, SPECIFICITY
+from fasttransfer.report.analysis.effects import BOOST, NOT_COUNTED, SPECIFICITY, WORTH, WORTH_PLUS
 from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.numbers import (
     MINUS,
@@ -20,6 +20,7 @@ from fasttransfer.report.numbers import (
     per_cent,
     signed,
 )
+from fasttransfer.report.stages import Stages
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import Score, StudyResults
@@ -45,6 +46,7 @@ class _Context:
     digits: int
     unit: str
     is_unfinished: bool  # the bases
+    stages: Stages
 
 
 def findings(recorded: StudyResults, score: Score = "last") -> list[Finding]:
@@ -62,14 +64,16 @@ def findings(recorded: StudyResults, score: Score = "last") -> list[Finding]:
         decimals(recorded.facts, summary.targets),
         recorded.facts.get("seeds_are", "seeds"),
         judged is not None and judged.is_bad,
+        Stages.of(recorded.facts),
     )
     level = mean_chance(recorded.facts, summary.targets)
     every = (
         _frozen_transfer(context),
         _parts(context),
         _fine_tuning(context),
-        _random(context, "random", "frozen random layers", level),
-        _random(context, "random-he", "with He's initial values frozen random layers", level),
+        _worth(context),
+        _random(context, "random", "", level),
+        _random(context, "random-he", "with He's initial values ", level),
     )
     stated = [finding for finding in every if finding is not None]
     openings = [_caution(summary), *[""] * len(stated)]  # only of the first sentence
@@ -110,25 +114,27 @@ def _frozen_transfer(context: _Context) -> Finding | None:
         else "against the base, as the paper compares,"
     )
     most = max(costs, key=lambda n: costs[n].value)
-    peak = f"{cost(costs[most], digits)} at n = {most}{_noise(costs[most])}"
+    stages = context.stages
+    peak = f"{cost(costs[most], digits)} at {stages.at(most)}{_noise(costs[most])}"
     limit = f"{100 * CHEAP:.0f} points"
     first = next((n for n in costs if costs[n].value >= CHEAP), None)
     if first is None:
         at_most = f"at most {peak}" if costs[most].value > 0 else "indeed nothing"
         text = (
-            f"{against} copying and freezing {_layers(list(costs))} costs less than {limit}, {at_most}"
-            f"{_doubt(costs, costs)}"
+            f"{against} copying and freezing {_cuts(stages, list(costs))} costs less than {limit}, {at_most}"
+            f"{_doubt(stages, costs, costs)}"
         )
         return _finding(text, context, list(costs.values()))
     start = f"{cost(costs[first], digits)}{_noise(costs[first])}"
     if before := [n for n in costs if n < first]:
         stays = all(loss.value >= CHEAP for n, loss in costs.items() if n > first)
         text = (
-            f"{against} copying and freezing {_layers(before)} costs less than {limit}{_doubt(costs, before)}; "
-            f"{'from layer' if stays else 'at n ='} {first} it costs {start}"
+            f"{against} copying and freezing {_cuts(stages, before)} costs less than {limit}"
+            f"{_doubt(stages, costs, before)}; "
+            f"{f'from {stages.one(first)}' if stays else f'at {stages.at(first)}'} it costs {start}"
         )
     else:
-        text = f"{against} even copying and freezing {_layers([first])} costs {start} points"
+        text = f"{against} even copying and freezing {_cuts(stages, [first])} costs {start} points"
     if most != first:
         text += f", rising to {peak}"
     return _finding(text, context, list(costs.values()))
@@ -138,11 +144,11 @@ def _noise(estimate: Estimate) -> str:
     return " (not distinguishable from zero)" if is_within_noise(estimate) else ""
 
 
-def _doubt(losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
+def _doubt(stages: Stages, losses: dict[int, Estimate], cheap: Iterable[int]) -> str:
     """Return where costs that are cheap by their means may not be so by their intervals."""
     most = {n: loss.value + loss.half for n in cheap if (loss := losses[n]).half is not None}
     doubtful = [n for n, at_most in most.items() if at_most >= CHEAP]
-    return f" (by their intervals not for sure at n = {', '.join(map(str, doubtful))})" if doubtful else ""
+    return f" (by their intervals not for sure at {stages.at(*doubtful)})" if doubtful else ""
 
 
 def _parts(context: _Context) -> Finding | None:
@@ -158,14 +164,14 @@ def _parts(context: _Context) -> Finding | None:
     transfers = whole.runs if parts.is_equal else row.difference["transfer"].runs
     where = "" if whole.runs == transfers else f" in the {whole.runs} of {transfers} runs that have a selffer too"
     text = (
-        f"of the {cost(whole, digits)} points that frozen transfer costs at n = {row.n}{where}, "
+        f"of the {cost(whole, digits)} points that frozen transfer costs at {context.stages.at(row.n)}{where}, "
         f"{cost(first, digits)}{_noise(first)} are {parts.first.name} ({networks(parts.first)}) and "
         f"{cost(specificity, digits)}{_noise(specificity)} specificity ({networks(SPECIFICITY)})"
     )
     peak = max(parts.complete, key=lambda row: row.effects[parts.first].value)
     most = peak.effects[parts.first]
     if peak.n != row.n and most.value >= _VISIBLE and not is_within_noise(most):
-        text += f"; {parts.first.name} is largest at n = {peak.n}, {cost(most, digits)} points"
+        text += f"; {parts.first.name} is largest at {context.stages.at(peak.n)}, {cost(most, digits)} points"
     return _finding(text, context, [whole, first, specificity])
 
 
@@ -174,13 +180,13 @@ def _specificity(context: _Context) -> Finding | None:
     known = {row.n: one for row in context.summary.rows if (one := row[SPECIFICITY])}
     if not known:
         return None
-    most = max(known, key=lambda n: known[n].value)
+    most, word = max(known, key=lambda n: known[n].value), context.stages.word
     if known[most].value <= 0:
-        text = f"frozen, the other task's layers cost nothing beside the task's own ({networks(SPECIFICITY)})"
+        text = f"frozen, the other task's {word}s cost nothing beside the task's own ({networks(SPECIFICITY)})"
     else:
         text = (
-            f"frozen, the other task's layers cost at most {cost(known[most], context.digits)}{_noise(known[most])} "
-            f"points more than the task's own ({networks(SPECIFICITY)}), at n = {most}"
+            f"frozen, the other task's {word}s cost at most {cost(known[most], context.digits)}{_noise(known[most])} "
+            f"points more than the task's own ({networks(SPECIFICITY)}), at {context.stages.at(most)}"
         )
     return _finding(text, context, list(known.values()))
 
@@ -222,16 +228,34 @@ def _papers_boost(from_base: Estimate, digits: int) -> str:
     )
 
 
-def _random(context: _Context, treatment: str, subject: str, level: float | None) -> Finding | None:
+def _worth(context: _Context) -> Finding | None:
+    """Return the sentence on the pretrained weights beside the weights of the task's own base."""
+    clauses: list[str] = []
+    estimates: list[Estimate] = []
+    for effect, how in ((WORTH, "they stay frozen"), (WORTH_PLUS, "they are fine-tuned")):
+        if found := {row.n: one for row in context.summary.rows if (one := row[effect])}:
+            n, most = max(found.items(), key=lambda item: item[1].value)
+            amount = f"{'at most ' if len(found) > 1 else ''}{signed(most, context.digits)}"
+            where = f"at {context.stages.at(n)} where {how} ({networks(effect)})"
+            clauses.append(f"{amount} points{_noise(most)} {where}")
+            estimates += found.values()
+    if not clauses:
+        return None
+    text = f"beside the task's own weights the pretrained ones are worth {' and '.join(clauses)}; {NOT_COUNTED}"
+    return _finding(text, context, estimates)
+
+
+def _random(context: _Context, treatment: str, which: str, level: float | None) -> Finding | None:
     digits = context.digits
     measured = [(row.n, row.top1[treatment]) for row in context.summary.rows if treatment in row.top1]
     if not measured:
         return None
     first_n, first = measured[0]
     least_n, least = min(measured, key=lambda item: item[1].value)
-    text = f"{subject} give {per_cent(first.value, digits)} % at n = {first_n}"
+    stages = context.stages
+    text = f"{which}frozen random {stages.word}s give {per_cent(first.value, digits)} % at {stages.at(first_n)}"
     if least_n != first_n:
-        text += f" and fall to {per_cent(least.value, digits)} % at n = {least_n}"
+        text += f" and fall to {per_cent(least.value, digits)} % at {stages.at(least_n)}"
     if level is not None:
         text += f", against chance {per_cent(level, digits)} %"
     return _finding(text, context, [value for _, value in measured])
@@ -250,12 +274,10 @@ def _finding(text: str, context: _Context, estimates: Sequence[Estimate]) -> Fin
     return Finding(text, f"{basis}; {intervals(estimates, context.unit)}")
 
 
-def _layers(counts: Sequence[int]) -> str:
-    """Return the n of `counts` in words, which claim nothing that was not measured."""
-    if list(counts) == [1]:
-        return "the first layer"
-    if len(counts) == 1:
-        return f"the first {counts[0]} layers"
-    if list(counts) == list(range(1, len(counts) + 1)):
-        return f"up to layer {counts[-1]}"
-    return f"n = {', '.join(map(str, counts))} layers"
+def _cuts(stages: Stages, cuts: Sequence[int]) -> str:
+    """Return `cuts` in words, which claim nothing that was not measured."""
+    if len(cuts) == 1:
+        return stages.first(cuts[0])
+    if list(cuts) == list(range(1, len(cuts) + 1)):
+        return f"up to {stages.one(cuts[-1])}"
+    return f"at {stages.at(*cuts)}"

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fasttransfer.core.intervals import Estimate
-from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, FROM_BASE, LOST, Effect
+from fasttransfer.report.analysis.effects import (
+    AT_EQUAL_TRAINING,
+    CO_ADAPTATION,
+    FROM_BASE,
+    LOST,
+    NOT_COUNTED,
+    WORTHS,
+    Effect,
+)
 from fasttransfer.report.analysis.summary import Row, Summary, summarise
 from fasttransfer.report.numbers import amount, decimals, half, networks, per_cent, signed, task_title
+from fasttransfer.report.stages import Stages
 from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import StudyResults
 
@@ -74,16 +83,17 @@ def summary_tables(recorded: StudyResults, summary: Summary) -> list[HtmlTable]:
         estimate = row[effect]
         return TableCell() if estimate is None else TableCell(amount(effect, estimate, digits), "", runs(estimate))
 
-    names = summary.treatments
-    rows = tuple((str(row.n), tuple(top1(row, name) for name in names)) for row in summary.rows)
-    tables = [HtmlTable("Top-1 against n", ("n", *names), rows)]
+    names, stages = summary.treatments, Stages.of(recorded.facts)
+    rows = tuple((stages.label(row.n), tuple(top1(row, name) for name in names)) for row in summary.rows)
+    tables = [HtmlTable("Top-1 against n", (stages.head, *names), rows)]
     for caption, effects in (
         ("Where the points go, at equal training", AT_EQUAL_TRAINING),
+        (f"What the pretrained weights are worth; {NOT_COUNTED}", WORTHS),
         ("The paper's comparison, against the base", _FROM_BASE),
     ):
         if any(row[effect] for row in summary.rows for effect in effects):
-            rows = tuple((str(row.n), tuple(cell(row, effect) for effect in effects)) for row in summary.rows)
-            tables.append(HtmlTable(caption, ("n", *map(_heading, effects)), rows))
+            rows = tuple((stages.label(row.n), tuple(cell(row, effect) for effect in effects)) for row in summary.rows)
+            tables.append(HtmlTable(caption, (stages.head, *map(_heading, effects)), rows))
     return tables
 
 

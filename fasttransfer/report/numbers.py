@@ -92,6 +92,11 @@ def _range(seeds: Sequence[int], unit: str) -> str:
     return f"{seeds[0]} to {seeds[-1]} {unit}" if len(seeds) > 1 else count(seeds[0], unit.removesuffix("s"))
 
 
+def thousands(value: float) -> str:
+    """Return a count for an axis: 450,000 -> "450k"."""
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+
+
 def count(number: int, what: str) -> str:
     """Return a number and its noun: "1 seed", "3 seeds"."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -8,10 +8,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fasttransfer.core.toml import flatten
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report import figures
 from fasttransfer.report.analysis.comparison import network_name
-from fasttransfer.report.analysis.effects import BOOST, FROZEN_COST
+from fasttransfer.report.analysis.effects import BOOST, FROZEN_COST, NOT_COUNTED, WORTHS
 from fasttransfer.report.analysis.summary import Decomposition, Summary, decompose, summarise
 from fasttransfer.report.cautions import cautions
 from fasttransfer.report.drawing import BEHIND, STYLES, Style, part_styles, treatment_styles
@@ -19,18 +20,21 @@ from fasttransfer.report.filters import first_filters, smoothness
 from fasttransfer.report.findings import findings
 from fasttransfer.report.html_tables import blocks
 from fasttransfer.report.numbers import count, decimals, intervals, points, task_title
+from fasttransfer.report.stages import NO_OVERLAY, Stages
 from fasttransfer.report.template import BOTH_TOGETHER, SCORES, element, render
 from fasttransfer.report.verdict import verdict
-from fasttransfer.study.cells import BASE
-from fasttransfer.study.configuration import flatten
+from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import Score, StudyResults
 
 
 def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | None = None) -> str:
     """Return the whole of index.html: means and figures of `score`, single networks with both scores.
 
-    The curves of `overlay`, a part of the paper, are laid behind the study's.
+    The curves of `overlay`, a part of the paper, are laid behind the study's if its network has the paper's stages.
     """
+    stages = Stages.of(recorded.facts)
+    is_left_out = overlay is not None and not stages.are_papers
+    overlay = None if is_left_out else overlay
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
     decomposition = decompose(recorded, summary)
     done = sum(result.trained for result in recorded.results)
@@ -48,13 +52,19 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
         warnings=cautions(recorded, summary),
         score=SCORES[score],
         keys=_keys(summary, overlay),
+        stages=stages,
+        whole=next((r.n for r in recorded.results if r.treatment == BASE_PLUS), stages.cuts + 1),
+        not_counted=NOT_COUNTED,
+        worth_keys=figures.worth_styles(),
         overlay=overlay,
+        overlay_note=NO_OVERLAY if is_left_out else "",
         overlay_ran=[] if overlay is None else summarise(overlay.results).treatments,
         intervals=_intervals(recorded, summary),
         parts_equal=decomposition.is_equal,
         part_keys=part_styles(decomposition.first, BOTH_TOGETHER),
-        smoothness={task: smoothness(weights) for task, weights in first_filters(recorded).items()},
-        layer_keys=figures.curve_styles(recorded),
+        filter_layers=sorted({one.layer for one in first_filters(recorded).values()}),
+        smoothness={task: smoothness(one.weights) for task, one in first_filters(recorded).items()},
+        curve_keys=figures.curve_styles(recorded),
         networks=_networks(recorded),
         several_seeds=len(summary.seeds) > 1,
         precision=_precision(recorded, summary),
@@ -66,7 +76,7 @@ def page(recorded: StudyResults, score: Score = "last", overlay: StudyResults | 
 def _facts_line(recorded: StudyResults, summary: Summary) -> list[str]:
     study = flatten(recorded.study)
     named = {
-        "images": Path(str(study.get("data", ""))).name,
+        "images": " and ".join(Path(str(study[key])).name for key in ("data", "data_b") if study.get(key)),
         "split": study.get("split"),
         "recipe": study.get("recipe.name"),
         "network": network_name(recorded),
@@ -139,7 +149,9 @@ def _draw(
     recorded: StudyResults, summary: Summary, parts: Decomposition, overlay: StudyResults | None
 ) -> dict[str, list[Markup]]:
     """Return section -> its figures."""
-    drawn: dict[str, list[Markup]] = {name: [] for name in ("accuracy", "decomposition", "learning", "filters")}
+    drawn: dict[str, list[Markup]] = {
+        name: [] for name in ("accuracy", "decomposition", "worth", "learning", "filters")
+    }
     score, targets = summary.score, summary.targets
     if summary.base is not None or any(row.top1 for row in summary.rows):
         for target in targets:
@@ -155,11 +167,14 @@ def _draw(
             where = f"task {one}" if one else "mean"
             label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
             drawn["decomposition"].append(element(figure, f"parts-{one or 'mean'}", label))
+    if any(row[effect] for row in summary.rows for effect in WORTHS):
+        figure = figures.worth(recorded, score, keys=False)
+        drawn["worth"].append(element(figure, "worth", "Points that the pretrained weights are worth against n"))
     for treatment in figures.curves_of(recorded):
         figure = figures.learning(recorded, treatment, keys=False)
         label = f"Validation top-1 against steps, {STYLES[treatment].label}"
         drawn["learning"].append(element(figure, f"learning-{treatment.replace('+', '-plus')}", label))
-    for task in first_filters(recorded):
+    for task, found in first_filters(recorded).items():
         figure = figures.filters(recorded, target=task)
-        drawn["filters"].append(element(figure, f"filters-{task}", f"Filters of conv1 of base{task}"))
+        drawn["filters"].append(element(figure, f"filters-{task}", f"Filters of {found.layer} of base{task}"))
     return drawn

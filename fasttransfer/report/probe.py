@@ -23,11 +23,12 @@ from fasttransfer.report import drawing
 from fasttransfer.report.drawing import Style
 from fasttransfer.report.files import write_files
 from fasttransfer.report.numbers import count, half, per_cent, plain
+from fasttransfer.report.stages import Stages
 from fasttransfer.report.svg import INK, settings
-from fasttransfer.report.table import grid
+from fasttransfer.report.table import packed, stage_columns
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study import environment, records
-from fasttransfer.study.cells import BASE, LAYERS, TASKS
+from fasttransfer.study.cells import BASE, TASKS
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # of cuts
 
@@ -41,12 +42,14 @@ class StudyReference:
         frozen: cut -> name and top-1 of the network with as many frozen layers of the probed one.
         synthetic: whether the images are.
         verdict: whether the bases had finished learning, in a sentence; None where that cannot be said yet.
+        stages: of the network, by name where the study records them.
     """
 
     base: tuple[str, float] | None = None
     frozen: dict[int, tuple[str, float]] = field(default_factory=dict)
     synthetic: bool = False
     verdict: str | None = None
+    stages: Stages = field(default_factory=Stages)
 
 
 def study_reference(asked: FeatureRequest) -> StudyReference:
@@ -54,37 +57,46 @@ def study_reference(asked: FeatureRequest) -> StudyReference:
     recorded = records.read_results(asked.folder)
     judged = verdict(recorded)
     sentence = None if judged is None else judged.text
+    stages = Stages.of(recorded.facts)
     if asked.task not in TASKS:
-        return StudyReference(verdict=sentence)
-    done = {
-        r.name: (r.name, r.last_top1)
-        for r in recorded.results
-        if r.seed == asked.cell.seed and r.state == "done" and r.last_top1 is not None
-    }
-    names = {n: f"{asked.cell.target}{n}{asked.task}" for n in LAYERS} if asked.cell.treatment == BASE else {}
-    frozen = {n: done[name] for n, name in names.items() if name in done}
-    return StudyReference(done.get(f"base{asked.task}"), frozen, bool(recorded.facts.get("synthetic")), sentence)
+        return StudyReference(verdict=sentence, stages=stages)
+    base, frozen = None, {}
+    for result in recorded.results:
+        is_asked = (result.seed, result.target, result.state) == (asked.cell.seed, asked.task, "done")
+        if not is_asked or result.last_top1 is None:
+            continue
+        if result.treatment == BASE:
+            base = result.name, result.last_top1
+        elif result.treatment in ("selffer", "transfer") and asked.cell.name == f"base{result.source}":
+            frozen[result.n] = result.name, result.last_top1
+    return StudyReference(base, frozen, bool(recorded.facts.get("synthetic")), sentence, stages)
 
 
 def probe_table(probed: ProbeResults, beside: StudyReference) -> RenderableType:
     """Return a table for rich: top-1 in per cent with its interval over seeds, below it the usual rate and decay."""
     asked, swept = probed.request, probed.settings
     digits = 0 if len(asked.images["val"]) < 200 else 1
-    heads = [*(_examples_title(probed, k) for k in swept.examples), *(["study"] if beside.frozen else [])]
-    cuts = grid([], ["cut", *heads], padding=(0, 0, 0, 0))
-    for cut in swept.cuts:
-        found = [probed.top1(cut, k) for k in swept.examples]
-        tops = [per_cent(mean.value, digits) + (half(mean, digits) if mean.half else "") for mean in found]
-        pairs = [_usual(probed, cut, k) for k in swept.examples]
-        others = [beside.frozen.get(cut)] if beside.frozen else []
-        cuts.add_row(str(cut), *tops, *(per_cent(each[1], digits) if each else "-" for each in others))
-        cuts.add_row("", *pairs, *(each[0] if each else "" for each in others), style="dim")
+    columns: dict[str, list[Text]] = {}
+    for k in swept.examples:
+        means = {cut: probed.top1(cut, k) for cut in swept.cuts}
+        columns[_examples_title(probed, k)] = [
+            _two_lines(per_cent(mean.value, digits) + (half(mean, digits) if mean.half else ""), _usual(probed, cut, k))
+            for cut, mean in means.items()
+        ]
+    if beside.frozen:
+        others = [beside.frozen.get(cut) for cut in swept.cuts]
+        columns["study"] = [_two_lines(per_cent(one[1], digits), one[0]) if one else Text("-") for one in others]
+    tables = packed(stage_columns(beside.stages, swept.cuts, "cut"), columns, padding=(0, 0, 0, 0))
     head = Text(
         f"Softmax regressions on features of {asked.cell.label}: top-1 on {len(asked.images['val']):,} validation "
         f"images of {asked.task}, by training images per class; chance {per_cent(1 / len(asked.classes), digits)} %"
     )
     first = [Text(plain(beside.verdict))] if beside.verdict else []
-    return Group(*first, head, cuts, Text("\n".join(_rules(probed, beside))))
+    return Group(*first, head, *tables, Text("\n".join(_rules(probed, beside))))
+
+
+def _two_lines(text: str, below: str) -> Text:
+    return Text.assemble(text, "\n", (below, "dim"))
 
 
 def _examples_title(probed: ProbeResults, k: int | None) -> str:
@@ -126,7 +138,8 @@ def _rules(probed: ProbeResults, beside: StudyReference) -> list[str]:
         "brought to length 1 by the examples learned from."
     )
     if beside.frozen:
-        lines.append("study: the study's own network with these layers frozen, the others trained on all images.")
+        word = beside.stages.word
+        lines.append(f"study: the study's own network with these {word}s frozen, the others trained on all images.")
     if beside.synthetic:
         lines.append("The images are synthetic.")
     return lines
@@ -140,21 +153,25 @@ def write_probe(probed: ProbeResults, beside: StudyReference, folder: Path, comm
     Raises:
         InputError: the folder cannot be written.
     """
-    texts = {"heads.csv": heads_csv(probed), "probe.json": json.dumps(facts(probed, beside, command), indent=1) + "\n"}
+    texts = {"heads.csv": heads_csv(probed, beside.stages)}
+    texts |= {"probe.json": json.dumps(facts(probed, beside, command), indent=1) + "\n"}
     write_files(folder, {"accuracy": probe_accuracy(probed, beside)}, texts)
 
 
-def heads_csv(probed: ProbeResults) -> str:
-    """Return a row for each head, trained on all its examples; see `fasttransfer.probe.sweep.Head`."""
+def heads_csv(probed: ProbeResults, stages: Stages) -> str:
+    """Return a row for each head, trained on all its examples, see `fasttransfer.probe.sweep.Head`.
+
+    The last column is the name of the stage that the cut leaves; empty where the study does not record it.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(Head._fields)
+    writer.writerow((*Head._fields, "stage"))
     scored = ("held_out_top1", "held_out_loss", "val_top1", "val_loss")
     for head in probed.heads:
         found = head._asdict()
         scores = {name: "" if found[name] is None else f"{found[name]:.6f}" for name in scored}
         others = {"per_class": _all_or(head.per_class), "chosen": int(head.chosen)}
-        writer.writerow((found | scores | others).values())
+        writer.writerow([*(found | scores | others).values(), stages.name(head.cut)])
     return out.getvalue()
 
 
@@ -168,6 +185,7 @@ def facts(probed: ProbeResults, beside: StudyReference, command: str) -> dict[st
             means.append(
                 {
                     "cut": cut,
+                    "stage": beside.stages.name(cut),
                     "per_class": _all_or(k),
                     "images_per_class": round(probed.examples[k], 2),
                     "top1": round(found.value, 6),
@@ -213,9 +231,16 @@ def probe_accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     ax.set_title(f"{asked.cell.name}, heads on {asked.task}, {len(asked.classes)} classes")
     ax.set_ylabel("validation top-1, %")
     ax.set_xlabel("training images per class")
-    styles = [Style(f"cut {cut}", drawing.layer_colour(cut), _MARKERS[cut - 1]) for cut in probed.settings.cuts]
-    for i, (cut, style) in enumerate(zip(probed.settings.cuts, styles, strict=True)):
-        spread = 1.03 ** (i - (len(styles) - 1) / 2)  # beside each other, not on top
+    stages, cuts = beside.stages, probed.settings.cuts
+    # A cut of a network of few always has its marker; of many, neighbours differ.
+    places = [cut - 1 if stages.cuts <= len(_MARKERS) else i for i, cut in enumerate(cuts)]
+    looks = {
+        cut: Style(f"cut {stages.label(cut)}", drawing.cut_colour(cut, stages.cuts), _MARKERS[place % len(_MARKERS)])
+        for cut, place in zip(cuts, places, strict=True)
+    }
+    step = 1.03 ** min(1.0, len(_MARKERS) / len(cuts))  # many cuts share the room that seven have
+    for i, (cut, style) in enumerate(looks.items()):
+        spread = step ** (i - (len(cuts) - 1) / 2)  # beside each other, not on top
         at = {k: images * spread for k, images in sorted(probed.examples.items(), key=lambda item: item[1])}
         means = {k: probed.top1(cut, k) for k in at}
         seeds = [(x, head.val_top1) for k, x in at.items() for head in probed.chosen(cut, k)]
@@ -225,6 +250,7 @@ def probe_accuracy(probed: ProbeResults, beside: StudyReference) -> Figure:
     labels = {images: f"{images:,.0f}" if k else f"all ({images:,.0f})" for k, images in probed.examples.items()}
     drawing.logarithmic_axis(ax, labels)
     drawing.chance(ax, 1 / len(asked.classes))
+    styles = [looks[cut] for cut in drawing.some_cuts(sorted(cuts), 2 * len(_MARKERS))]
     if beside.base is not None:
         name, top1 = beside.base
         drawing.across(ax, top1)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fasttransfer.core.intervals import Estimate
 from fasttransfer.report import figures
 from fasttransfer.report.analysis.comparison import Comparison, compare, runs_by_volume
-from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
+from fasttransfer.report.analysis.effects import FROM_BASE, NOT_COUNTED, PARTS, WORTHS, Effect
 from fasttransfer.report.analysis.summary import Summary, decompose, summarise
 from fasttransfer.report.cautions import cautions, warnings
 from fasttransfer.report.drawing import STYLES, Style, part_styles, study_styles, treatment_styles
@@ -27,6 +27,14 @@ from fasttransfer.study import paper
 from fasttransfer.study.records import Score, StudyResults
 
 _FIGURE_3 = ("transfer", "random")  # the treatments of the paper's figure 3
+_FROM_BASE = "Points of top-1 above or below the base of the same task and seed, the paper's comparison"
+_BUDGETS = {  # how the training of a treatment and that of its base compare
+    **{
+        name: f": {name} has had one schedule of training more than its base"
+        for name in ("selffer", "selffer+", "transfer+")
+    },
+    **{effect.left: f": {NOT_COUNTED}" for effect in WORTHS},
+}
 
 
 @dataclass(frozen=True)
@@ -44,29 +52,11 @@ class ComparisonSection:
 def comparison_page(comparison: Comparison, *, command: str) -> str:
     """Return the page of studies side by side; `command` makes it again."""
     score, studies = comparison.score, comparison.by_name
-    sections = []
-    if tables := _tables(comparison, PARTS):
-        lead = (
-            "Points of top-1 between networks that have had the same training: what freezing the task's own layers "
-            "costs, what it costs that they are the other task's, and what fine-tuning leaves of having seen the other "
-            "task."
-        )
-        sections.append(ComparisonSection("equal", "At equal training", lead, tables=tables))
-    if comparison.lines:
-        sections.append(_transfer_section(comparison))
-    for treatment, effect in FROM_BASE.items():
-        if treatment not in _FIGURE_3 and (tables := _tables(comparison, [effect])):
-            figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
-            name = treatment.replace("+", "-plus")
-            drawn = element(figure, name, f"Difference from the base of {treatment} networks")
-            lead = (
-                "Points of top-1 above or below the base of the same task and seed, the paper's comparison: "
-                f"{treatment} has had one schedule of training more than its base."
-            )
-            styles = [style for study, style in study_styles(studies).items() if study in tables[0].heads]
-            sections.append(ComparisonSection(name, tables[0].caption, lead, [drawn], styles, tables))
-    if comparison.volumes:
-        sections.append(_volume_section(comparison.studies, score))
+    parts = comparison.parts
+    if len(parts) == 1:
+        sections = _sections(parts[0])
+    else:
+        sections = [one for i, part in enumerate(parts, start=1) for one in _sections(part, f"-{i}", _of(part))]
     of_each = zip(studies.items(), comparison.summaries, strict=True)
     all_cautions = [f"{name}: {caution}" for (name, study), summary in of_each for caution in cautions(study, summary)]
     judged = {name: verdict(study, score) for name, study in studies.items()}
@@ -80,6 +70,47 @@ def comparison_page(comparison: Comparison, *, command: str) -> str:
         sections=sections,
         command=command,
     )
+
+
+def _of(part: Comparison) -> str:
+    return f": {' and '.join(part.names)}"
+
+
+def _sections(part: Comparison, mark: str = "", of: str = "") -> list[ComparisonSection]:
+    """Return the sections on studies of one network.
+
+    Args:
+        mark: what tells its ids from those of other networks; of: the same for titles.
+    """
+    score, studies, word = part.score, part.by_name, part.groups[0].stages.word
+    sections = []
+    if tables := _tables(part, PARTS):
+        lead = (
+            f"Points of top-1 between networks that have had the same training: what freezing the task's own {word}s "
+            "costs, what it costs that they are the other task's, and what fine-tuning leaves of having seen the other "
+            "task."
+        )
+        sections.append(ComparisonSection(f"equal{mark}", f"At equal training{of}", lead, tables=tables))
+    if tables := _tables(part, WORTHS):
+        lead = (
+            f"Points of top-1 between networks whose first n {word}s are those of pretrained weights and networks "
+            f"whose first n {word}s are the task's own, with the same training behind them here. But {NOT_COUNTED}."
+        )
+        title = f"What the pretrained weights are worth{of}"
+        sections.append(ComparisonSection(f"worth{mark}", title, lead, tables=tables))
+    if part.lines:
+        sections.append(_transfer_section(part, mark, of))
+    for treatment, effect in FROM_BASE.items():
+        if treatment not in _FIGURE_3 and (tables := _tables(part, [effect])):
+            figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
+            name = treatment.replace("+", "-plus") + mark
+            drawn = element(figure, name, f"Difference from the base of {treatment} networks{of}")
+            lead = f"{_FROM_BASE}{_BUDGETS.get(treatment, '')}."
+            styles = [style for study, style in study_styles(studies).items() if study in tables[0].heads]
+            sections.append(ComparisonSection(name, f"{tables[0].caption}{of}", lead, [drawn], styles, tables))
+    if part.volumes:
+        sections.append(_volume_section(part.studies, score, mark, of))
+    return sections
 
 
 def paper_page(score: Score = "best10") -> str:
@@ -159,17 +190,19 @@ def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection
     )
 
 
-def _transfer_section(comparison: Comparison) -> ComparisonSection:
-    score, studies = comparison.score, comparison.by_name
+def _transfer_section(comparison: Comparison, mark: str = "", of: str = "") -> ComparisonSection:
+    score, studies, word = comparison.score, comparison.by_name, comparison.groups[0].stages.word
     figure = figures.comparison(studies, score, keys=False)
-    drawn = [element(figure, "transfer-random", "Difference from the base of frozen transfer and random networks")]
+    label = f"Difference from the base of frozen transfer and random networks{of}"
+    drawn = [element(figure, f"transfer-random{mark}", label)]
     if sum(any("transfer" in row.difference for row in summary.rows) for summary in comparison.summaries) > 1:
         alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
-        drawn.append(element(alone, "transfer-alone", "Difference from the base of frozen transfer networks"))
-    lines = [Style("frozen transfer", INK), Style("frozen random layers", INK, line=":")]
+        label = f"Difference from the base of frozen transfer networks{of}"
+        drawn.append(element(alone, f"transfer-alone{mark}", label))
+    lines = [Style("frozen transfer", INK), Style(f"frozen random {word}s", INK, line=":")]
     return ComparisonSection(
-        "transfer",
-        "Transfer and random layers (the paper's figure 3)",
+        f"transfer{mark}",
+        f"Transfer and random {word}s (the paper's figure 3){of}",
         "Points of top-1 above or below the base of the same task and seed, so that studies on different classes and "
         "images can be laid over each other. In the paper, the further apart two tasks are, the earlier their frozen "
         "layers cost.",
@@ -180,19 +213,20 @@ def _transfer_section(comparison: Comparison) -> ComparisonSection:
 
 
 def _tables(comparison: Comparison, effects: Sequence[Effect]) -> list[HtmlTable]:
-    """Return a table for each of `effects` that some study has: in each study, and how far each is from the first one.
+    """Return a table for each of `effects` that some study of one network has, and how far each is from the first one.
 
     Columns without a number are left out.
     """
     heads = (*comparison.names, *(f"{name} − {comparison.names[0]}" for name in comparison.names))
+    stages = comparison.groups[0].stages
     tables = []
     for effect in effects:
         rows = {line.n: (*line.estimates, *line.apart) for line in comparison.lines if line.effect == effect}
         columns = [i for i in range(len(heads)) if any(row[i] for row in rows.values())]
-        cells = tuple((str(n), tuple(_cell(row[i]) for i in columns)) for n, row in rows.items())
+        cells = tuple((stages.label(n), tuple(_cell(row[i]) for i in columns)) for n, row in rows.items())
         title = STYLES[effect.left].label if effect.is_from_base else f"{effect.name}: {networks(effect)}"
         if cells:
-            tables.append(HtmlTable(title[0].upper() + title[1:], ("n", *(heads[i] for i in columns)), cells))
+            tables.append(HtmlTable(title[0].upper() + title[1:], (stages.head, *(heads[i] for i in columns)), cells))
     return tables
 
 
@@ -200,19 +234,20 @@ def _cell(estimate: Estimate | None) -> TableCell:
     return TableCell() if estimate is None else TableCell(signed(estimate))
 
 
-def _volume_section(studies: Sequence[StudyResults], score: Score) -> ComparisonSection:
+def _volume_section(studies: Sequence[StudyResults], score: Score, mark: str = "", of: str = "") -> ComparisonSection:
     points = runs_by_volume(studies, score)
     rows = tuple(
         (f"{images:,}", tuple(_volume_cell(points[task].get(images, [])) for task in points))
         for images in sorted({k for runs in points.values() for k in runs})
     )
+    figure = figures.volume(studies, score, keys=False)
     several = [f"task {task}" for task in points] if len(points) > 1 else ["top-1"]
     return ComparisonSection(
-        "volume",
-        "Fewer images",
+        f"volume{mark}",
+        f"Fewer images{of}",
         "Top-1 of base networks trained on the first so many images of each class. A cross is a network that ended "
         "no better than chance: its training failed, which says nothing about what that many images are worth.",
-        [element(figures.volume(studies, score, keys=False), "volume", "Top-1 against training images per class")],
+        [element(figure, f"volume{mark}", f"Top-1 against training images per class{of}")],
         list(study_styles(several).values()) if len(points) > 1 else [],
         [HtmlTable("Top-1 of the bases, in per cent", ("images per class", *several), rows)],
     )

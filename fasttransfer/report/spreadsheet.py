@@ -7,20 +7,20 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from fasttransfer.networks.geometry import STAGES
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.effects import GAIN
 from fasttransfer.report.analysis.summary import summarise
-from fasttransfer.study.cells import BASE
+from fasttransfer.report.stages import Stages
+from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.chance import class_count, mean_chance, share_at_chance, stuck
 from fasttransfer.study.records import Result, Score, StudyResults
 
 COLUMNS = (
     "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
     "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes", "chance",
-    "share_at_chance", "stuck", "reason", "views",
+    "share_at_chance", "stuck", "reason", "views", "stage",
 )  # fmt: skip
-MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "seeds")
+MEANS = ("study", "n", "what", "mean", "half_interval_95", "interval", "runs", "seeds", "stage")
 
 
 def results_csv(recorded: StudyResults) -> str:
@@ -29,7 +29,9 @@ def results_csv(recorded: StudyResults) -> str:
     `val_top1` is the last check of whatever was trained so far, `state` says whether that was all;
     the differences are there only once both networks are done, each paired with the base of its own target and seed.
     `share_at_chance` is the share of training spent at the loss of an even guess, `stuck` whether that is too much.
+    `stage` is the name of stage n, the last that was copied; empty where the study does not record it.
     """
+    stages = Stages.of(recorded.facts)
     bases = {(r.target, r.seed): r for r in recorded.results if r.treatment == BASE}
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
@@ -50,6 +52,7 @@ def results_csv(recorded: StudyResults) -> str:
             "stuck": int(stuck(result, classes)) if classes and result.trained else None,
             "reason": result.reason,
             "views": describe_views(recorded.study),
+            "stage": stages.name(result.n),
         }
         writer.writerow(row)
     return out.getvalue()
@@ -60,7 +63,7 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> str
 
     `half_interval_95` is half the width of the 95 % interval, empty where the runs give none; `interval` says what it
     is made of (`Estimate.kind`), `runs` and `seeds` how many are behind the mean. Parts are over the runs that have
-    all their networks, so that they add up. base+ has n = 8.
+    all their networks, so that they add up. base+ has the number of all stages as n.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -69,10 +72,11 @@ def means_csv(studies: Mapping[str, StudyResults], score: Score = "last") -> str
         summary = summarise(recorded.results, score=score, facts=recorded.facts)
         means = [(row.n, effect, mean) for row in summary.rows for effect, mean in row.effects.items()]
         if summary.gain is not None:
-            means = [(STAGES, GAIN, summary.gain), *means]
+            whole = next(result.n for result in recorded.results if result.treatment == BASE_PLUS)
+            means = [(whole, GAIN, summary.gain), *means]
         for n, effect, mean in means:
             numbers = f"{mean.value:.6f}", _number(mean.half), mean.kind, mean.runs, mean.seeds
-            writer.writerow((name, n, effect.networks, *numbers))
+            writer.writerow((name, n, effect.networks, *numbers, Stages.of(recorded.facts).name(n)))
     return out.getvalue()
 
 

@@ -1,12 +1,12 @@
 """The tables printed in a terminal, in 80 columns: of a study, n down and treatments across, and of several studies.
 
 The verdict on the bases comes first, then every treatment with its difference from the base, then the effects that the
-study has, those at equal training before the paper's, with intervals.
+study has, those at equal training before the paper's, with intervals. Columns that do not fit go into a table below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,8 +16,8 @@ from rich.text import Text
 
 from fasttransfer.core.intervals import Estimate
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis.comparison import Comparison, Line
-from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, Effect
+from fasttransfer.report.analysis.comparison import Comparison, StudyGroup
+from fasttransfer.report.analysis.effects import AT_EQUAL_TRAINING, CO_ADAPTATION, NOT_COUNTED, WORTHS, Effect
 from fasttransfer.report.analysis.summary import Row, Summary, summarise
 from fasttransfer.report.numbers import (
     amount,
@@ -32,10 +32,12 @@ from fasttransfer.report.numbers import (
     signed,
     some,
 )
+from fasttransfer.report.stages import Stages
 from fasttransfer.report.verdict import verdict
 from fasttransfer.study.chance import mean_chance
 from fasttransfer.study.records import Score, StudyResults
 
+_WIDTH = 80
 _WHICH: dict[Score, str] = {"last": "last check", "best10": "ten best checks"}
 
 
@@ -54,6 +56,51 @@ def grid(
     return table
 
 
+Cells = Sequence[str | Text]
+
+
+def stage_columns(stages: Stages, cuts: Sequence[int], head: str = "n") -> dict[str, Cells]:
+    """Return the columns that say which cut each row is of, by heading: n and, where it is known, the stage's name."""
+    columns = {head: [str(n) for n in cuts], "stage": [stages.short_name(n) for n in cuts]}
+    return {name: cells for name, cells in columns.items() if name == head or stages.names}
+
+
+def packed(
+    left: Mapping[str, Cells],
+    right: Mapping[str, Cells],
+    *,
+    padding: tuple[int, int, int, int] = (0, 1, 0, 0),
+    edge: bool = False,
+) -> list[Table]:
+    """Return tables of the columns `left` and as many of `right` as fit into 80 characters, until all are shown.
+
+    Args:
+        left, right: heading -> cells of rows; those of `right`, and numbers of cuts, are aligned to the right.
+        padding, edge: see `grid`.
+    """
+    gap = 1 + padding[1] + padding[3]
+
+    def width(columns: Mapping[str, Cells]) -> int:
+        lines = {head: [line for cell in cells for line in str(cell).split("\n")] for head, cells in columns.items()}
+        return sum(gap + max(map(len, (head, *found))) for head, found in lines.items())
+
+    groups: list[dict[str, Cells]] = [{}]
+    for head, cells in right.items():
+        if groups[-1] and width(left) + width({**groups[-1], head: cells}) > _WIDTH + gap:
+            groups.append({})
+        groups[-1][head] = cells
+    tables = []
+    for group in groups:
+        table = grid([], [], padding=padding, edge=edge)
+        for head in (*left, *group):
+            is_left = head in left and head not in ("n", "cut")
+            table.add_column(Text(head), justify="left" if is_left else "right", no_wrap=True)
+        for row in zip(*left.values(), *group.values(), strict=True):
+            table.add_row(*row)
+        tables.append(table)
+    return tables
+
+
 def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:
     """Return the tables of a study for rich: top-1 in per cent, differences and effects in points."""
     summary = summarise(recorded.results, score=score, facts=recorded.facts)
@@ -63,11 +110,16 @@ def table(recorded: StudyResults, *, score: Score = "last") -> RenderableType:
     judged = verdict(recorded, score)
     parts: list[RenderableType] = [] if judged is None else [Text(plain(judged.text))]
     parts.append(Text(_base_line(recorded, summary, digits)))
+    stages = Stages.of(recorded.facts)
+    left = stage_columns(stages, [row.n for row in summary.rows])
     if summary.rows:
-        parts.append(_top1(summary, digits))
-    effects = [effect for effect in (*AT_EQUAL_TRAINING, CO_ADAPTATION) if any(row[effect] for row in summary.rows)]
+        tops = {name: [_cell(row, name, digits) for row in summary.rows] for name in summary.treatments}
+        parts += packed(left, tops, padding=(0, 0, 0, 0))
+    shown = (*AT_EQUAL_TRAINING, *WORTHS, CO_ADAPTATION)
+    effects = [effect for effect in shown if any(row[effect] for row in summary.rows)]
     if effects:
-        parts.append(_costs(summary, effects, digits))
+        costs = {one.heading: [plain(amount(one, row[one], digits)) for row in summary.rows] for one in effects}
+        parts += packed(left, costs, padding=(0, 0, 0, 1), edge=True)
     return Group(*parts, Text(plain(_note(recorded, summary, effects))))
 
 
@@ -83,13 +135,6 @@ def _base_line(recorded: StudyResults, summary: Summary, digits: int) -> str:
     return text if level is None else f"{text}, chance {per_cent(level, digits)} %"
 
 
-def _top1(summary: Summary, digits: int) -> Table:
-    top1 = grid([], ["n", *summary.treatments], padding=(0, 0, 0, 0))
-    for row in summary.rows:
-        top1.add_row(str(row.n), *(_cell(row, treatment, digits) for treatment in summary.treatments))
-    return top1
-
-
 def _cell(row: Row, treatment: str, digits: int) -> str:
     top1, difference = row.top1.get(treatment), row.difference.get(treatment)
     if top1 is None:
@@ -97,13 +142,6 @@ def _cell(row: Row, treatment: str, digits: int) -> str:
     bracket = f"({plain(points(difference.value, digits))})" if difference else ""
     # Numbers of a column stand under each other whatever the width of their differences.
     return f"{per_cent(top1.value, digits)} {bracket:>{5 + 2 * (digits > 0)}}"
-
-
-def _costs(summary: Summary, effects: Sequence[Effect], digits: int) -> Table:
-    costs = grid([], ["n", *(effect.heading for effect in effects)], padding=(0, 0, 0, 1), edge=True)
-    for row in summary.rows:
-        costs.add_row(str(row.n), *(plain(amount(effect, row[effect], digits)) for effect in effects))
-    return costs
 
 
 def _note(recorded: StudyResults, summary: Summary, effects: Sequence[Effect]) -> str:
@@ -115,6 +153,8 @@ def _note(recorded: StudyResults, summary: Summary, effects: Sequence[Effect]) -
     ]
     if equal := [f"{effect.heading}: {effect.networks}" for effect in effects if not effect.is_from_base]:
         lines.append(f"Points, at equal training: {'; '.join(equal)}.")
+    if any(effect in WORTHS for effect in effects):
+        lines.append(f"Of worth: {NOT_COUNTED}.")
     if CO_ADAPTATION in effects:
         lines.append(f"{CO_ADAPTATION.heading}: {CO_ADAPTATION.networks}, the paper's comparison.")
     estimates = [estimate for row in summary.rows for effect in effects if (estimate := row[effect])]
@@ -157,25 +197,22 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         parts.append(Text(f"{letter} {name}" + (f", {done} of {count(total, 'network')} done" if done < total else "")))
         if judged := verdict(study, comparison.score):
             parts.append(Padding(Text(plain(judged.text)), (0, 0, 0, len(letter) + 1)))
+    which = _WHICH[comparison.score]
+    equal = [line for line in comparison.lines if not line.effect.is_from_base]
+    if equal:
+        named = "; ".join(f"{part.name}: {part.networks}" for part in dict.fromkeys(line.effect for line in equal))
+        worth = f" Of worth, {NOT_COUNTED}." if any(line.effect in WORTHS for line in equal) else ""
+        parts += [table for group in comparison.groups for table in _lines(group, letters, "part")]
+        parts.append(Text(f"Points of top-1 at equal training, mean over targets, {which}. {named}.{worth}"))
+    if len(equal) < len(comparison.lines):
+        parts += [table for group in comparison.groups for table in _lines(group, letters, "treatment")]
+        parts.append(
+            Text(
+                f"Points of top-1 from the base of the same target and seed, mean over targets, {which}: the "
+                "paper's comparison. A base has had one schedule of training, one that copies a base two."
+            )
+        )
     if comparison.lines:
-        apart = [f"{letter} - [1]" for letter in letters[1:]]
-        which = _WHICH[comparison.score]
-        equal = [line for line in comparison.lines if not line.effect.is_from_base]
-        from_base = [line for line in comparison.lines if line.effect.is_from_base]
-        if equal:
-            named = "; ".join(f"{part.name}: {part.networks}" for part in dict.fromkeys(line.effect for line in equal))
-            parts += [
-                _lines(equal, [*letters, *apart], "part"),
-                Text(f"Points of top-1 at equal training, mean over targets, {which}. {named}."),
-            ]
-        if from_base:
-            parts += [
-                _lines(from_base, [*letters, *apart], "treatment"),
-                Text(
-                    f"Points of top-1 from the base of the same target and seed, mean over targets, {which}: the "
-                    "paper's comparison. A base has had one schedule of training, the others two."
-                ),
-            ]
         estimates = [one for line in comparison.lines for one in line.estimates if one is not None]
         if made_of := intervals(estimates):
             parts.append(Text(f"{plain(made_of)}; of each number by itself."))
@@ -192,15 +229,18 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     return Group(*parts, *(Text(plain(note)) for note in comparison.notes))
 
 
-def _lines(lines: Sequence[Line], heads: Sequence[str], what: str) -> Table:
-    """Return a table with a row for each of `lines`, named where the name changes."""
-    table = grid([what, "n"], heads)
-    before = ""
-    for line in lines:
-        cells = [_amount(one) for one in (*line.estimates, *line.apart[1:])]
-        table.add_row("" if line.effect.name == before else line.effect.name, str(line.n), *cells)
-        before = line.effect.name
-    return table
+def _lines(group: StudyGroup, letters: Sequence[str], what: str) -> list[Table]:
+    """Return tables with a row for each "part" or "treatment" of a group at each n, named where the name changes."""
+    lines = [line for line in group.lines if line.effect.is_from_base == (what == "treatment")]
+    if not lines:
+        return []
+    first, *others = [letters[i] for i in group.members]
+    heads = [first, *others, *(f"{letter} - {first}" for letter in others)]
+    rows = [[_amount(one) for one in (*line.estimates, *line.apart[1:])] for line in lines]
+    before = ["", *(line.effect.name for line in lines)]
+    names = ["" if line.effect.name == last else line.effect.name for line, last in zip(lines, before, strict=False)]
+    left = {what: names, **stage_columns(group.stages, [line.n for line in lines])}
+    return packed(left, dict(zip(heads, zip(*rows, strict=True), strict=True)))
 
 
 def _amount(one: Estimate | None) -> str:

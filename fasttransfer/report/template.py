@@ -11,6 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import fasttransfer
+from fasttransfer.report.drawing import PANEL
 from fasttransfer.report.svg import FAINT, INK, PAPER, svg
 from fasttransfer.study.records import Score
 
@@ -21,11 +22,12 @@ SCORES: dict[Score, str] = {
 BOTH_TOGETHER = "frozen transfer, which is both together"  # the legend of a decomposition
 _GLYPHS = {  # filled and not
     "": ("", ""), "o": ("●", "○"), "s": ("■", "□"), "D": ("◆", "◇"), "^": ("▲", "△"), "v": ("▼", "▽"), "P": ("✚", "✚"),
+    "*": ("★", "☆"),
 }  # fmt: skip
 _LINES = {"-": "solid", "--": "dashed", ":": "dotted", "": "none"}
 _COLOURS = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--card)"}  # follow the page into the dark
 _SVG = Markup(
-    '<svg viewBox="{}" role="img" aria-label="{}" '
+    '<svg{} viewBox="{}" role="img" aria-label="{}" '
     'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
 )
 _TEMPLATES = Environment(
@@ -58,8 +60,9 @@ def element(figure: Figure, name: str, label: str) -> Markup:
     text = svg(figure).decode()
     head = re.search(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', text)
     assert head is not None
+    is_wide = figure.get_figwidth() > PANEL[0]
     body = re.sub(r'\bid="', f'id="{name}-', text[head.end() :])
     body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
     for colour, variable in _COLOURS.items():
         body = body.replace(colour, variable)
-    return _SVG.format(head[1], label) + Markup(body)
+    return _SVG.format(Markup(' class="wide"') if is_wide else "", head[1], label) + Markup(body)

@@ -1,12 +1,15 @@
 """The networks of a study, called cells: which there are, their names, and which is copied from which.
 
-The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, 1..7.
+The vocabulary is the paper's (Yosinski et al. 2014, section 2): two tasks A and B; `n` layers copied, in the paper 1 to
+7, in general stages of any network (`fasttransfer.networks.architecture`), up to the last before the classifier.
 `baseB` is trained on B from scratch; `BnB` is the selffer (first n layers from baseB, frozen), `BnB+` the same
 fine-tuned; `AnB` and `AnB+` are the transfer networks (first n layers from baseA); `RnB` has n random, frozen layers.
-`B8B+`, "base+", is baseB trained on for one more full schedule. Its gain is the missing training of the base, which a
-comparison with the base would otherwise credit to the network compared. The paper, which trained to the end, had none.
+`B8B+` (8 is the number of all stages), "base+", is baseB trained on for one more full schedule. Its gain is the missing
+training of the base, which a comparison with the base would otherwise credit to the network compared. The paper, which
+trained to the end, had none.
 `HnB` is not in the paper either: it is `RnB` with He's initial values in all its layers. Behind three frozen layers of
 the paper's small Gaussian values the signal fades, so that `RnB` says nothing about random features from there on.
+`PnB` and `PnB+` copy from weights that were trained elsewhere, frozen and fine-tuned.
 """
 
 from __future__ import annotations
@@ -14,24 +17,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fasttransfer.networks.geometry import STAGES
-
 TASKS = ("A", "B")
 TREATMENTS = ("selffer", "selffer+", "transfer", "transfer+", "random")  # the paper's, and the default grid
 RANDOM_HE = "random-he"
+PRETRAINED_TREATMENTS = ("pretrained", "pretrained+")
 BASE = "base"
 BASE_PLUS = "base+"  # a part of every study, as the bases are
-ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE)
-LAYERS = (1, 2, 3, 4, 5, 6, 7)
+ALL_TREATMENTS = (*TREATMENTS, RANDOM_HE, *PRETRAINED_TREATMENTS)
 RANDOM = "R"
 HE = "H"
+PRETRAINED = "P"
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
     """One network: `treatment` on `target`, with `n` layers copied.
 
-    `treatment` is "base" (n = 0), "base+" (n = 8) or one of ALL_TREATMENTS (n from 1 to 7).
+    `treatment` is "base" (n = 0), "base+" (n = the number of stages) or one of ALL_TREATMENTS (n from 1 up to the last
+    cut).
     """
 
     seed: int
@@ -41,7 +44,8 @@ class Cell:
 
     @property
     def source(self) -> str | None:
-        """Return the source of the first n layers: task "A" or "B", "R" or "H" (random values), None for a base."""
+        """Return the source of the first n layers: task "A" or "B", "R" or "H" (random values), "P" (weights that were
+        trained elsewhere); None for a base."""
         if self.treatment == BASE:
             return None
         if self.treatment == BASE_PLUS:
@@ -50,6 +54,8 @@ class Cell:
             return RANDOM
         if self.treatment == RANDOM_HE:
             return HE
+        if self.treatment in PRETRAINED_TREATMENTS:
+            return PRETRAINED
         if self.treatment.startswith("selffer"):
             return self.target
         return other_task(self.target)
@@ -57,7 +63,7 @@ class Cell:
     @property
     def frozen(self) -> bool:
         """True if the copied layers are not trained."""
-        return self.treatment in ("selffer", "transfer", "random", RANDOM_HE)
+        return self.treatment in ("selffer", "transfer", "random", RANDOM_HE, "pretrained")
 
     @property
     def first_trained(self) -> int:
@@ -71,7 +77,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Return the paper's name, e.g. baseA, B3B, A3B+, R3B; H3B follows R3B."""
+        """Return the paper's name, e.g. baseA, B3B, A3B+, R3B; H3B and P3B follow R3B."""
         if self.treatment == BASE:
             return f"base{self.target}"
         return f"{self.source}{self.n}{self.target}{'' if self.frozen else '+'}"
@@ -97,18 +103,21 @@ def base(task: str, seed: int) -> Cell:
     return Cell(seed, task, BASE, 0)
 
 
-def base_plus(task: str, seed: int) -> Cell:
-    """Return base+ of `task`: all stages copied from the base and trained on for one more full schedule."""
-    return Cell(seed, task, BASE_PLUS, STAGES)
+def base_plus(task: str, seed: int, stages: int) -> Cell:
+    """Return base+ of `task`: all `stages` copied from the base and trained on for one more full schedule."""
+    return Cell(seed, task, BASE_PLUS, stages)
 
 
 def study_cells(
-    targets: Iterable[str], treatments: Iterable[str], layers: Iterable[int], seeds: Iterable[int]
+    targets: Iterable[str], treatments: Iterable[str], layers: Iterable[int], seeds: Iterable[int], stages: int
 ) -> tuple[Cell, ...]:
     """Return every network of a study, each base before the networks that copy it.
 
     The base of every target is included even where nothing copies it, because the others are compared with it; and its
     base+, which shows whether it had finished learning.
+
+    Args:
+        layers: numbers of stages to copy; stages: number of all stages.
     """
     treatments, layers = tuple(treatments), tuple(layers)
     bases: dict[Cell, None] = {}
@@ -116,7 +125,7 @@ def study_cells(
     for seed in seeds:
         for target in targets:
             bases[base(target, seed)] = None
-            copies.append(base_plus(target, seed))
+            copies.append(base_plus(target, seed, stages))
             for treatment in treatments:
                 for n in layers:
                     cell = Cell(seed, target, treatment, n)

@@ -10,37 +10,62 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomli_w
 import xxhash
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import replace_file
+from fasttransfer.core.toml import build_from_table, flatten, read_toml, to_plain
 from fasttransfer.pipelines import views
 from fasttransfer.study import cells
-from fasttransfer.study.recipe import Recipe, build_from_table, load_recipe, parse_recipe, read_toml
+from fasttransfer.study.cells import Cell
+from fasttransfer.study.recipe import Recipe, default_recipe, load_recipe, parse_recipe
+
+if TYPE_CHECKING:
+    from fasttransfer.networks.architecture import Architecture
 
 BUILTIN = "builtin"
+NATURAL_MANMADE = "natural-manmade"
+TWO_DATA_SETS = "two data sets"
+"""The split of a study whose tasks are two data sets."""
+_BUILTIN_CUTS = 4  # default cuts of a study of the built-in images: all take too long for a first look
 VERSION = 2
 """The version of a study's set of networks; version 1 had no base+."""
 _ON_DISK = {"images": "pictures", "bad_images": "bad_pictures"}  # field -> its name in study.toml and digests
+_IN_DIGESTS = {**_ON_DISK, "network": "geometry"}  # as they were named when the first weights were written
 
 
 @dataclass(frozen=True)
 class Choices:
     """The options that determine a study. None: decided by the images or the machine."""
 
-    split: str = "natural-manmade"
+    split: str = NATURAL_MANMADE
     """natural-manmade, random:SEED (the paper's halves are random:0 to random:3) or a TOML file with lists A and B."""
     data: str = BUILTIN
     """Images: builtin, a prepared store, or a source, which is prepared on first use: a folder or uncompressed tar in
     ImageFolder's, Tiny-ImageNet's or ILSVRC12's layout, ILSVRC12's archives, or WebDataset's shards."""
+    data_a: str | None = None
+    """Images of task A, where the tasks are two data sets, all classes of each, instead of --split and --data."""
+    data_b: str | None = None
+    """Images of task B, see --data-a."""
+    network: str | None = None
+    """Network to train: caffenet, caffenet-mini, torchvision:NAME or timm:NAME (fasttransfer networks lists them); by
+    default the recipe's."""
+    weights: str | None = None
+    """Pretrained weights of a network of a library: a .safetensors or .pth file, or a tag of the library's, as
+    IMAGENET1K_V1. Adds the treatments pretrained and pretrained+ unless others are named."""
+    size: int | None = None
+    """Side in pixels of the images that a network of a library reads; by default 64 for small images, else 224."""
+    cuts: tuple[str, ...] | None = None
+    """Stages of a network of a library to cut behind, by name, as layer1 layer2; by default behind every block."""
     layers: tuple[int, ...] | None = None
-    """Numbers of layers to copy, from 1 to 7; by default all, of the built-in images 1 3 5 7."""
+    """Numbers of layers (stages) to copy, from 1 to the last cut; by default all, of the built-in images 1 3 5 7."""
     treatments: tuple[str, ...] = cells.TREATMENTS
-    """Networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; and random-he, the
-    random control from He's initial values, where the recipe has smaller ones."""
+    """Networks to train beside the bases: selffer, selffer+, transfer, transfer+, random; random-he, the random
+    control from He's initial values, where the recipe has smaller ones; pretrained and pretrained+, which copy from
+    --weights, frozen and fine-tuned."""
     targets: tuple[str, ...] = cells.TASKS
     """Tasks to train them on: A, B."""
     seeds: tuple[int, ...] | None = None
@@ -53,8 +78,8 @@ class Choices:
     """Show training images in a fixed list of views instead of any crop: 1 (the centre), 2 (with its mirror) or 10
     (corners and centre with mirrors). An approximation; the cache keeps its frozen features for the next study."""
     recipe: str | None = None
-    """caffe (the paper's, to the letter), fast, mini (small images) or a TOML file; by default caffe for ILSVRC12 and
-    stores of its size, else mini."""
+    """caffe (the paper's, to the letter), fast, mini (small images); for networks of a library small, small-adamw,
+    large or large-adamw; or a TOML file. By default the one that suits network and images."""
     epochs: float | None = None
     """Length of training in passes over the task's images, instead of the recipe's."""
     steps: int | None = None
@@ -64,7 +89,7 @@ class Choices:
     lr: float | None = None
     """Learning rate."""
     dropout: float | None = None
-    """Probability of dropping a value at the entrance of stages 7 and 8; by default the recipe's."""
+    """Probability of dropping a value, where the network has no dropout of its own; by default the recipe's."""
     precision: str | None = None
     """fp32 or bf16; by default bf16 where the hardware has it, but fp32 for small networks on a CPU."""
     device: str | None = None
@@ -78,15 +103,15 @@ class Choices:
                 raise InputError(message)
 
         seeds = (0,) if self.seeds is None else self.seeds
-        for option, values, allowed in (
-            ("--layers", self.layers or (), cells.LAYERS),
+        options: tuple[tuple[str, tuple[Any, ...], tuple[Any, ...]], ...] = (
+            ("--layers", self.layers or (), self.layers or ()),  # `resolve_layers` knows how many there are
             ("--treatments", self.treatments, cells.ALL_TREATMENTS),
             ("--targets", self.targets, cells.TASKS),
             ("--seeds", seeds, seeds),
-        ):
-            choices = "1 to 7" if option == "--layers" else ", ".join(map(str, allowed))
+        )
+        for option, values, allowed in options:
             for value in values:
-                need(value in allowed, f"{option} {value}: choose among {choices}")
+                need(value in allowed, f"{option} {value}: choose among {', '.join(map(str, allowed))}")
             need(len(set(values)) == len(values), f"{option}: a value is given twice")
         need(len(self.targets) > 0, "--targets: name at least one of A, B")
         need(len(seeds) > 0, "--seeds: name at least one")
@@ -101,25 +126,66 @@ class Choices:
             self.dropout is None or 0 <= self.dropout < 1,
             f"--dropout {self.dropout}: a probability from 0 and below 1 is needed",
         )
+        need((self.data_a is None) == (self.data_b is None), "--data-a and --data-b: give both or neither")
+        need(
+            self.data_a is None or (self.data, self.split) == (BUILTIN, NATURAL_MANMADE),
+            "--data-a and --data-b: are the two tasks, so that there is nothing to split: drop --data and --split",
+        )
+        has_pretrained = bool({*self.treatments} & {*cells.PRETRAINED_TREATMENTS})
+        need(
+            not has_pretrained or self.weights is not None,
+            f"--treatments {cells.PRETRAINED_TREATMENTS[0]}: copies from weights: name them with --weights",
+        )
+        if self.weights is not None and not has_pretrained:
+            need(
+                self.treatments == cells.TREATMENTS,
+                f"--weights {self.weights}: no treatment copies from them: add pretrained or pretrained+",
+            )
+            object.__setattr__(self, "treatments", (*self.treatments, *cells.PRETRAINED_TREATMENTS))
         need(self.epochs is None or self.steps is None, "--epochs and --steps: give one of them")
         need(self.precision in (None, "fp32", "bf16"), f"--precision {self.precision}: choose fp32 or bf16")
 
-    def resolve_recipe(self, fallback: str) -> Recipe:
-        """Return the recipe with the user's changes; `fallback` names the recipe for users who name none.
+    def resolve_recipe(self, *, is_small: bool) -> Recipe:
+        """Return the recipe with the user's changes.
+
+        Args:
+            is_small: whether the images are small, which decides where the user has not.
 
         Raises:
-            InputError: there is no such recipe, or a treatment means nothing under it.
+            InputError: there is no such recipe or network, or a treatment means nothing under it.
         """
-        recipe = load_recipe(self.recipe or fallback)
+        network: Architecture | None = None
+        if self.network is not None:
+            from fasttransfer.networks.find import find_network  # here, because it imports PyTorch
+
+            network = find_network(self.network, size=self.size, cuts=self.cuts, is_small=is_small)
+        elif self.size is not None or self.cuts is not None:
+            option = "--cuts" if self.size is None else "--size"
+            raise InputError(f"{option}: is for networks of a library: name one with --network")
+        recipe = load_recipe(self.recipe or default_recipe(network, is_small=is_small), network)
         if self.steps is not None or self.epochs is not None:
             recipe = dataclasses.replace(recipe, steps=self.steps, epochs=self.epochs)
-        if recipe.init == "he" and cells.RANDOM_HE in self.treatments:
+        if recipe.init != "caffe" and cells.RANDOM_HE in self.treatments:
+            own = "He's values" if recipe.init == "he" else "the library's own values"
             raise InputError(
-                f"--treatments {cells.RANDOM_HE}: recipe {recipe.name} starts from He's values already, so that random "
-                "is the same network: leave it out, or choose a recipe whose init is caffe"
+                f"--treatments {cells.RANDOM_HE}: recipe {recipe.name} starts from {own} already, so that random is "
+                "the control to choose: leave it out, or choose a recipe whose init is caffe"
             )
         changes = {name: v for name in ("batch", "lr", "dropout") if (v := getattr(self, name)) is not None}
         return dataclasses.replace(recipe, **changes)
+
+    def resolve_layers(self, network: Architecture) -> tuple[int, ...]:
+        """Return the numbers of stages of `network` to copy.
+
+        Raises:
+            InputError: it has no such cut.
+        """
+        if self.layers is None and self.data == BUILTIN and self.data_a is None:
+            return network.cuts[:: -max(1, -(-len(network.cuts) // _BUILTIN_CUTS))][::-1]
+        for n in self.layers or ():
+            if n not in network.cuts:
+                raise InputError(f"--layers {n}: choose among 1 to {len(network.cuts)} for {network.name}")
+        return network.cuts if self.layers is None else self.layers
 
 
 @dataclass(frozen=True)
@@ -157,12 +223,14 @@ class Study:
 
     Attributes:
         data: "builtin" or the absolute path of the source or store; images: digest of the prepared images.
-        split: its form in `Choices`; tasks: digest of the two lists of classes that result from it.
+        data_b, images_b: those of task B, where the tasks are two data sets and the former are task A's.
+        split: its form in `Choices`, or `TWO_DATA_SETS`; tasks: digest of the two lists of classes that result from it.
         layers, treatments, targets, seeds: select the networks, see `fasttransfer.study.cells.study_cells`.
         classes, per_class: limits on the images, None for none.
         precision: "fp32" or "bf16"; device: "cpu" or "cuda".
         threads: CPU threads per network (the order in which sums are rounded depends on it).
         views: length of the list of views of the training images; None: any crop and its mirror.
+        weights: digest of the pretrained weights that cells copy from; None where none does.
         version: see `VERSION`.
     """
 
@@ -182,19 +250,35 @@ class Study:
     classes: int | None = None
     per_class: int | None = None
     views: int | None = None
+    weights: str | None = None
+    data_b: str | None = None
+    images_b: str | None = None
     version: int = VERSION
 
-    def cells(self) -> tuple[cells.Cell, ...]:
+    def cells(self) -> tuple[Cell, ...]:
         """Return every network of the study."""
-        return cells.study_cells(self.targets, self.treatments, self.layers, self.seeds)
+        return cells.study_cells(
+            self.targets, self.treatments, self.layers, self.seeds, len(self.recipe.network.stages)
+        )
+
+    def data_of(self, task: str) -> str:
+        """Return the images of a task: "builtin" or the absolute path of the source or store."""
+        return self.data_b if task == "B" and self.data_b is not None else self.data
+
+    def images_of(self, task: str) -> str:
+        """Return the digest of a task's prepared images."""
+        return self.images_b if task == "B" and self.images_b is not None else self.images
+
+    def means_of(self, cell: Cell) -> str:
+        """Return the name of the means that are subtracted from the images of `cell`: a task, or "channels"."""
+        return self.recipe.network.normalised_by(cell.mean_of)
 
     def digest(self) -> str:
         """Return a digest of every value that is not at its default: equal for equal studies, stored in their weights.
 
         A study older than some value keeps its digest: it was trained with what is now that value's default.
         """
-        table = _rename_keys(_non_defaults(self), _ON_DISK)
-        return xxhash.xxh3_128_hexdigest(json.dumps(table, sort_keys=True).encode())
+        return xxhash.xxh3_128_hexdigest(json.dumps(_non_defaults(self), sort_keys=True).encode())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as nested plain values, without those that are None (TOML has no null)."""
@@ -230,29 +314,16 @@ class Study:
 
 
 def _non_defaults(instance: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, and of those inside it, that are not at their defaults."""
+    """Return the fields of a dataclass, and of those inside it, that are not at their defaults, named as in digests."""
     table = {}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if value != field.default:
-            table[field.name] = _non_defaults(value) if dataclasses.is_dataclass(value) else value
+            table[_IN_DIGESTS.get(field.name, field.name)] = (
+                _non_defaults(value) if dataclasses.is_dataclass(value) else value
+            )
     return table
 
 
 def _rename_keys(table: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in table.items()}
-
-
-def to_plain(value: Any) -> Any:
-    """Return nested values as TOML has them: without None, which it lacks, and with lists for tuples."""
-    if isinstance(value, dict):
-        return {k: to_plain(v) for k, v in value.items() if v is not None}
-    return [to_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested tables by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

@@ -13,23 +13,21 @@ from torch import Tensor
 
 from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import Log
-from fasttransfer.networks import inputs
-from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines import prepare
 from fasttransfer.pipelines.choose_feed import open_feed
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import PARTS, Kind, Store, is_store
 from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 from fasttransfer.pipelines.synthetic import SIDES
+from fasttransfer.study import paths
 from fasttransfer.study.configuration import BUILTIN, Study
-from fasttransfer.study.recipe import default_recipe
 
+_LARGE = 160  # side of a store, in pixels, from which its images are large
 BUILTIN_TRAIN, BUILTIN_VAL = 160, 80
 """Training and validation images per class of the built-in set."""
 BUILTIN_CLASSES = 6
 """Default classes per task of a study of the built-in images: two seeds learn them to the end in minutes."""
-BUILTIN_LAYERS = (1, 3, 5, 7)
-"""Default layers of a study of the built-in images: all seven take too long for a first look."""
 BUILTIN_SEEDS = (0, 1)
 """Default seeds of a study of the built-in images: a single one does not show how much of a table is noise."""
 
@@ -43,7 +41,7 @@ class ImageSource:
         where: "builtin", or the absolute path of the source or store.
         classes, words: every class, and class -> readable words for some of them.
         per_class: part ("train", "val") -> number of images of each class.
-        recipe: the name of their default recipe.
+        is_small: whether networks of small images suit them.
         listing, store: set for a source, for a store; both None for the built-in images.
     """
 
@@ -52,7 +50,7 @@ class ImageSource:
     classes: tuple[str, ...]
     words: dict[str, str]
     per_class: dict[str, tuple[int, ...]]
-    recipe: str
+    is_small: bool
     listing: Listing | None = None
     store: Store | None = None
 
@@ -71,14 +69,13 @@ def find_source(data: str) -> ImageSource:
     if data == BUILTIN:
         classes = tuple(sorted(SIDES))
         counts = {"train": (BUILTIN_TRAIN,) * len(classes), "val": (BUILTIN_VAL,) * len(classes)}
-        return ImageSource(BUILTIN, BUILTIN, classes, {}, counts, "mini")
+        return ImageSource(BUILTIN, BUILTIN, classes, {}, counts, True)
     path = Path(data)
     if is_store(path):
         store = Store.open(path)
         counts = {part: _count_per_class(getattr(store, part).labels, len(store.classes)) for part in PARTS}
-        recipe = "caffe" if store.size == CAFFENET.store else "mini"
-        where = path.resolve()
-        return ImageSource(where.name, str(where), store.classes, store.words, counts, recipe, store=store)
+        where, is_small = path.resolve(), store.size < _LARGE
+        return ImageSource(where.name, str(where), store.classes, store.words, counts, is_small, store=store)
     listing = list_images(path)
     labels = {part: [image.label for image in getattr(listing, part)] for part in PARTS}
     return ImageSource(
@@ -87,7 +84,7 @@ def find_source(data: str) -> ImageSource:
         listing.classes,
         listing.words,
         {part: _count_per_class(labels[part], len(listing.classes)) for part in PARTS},
-        default_recipe(listing.layout),
+        listing.layout != "ilsvrc12",
         listing=listing,
     )
 
@@ -131,7 +128,7 @@ def study_feed(
 
     For the other parameters see `fasttransfer.pipelines.choose_feed.open_feed`.
     """
-    geometry = study.recipe.geometry
+    network = study.recipe.network
     return open_feed(
         train,
         val,
@@ -140,10 +137,23 @@ def study_feed(
         device=device,
         threads=study.threads,
         hw_share=hw_share,
-        crop=geometry.crop,
-        scale=study.recipe.scale,
-        **inputs.choose_input_form(geometry, device.type, study.precision),
+        crop=network.crop,
+        scale=study.recipe.pixel_scale,
+        **network.input_form(device.type, dtype_of(study.precision)),
     )
+
+
+def load_means(study: Study, folder: Path, name: str) -> Tensor:
+    """Return the means that are subtracted from pixels, (S, S, 3) float32: a task's mean image, or one per channel.
+
+    Args:
+        folder: of the study.
+        name: see `Study.means_of`.
+    """
+    network = study.recipe.network
+    if network.channel_mean is None:
+        return torch.from_numpy(np.load(paths.mean_file(folder, name)))
+    return torch.tensor(network.channel_mean).expand(network.store, network.store, 3).contiguous()
 
 
 def _count_per_class(labels: Sequence[int] | np.ndarray, classes: int) -> tuple[int, ...]:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.toml import to_plain
 from fasttransfer.study import records
 from fasttransfer.study.cells import RANDOM, Cell
 from fasttransfer.study.chance import LOSS_MARGIN
-from fasttransfer.study.configuration import to_plain
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.study.records import Evaluation, Result, StudyResults
 

@@ -3,6 +3,7 @@
 study.toml                      what is trained, `fasttransfer.study.configuration.Study`
 study.db                        what was measured, `fasttransfer.study.records`
 weights/<label>.safetensors     trained networks
+weights/pretrained.safetensors  weights that were trained elsewhere, where cells copy from them
 checkpoints/<label>.safetensors networks in training
 means/<task>.npy                the mean image of each task
 report/                         the page, its figures and tables
@@ -34,6 +35,11 @@ def records_file(folder: Path) -> Path:
 def weights_file(folder: Path, cell: Cell) -> Path:
     """Return the path of the trained network of `cell`."""
     return folder / "weights" / f"{cell.label}.safetensors"
+
+
+def pretrained_file(folder: Path) -> Path:
+    """Return the path of the weights that were trained elsewhere."""
+    return folder / "weights" / "pretrained.safetensors"
 
 
 def checkpoint_file(folder: Path, cell: Cell) -> Path:

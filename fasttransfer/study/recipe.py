@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks.geometry import GEOMETRIES, Geometry
+from fasttransfer.core.toml import build_from_table, read_toml
 
+if TYPE_CHECKING:
+    from fasttransfer.networks.architecture import Architecture
+
+_LARGE = 128  # side of images, in pixels, from which they are large
 _RECIPES = Path(__file__).with_name("recipes")
-_CHOICES = {"init": ("caffe", "he"), "outputs": ("task", "all"), "schedule": ("step", "cosine")}
+_CHOICES = {
+    "outputs": ("task", "all"),
+    "schedule": ("step", "cosine"),
+    "optimiser": ("caffe", "sgd", "adamw"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,17 +28,22 @@ class Recipe:
     """The settings that one network is trained with.
 
     Attributes:
-        geometry: sizes of the network.
+        network: the network that is trained.
         batch: images per step.
         steps, epochs: length of training; exactly one of them is set.
         checks: number of validations, evenly spread over training, the last at its end.
         lr: learning rate of the weights.
         schedule: "step" (times `lr_factor` after each of the shares `lr_drops` of the run) or "cosine" (half a cosine
             from `lr` to 0); warmup: share of the run over which the learning rate first rises linearly from 0.
-        bias_lr, bias_decay: factors on the learning rate and weight decay of biases.
-        dropout: probability of dropping a value at the entrance of stages 7 and 8.
-        init: "caffe" or "he", see `fasttransfer.networks.caffenet.draw_weights`.
-        scale: factor on pixel differences (0..255 minus mean).
+        optimiser: "caffe" (SGD with the learning rate inside the velocity), or torch's "sgd" or "adamw".
+        momentum: of SGD; AdamW's first beta. beta2: AdamW's second.
+        bias_lr: factor on the learning rate of biases, with Caffe's SGD; bias_decay: factor on the weight decay of
+            biases and of the weights of normalisation layers.
+        label_smoothing: share of each target that is spread over all classes.
+        dropout: probability of dropping a value, where the network leaves that to the recipe; None: its own.
+        init: kind of initial values, see `fasttransfer.networks.architecture.Architecture.inits`.
+        scale: factor on pixel differences (0..255 minus mean); None: 1 / 255, for networks that are normalised by
+            channel.
         first_init: factor on the initial weights of a base's first layer: the smaller they are, the sooner training
             forgets them.
         outputs: "task" (one output per class of the task) or "all" (one per class of the study, as in the paper).
@@ -41,7 +52,7 @@ class Recipe:
     """
 
     name: str
-    geometry: Geometry
+    network: Architecture
     batch: int
     checks: int
     lr: float
@@ -51,16 +62,19 @@ class Recipe:
     weight_decay: float
     bias_lr: float
     bias_decay: float
-    dropout: float
     init: str
-    scale: float
     outputs: str
+    dropout: float | None = None
+    scale: float | None = None
     steps: int | None = None
     epochs: float | None = None
     give_up: float = 0.5
     schedule: str = "step"
     warmup: float = 0.0
     first_init: float = 1.0
+    optimiser: str = "caffe"
+    beta2: float = 0.999
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         def need(is_met: bool, message: str) -> None:
@@ -75,12 +89,13 @@ class Recipe:
         for name in ("lr", "first_init"):
             value = getattr(self, name)
             need(value > 0 and math.isfinite(value), f"{name} is {value}, a positive number is needed")
-        for name in ("dropout", "momentum"):
+        for name in ("dropout", "momentum", "beta2", "label_smoothing"):
             value = getattr(self, name)
-            need(0 <= value < 1, f"{name} is {value}, 0 <= {name} < 1 is needed")
+            need(value is None or 0 <= value < 1, f"{name} is {value}, 0 <= {name} < 1 is needed")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             need(value in allowed, f"{name} is {value!r}, choose one of {', '.join(allowed)}")
+        self._check_network(need)
         need(
             self.schedule == "step" or not self.lr_drops,
             "lr_drops belong to the schedule step: leave them empty, or choose it",
@@ -88,6 +103,25 @@ class Recipe:
         need(0 <= self.warmup < 1, f"warmup is {self.warmup}, a share of the run from 0 and below 1 is needed")
         need(all(0 < d < 1 for d in self.lr_drops), "lr_drops are shares of the run, between 0 and 1")
         need(0 < self.give_up <= 1, f"give_up is {self.give_up}, a share of the run up to 1 is needed")
+
+    def _check_network(self, need: Callable[[bool, str], None]) -> None:
+        """Check the values that the network must know."""
+        inits, name = self.network.inits, self.network.name
+        need(self.init in inits, f"init is {self.init!r}, choose one of {', '.join(inits)} for {name}")
+        if self.network.channel_mean is None:
+            need(self.dropout is not None, f"dropout is missing, {name} leaves it to the recipe")
+            need(self.scale is not None, f"scale is missing, {name} leaves it to the recipe")
+        else:
+            need(self.dropout is None, f"dropout is {self.dropout}, but {name} has its own: leave it out")
+            need(self.scale is None, f"scale is {self.scale}, but {name} has a mean and a deviation per channel")
+            need(self.first_init == 1.0, f"first_init is {self.first_init}, but {name} has its own initial values")
+        is_torch = self.optimiser != "caffe"
+        need(not is_torch or self.bias_lr == 1.0, f"bias_lr is {self.bias_lr}: only the optimiser caffe knows it")
+
+    @property
+    def pixel_scale(self) -> float:
+        """Return the factor on pixel differences."""
+        return 1 / 255 if self.scale is None else self.scale
 
     def steps_for(self, images: int) -> int:
         """Return the number of training steps on a task of `images` training images."""
@@ -120,81 +154,66 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _RECIPES.glob("*.toml")))
 
 
-def default_recipe(layout: str) -> str:
-    """Return the name of the default recipe for images in this layout (see `fasttransfer.pipelines.layouts`)."""
-    return "caffe" if layout == "ilsvrc12" else "mini"
+def default_recipe(network: Architecture | None, *, is_small: bool) -> str:
+    """Return the name of the default recipe.
+
+    Args:
+        network: the network that the user named, if any.
+        is_small: whether the images are small.
+    """
+    if network is None:
+        return "mini" if is_small else "caffe"
+    if network.channel_mean is None:
+        return find_recipes(network.store)[0]
+    size = "small" if network.crop < _LARGE else "large"
+    return size if network.has_batch_norm else f"{size}-adamw"
 
 
 def find_recipes(store: int) -> tuple[str, ...]:
     """Return the names of the recipes in the package whose networks take images of a store of this size."""
-    return tuple(name for name in recipe_names() if load_recipe(name).geometry.store == store)
+    return tuple(
+        name
+        for name in recipe_names()
+        if "network" in (table := _read(name)) and parse_recipe(table, name).network.store == store
+    )
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, network: Architecture | None = None) -> Recipe:
     """Return the package's recipe called `name`, or the one in the TOML file at the path `name`.
 
-    In a file, `geometry` may be a table with the fields of `fasttransfer.networks.geometry.Geometry`.
+    Args:
+        network: the network to train, instead of the recipe's. In a file, `network` is the name of one, or a table
+            with its fields.
 
     Raises:
         InputError: there is no such recipe, or it does not make sense.
     """
+    return parse_recipe(_read(name), name, network)
+
+
+def _read(name: str) -> dict[str, Any]:
     if name in recipe_names():
-        return parse_recipe(read_toml(_RECIPES / f"{name}.toml", "recipe"), name)
+        return read_toml(_RECIPES / f"{name}.toml", "recipe")
     path = Path(name)
     if path.suffix != ".toml":
         raise InputError(f"recipe {name!r} is unknown: choose one of {', '.join(recipe_names())}, or a .toml file")
-    return parse_recipe(read_toml(path, "recipe"), str(path))
+    return read_toml(path, "recipe")
 
 
-def parse_recipe(table: Mapping[str, Any], where: str) -> Recipe:
-    """Return the recipe in the table of a TOML file; `where` names the file in errors."""
+def parse_recipe(table: Mapping[str, Any], where: str, network: Architecture | None = None) -> Recipe:
+    """Return the recipe in the table of a TOML file; `where` names the file in errors.
+
+    Args:
+        network: see `load_recipe`.
+    """
     table = dict(table)
-    geometry = table.get("geometry")
-    if isinstance(geometry, Mapping):
-        table["geometry"] = build_from_table(Geometry, geometry, f"{where}: geometry")
-    elif geometry in GEOMETRIES:
-        table["geometry"] = GEOMETRIES[geometry]
-    else:
-        raise InputError(
-            f"{where}: geometry {geometry!r} is unknown: choose one of {', '.join(GEOMETRIES)}, or give a table"
-        )
-    return build_from_table(Recipe, table, where)
+    named = table.pop("geometry", None)  # its name in studies of earlier versions
+    named = table.pop("network", named)
+    if network is None:
+        if named is None:
+            raise InputError(f"recipe {where} is for any network: name one with --network, as torchvision:resnet18")
+        from fasttransfer.networks.find import parse_network  # here, because it imports PyTorch
 
-
-def read_toml(path: Path, kind: str) -> dict[str, Any]:
-    """Return the content of a TOML file; `kind` names in errors what it should hold.
-
-    Raises:
-        InputError: the file cannot be read or is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such {kind} file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not a readable TOML file ({error})") from error
-
-
-def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> Any:
-    """Return a dataclass of type `kind` made from a TOML table: lists become tuples, whole numbers become floats.
-
-    Raises:
-        InputError: a name is unknown or missing, or a value has another type.
-    """
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := table.keys() - fields.keys():
-        raise InputError(f"{where}: {min(unknown)!r} is not known: choose among {', '.join(fields)}")
-    values = {}
-    for name, field in fields.items():
-        if name not in table:
-            if field.default is dataclasses.MISSING:
-                raise InputError(f"{where}: {name!r} is missing")
-            continue
-        annotation, value = str(field.type), table[name]
-        value = tuple(value) if isinstance(value, list) else value
-        value = float(value) if annotation.startswith("float") and type(value) is int else value
-        for type_ in (str, int, float, tuple):
-            if annotation.startswith(type_.__name__) and (not isinstance(value, type_) or isinstance(value, bool)):
-                raise InputError(f"{where}: {name} is {value!r}, {annotation} is needed")
-        values[name] = value
-    return kind(**values)
+        network = parse_network(named, where)
+    recipe: Recipe = build_from_table(Recipe, {**table, "network": network}, where)
+    return recipe

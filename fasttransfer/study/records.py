@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
-from fasttransfer.study.cells import Cell
+from fasttransfer.study.cells import TASKS, Cell
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (
@@ -131,6 +132,12 @@ class StudyResults:
     environment: dict[str, str]
     events: tuple[tuple[str, str, str], ...]
 
+    def store_kind(self, task: str) -> Kind:
+        """Return the kind of store that the images of a task were prepared as."""
+        stores = self.facts.get("stores") or dict.fromkeys(TASKS, self.facts.get("store", {"kind": "raw"}))
+        kind: Kind = stores[task]["kind"]
+        return kind
+
 
 class Records:
     """The driver's handle on study.db. Every call is one transaction, durable when it returns."""
@@ -229,6 +236,8 @@ def read_results(folder: Path) -> StudyResults:
         raise InputError(f"{folder}: no study here (study.toml and study.db are expected): name a --out folder of grid")
     try:
         study = tomllib.loads(toml.read_text(encoding="utf-8"))
+        if "geometry" in (recipe := study.get("recipe", {})):  # its name in studies of earlier versions
+            recipe["network"] = recipe.pop("geometry")
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
     except (tomllib.TOMLDecodeError, sqlite3.Error) as error:
         raise InputError(f"{folder}: its study.toml or study.db cannot be read ({error})") from error

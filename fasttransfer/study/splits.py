@@ -21,8 +21,8 @@ import numpy as np
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.randomness import key, permutation
 from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
+from fasttransfer.study.configuration import NATURAL_MANMADE, TWO_DATA_SETS
 
-NATURAL_MANMADE = "natural-manmade"
 FORMS = f"{NATURAL_MANMADE}, random:SEED (as random:0), or the path of a .toml file with A = [...] and B = [...]"
 
 _FILE_FORM = 'name = "mine", A = ["cat", "dog"], B = ["car", "bus"]'
@@ -77,6 +77,18 @@ def make_split(spec: str, classes: Sequence[str]) -> Split:
     if spec.lower().endswith(".toml"):
         return _from_file(Path(spec), classes)
     raise InputError(f"split {spec!r}: not known: say {FORMS}")
+
+
+def join_data_sets(a: Sequence[str], b: Sequence[str]) -> Split:
+    """Return the tasks of two data sets: all classes of each, which may have the same names.
+
+    Raises:
+        InputError: one has fewer than two classes.
+    """
+    for option, classes in (("--data-a", a), ("--data-b", b)):
+        if len(classes) < _MIN_CLASSES:
+            raise InputError(f"{option}: has {len(classes)} classes, at least {_MIN_CLASSES} are needed")
+    return Split(TWO_DATA_SETS, tuple(a), tuple(b))
 
 
 def limit_classes(split: Split, k: int, seed: int) -> Split:

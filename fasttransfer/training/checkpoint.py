@@ -7,6 +7,7 @@ another study, and the cell is trained again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ import torch
 from torch import Tensor
 
 from fasttransfer.core import tensor_files
+from fasttransfer.networks.pretrained import Pretrained
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Evaluation
 from fasttransfer.training.messages import Checked, Ended
 from fasttransfer.training.step import StageTrainer
-
-_VELOCITY = "velocity/"
 
 
 @dataclass
@@ -49,10 +49,9 @@ def save_checkpoint(folder: Path, study: Study, member: TrainingCell) -> None:
     Raises:
         InputError: the disk is full or not ours to write.
     """
-    velocities = {f"{_VELOCITY}{name}": v for name, v in member.trainee.velocities.items()}
     correct = {"correct": member.correct.to(torch.uint8)} if len(member.correct) else {}
     about = {"step": member.step, "since": member.since, "evaluations": _plain(member.evaluations)}
-    tensors = {"loss_sum": member.loss_sum, **correct, **member.trainee.weights, **velocities}
+    tensors = {"loss_sum": member.loss_sum, **correct, **member.trainee.state(), **member.trainee.optimiser.state}
     tensor_files.save(paths.checkpoint_file(folder, member.cell), tensors, _owner(study, member.cell) | about)
 
 
@@ -62,8 +61,8 @@ def load_checkpoint(folder: Path, study: Study, member: TrainingCell) -> None:
         return
     tensors, about = loaded
     member.trainee.load(tensors)
-    for name, velocity in member.trainee.velocities.items():
-        velocity.copy_(tensors[f"{_VELOCITY}{name}"])
+    for name, own in member.trainee.optimiser.state.items():
+        own.copy_(tensors[name])
     member.loss_sum.copy_(tensors["loss_sum"])
     member.step, member.since, member.evaluations = about["step"], about["since"], list(_evaluations(about))
     member.correct = tensors.get("correct", member.correct).bool()
@@ -82,7 +81,7 @@ def save_network(
 
     Args:
         end: how it ended, "done" or "stuck".
-        trained: all its layers, float32, under Caffe's names.
+        trained: the state of all its stages, by name.
         processes: how many trained it together.
 
     Raises:
@@ -95,9 +94,9 @@ def save_network(
         "reason": end.reason,
         "evaluations": _plain(evaluations),
         "correct": (end.correct or b"").hex(),
-        "geometry": asdict(recipe.geometry),
-        "mean": str(paths.mean_file(Path(), cell.mean_of)),
-        "scale": recipe.scale,
+        "network": asdict(recipe.network),  # type: ignore[call-overload]  # every implementation is a dataclass
+        "mean": str(paths.mean_file(Path(), cell.mean_of)) if recipe.network.channel_mean is None else "",
+        "scale": recipe.pixel_scale,
         "processes": processes,
     }
     tensor_files.save(paths.weights_file(folder, cell), trained, _owner(study, cell) | about)
@@ -105,13 +104,36 @@ def save_network(
 
 
 def load_network(folder: Path, cell: Cell) -> dict[str, Tensor]:
-    """Return the trained network of `cell`: name -> float32.
+    """Return the state of the trained network of `cell`, by name.
 
     Raises:
         FileNotFoundError: it is not trained.
         CorruptFileError: its file is damaged.
     """
     return tensor_files.load(paths.weights_file(folder, cell))[0]
+
+
+def save_pretrained(folder: Path, weights: Pretrained) -> None:
+    """Write the pretrained weights into the study's folder, unless they are there and whole.
+
+    Raises:
+        InputError: the disk is full or not ours to write.
+    """
+    path = paths.pretrained_file(folder)
+    with suppress(FileNotFoundError, tensor_files.CorruptFileError):
+        if tensor_files.load(path)[1].get("digest") == weights.digest:
+            return
+    tensor_files.save(path, weights.state, {"name": weights.name, "digest": weights.digest})
+
+
+def load_pretrained_state(folder: Path) -> dict[str, Tensor]:
+    """Return the pretrained weights of the study in `folder`, by name.
+
+    Raises:
+        FileNotFoundError: it has none.
+        CorruptFileError: their file is damaged.
+    """
+    return tensor_files.load(paths.pretrained_file(folder))[0]
 
 
 def load_end(folder: Path, study: Study, cell: Cell) -> tuple[Checked, Ended] | None:

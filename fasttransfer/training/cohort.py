@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout, cut_name, kept_cut, rounded_cuts
+from fasttransfer.networks.architecture import StagedNetwork, StepDraws, cut_name, rounded_cuts
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.streams import WHOLE, Feed
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell, by_source, deepest_cuts, frozen_by_source
@@ -69,7 +69,7 @@ class OneProcess:
     def is_first(self) -> bool:
         return not self.share.rank
 
-    def make_trainer(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+    def make_trainer(self, net: StagedNetwork, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
         """Return the trainer of the stages of `net` behind cut `start`."""
         return StageTrainer(net, start, begin, recipe)
 
@@ -114,8 +114,8 @@ class Cohort:
         self._steps = self._recipe.steps_for(target.train_images)
         self._checks = frozenset(self._recipe.check_steps(self._steps))
         first = cells[0]
-        self._drop_keys = dropout_keys(first)
-        self._dtype = inputs.dtype_of(study.precision)
+        self._network = study.recipe.network
+        self._draw_keys = dropout_keys(first, self._network)
         self._compute_key: tuple[tuple[Cell, ...], tuple[str, ...]] = ((), ())
         self._compute: Compute  # of the cells and tensors in `_compute_key`
         self._at = torch.zeros((), dtype=torch.int64, device=device)
@@ -133,24 +133,17 @@ class Cohort:
     def _build_sources(self, cells: Sequence[Cell], weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Source]:
         sources, deepest = {}, deepest_cuts(cells)
         for name in sorted(by_source(cells)):
-            net, cut = self._build_empty(), deepest.get(name, 0)
-            del net.stages[cut:]
-            net.to_empty(device=self._device).load(weights[name], 0, cut)
-            sources[name] = Source(net.requires_grad_(False), weights[name])
+            cut = deepest.get(name, 0)
+            net = self._network.build(self._target.outputs, self._study.precision, self._device, stop=cut)
+            net.load(weights[name])
+            sources[name] = Source(net.freeze(), weights[name])
         return sources
 
-    def _build_empty(self) -> CaffeNet:
-        """Return a network without memory, for the caller to allocate the stages that it needs."""
-        with torch.device("meta"):
-            return CaffeNet(self._recipe.geometry, self._target.outputs, self._dtype)
-
     def _build_member(self, cell: Cell, fresh: Mapping[str, Tensor]) -> TrainingCell:
-        net = self._build_empty()
         start, begin = cell.first_trained, fresh
+        net = self._network.build(self._target.outputs, self._study.precision, self._device, start=start)
         if cell.source is not None:
             begin = copy_layers(self._sources[cell.source], net, cell.n, fresh, frozen=cell.frozen)
-        for stage in net.stages[start:]:
-            stage.to_empty(device=self._device)
         trainee = self._processes.make_trainer(net, start, begin, self._recipe)
         member = TrainingCell(cell, trainee, torch.zeros((), dtype=torch.float64, device=self._device))
         if self._processes.is_first:
@@ -223,16 +216,16 @@ class Cohort:
             around = first, self._recipe.batch - end
 
             def compute(batch: Mapping[str, Tensor]) -> None:
-                drop = StepDropout(self._drop_keys, self._at, self._recipe.dropout, around)
-                cuts = self._cuts(batch, members, drop)
+                draws = StepDraws(self._draw_keys, self._at, self._recipe.dropout or 0.0, around)
+                cuts = self._cuts(batch, members, draws)
                 for m in members:
-                    m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], drop, self._lr)
+                    m.loss_sum += m.trainee.step(self._entrance(m, batch, cuts), batch["labels"], draws, self._lr)
 
             self._compute, self._compute_key = self._processes.record(compute, self._device), key
         return self._compute
 
     def _cuts(
-        self, batch: Mapping[str, Tensor], active: Sequence[TrainingCell], drop: StepDropout | None
+        self, batch: Mapping[str, Tensor], active: Sequence[TrainingCell], draws: StepDraws | None
     ) -> dict[tuple[str, int], Tensor]:
         """Return (source, n) -> cut n, for every cut that a frozen cell starts from.
 
@@ -240,28 +233,32 @@ class Cohort:
         """
         cuts: dict[tuple[str, int], Tensor] = {}
         for source, cells in frozen_by_source(m.cell for m in active).items():
-            net, mean, stops = self._sources[source].net, cells[0].mean_of, sorted({cell.n for cell in cells})
+            net, stops = self._sources[source].net, sorted({cell.n for cell in cells})
+            images = self._study.means_of(cells[0])
             if self._study.views is not None:
-                names = {kept_cut(n): cut_name(source, kept_cut(n)) for n in stops}
+                kept = {n: self._network.kept_cut(n) for n in stops}
+                names = {cut: cut_name(source, cut) for cut in kept.values()}
                 rounded = {cut: batch[name] for cut, name in names.items() if name in batch}
                 if live := names.keys() - rounded.keys():
-                    rounded |= rounded_cuts(net, batch[mean], live, self._recipe.batch)
+                    rounded |= rounded_cuts(net, batch[images], live, self._recipe.batch)
                 for n in stops:
-                    cuts[source, n] = net(rounded[kept_cut(n)].to(self._dtype), start=kept_cut(n), stop=n, drop=drop)
+                    x = rounded[kept[n]].to(dtype_of(self._study.precision))
+                    cuts[source, n] = net(x, start=kept[n], stop=n, draws=draws)
                 continue
-            x = batch[mean]
+            x = batch[images]
             for start, stop in zip([0, *stops], stops, strict=False):
-                x = net(x, start=start, stop=stop, drop=drop)
+                x = net(x, start=start, stop=stop, draws=draws)
                 cuts[source, stop] = x
         return cuts
 
-    @staticmethod
-    def _entrance(m: TrainingCell, images: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    def _entrance(
+        self, m: TrainingCell, images: Mapping[str, Tensor], cuts: Mapping[tuple[str, int], Tensor]
+    ) -> Tensor:
         """Return what the first trained stage of a cell reads."""
         if m.trainee.start:
             assert m.cell.source is not None
             return cuts[m.cell.source, m.trainee.start]
-        return images[m.cell.mean_of]
+        return images[self._study.means_of(m.cell)]
 
     def _check(
         self, step: int, active: Sequence[TrainingCell], on_message: Callable[[Message], None]
@@ -323,9 +320,9 @@ class Cohort:
             reason = f"no better than chance: loss {last.val_loss:.3f}, an even guess has {math.log(classes):.3f}"
         state = "done" if m.step == self._steps else "stuck"
         end = Ended(m.cell, state, m.step, reason, np.packbits(m.correct.numpy()).tobytes())
-        frozen = m.trainee.net.named_weights(0, m.trainee.start)
+        frozen = self._network.names(0, m.trainee.start)
         copied = {name: self._sources[m.cell.source].weights[name] for name in frozen} if m.cell.source else {}
-        trained = {**copied, **m.trainee.weights}
+        trained = {**copied, **m.trainee.state()}
         save_network(self._folder, self._study, end, trained, m.evaluations, processes=self._processes.share.ranks)
         on_message(Checked(m.cell, tuple(m.evaluations)))
         on_message(end)

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from fasttransfer.core.errors import InputError
@@ -19,9 +18,8 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study.cells import Cell, frozen_by_source
 from fasttransfer.study.configuration import Study
-from fasttransfer.study.images import study_feed
-from fasttransfer.study.paths import mean_file
-from fasttransfer.training.checkpoint import load_network
+from fasttransfer.study.images import load_means, study_feed
+from fasttransfer.training.checkpoint import load_network, load_pretrained_state
 from fasttransfer.training.cohort import Cohort, CohortTask, OneProcess
 from fasttransfer.training.draws import image_stream
 from fasttransfer.training.messages import Noted
@@ -33,14 +31,14 @@ class StudyContext:
     """The study that jobs belong to, and where it is on disk.
 
     Attributes:
-        folder, store: of the study, and of its images.
+        folder: of the study; stores: task -> the folder of its images.
         classes: task -> its classes in label order.
         checkpoint_seconds: see `Cohort.run`; hw_share, features: see `fasttransfer.study.configuration.Feeding`.
     """
 
     study: Study
     folder: Path
-    store: Path
+    stores: dict[str, Path]
     classes: dict[str, tuple[str, ...]]
     checkpoint_seconds: float = 30.0
     hw_share: float | None = None
@@ -69,7 +67,7 @@ def build_cohort(
         InputError: there are more processes than images.
     """
     study, first = setting.study, cells[0]
-    store = Store.open(setting.store)
+    store = Store.open(setting.stores[first.target])
     classes = setting.classes[first.target]
     train = select_task_images(store, store.train, classes, study.per_class)
     val = select_task_images(store, store.val, classes)
@@ -80,12 +78,13 @@ def build_cohort(
             raise InputError(
                 f"{first.name}: {ranks} processes cannot share {images} images of {what}: start {images} at most"
             )
-    means = {t: torch.from_numpy(np.load(mean_file(setting.folder, t))) for t in sorted({c.mean_of for c in cells})}
+    means = {name: load_means(study, setting.folder, name) for name in sorted({study.means_of(c) for c in cells})}
     stream = replace(image_stream(study, first, len(train)), share=processes.share)
     mine, end = processes.share.of(len(val))
     my_val = TaskImages(val.part, val.rows[mine:end], val.labels[mine:end])
     outputs = study.recipe.outputs_for(first.target, setting.classes)
-    sources = source_weights(study, cells, outputs, partial(load_network, setting.folder))
+    read_pretrained = partial(load_pretrained_state, setting.folder)
+    sources = source_weights(study, cells, outputs, partial(load_network, setting.folder), read_pretrained)
     open_images = partial(study_feed, study, device, setting.hw_share)
     views = () if study.views is None else list_views(study.views, stream.margin)
     frozen = frozen_by_source(cells) if views else {}
@@ -98,9 +97,9 @@ def build_cohort(
                 study=study,
                 folder=setting.folder,
                 weights=sources[name],
-                mean_of=group[0].mean_of,
-                mean=means[group[0].mean_of],
-                data=study.data,
+                means_of=study.means_of(group[0]),
+                means=means[study.means_of(group[0])],
+                data=study.data_of(first.target),
                 task=first.target,
                 classes=classes,
                 store=store,
@@ -115,7 +114,7 @@ def build_cohort(
             feature_sources,
             cells,
             stream,
-            lambda tasks: open_images(train, my_val, stream, {task: means[task] for task in sorted(tasks)}),
+            lambda names: open_images(train, my_val, stream, {name: means[name] for name in sorted(names)}),
             setting.features,
             log=lambda text: on_message(Noted(text)),
             progress=lambda text: on_message(Noted(text, stays=False)),

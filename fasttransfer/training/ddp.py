@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from itertools import count
@@ -27,9 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout
+from fasttransfer.networks.architecture import StagedNetwork, StepDraws
 from fasttransfer.pipelines.streams import Share
-from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
+from fasttransfer.study.cells import TASKS, Cell, study_cells
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.training import grid
@@ -39,6 +39,7 @@ from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.step import StageTrainer
+from fasttransfer.training.synced_batch_norm import SyncedBatchNorm
 from fasttransfer.training.workers.schedule import catch_signals
 
 _CHECK_STOP = 16  # steps between two checks whether a process was asked to stop
@@ -72,8 +73,8 @@ def train_bases(
 
     how: dict[str, Any] = {"feeding": feeding, "console": console, "checkpoint_seconds": checkpoint_seconds}
     run: Callable[..., bool] = partial(grid.run, choices, out, **how, wanted=wanted, show=show)
-    layers = LAYERS if choices.layers is None else choices.layers
-    if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0]))):
+    layers = (1,) if choices.layers is None else choices.layers  # which, decides no base
+    if not any(map(wanted, study_cells(choices.targets, choices.treatments, layers, [0], 1))):
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
@@ -183,17 +184,20 @@ def _any_stops(stop: threading.Event) -> Callable[[], bool]:
 class DistributedTrainer(StageTrainer):
     """A trainer that sees a part of every batch and gets the gradients of the whole."""
 
-    def __init__(self, net: CaffeNet, start: int, weights: Mapping[str, Tensor], recipe: Recipe) -> None:
-        super().__init__(net, start, weights, recipe)
+    def __init__(self, net: StagedNetwork, start: int, state: Mapping[str, Tensor], recipe: Recipe) -> None:
+        super().__init__(net, start, state, recipe)
         self._batch = recipe.batch
+        self._normalisation = SyncedBatchNorm() if recipe.network.has_batch_norm else nullcontext()
         self._parallel = DistributedDataParallel(net, gradient_as_bucket_view=True)
 
-    def _gradients(self, x: Tensor, labels: Tensor, drop: StepDropout) -> tuple[Tensor, Sequence[Tensor]]:
+    def _gradients(self, x: Tensor, labels: Tensor, draws: StepDraws) -> tuple[Tensor, Sequence[Tensor]]:
         """Return loss and gradients of the whole batch. DDP hooks into `backward`, not into `torch.autograd.grad`."""
         for weight in self._working:
             weight.grad = None
-        logits = self._parallel(x, start=self.start, drop=drop)
-        mine = F.cross_entropy(logits.float(), labels, reduction="sum") / self._batch
+        with self._normalisation:
+            logits = self._parallel(x, start=self.start, draws=draws)
+        smoothing = self._label_smoothing
+        mine = F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing) / self._batch
         (mine * dist.get_world_size()).backward()  # DDP takes the mean over processes, whose parts may differ in size
         loss = mine.detach().clone()
         dist.all_reduce(loss)
@@ -211,7 +215,7 @@ class Processes(OneProcess):
     def __init__(self, share: Share) -> None:
         self.share = share
 
-    def make_trainer(self, net: CaffeNet, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
+    def make_trainer(self, net: StagedNetwork, start: int, begin: Mapping[str, Tensor], recipe: Recipe) -> StageTrainer:
         return DistributedTrainer(net, start, begin, recipe)
 
     def record(self, compute: Compute, device: torch.device) -> Compute:
@@ -225,9 +229,10 @@ class Processes(OneProcess):
     def share_state(self, member: TrainingCell) -> None:
         """Have every process go on from the checkpoint or the initial values of the first."""
         trainee = member.trainee
-        for tensor in (*trainee.weights.values(), *trainee.velocities.values(), member.loss_sum):
+        state = trainee.state()
+        for tensor in (*state.values(), *trainee.optimiser.state.values(), member.loss_sum):
             dist.broadcast(tensor, src=0)
-        trainee.load(trainee.weights)
+        trainee.load(state)
         box = [(member.step, member.since, member.evaluations)]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         member.step, member.since, member.evaluations = box[0]

@@ -10,8 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from fasttransfer.core import randomness
-from fasttransfer.networks.caffenet import draw_weights
-from fasttransfer.networks.geometry import DROPOUT_STAGES, STAGES
+from fasttransfer.networks.architecture import Architecture
 from fasttransfer.pipelines.streams import Stream
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study.cells import BASE, HE, RANDOM_HE, Cell
@@ -33,8 +32,7 @@ def init_of(study: Study, cell: Cell) -> str:
 def image_stream(study: Study, cell: Cell, images: int) -> Stream:
     """Return order and views of the training images of `cell`, of which there are `images`."""
     purpose = purpose_of(cell)
-    geometry = study.recipe.geometry
-    margin = geometry.store - geometry.crop
+    margin = study.recipe.network.margin
     return Stream(
         order_key=randomness.key(cell.seed, f"{purpose}-order", cell.target),
         view_key=randomness.key(cell.seed, f"{purpose}-views", cell.target),
@@ -45,16 +43,23 @@ def image_stream(study: Study, cell: Cell, images: int) -> Stream:
     )
 
 
-def dropout_keys(cell: Cell) -> dict[int, int]:
-    """Return stage -> Philox key of the dropout masks at its entrance."""
+def dropout_keys(cell: Cell, network: Architecture) -> dict[int, int]:
+    """Return stage -> Philox key of what it draws in training."""
     purpose = f"{purpose_of(cell)}-dropout"
-    return {stage: randomness.key(cell.seed, purpose, cell.target, stage) for stage in DROPOUT_STAGES}
+    return {stage: randomness.key(cell.seed, purpose, cell.target, stage) for stage in network.random_stages}
 
 
 def start_weights(
-    study: Study, purpose: str, seed: int, task: str, outputs: int, init: str, start: int = 0, stop: int = STAGES
+    study: Study,
+    purpose: str,
+    seed: int,
+    task: str,
+    outputs: int,
+    init: str,
+    start: int = 0,
+    stop: int | None = None,
 ) -> dict[str, Tensor]:
-    """Return initial values of stages `start + 1` to `stop` on `task`, float32, under Caffe's names.
+    """Return the initial state of stages `start + 1` to `stop` on `task`: parameters float32, and buffers.
 
     The first layer of a base begins at the recipe's `first_init` times its size; random layers, which stay as they are,
     do not.
@@ -66,22 +71,20 @@ def start_weights(
             He's for the second random control. He's values keep the variance of a signal: the first layer's
             bring pixels to about unit variance, whatever the recipe's scale, else the control's loss explodes at once.
     """
-    weights = draw_weights(
-        study.recipe.geometry,
+    first = study.recipe.first_init if purpose == "base" else 1.0
+    if init != study.recipe.init:
+        first *= _UNIT_SCALE / study.recipe.pixel_scale
+    return study.recipe.network.draw(
         outputs,
         init,
         lambda stage: randomness.key(seed, f"{purpose}-weights", task, stage),
         start,
         stop,
+        first=first,
     )
-    if init != study.recipe.init and start == 0:
-        weights["conv1.weight"] *= _UNIT_SCALE / study.recipe.scale
-    if purpose == "base" and start == 0:
-        weights["conv1.weight"] *= study.recipe.first_init
-    return weights
 
 
 def random_source(study: Study, cell: Cell, outputs: int, n: int) -> dict[str, Tensor]:
-    """Return layers 1 to `n` of the untrained source of `cell`, "R" or "H", see `Cell.source`."""
+    """Return stages 1 to `n` of the untrained source of `cell`, "R" or "H", see `Cell.source`."""
     init = "he" if cell.source == HE else study.recipe.init
     return start_weights(study, "random", cell.seed, cell.target, outputs, init, stop=n)

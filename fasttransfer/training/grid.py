@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -73,7 +73,7 @@ def run(
     if tensorboard:
         event_files.import_writer()  # refuses before anything is written
     require_engine(feeding.engine)
-    plan = make_plan(choices, feeding)
+    plan = make_plan(choices, feeding, log)
     out = out or plan.out
     with disk_errors(out):
         is_new = not out.exists()
@@ -86,9 +86,9 @@ def run(
             for name in (".", *paths.WORKING_FOLDERS):
                 remove_temporary_files(out / name)
             plan = resume_plan(plan, feeding, out)  # before images are prepared for nothing
-            store = study_setup.open_store(plan, log)
+            stores = study_setup.open_stores(plan, log)
             setting = replace(
-                study_setup.open_study(plan, store, out),
+                study_setup.open_study(plan, stores, out),
                 checkpoint_seconds=checkpoint_seconds,
                 hw_share=feeding.hw_share,
                 features=feeding.features,
@@ -98,9 +98,9 @@ def run(
                 Records(paths.records_file(out)) as book,
                 event_files.write_events(out) if tensorboard else nullcontext(lambda cell, checks: None) as on_checks,
             ):
-                train, val = study_setup.prepare_records(book, plan, store, setting)
+                train, val = study_setup.prepare_records(book, plan, stores, setting)
                 study_run = _StudyRun(setting, replace(plan, train=train, val=val), book, console, on_checks)
-                finished = study_run.train(cells, store, feeding.engine, together)
+                finished = study_run.train(cells, stores, feeding.engine, together)
                 show(records.read_results(out), cells if finished else ())
             if finished:
                 what = "complete" if len(cells) == len(plan.cells()) else "what was asked for is trained"
@@ -124,7 +124,7 @@ class _StudyRun:
         self._macs: dict[Cell, float] = {}  # of each cell's whole training, with a part of the frozen prefixes
         self._shares: dict[Cell, float] = {}  # of each cell's training that is done
 
-    def train(self, cells: Sequence[Cell], store: Store, engine: Engine, together: Train | None) -> bool:
+    def train(self, cells: Sequence[Cell], stores: Mapping[str, Store], engine: Engine, together: Train | None) -> bool:
         """Train `cells` unless they have ended; returns False when interrupted."""
         plan, out = self._plan, self._setting.folder
         left = [cell for cell in cells if not self._state(cell)]
@@ -133,15 +133,15 @@ class _StudyRun:
             names = f"all {len(cells)} networks" if is_all else ", ".join(cell.label for cell in cells)
             self._log(f"{out}: {names} are trained, nothing to do")
             return True
-        study_setup.write_mean_images(self._setting, store)
+        study_setup.write_mean_images(self._setting, stores)
         self._book.log_event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
         networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"
         tasks = "; ".join(f"{t}: {len(plan.classes[t])} classes, {plan.train[t]} images" for t in TASKS)
         self._log(
-            f"{networks} ({tasks}), recipe {plan.recipe.name} ({plan.recipe.geometry.name}, {plan.precision} on "
+            f"{networks} ({tasks}), recipe {plan.recipe.name} ({plan.recipe.network.name}, {plan.precision} on "
             f"{plan.device}), views: {self._setting.study.views or UNLIMITED}, in {out}"
         )
-        self._log(describe_feed(plan, str(store.folder)))
+        self._log(describe_feed(plan, {task: str(store.folder) for task, store in stores.items()}))
         if together is not None:
             finished = self._train_jobs(plan_study_jobs(plan, left, 1), together)
         else:
@@ -154,7 +154,7 @@ class _StudyRun:
 
     def _train_jobs(self, division: JobPlan, train: Train) -> bool:
         for job in division.jobs:
-            own = {cell: cost.trained_macs(job.geometry, job.outputs, cell) for cell in job.cells}
+            own = {cell: cost.trained_macs(job.network, job.outputs, cell) for cell in job.cells}
             self._macs |= {cell: job.macs * macs / sum(own.values()) for cell, macs in own.items()}
         if division.waves:
             self._log(f"memory: {division.waves}")

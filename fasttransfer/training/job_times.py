@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
@@ -27,7 +28,6 @@ from fasttransfer.pipelines.store import Store, StorePart
 from fasttransfer.pipelines.streams import Batch, Feed, TaskImages
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.images import study_feed
-from fasttransfer.training import cost
 from fasttransfer.training.cohort import Cohort, CohortTask
 from fasttransfer.training.draws import image_stream, start_weights
 from fasttransfer.training.planning import TrainingJob
@@ -158,7 +158,7 @@ def _time_all(
 
 def _time_writing(folder: Path, job: TrainingJob) -> float:
     """Return the seconds that writing takes per byte, in a file of a network's size."""
-    network = torch.zeros(cost.weight_count(job.geometry, job.outputs))
+    network = torch.zeros(job.network.weight_count(job.outputs))
     begun = time.perf_counter()
     tensor_files.save(folder / "network", {"weights": network}, {})
     return (time.perf_counter() - begun) / network.nbytes
@@ -175,13 +175,12 @@ class _TimedCohort:
         cells, outputs, batch = job.cells, job.outputs, study.recipe.batch
         train = _select_images(store.train, outputs, _IMAGES)
         val = _select_images(store.val, outputs, batch)
-        means = {cell.mean_of: torch.zeros(store.size, store.size, 3) for cell in cells}
+        means = {study.means_of(cell): torch.zeros(store.size, store.size, 3) for cell in cells}
         feed = study_feed(study, device, None, train, val, image_stream(study, cells[0], len(train)), means)
         self._feed, self._val_images, self._device = _ShortFeed(feed), len(val), device
         task = CohortTask(cells[0].target, outputs, outputs, len(train), len(val), self._feed)
-        sources = source_weights(
-            study, cells, outputs, lambda base: start_weights(study, "base", 0, base.target, outputs, study.recipe.init)
-        )
+        drawn = partial(start_weights, study, "base", 0, cells[0].target, outputs, study.recipe.init)
+        sources = source_weights(study, cells, outputs, lambda base: drawn(), drawn)
         self._cohort = Cohort(study, cells, task, sources, folder, device)
         self._steps = count()
         self._batch = batch

@@ -6,13 +6,12 @@ step takes (scratch memory of the convolutions, gaps between tensors), was measu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
 
 from fasttransfer.core import machine
-from fasttransfer.networks.geometry import STAGES, Geometry, layer_of
+from fasttransfer.networks.architecture import Architecture
 from fasttransfer.study.cells import Cell, by_source, deepest_cuts
 
 OWN = 425_000_000
@@ -22,11 +21,10 @@ SHARED = 340_000_000
 SHARE = 0.8
 """Share of the free memory to plan with: the rest is for the system, its page cache and other programs."""
 
-_LOOSE = 1.5  # factor on a step's activations: scratch memory, tensors that wait to be freed
 _GAPS = 1.08  # factor on everything: free memory between tensors
 
 
-def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, cells: Iterable[Cell]) -> int:
+def cohort_bytes(network: Architecture, outputs: int, batch: int, precision: str, cells: Iterable[Cell]) -> int:
     """Return the bytes that one process takes at the most while it trains `cells` together, without libraries.
 
     Some stay: each cell's trained layers (weights and velocities, in bf16 the rounded weights too) and of each source
@@ -35,7 +33,7 @@ def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, c
     after another.
     """
     cells = tuple(cells)
-    parameters = [math.prod(shape) + shape[0] for shape in geometry.weight_shapes(outputs)]
+    parameters = network.profile(outputs).values
     value, copy = (2, 2) if precision == "bf16" else (4, 0)
     deepest = deepest_cuts(cells)
     live = [sum(parameters[cell.first_trained :]) for cell in cells]
@@ -46,31 +44,10 @@ def cohort_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, c
         read = deepest.get(source, 0)
         building += 4 * sum(parameters[read : max(c.n for c in group)])
         building += (4 - 2 * copy) * sum(parameters[:read])
-    cuts = batch * value * sum(math.prod(geometry.cut_shape(n)) for _, n in frozen)
-    images = batch * value * math.prod(geometry.cut_shape(0)) * len({c.mean_of for c in cells})
-    one = max(
-        step_bytes(geometry, outputs, batch, precision, start) for start in {cell.first_trained for cell in cells}
-    )
+    cuts = batch * value * sum(network.cut_values(n) for _, n in frozen)
+    images = batch * value * network.cut_values(0) * len({network.normalised_by(c.mean_of) for c in cells})
+    one = max(network.step_bytes(outputs, batch, precision, start) for start in {cell.first_trained for cell in cells})
     return int(_GAPS * (stays + max(building, images + cuts + one)))
-
-
-def step_bytes(geometry: Geometry, outputs: int, batch: int, precision: str, start: int) -> int:
-    """Return the most bytes of activations and gradients in one training step of the stages behind cut `start`.
-
-    Kept for the backward pass are each stage's output and, of a normalised one, what it pooled; beside them lie the
-    largest output of a convolution and the gradient of its input.
-    """
-    value = 2 if precision == "bf16" else 4
-    activations = [math.prod(geometry.cut_shape(n)) if n < STAGES else outputs for n in range(start, STAGES + 1)]
-    passing = [0]
-    for stage in range(start + 1, STAGES + 1):
-        if layer_of(stage).kernel:
-            convolved = geometry.channels[stage - 1] * geometry.sides[stage - 1] ** 2
-            passing.append(convolved + (activations[stage - 1 - start] if stage > start + 1 else 0))
-        if layer_of(stage).normalises:
-            activations[stage - start] *= 2
-    gradients = sum(math.prod(shape) for shape in geometry.weight_shapes(outputs)[start:])
-    return int(value * (_LOOSE * batch * (sum(activations[1:]) + max(passing)) + gradients))
 
 
 def free_memory(device: str, workers: int, resident: int = 0) -> int | None:

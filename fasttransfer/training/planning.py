@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import format_bytes
-from fasttransfer.networks.geometry import Geometry
+from fasttransfer.networks.architecture import Architecture
 from fasttransfer.study.cells import BASE, Cell, cohorts
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.training import cost, memory_use
@@ -20,14 +20,14 @@ class TrainingJob:
     `dataclasses.replace(job, cells=...)` is the job of some of them: costs follow from the cells.
 
     Attributes:
-        geometry, outputs: of the networks.
+        network, outputs: what is trained, and the width of its last layer.
         batch: images per step; steps: of a whole training.
         validated: images of all validation checks together.
         precision: "fp32" or "bf16".
     """
 
     cells: tuple[Cell, ...]
-    geometry: Geometry
+    network: Architecture
     outputs: int
     batch: int
     steps: int
@@ -42,20 +42,20 @@ class TrainingJob:
     @property
     def macs(self) -> float:
         """Multiply-adds of the whole training, validations included."""
-        training = cost.cohort_macs(self.geometry, self.outputs, self.cells)
-        validation = cost.validation_macs(self.geometry, self.outputs, self.cells)
+        training = cost.cohort_macs(self.network, self.outputs, self.cells)
+        validation = cost.validation_macs(self.network, self.outputs, self.cells)
         return self.steps * self.batch * training + self.validated * validation
 
     @property
     def bytes(self) -> int:
         """Memory of a worker at its peak, but for the libraries that all workers share."""
-        sizes = (self.geometry, self.outputs, self.batch, self.precision)
+        sizes = (self.network, self.outputs, self.batch, self.precision)
         return memory_use.OWN + memory_use.cohort_bytes(*sizes, self.cells)
 
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of the checkpoints of all cells: weights and velocities of what they train."""
-        return sum(8 * cost.weight_count(self.geometry, self.outputs, cell.first_trained) for cell in self.cells)
+        return sum(8 * self.network.weight_count(self.outputs, cell.first_trained) for cell in self.cells)
 
     @property
     def shape(self) -> TrainingJob:
@@ -118,7 +118,7 @@ def plan_jobs(
         steps = recipe.steps_for(train[task])
         validated = len(recipe.check_steps(steps)) * val[task]
         outputs = recipe.outputs_for(task, classes)
-        job = TrainingJob(group, recipe.geometry, outputs, recipe.batch, steps, validated, precision)
+        job = TrainingJob(group, recipe.network, outputs, recipe.batch, steps, validated, precision)
         whole.append((job, 1 if group[0].treatment == BASE else parts))
     jobs = [part for job, count in whole for part in _cut(job, count)]
     waves = ""
@@ -156,7 +156,7 @@ def _count_fitting(jobs: Sequence[TrainingJob], free: int, workers: int) -> int:
     narrower = ", --precision bf16" if largest.precision == "fp32" else ""
     needed = (largest.bytes + memory_use.SHARED) / memory_use.SHARE
     raise InputError(
-        f"one network ({largest.geometry.name}, {largest.precision}, batch {largest.batch}) needs "
+        f"one network ({largest.network.name}, {largest.precision}, batch {largest.batch}) needs "
         f"{format_bytes(needed)} of memory to train, {format_bytes(free)} are free: choose a smaller "
         f"--batch{narrower} or end what else takes memory"
     )
@@ -173,7 +173,7 @@ def _cut_to_fit(job: TrainingJob, parts: int, room: float) -> list[TrainingJob]:
 
 def _cut(job: TrainingJob, parts: int) -> list[TrainingJob]:
     """Deal the cells of `job` to `parts` jobs of about equal cost: the dearest first, each to the cheapest job."""
-    costs = [cost.trained_macs(job.geometry, job.outputs, cell) for cell in job.cells]
+    costs = [cost.trained_macs(job.network, job.outputs, cell) for cell in job.cells]
     shares: list[list[Cell]] = [[] for _ in range(min(parts, len(job.cells)))]
     sums = [0] * len(shares)
     for macs, cell in sorted(zip(costs, job.cells, strict=True), reverse=True):

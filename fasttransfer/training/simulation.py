@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.recipe import Recipe
-from fasttransfer.training import cost
 from fasttransfer.training.job_times import MachineTimes
 from fasttransfer.training.planning import TrainingJob
 
@@ -29,7 +28,7 @@ def job_cost(recipe: Recipe, times: MachineTimes, job: TrainingJob, done: Mappin
     checks = recipe.check_steps(job.steps)
     images = job.validated / len(checks) * sum(check > begun for check in checks)
     training = (job.steps - begun) * timed.step
-    saving = len(job.cells) * 4 * cost.weight_count(job.geometry, job.outputs) * times.write
+    saving = len(job.cells) * 4 * job.network.weight_count(job.outputs) * times.write
     # As `Cohort.run` does it: not too often, and never for more than a twentieth of the time.
     checkpoint = job.checkpoint_bytes * times.write
     saving += training // max(CHECKPOINT_SECONDS, 20 * checkpoint) * checkpoint

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,14 +17,16 @@ import xxhash
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder
-from fasttransfer.networks import inputs
+from fasttransfer.core.progress import Log
+from fasttransfer.networks.precision import choose_precision
+from fasttransfer.networks.pretrained import Pretrained, load_pretrained
 from fasttransfer.pipelines import choose_feed, prepare
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.store import Kind, expected_bytes
 from fasttransfer.study import images, paths, records, splits
-from fasttransfer.study.cells import LAYERS, TASKS, Cell, study_cells
-from fasttransfer.study.configuration import BUILTIN, VERSION, Choices, Feeding, Study
-from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_LAYERS, BUILTIN_SEEDS, ImageSource
+from fasttransfer.study.cells import TASKS, Cell, study_cells
+from fasttransfer.study.configuration import BUILTIN, TWO_DATA_SETS, VERSION, Choices, Feeding, Study
+from fasttransfer.study.images import BUILTIN_CLASSES, BUILTIN_SEEDS, ImageSource
 from fasttransfer.study.recipe import Recipe, find_recipes
 from fasttransfer.training import memory_use
 from fasttransfer.training.planning import JobPlan, plan_jobs
@@ -33,99 +35,131 @@ _CLASSES_SEED = 0  # --classes chooses the same classes whatever the seeds of th
 
 
 @dataclass(frozen=True)
+class TaskSource:
+    """The images of a task.
+
+    Attributes:
+        kind: of the store that the images are, or will be prepared as; why: the reason for it, in words.
+    """
+
+    images: ImageSource
+    kind: Kind
+    why: str
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """A study as far as it can be known without decoding images.
 
     Attributes:
+        sources: task -> its images, the same for both unless the tasks are two data sets.
         classes: task -> its classes in label order; train, val: task -> number of images.
-        kind: of the store that the images are, or will be prepared as; why: the reason for it, in words.
+        weights: that were trained elsewhere, where cells copy from them.
     """
 
     choices: Choices
     layers: tuple[int, ...]
     seeds: tuple[int, ...]
     recipe: Recipe
-    images: ImageSource
-    kind: Kind
-    why: str
+    sources: dict[str, TaskSource]
     classes: dict[str, tuple[str, ...]]
     train: dict[str, int]
     val: dict[str, int]
     device: str
     precision: str
     threads: int
+    weights: Pretrained | None = None
 
     @property
     def out(self) -> Path:
         """The default folder of the study."""
-        split = Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split
-        return Path("runs") / f"{self.images.name}-{split.replace(':', '-')}"
+        words = [self.sources[task].images.name for task in self.data_sets]
+        if len(words) == 1:
+            words.append(Path(self.choices.split).stem if self.choices.split.endswith(".toml") else self.choices.split)
+        if self.choices.network is not None:
+            words.append(self.choices.network.rpartition(":")[2])
+        return Path("runs") / "-".join(words).replace(":", "-")
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """The tasks whose sources are all there are: A, or A and B where those differ."""
+        return ("A",) if self.choices.data_a is None else TASKS
 
     def cells(self) -> tuple[Cell, ...]:
         """Return every network of the study."""
-        return study_cells(self.choices.targets, self.choices.treatments, self.layers, self.seeds)
+        stages = len(self.recipe.network.stages)
+        return study_cells(self.choices.targets, self.choices.treatments, self.layers, self.seeds, stages)
 
 
-def make_plan(choices: Choices, feeding: Feeding | None = None) -> StudyPlan:
-    """Check the user's choices and decide what they leave open; reads the list of images, decodes none.
+def make_plan(choices: Choices, feeding: Feeding | None = None, log: Log = lambda text: None) -> StudyPlan:
+    """Check the user's choices and decide what they leave open; reads the lists of images, decodes none.
 
     Raises:
-        InputError: bad images, split, recipe, device, feed, or a task without enough classes.
+        InputError: bad images, split, recipe, network, weights, device, feed, or a task without enough classes.
     """
     device = devices.choose_device(choices.device)
-    source = images.find_source(choices.data)
-    recipe = choices.resolve_recipe(source.recipe)
+    found = _find_sources(choices)
+    recipe = choices.resolve_recipe(is_small=any(source.is_small for source in found.values()))
     feeding = feeding or Feeding()
     if feeding.features == "cache" and choices.views is None:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
-    kind, why = _choose_kind(source, recipe, choices, feeding)
-    split = splits.make_split(choices.split, source.classes)
-    layers, seeds = choices.layers, choices.seeds
-    if choices.data == BUILTIN:
-        layers = BUILTIN_LAYERS if layers is None else layers
-        seeds = seeds or BUILTIN_SEEDS
-        choices = replace(choices, classes=choices.classes or BUILTIN_CLASSES)
-    layers = LAYERS if layers is None else layers
-    seeds = seeds or (0,)
+    kinds = {id(source): _choose_kind(source, recipe, choices, feeding) for source in found.values()}
+    layers, seeds = choices.resolve_layers(recipe.network), choices.seeds or (0,)
+    if choices.data_a is not None:
+        split = splits.join_data_sets(found["A"].classes, found["B"].classes)
+    else:
+        split = splits.make_split(choices.split, found["A"].classes)
+        if choices.data == BUILTIN:
+            seeds = choices.seeds or BUILTIN_SEEDS
+            choices = replace(choices, classes=choices.classes or BUILTIN_CLASSES)
     if choices.classes is not None:
         split = splits.limit_classes(split, choices.classes, _CLASSES_SEED)
-    classes = {"A": split.a, "B": split.b}
-    train = {task: source.count("train", names, choices.per_class) for task, names in classes.items()}
-    val = {task: source.count("val", names) for task, names in classes.items()}
-    for task in classes:
+    classes = split.tasks
+    train = {task: source.count("train", classes[task], choices.per_class) for task, source in found.items()}
+    val = {task: source.count("val", classes[task]) for task, source in found.items()}
+    for task, source in found.items():
         if not val[task]:
-            raise InputError(f"{choices.data}: task {task} has no validation images: add some under val/")
-    precision = inputs.choose_precision(choices.precision, device, recipe.geometry)
+            raise InputError(f"{source.where}: task {task} has no validation images: add some under val/")
     return StudyPlan(
         choices,
         layers,
         seeds,
         recipe,
-        source,
-        kind,
-        why,
+        {task: TaskSource(source, *kinds[id(source)]) for task, source in found.items()},
         classes,
         train,
         val,
         device,
-        precision,
+        choose_precision(choices.precision, device, recipe.network.crop),
         devices.choose_threads(device),
+        None if choices.weights is None else load_pretrained(recipe.network, choices.weights, log),
     )
 
 
-def make_study(plan: StudyPlan, images: str) -> Study:
-    """Return the study that `plan` describes, on images of this digest."""
-    choices, store = plan.choices, plan.images.store
+def _find_sources(choices: Choices) -> dict[str, ImageSource]:
+    """Return task -> its images."""
+    if choices.data_a is not None and choices.data_b is not None:
+        return {"A": images.find_source(choices.data_a), "B": images.find_source(choices.data_b)}
+    return dict.fromkeys(TASKS, images.find_source(choices.data))
+
+
+def make_study(plan: StudyPlan, digests: Mapping[str, str]) -> Study:
+    """Return the study that `plan` describes; `digests` are those of each task's prepared images."""
+    choices = plan.choices
+    a, b = (plan.sources[task].images for task in TASKS)
+    is_two = len(plan.data_sets) > 1
     return Study(
-        data=plan.images.where,
-        images=images,
-        split=choices.split,
+        data=a.where,
+        images=digests["A"],
+        data_b=b.where if is_two else None,
+        images_b=digests["B"] if is_two else None,
+        split=TWO_DATA_SETS if is_two else choices.split,
         tasks=xxhash.xxh3_128_hexdigest(json.dumps(plan.classes).encode()),
         layers=plan.layers,
         treatments=choices.treatments,
         targets=choices.targets,
         seeds=plan.seeds,
-        bad_images=store.manifest["bad_pictures"] if store else choices.bad_images,
+        bad_images=a.store.manifest["bad_pictures"] if a.store else choices.bad_images,
         precision=plan.precision,
         device=plan.device,
         threads=plan.threads,
@@ -133,6 +167,7 @@ def make_study(plan: StudyPlan, images: str) -> Study:
         classes=choices.classes,
         per_class=choices.per_class,
         views=choices.views,
+        weights=plan.weights.digest if plan.weights else None,
     )
 
 
@@ -153,16 +188,21 @@ def resume_plan(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
         precision=plan.precision if plan.choices.precision else begun.precision,
         threads=begun.threads,
     )
-    require_same(begun, make_study(plan, begun.images), out)
-    if plan.images.store is not None or not paths.records_file(out).is_file():
+    require_same(begun, make_study(plan, {task: begun.images_of(task) for task in TASKS}), out)
+    if not paths.records_file(out).is_file():
         return plan
-    kind: Kind = records.read_results(out).facts.get("store", {"kind": "raw"})["kind"]
-    if feeding.feed is not None and choose_feed.KIND_OF[feeding.feed] != kind:
-        raise InputError(
-            f"{out}: this study reads a {kind} store, --feed {feeding.feed} reads another kind: drop --feed or choose "
-            "another --out"
-        )
-    return replace(plan, kind=kind, why="as the study began")
+    sources, recorded = {}, records.read_results(out)
+    for task, source in plan.sources.items():
+        if source.images.store is None:
+            kind: Kind = recorded.store_kind(task)
+            if feeding.feed is not None and choose_feed.KIND_OF[feeding.feed] != kind:
+                raise InputError(
+                    f"{out}: this study reads a {kind} store, --feed {feeding.feed} reads another kind: drop --feed or "
+                    "choose another --out"
+                )
+            source = replace(source, kind=kind, why="as the study began")
+        sources[task] = source
+    return replace(plan, sources=sources)
 
 
 def read_study(out: Path) -> Study | None:
@@ -208,7 +248,7 @@ def plan_study_jobs(plan: StudyPlan, cells: Sequence[Cell], workers: int | None 
     """
     here = devices.count_workers(plan.device, plan.threads)
     workers = workers or here
-    resident = _stored_bytes(plan) if _choose_feed(plan).resident else 0
+    resident = max(_stored_bytes(plan, task) if _choose_feed(plan, task).resident else 0 for task in plan.data_sets)
     free = memory_use.free_memory(plan.device, here, resident)
     free = None if free is None else free * workers // here
     return plan_jobs(plan.recipe, cells, plan.classes, plan.train, plan.val, workers, plan.precision, free)
@@ -216,13 +256,13 @@ def plan_study_jobs(plan: StudyPlan, cells: Sequence[Cell], workers: int | None 
 
 def _choose_kind(source: ImageSource, recipe: Recipe, choices: Choices, feeding: Feeding) -> tuple[Kind, str]:
     """Return the kind of store that the study reads, and the reason in words."""
-    side = recipe.geometry.store
+    side = recipe.network.store
     if source.store is not None:
         if (size := source.store.size) != side:
             fitting = find_recipes(size)
             other = f" or choose --recipe {' or '.join(fitting)}" if fitting else ""
             raise InputError(
-                f"{choices.data} holds {size} x {size} images, recipe {recipe.name} needs {side}: "
+                f"{source.where} holds {size} x {size} images, recipe {recipe.name} needs {side}: "
                 f"prepare it again with --size {side}{other}"
             )
         choose_feed.check_feed(source.store, feeding.feed)
@@ -247,18 +287,30 @@ def command_words(choices: Choices) -> list[str]:
     return words
 
 
-def describe_feed(plan: StudyPlan, where: str) -> str:
-    """Return in words which feed reads which images, and where they lie."""
-    return f"images: {where} as a {plan.kind} store ({plan.why}); feed: {_choose_feed(plan).about}"
+def describe_feed(plan: StudyPlan, where: Mapping[str, str]) -> str:
+    """Return in words which feed reads which images, and where they lie.
+
+    Args:
+        where: task -> the place of its images.
+    """
+    lines = []
+    for task in plan.data_sets:
+        source = plan.sources[task]
+        name = "images" if len(plan.data_sets) == 1 else f"images of task {task}"
+        kind = f"a {source.kind} store ({source.why})"
+        lines.append(f"{name}: {where[task]} as {kind}; feed: {_choose_feed(plan, task).about}")
+    return "\n".join(lines)
 
 
-def _choose_feed(plan: StudyPlan) -> choose_feed.FeedChoice:
+def _choose_feed(plan: StudyPlan, task: str) -> choose_feed.FeedChoice:
     """Return the feed that each worker will choose when it starts."""
-    free = choose_feed.free_memory(plan.kind, torch.device(plan.device))
-    return choose_feed.choose_feed(plan.kind, _stored_bytes(plan), plan.device, free)
+    kind = plan.sources[task].kind
+    free = choose_feed.free_memory(kind, torch.device(plan.device))
+    return choose_feed.choose_feed(kind, _stored_bytes(plan, task), plan.device, free)
 
 
-def _stored_bytes(plan: StudyPlan) -> int:
-    """Return the bytes of the larger task's images as they are stored."""
-    side = plan.recipe.geometry.store
-    return max(expected_bytes(plan.kind, plan.train[task] + plan.val[task], side) for task in TASKS)
+def _stored_bytes(plan: StudyPlan, task: str) -> int:
+    """Return the bytes of the images of a task, or of the larger of those that share a source, as they are stored."""
+    kind, side = plan.sources[task].kind, plan.recipe.network.store
+    tasks = TASKS if len(plan.data_sets) == 1 else (task,)
+    return max(expected_bytes(kind, plan.train[each] + plan.val[each], side) for each in tasks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fasttransfer.study import environment, images, paths
 from fasttransfer.study.cells import TASKS
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Records
-from fasttransfer.training.checkpoint import load_end
+from fasttransfer.training.checkpoint import load_end, save_pretrained
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.study_plan import StudyPlan, command_words, make_study, read_study, require_same
 
@@ -38,54 +39,63 @@ def lock_folder(out: Path) -> AbstractContextManager[None]:
     return hold_lock(paths.lock_file(out), refuse)
 
 
-def open_store(plan: StudyPlan, log: Log) -> Store:
-    """Return the store of the study's images, prepared unless that is done.
+def open_stores(plan: StudyPlan, log: Log) -> dict[str, Store]:
+    """Return task -> the store of its images, prepared unless that is done; the same for both where the source is.
 
     Raises:
         InputError: an image cannot be decoded; a class has no images; DALI is needed and not installed.
     """
-    if plan.images.store is None and plan.kind == "jpeg":
+    stores: dict[str, Store] = {}
+    if any(source.images.store is None and source.kind == "jpeg" for source in plan.sources.values()):
         require_dali()  # before images are prepared for nothing
-    store = images.open_store(
-        plan.images,
-        plan.recipe.geometry.store,
-        kind=plan.kind,
-        bad_images=plan.choices.bad_images,
-        device=plan.device,
-        log=log,
-    )
-    store.require_both_parts([name for task in TASKS for name in plan.classes[task]])
-    return store
+    for task in plan.data_sets:
+        source = plan.sources[task]
+        stores[task] = images.open_store(
+            source.images,
+            plan.recipe.network.store,
+            kind=source.kind,
+            bad_images=plan.choices.bad_images,
+            device=plan.device,
+            log=log,
+        )
+    stores = {task: stores.get(task, stores["A"]) for task in TASKS}
+    for task, store in stores.items():
+        store.require_both_parts(plan.classes[task])
+    return stores
 
 
-def open_study(plan: StudyPlan, store: Store, out: Path) -> StudyContext:
-    """Return the study of `plan` on the images in `store`, created in folder `out` unless it is there.
+def open_study(plan: StudyPlan, stores: Mapping[str, Store], out: Path) -> StudyContext:
+    """Return the study of `plan` on the images in `stores`, created in folder `out` unless it is there.
 
     Raises:
         InputError: another study, or something else, is in `out`.
     """
-    study = make_study(plan, store.digest)
+    study = make_study(plan, {task: store.digest for task, store in stores.items()})
     if begun := read_study(out):
         require_same(begun, study, out)
     else:
         for name in paths.WORKING_FOLDERS:
             make_folder(out / name)
         study.write(paths.study_file(out))
-    return StudyContext(study, out, store.folder, plan.classes)
+    if plan.weights is not None:
+        save_pretrained(out, plan.weights)
+    return StudyContext(study, out, {task: store.folder for task, store in stores.items()}, plan.classes)
 
 
-def write_mean_images(setting: StudyContext, store: Store) -> None:
-    """Write the mean image of each task's training images into the study's folder: networks are useless without."""
+def write_mean_images(setting: StudyContext, stores: Mapping[str, Store]) -> None:
+    """Write the mean image of each task's training images into the study's folder, where its networks subtract them."""
+    if setting.study.recipe.network.channel_mean is not None:
+        return
     for task, classes in setting.classes.items():
         path = paths.mean_file(setting.folder, task)
         if not path.exists():
-            mean = load_mean_image(store, classes, setting.study.per_class, cache_folder())
+            mean = load_mean_image(stores[task], classes, setting.study.per_class, cache_folder())
             with replace_file(path) as file:
                 np.save(file, mean, allow_pickle=False)
 
 
 def prepare_records(
-    book: Records, plan: StudyPlan, store: Store, setting: StudyContext
+    book: Records, plan: StudyPlan, stores: Mapping[str, Store], setting: StudyContext
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Write into the records which networks are planned and what the images are; agree them with the weights on disk.
 
@@ -96,19 +106,27 @@ def prepare_records(
     book.plan(study.cells())
     train, val = {}, {}
     for task, classes in plan.classes.items():
+        store = stores[task]
         train[task] = len(select_task_images(store, store.train, classes, study.per_class))
         val[task] = len(select_task_images(store, store.val, classes))
-    words = {c: w for task in TASKS for c in plan.classes[task] if (w := store.words.get(c))}
+    words = {c: w for task in TASKS for c in plan.classes[task] if (w := stores[task].words.get(c))}
+    manifests = [stores[task].manifest for task in plan.data_sets]
     facts = {
         "command": shlex.join(["fasttransfer", *command_words(plan.choices), "--out", str(out)]),
         "classes": {task: list(classes) for task, classes in plan.classes.items()},
         "train_pictures": train,
         "val_pictures": val,
+        "steps": {task: study.recipe.steps_for(count) for task, count in train.items()},
         "views": study.views or UNLIMITED,
-        "synthetic": bool(store.manifest["synthetic"]),
-        "store": {"kind": store.kind, "size": store.size, "source": store.manifest["source"]},
-        "held_out": bool(store.manifest["held_out"]),
-        "refused": len(store.manifest["refused"]),
+        "weights": plan.weights.name if plan.weights else None,
+        "stages": list(study.recipe.network.stages),
+        "synthetic": any(manifest["synthetic"] for manifest in manifests),
+        "stores": {
+            task: {"kind": store.kind, "size": store.size, "source": store.manifest["source"]}
+            for task, store in stores.items()
+        },
+        "held_out": any(manifest["held_out"] for manifest in manifests),
+        "refused": sum(len(manifest["refused"]) for manifest in manifests),
         "words": words,
     }
     book.describe(facts, environment.describe_environment())

@@ -27,11 +27,11 @@ from fasttransfer.study import paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.images import BUILTIN_TRAIN, BUILTIN_VAL
-from fasttransfer.training import cost, memory_use, simulation, study_plan
+from fasttransfer.training import memory_use, simulation, study_plan
 from fasttransfer.training.checkpoint import checkpoint_step
 from fasttransfer.training.job_times import SECONDS, time_jobs
 from fasttransfer.training.planning import JobPlan, TrainingJob
-from fasttransfer.training.study_plan import StudyPlan, describe_feed, make_plan, make_study, resume_plan
+from fasttransfer.training.study_plan import StudyPlan, TaskSource, describe_feed, make_plan, make_study, resume_plan
 
 # The report takes as long as so many starts of a process, and so many more per network: both are imports and drawing
 # in Python, which slow down alike on a loaded machine. From one report of 72 networks, 5.4 s.
@@ -101,7 +101,8 @@ def dry_run(
         )
     for line in _describe(plan, out, progress, forecast(plan, progress, division)):
         console.print(Text(line), soft_wrap=True)
-    console.print(Text(describe_feed(plan, plan.images.where)), soft_wrap=True)
+    where = {task: source.images.where for task, source in plan.sources.items()}
+    console.print(Text(describe_feed(plan, where)), soft_wrap=True)
     if choices.views is not None:
         print_features(plan, plan.cells(), feeding.features, console)
 
@@ -112,7 +113,10 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: C
     Args:
         mode: "auto", "cache" or "live", see `Feeding.features`.
     """
-    views, cuts = plan.choices.views, cut_timing.cuts_read(cell.n for cell in cells if cell.frozen)
+    views, cuts = (
+        plan.choices.views,
+        cut_timing.cuts_read(plan.recipe.network, (cell.n for cell in cells if cell.frozen)),
+    )
     if mode == "live" or not views or not cuts:
         console.print(Text(f"views: {views}; frozen features run live"))
         return
@@ -184,7 +188,8 @@ def forecast(plan: StudyPlan, progress: StudyProgress, division: JobPlan, second
     report = _REPORT + _PER_NETWORK * len(plan.cells())
     with _find_images(plan) as (store, image_seconds, image_bytes):
         if jobs:
-            times = time_jobs(make_study(plan, ""), jobs, store.folder, division.workers, seconds)
+            study = make_study(plan, dict.fromkeys(TASKS, ""))
+            times = time_jobs(study, jobs, store.folder, division.workers, seconds)
             costs = {job: simulation.job_cost(recipe, times, job, progress.steps) for job in jobs}
             bases, copies = simulation.simulate(jobs, costs, division.workers, times.alone, progress.ended)
             took = {
@@ -203,7 +208,7 @@ def forecast(plan: StudyPlan, progress: StudyProgress, division: JobPlan, second
             took = {"starting": start, "report": start * report}
     # Jobs that end before the first checkpoint write none, and the checkpoints of a job go when it ends.
     long = sorted(job.checkpoint_bytes for job in costs if sum(costs[job].values()) > simulation.CHECKPOINT_SECONDS)
-    network = 4 * cost.weight_count(recipe.geometry, recipe.outputs_for("A", plan.classes))
+    network = 4 * recipe.network.weight_count(recipe.outputs_for("A", plan.classes))
     return Forecast(
         took,
         division,
@@ -240,48 +245,58 @@ def _find_images(plan: StudyPlan) -> Iterator[tuple[Store, float, int]]:
     """Find the study's images where they are prepared; else prepare a few, which are removed again.
 
     Yields:
-        A store of all images or of a few, to time training with; the seconds until all are prepared and their means
-        known; the bytes that will be written.
+        A store of all images or of a few, of task B where the tasks are two data sets, to time training with; the
+        seconds until all are prepared and their means known; the bytes that will be written.
     """
-    found = _find_store(plan)
+    seconds, written = 0.0, 0
     with tempfile.TemporaryDirectory(prefix="fasttransfer-") as scratch:
-        store, seconds, bytes_ = (found, 0.0, 0) if found else _prepare_sample(plan, Path(scratch))
-        begun = time.perf_counter()
-        some = select_task_images(store, store.train, store.classes, max(1, 2 * _SAMPLE // len(store.classes)))
-        mean_images.compute_mean_image(some)
-        per_image = (time.perf_counter() - begun) / len(some)
-        missing = sum(
-            plan.train[task]
-            for task in TASKS
-            if not mean_images.has_mean_image(store, plan.classes[task], plan.choices.per_class, cache_folder())
-        )
-        yield store, seconds + per_image * missing, bytes_
+        for task in plan.data_sets:
+            found = _find_store(plan, plan.sources[task])
+            store, more, bytes_ = (found, 0.0, 0) if found else _prepare_sample(plan, task, Path(scratch) / task)
+            tasks = TASKS if len(plan.data_sets) == 1 else (task,)
+            seconds, written = seconds + more + _mean_seconds(plan, store, tasks), written + bytes_
+        yield store, seconds, written
 
 
-def _find_store(plan: StudyPlan) -> Store | None:
-    """Return the store of all the study's images where it is prepared."""
-    side, cache, listing = plan.recipe.geometry.store, cache_folder(), plan.images.listing
+def _mean_seconds(plan: StudyPlan, store: Store, tasks: Sequence[str]) -> float:
+    """Return the seconds until the mean images of `tasks` are known."""
+    if plan.recipe.network.channel_mean is not None:
+        return 0.0
+    begun = time.perf_counter()
+    some = select_task_images(store, store.train, store.classes, max(1, 2 * _SAMPLE // len(store.classes)))
+    mean_images.compute_mean_image(some)
+    per_image = (time.perf_counter() - begun) / len(some)
+    return per_image * sum(
+        plan.train[task]
+        for task in tasks
+        if not mean_images.has_mean_image(store, plan.classes[task], plan.choices.per_class, cache_folder())
+    )
+
+
+def _find_store(plan: StudyPlan, source: TaskSource) -> Store | None:
+    """Return the store of all images of a source where it is prepared."""
+    side, cache, listing = plan.recipe.network.store, cache_folder(), source.images.listing
     bad = plan.choices.bad_images
-    if plan.images.store is not None:
-        return plan.images.store
+    if source.images.store is not None:
+        return source.images.store
     if listing is None:
         folder = prepare.builtin_folder(size=side, cache=cache, train=BUILTIN_TRAIN, val=BUILTIN_VAL)
         if not folder.exists():
             return None
         listing, bad = list_images(folder), "fail"
-    done = prepare.find_finished(listing, size=side, cache=cache, kind=plan.kind, bad_images=bad)
+    done = prepare.find_finished(listing, size=side, cache=cache, kind=source.kind, bad_images=bad)
     with suppress(InputError):  # a damaged store is prepared again
         return Store.open(done) if done else None
     return None
 
 
-def _prepare_sample(plan: StudyPlan, scratch: Path) -> tuple[Store, float, int]:
-    """Return a store of some of the source's images, and the seconds and bytes that all of them will take."""
-    side, seconds = plan.recipe.geometry.store, 0.0
+def _prepare_sample(plan: StudyPlan, task: str, scratch: Path) -> tuple[Store, float, int]:
+    """Return a store of some of a task's images, and the seconds and bytes that all of its source will take."""
+    side, seconds, source = plan.recipe.network.store, 0.0, plan.sources[task]
     # All of a source is prepared, whatever the study uses of it.
-    total = sum(map(sum, plan.images.per_class.values()))
-    written = expected_bytes(plan.kind, total, side)
-    listing = plan.images.listing
+    total = sum(map(sum, source.images.per_class.values()))
+    written = expected_bytes(source.kind, total, side)
+    listing = source.images.listing
     if listing is None:
         from fasttransfer.pipelines import synthetic  # here, for it imports the whole renderer
 
@@ -298,7 +313,7 @@ def _prepare_sample(plan: StudyPlan, scratch: Path) -> tuple[Store, float, int]:
         some = _thin_out(listing, count)
         begun = time.perf_counter()
         store = prepare.prepare_into(
-            some, scratch / str(count), size=side, kind=plan.kind, bad_images="skip", log=lambda text: None
+            some, scratch / str(count), size=side, kind=source.kind, bad_images="skip", log=lambda text: None
         )
         took[len(some.train) + len(some.val)] = time.perf_counter() - begun
     (fewer, least), (more, most) = min(took.items()), max(took.items())

@@ -22,7 +22,7 @@ from fasttransfer import cli
 from fasttransfer.bench import feed, harness, operators, step
 from fasttransfer.bench.baselines import loaders
 from fasttransfer.core.files import cache_folder
-from fasttransfer.networks.geometry import CAFFENET_MINI
+from fasttransfer.networks.caffenet import CAFFENET_MINI
 from fasttransfer.study.cells import deepest_cuts
 from fasttransfer.study.paper import IMAGES_PER_SECOND
 

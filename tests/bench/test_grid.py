@@ -20,8 +20,8 @@ from fasttransfer.bench.baselines.caffenet import CUTS, caffenet, layers
 from fasttransfer.bench.harness import ratio, read
 from fasttransfer.core import devices, randomness
 from fasttransfer.core.files import cache_folder
-from fasttransfer.networks.caffenet import CaffeNet, draw_weights
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, CaffeNetArchitecture
+from fasttransfer.networks.geometry import LAYER_NAMES
 from fasttransfer.pipelines.mean_images import compute_mean_image
 from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare
@@ -30,7 +30,7 @@ from fasttransfer.pipelines.synthetic import SIDES
 from fasttransfer.study.cells import TREATMENTS, Cell, study_cells
 from fasttransfer.training.study_plan import make_plan
 
-CELLS = study_cells("AB", ("selffer", "transfer+", "random"), (2, 7), (0,))
+CELLS = study_cells("AB", ("selffer", "transfer+", "random"), (2, 7), (0,), 8)
 NAMES = {side: [name for name in sorted(SIDES) if SIDES[name] == side][:2] for side in ("natural", "man-made")}
 SETTINGS = plain.Settings(threads=1, workers=0, channels_last=False)
 
@@ -45,16 +45,16 @@ def study_of(job: plain.PlainJob) -> plain.PlainStudy:
     return plain.PlainStudy(job, SETTINGS, plain.mean_images(job))
 
 
-@pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
-def test_the_network_is_ours_at_every_cut(geometry: Geometry, batch: int) -> None:
-    weights = draw_weights(geometry, 10, "he", lambda stage: randomness.key(0, "test", stage))
-    ours, net = CaffeNet(geometry, 10), caffenet(geometry, 10).eval()
+@pytest.mark.parametrize(("network", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
+def test_the_network_is_ours_at_every_cut(network: CaffeNetArchitecture, batch: int) -> None:
+    weights = network.draw(10, "he", lambda stage: randomness.key(0, "test", stage))
+    ours, net = CaffeNet(network, 10), caffenet(network, 10).eval()
     ours.load(weights)
     for name, layer in zip(LAYER_NAMES, layers(net), strict=True):
         layer.weight.data.copy_(weights[f"{name}.weight"])
         assert layer.bias is not None
         layer.bias.data.copy_(weights[f"{name}.bias"])
-    x = torch.randn(batch, *geometry.cut_shape(0))
+    x = torch.randn(batch, *network.cut_shape(0))
     with torch.no_grad():
         for n in range(1, 9):
             expected = ours(x, stop=n)
@@ -168,7 +168,7 @@ def test_a_study_both_ways_through_the_command(tmp_path: Path, monkeypatch: pyte
     assert study["networks"] == 24 and study["classes"] == {"A": 2, "B": 2}
     assert study["steps"] == {"A": 3, "B": 3}  # 20 images twice, 16 per step
     assert found["work"] == [24 * 3 * 16, "images"]
-    names = {cell.name for cell in study_cells("AB", TREATMENTS, (2, 7), (0,))}
+    names = {cell.name for cell in study_cells("AB", TREATMENTS, (2, 7), (0,), 8)}
     assert set(found["top1"]) == {"fasttransfer", "plain PyTorch", "other seed"}
     for scores in found["top1"].values():
         assert set(scores) == names and all(0 <= score <= 1 for score in scores.values())
@@ -193,7 +193,7 @@ def test_a_way_is_run_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 def test_agreement_is_judged_by_another_seed() -> None:
-    cells = study_cells("AB", ("selffer", "transfer", "random"), (1, 4), (0,))
+    cells = study_cells("AB", ("selffer", "transfer", "random"), (1, 4), (0,), 8)
     cohort = {cell.name: 0.5 for cell in cells}
 
     def moved(a: float, b: float) -> dict[str, float]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fasttransfer.core import machine
-from fasttransfer.networks import inputs
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.precision import choose_precision
 
 
 @pytest.mark.parametrize(
@@ -22,17 +22,18 @@ def test_precision_is_what_the_processor_multiplies(
     instructions: tuple[str, ...], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "instructions", lambda: instructions)
-    assert inputs.choose_precision(None, "cpu", CAFFENET) == precision
-    for geometry in (CAFFENET, CAFFENET_MINI):
-        assert inputs.choose_precision("fp32", "cpu", geometry) == "fp32"
-        assert inputs.choose_precision("bf16", "cpu", geometry) == "bf16"
-    assert inputs.choose_precision(None, "cpu", CAFFENET_MINI) == "fp32"
+    assert choose_precision(None, "cpu", CAFFENET.crop) == precision
+    for network in (CAFFENET, CAFFENET_MINI):
+        assert choose_precision("fp32", "cpu", network.crop) == "fp32"
+        assert choose_precision("bf16", "cpu", network.crop) == "bf16"
+    assert choose_precision(None, "cpu", CAFFENET_MINI.crop) == "fp32"
 
 
 def test_images_come_in_blocks_to_a_gpu_and_as_they_are_to_a_cpu() -> None:
-    assert inputs.choose_input_form(CAFFENET, "cpu", "bf16") == {"block": 1, "side": 227, "dtype": torch.bfloat16}
-    assert inputs.choose_input_form(CAFFENET, "cuda", "fp32") == {"block": 4, "side": 57, "dtype": torch.float32}
-    assert inputs.choose_input_form(CAFFENET_MINI, "cuda", "bf16") == {"block": 3, "side": 20, "dtype": torch.bfloat16}
+    bf16, fp32 = torch.bfloat16, torch.float32
+    assert CAFFENET.input_form("cpu", bf16) == {"block": 1, "side": 227, "dtype": bf16}
+    assert CAFFENET.input_form("cuda", fp32) == {"block": 4, "side": 57, "dtype": fp32}
+    assert CAFFENET_MINI.input_form("cuda", bf16) == {"block": 3, "side": 20, "dtype": bf16}
 
 
 FAULTS = """

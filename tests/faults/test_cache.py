@@ -322,7 +322,7 @@ def test_a_killed_prune_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest
 
 
 def test_of_two_makers_one_makes_and_the_other_waits(tmp_path: Path) -> None:
-    x, wanted = draw_features(20, KEY.geometry.cut_shape(5)), [(KEY, INFO), (key(cut=6), INFO)]
+    x, wanted = draw_features(20, KEY.shape), [(KEY, INFO), (key(cut=6), INFO)]
     begun, go = os.pipe(), os.pipe()
 
     def first() -> None:

@@ -21,7 +21,7 @@ def test_an_entry_comes_back_as_it_was_made(tmp_path: Path) -> None:
     x = make(tmp_path)
     entry = find(tmp_path)
     assert (entry.key, entry.info, entry.images, entry.views) == (KEY, INFO, 10, 2)
-    assert entry.packed and entry.shape == KEY.geometry.cut_shape(5) and entry.dense == x.nbytes
+    assert entry.packed and entry.shape == KEY.shape and entry.dense == x.nbytes
     files = {file.name: file.stat().st_size for file in entry.folder.iterdir()}
     assert files.keys() == {"00000.shard", "entry.json", "images.npy", "uses"} and files["00000.shard"] == entry.bytes
     with entry.open() as reader:

@@ -16,9 +16,8 @@ import torch
 from entries import KEY, TINY, key
 
 from fasttransfer.features import cache_key as keys
-from fasttransfer.features.cache_key import CacheKey, images_digest, mean_digest, versions, weights_digest
+from fasttransfer.features.cache_key import CacheKey, images_digest, means_digest, state_digest, versions
 from fasttransfer.networks import caffenet
-from fasttransfer.networks.caffenet import draw_weights
 from fasttransfer.networks.geometry import LAYER_NAMES
 from fasttransfer.ops import native
 
@@ -26,8 +25,9 @@ OTHER = {
     "prefix": "9" * 32,
     "mean": "9" * 32,
     "scale": 1.0,
-    "geometry": replace(TINY, hidden=(16, 17)),
+    "network": replace(TINY, hidden=(16, 17)).facts(),
     "cut": 4,
+    "shape": (8, 3, 3),
     "images": "9" * 32,
     "views": ((1, 1, False),),
     "precision": "bf16",
@@ -40,7 +40,7 @@ OTHER = {
 
 def test_every_field_changes_the_digest() -> None:
     assert OTHER.keys() == {field.name for field in fields(CacheKey)}
-    digests = {KEY.digest()} | {key(**{name: value}).digest() for name, value in OTHER.items()}
+    digests = {KEY.digest()} | {replace(KEY, **{name: value}).digest() for name, value in OTHER.items()}  # type: ignore[arg-type]
     assert len(digests) == 1 + len(OTHER)
     assert all(len(digest) == 32 and set(digest) <= set("0123456789abcdef") for digest in digests)
 
@@ -49,7 +49,7 @@ def test_every_field_changes_the_digest() -> None:
 def test_every_size_of_a_geometry_changes_the_digest_and_its_name_does_not(name: str) -> None:
     value = getattr(TINY, name)
     other = f"{value}x" if isinstance(value, str) else (*value, 1) if isinstance(value, tuple) else value + 1
-    assert (key(geometry=replace(TINY, **{name: other})).digest() == KEY.digest()) == (name == "name")
+    assert (key(network=replace(TINY, **{name: other}).facts()).digest() == KEY.digest()) == (name == "name")
 
 
 def test_the_order_of_views_changes_the_digest_and_that_of_versions_does_not() -> None:
@@ -72,39 +72,33 @@ def test_a_digest_is_the_same_in_every_process() -> None:
     assert process.stdout.strip() == KEY.digest()
 
 
-@pytest.mark.parametrize("cut", [0, 7, 8])
-def test_keys_of_other_cuts_are_refused(cut: int) -> None:
-    with pytest.raises(ValueError, match="are not kept"):
-        key(cut=cut)
-
-
 def test_weights_up_to_the_cut_change_the_digest() -> None:
-    weights = draw_weights(TINY, 3, "he", lambda stage: stage)
+    weights = TINY.draw(3, "he", lambda stage: stage)
     for stage, layer in enumerate(LAYER_NAMES, start=1):
         for name in (f"{layer}.weight", f"{layer}.bias"):
             changed = weights[name].clone()
             changed.view(-1)[-1] = changed.view(-1)[-1].nextafter(torch.tensor(9.0))
             other = {**weights, name: changed}
             for cut in range(1, 7):
-                assert (weights_digest(other, cut) == weights_digest(weights, cut)) == (stage > cut)
-    assert len({weights_digest(weights, cut) for cut in range(1, 7)}) == 6
+                assert (state_digest(other, TINY, cut) == state_digest(weights, TINY, cut)) == (stage > cut)
+    assert len({state_digest(weights, TINY, cut) for cut in range(1, 7)}) == 6
 
 
 def test_weights_change_the_digest_by_value_not_by_memory_order() -> None:
-    weights = draw_weights(TINY, 3, "he", lambda stage: stage)
+    weights = TINY.draw(3, "he", lambda stage: stage)
     moved = {
         name: w.contiguous(memory_format=torch.channels_last) if w.ndim == 4 else w.clone()
         for name, w in reversed(weights.items())
     }
-    assert weights_digest(moved, 6) == weights_digest(weights, 6)
+    assert state_digest(moved, TINY, 6) == state_digest(weights, TINY, 6)
     with pytest.raises(TypeError, match="float32"):
-        weights_digest({name: w.bfloat16() for name, w in weights.items()}, 1)
+        state_digest({name: w.bfloat16() for name, w in weights.items()}, TINY, 1)
 
 
 def test_means_and_images_change_their_digests() -> None:
     mean = torch.rand(4, 4, 3)
-    assert mean_digest(mean) == mean_digest(mean.clone())
-    assert mean_digest(mean) != mean_digest(mean + 1)
+    assert means_digest(mean) == means_digest(mean.clone())
+    assert means_digest(mean) != means_digest(mean + 1)
     rows = np.arange(5)
     digests = [
         images_digest("s", "train", rows),

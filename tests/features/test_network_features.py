@@ -14,7 +14,7 @@ from fasttransfer import features
 from fasttransfer.core import machine, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.features import cache, feature_source, network_features
-from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import read_results
@@ -44,7 +44,9 @@ def cohort_of(study: Path, cell: Cell) -> Cohort:
     """Return the cohort of `cell`, with features computed live."""
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
     classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
-    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="live")
+    setting = StudyContext(
+        Study.read(study / "study.toml"), study, dict.fromkeys(TASKS, store), classes, features="live"
+    )
     return build_cohort(setting, [cell], torch.device("cpu"))
 
 
@@ -124,7 +126,9 @@ def test_kept_features_are_those_that_were_computed(study: Path, cut: int, monke
 def test_a_notebook_finds_the_entries_of_a_studys_cell(study: Path) -> None:
     classes = {task: tuple(names) for task, names in read_results(study).facts["classes"].items()}
     store = next((study.parent / "stores" / "stores").glob("*/manifest.json")).parent
-    setting = StudyContext(Study.read(study / "study.toml"), study, store, classes, features="cache")
+    setting = StudyContext(
+        Study.read(study / "study.toml"), study, dict.fromkeys(TASKS, store), classes, features="cache"
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(setting.study.threads)  # as in a worker
     try:
@@ -173,6 +177,14 @@ def test_features_of_images_that_are_not_the_studys(study: Path, tmp_path: Path)
     assert small.values.shape[2:] == own.values.shape[2:]  # prepared at the network's size
 
 
+@pytest.mark.parametrize("cut", [0, 7, 8])
+def test_there_are_no_keys_of_cuts_that_are_not_kept(study: Path, cut: int) -> None:
+    request = network_features.open_network(study, "baseA")
+    assert request.key("val", 6).cut == 6
+    with pytest.raises(ValueError, match=f"features of cut {cut} of tiny are not kept"):
+        request.key("val", cut)
+
+
 def test_errors_name_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(match: str, *args: object, **options: object) -> None:
         with pytest.raises(InputError, match=match):
@@ -182,6 +194,7 @@ def test_errors_name_what_is_wrong(study: Path, tmp_path: Path, monkeypatch: pyt
     refuses("has no network baseA.s3", "baseA.s3")
     refuses("A5B.s0 is planned, not done", "A5B")
     refuses("cut 0: choose among 1 to 7", cut=0)
+    refuses("cut 8: choose among 1 to 7", cut=8)
     refuses("task C: choose A or B", task="C")
     refuses("views 3: choose 1", views=3)
     refuses("part 'test': choose train or val", part="test")

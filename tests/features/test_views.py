@@ -19,12 +19,13 @@ from fasttransfer.core import tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.features import cache, cut_timing, feature_source
 from fasttransfer.features.cut_timing import CutTiming
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout, cut_name, kept_cut, rounded_cuts
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.architecture import StepDraws, cut_name, rounded_cuts
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNetArchitecture
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines.streams import Stream, Sweep
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study import records
-from fasttransfer.study.cells import LAYERS, Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Choices, Feeding, Study
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import cohort_builder, grid, study_plan
@@ -118,9 +119,9 @@ def test_a_sweep_has_every_record_once_in_order_and_fills_its_last_batch() -> No
 def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path: Path) -> None:
     choices = tiny_choices(tmp_path)
     plan = study_plan.make_plan(choices)
-    unlimited = study_plan.make_study(plan, "digest")
+    unlimited = study_plan.make_study(plan, dict.fromkeys(TASKS, "digest"))
     assert "views" not in unlimited.to_dict()
-    ten = study_plan.make_study(study_plan.make_plan(replace(choices, views=10)), "digest")
+    ten = study_plan.make_study(study_plan.make_plan(replace(choices, views=10)), dict.fromkeys(TASKS, "digest"))
     assert unlimited.differences(ten) == ["views: not set in the study, 10 in the command"]
     ten.write(tmp_path / "study.toml")
     assert Study.read(tmp_path / "study.toml") == ten
@@ -131,18 +132,17 @@ def test_views_are_part_of_the_study_and_unlimited_ones_are_not_written(tmp_path
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET_MINI, 20), (CAFFENET, 6)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("network", "batch"), [(CAFFENET_MINI, 20), (CAFFENET, 6)])
 def test_features_do_not_depend_on_the_rest_of_the_batch(
-    geometry: object, batch: int, dtype: torch.dtype, threads: int
+    network: CaffeNetArchitecture, batch: int, precision: str, threads: int
 ) -> None:
     """They do not depend on how full the batch is either: a prefix always runs on whole batches."""
-    assert geometry in (CAFFENET, CAFFENET_MINI)
-    net = CaffeNet(geometry, 2, dtype)  # type: ignore[arg-type]
+    net = network.build(2, precision, CPU)
     random = torch.Generator().manual_seed(0)
     for weight in net.requires_grad_(False).parameters():
         weight.copy_(torch.empty_like(weight).normal_(0, (2 / weight[0].numel()) ** 0.5, generator=random))
-    x = torch.randn(batch, *geometry.cut_shape(0), generator=random).to(dtype)  # type: ignore[attr-defined]
+    x = torch.randn(batch, *network.cut_shape(0), generator=random).to(dtype_of(precision))
     x = x.contiguous(memory_format=torch.channels_last)
     torch.set_num_threads(threads)
     expected = rounded_cuts(net, x, range(1, 7), batch)
@@ -159,7 +159,7 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_batch_from_the_cache_is_what_a_live_run_computes(tmp_path: Path, precision: str) -> None:
     setting = make_setting(tmp_path, precision=precision)
-    cells = [Cell(0, "B", treatment, n) for treatment in ("selffer", "transfer") for n in LAYERS]
+    cells = [Cell(0, "B", treatment, n) for treatment in ("selffer", "transfer") for n in CAFFENET.cuts]
     cached = build_cohort(replace(setting, features="cache"), cells, CPU)
     live = build_cohort(replace(setting, features="live"), cells, CPU)
     pairs = [(cached._target.feed.train(step), live._target.feed.train(step)) for step in (0, 1, 7, 3)]
@@ -183,7 +183,7 @@ def test_every_frozen_cell_is_the_same_from_the_cache_as_live(
     tmp_path: Path, precision: str, init: str, treatments: tuple[str, ...]
 ) -> None:
     setting = make_setting(tmp_path, precision=precision, init=init)
-    frozen = [Cell(0, "B", treatment, n) for treatment in treatments for n in LAYERS]
+    frozen = [Cell(0, "B", treatment, n) for treatment in treatments for n in CAFFENET.cuts]
     cells = [*frozen, Cell(0, "B", "transfer+", 3)]
     live, lines = train(setting, cells, "live")
     assert not lines and not cache.list_entries(cache.cache_root())
@@ -197,7 +197,7 @@ def test_every_frozen_cell_is_the_same_from_the_cache_as_live(
 
 def test_a_mix_of_cached_and_live_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     setting = make_setting(tmp_path)
-    cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in LAYERS]
+    cells = [Cell(0, "B", treatment, n) for treatment in ("random", "transfer") for n in CAFFENET.cuts]
     live, _ = train(setting, cells, "live")
     monkeypatch.setattr(
         cut_timing, "choose_cuts", lambda timings, *_: frozenset(m.cut for m in timings if m.cut in (2, 5, 6))
@@ -232,13 +232,13 @@ def test_bases_and_fine_tuned_cells_are_trained_on_the_views_too(tmp_path: Path)
 
 
 def test_cells_frozen_to_layer_7_read_cut_6_and_their_dropout_runs_live(tmp_path: Path) -> None:
-    assert [kept_cut(n) for n in LAYERS] == [1, 2, 3, 4, 5, 6, 6]
+    assert [CAFFENET.kept_cut(n) for n in CAFFENET.cuts] == [1, 2, 3, 4, 5, 6, 6]
     setting, cell = make_setting(tmp_path), Cell(0, "B", "transfer", 7)
     cohort = build_cohort(replace(setting, features="cache"), [cell], CPU)
     batch = cohort._target.feed.train(0)
     assert batch.cuts.keys() == {"A6"}
-    drop = StepDropout(cohort._drop_keys, torch.tensor(0), 0.5)
-    dropped = cohort._cuts(batch.cuts, cohort._members, drop)["A", 7]
+    draws = StepDraws(cohort._draw_keys, torch.tensor(0), 0.5)
+    dropped = cohort._cuts(batch.cuts, cohort._members, draws)["A", 7]
     whole = cohort._cuts(batch.cuts, cohort._members, None)["A", 7]
     assert dropped.shape == whole.shape == (8, 16) and not torch.equal(dropped, whole)
 

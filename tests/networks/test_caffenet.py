@@ -9,8 +9,9 @@ import torch
 
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.core import randomness
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout, draw_weights
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, CaffeNetArchitecture
+from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
 
 # The paper README's layers: output channels, kernel, and standard deviation and bias of the initial values.
 PAPER = {
@@ -25,15 +26,15 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize(("geometry", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
-def test_forward_and_gradients_are_those_of_plain_pytorch(geometry: Geometry, batch: int) -> None:
-    weights = draw_weights(geometry, 10, "he", lambda stage: randomness.key(0, "test", stage))
-    ours, net = CaffeNet(geometry, 10).double(), plain.caffenet(geometry, 10, dropout=0.0).double()
+@pytest.mark.parametrize(("network", "batch"), [(CAFFENET, 1), (CAFFENET_MINI, 3)])
+def test_forward_and_gradients_are_those_of_plain_pytorch(network: CaffeNetArchitecture, batch: int) -> None:
+    weights = network.draw(10, "he", lambda stage: randomness.key(0, "test", stage))
+    ours, net = CaffeNet(network, 10).double(), plain.caffenet(network, 10, dropout=0.0).double()
     ours.load(weights)
     for name, layer in zip(LAYER_NAMES, plain.layers(net), strict=True):
         layer.weight.data.copy_(weights[f"{name}.weight"])
         layer.bias.data.copy_(weights[f"{name}.bias"])
-    x = torch.randn(batch, *geometry.cut_shape(0), dtype=torch.float64)
+    x = torch.randn(batch, *network.cut_shape(0), dtype=torch.float64)
     logits, expected = ours(x), net(x)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
     found = torch.autograd.grad(logits.square().sum(), list(ours.named_weights().values()))
@@ -69,11 +70,11 @@ def test_cuts_have_the_shapes_the_geometry_says(geometry: Geometry) -> None:
 
 def test_a_network_can_be_entered_at_any_cut() -> None:
     net = CaffeNet(CAFFENET_MINI, 5)
-    net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
-    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5)
-    whole = net(x, drop=drop)
+    net.load(CAFFENET_MINI.draw(5, "he", lambda stage: stage))
+    x, draws = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDraws({7: 11, 8: 12}, torch.tensor(3), 0.5)
+    whole = net(x, draws=draws)
     for n in range(1, 8):
-        assert torch.equal(net(net(x, stop=n, drop=drop), start=n, drop=drop), whole)
+        assert torch.equal(net(net(x, stop=n, draws=draws), start=n, draws=draws), whole)
 
 
 @pytest.mark.compiled
@@ -81,13 +82,13 @@ def test_a_network_can_be_entered_at_any_cut() -> None:
 def test_compiles_in_one_piece(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     net = CaffeNet(CAFFENET_MINI, 5, dtype)
-    net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
+    net.load(CAFFENET_MINI.draw(5, "he", lambda stage: stage))
     x = torch.randn(4, *CAFFENET_MINI.cut_shape(0)).to(dtype, memory_format=torch.channels_last)
-    drop, weights = StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5), list(net.named_weights().values())
-    logits = net(x, drop=drop).float()
+    draws, weights = StepDraws({7: 11, 8: 12}, torch.tensor(3), 0.5), list(net.named_weights().values())
+    logits = net(x, draws=draws).float()
     gradients = torch.autograd.grad(logits.square().mean(), weights)
     net.compile(fullgraph=True)
-    compiled = net(x, drop=drop).float()
+    compiled = net(x, draws=draws).float()
     close = 1e-4 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(compiled, logits, rtol=close, atol=close)
     for found, wanted in zip(torch.autograd.grad(compiled.square().mean(), weights), gradients, strict=True):
@@ -96,18 +97,18 @@ def test_compiles_in_one_piece(dtype: torch.dtype) -> None:
 
 def test_dropout_sits_at_the_entrance_of_stages_7_and_8() -> None:
     net = CaffeNet(CAFFENET_MINI, 5)
-    net.load(draw_weights(CAFFENET_MINI, 5, "he", lambda stage: stage))
-    x, drop = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDropout({7: 11, 8: 12}, torch.tensor(3), 0.5)
-    assert torch.equal(net(x, stop=6), net(x, stop=6, drop=drop))  # cuts 1 to 6: functions of the image
-    assert not torch.equal(net(x, stop=7), net(x, stop=7, drop=drop))
+    net.load(CAFFENET_MINI.draw(5, "he", lambda stage: stage))
+    x, draws = torch.randn(2, *CAFFENET_MINI.cut_shape(0)), StepDraws({7: 11, 8: 12}, torch.tensor(3), 0.5)
+    assert torch.equal(net(x, stop=6), net(x, stop=6, draws=draws))  # cuts 1 to 6: functions of the image
+    assert not torch.equal(net(x, stop=7), net(x, stop=7, draws=draws))
     at_7 = net(x, stop=7)
-    assert not torch.equal(net(at_7, start=7), net(at_7, start=7, drop=drop))
+    assert not torch.equal(net(at_7, start=7), net(at_7, start=7, draws=draws))
 
 
 @pytest.mark.parametrize("layer", PAPER)
 def test_initial_values_are_caffes(layer: str) -> None:
     shape, deviation, bias = PAPER[layer]
-    weights = draw_weights(CAFFENET, 1000, "caffe", lambda stage: randomness.key(0, "init", stage))
+    weights = CAFFENET.draw(1000, "caffe", lambda stage: randomness.key(0, "init", stage))
     values = weights[f"{layer}.weight"]
     assert tuple(values.shape) == shape
     tolerance = 5 / math.sqrt(values.numel())
@@ -117,7 +118,7 @@ def test_initial_values_are_caffes(layer: str) -> None:
 
 
 def test_he_values_keep_the_size_of_the_signal() -> None:
-    weights = draw_weights(CAFFENET_MINI, 16, "he", lambda stage: stage)
+    weights = CAFFENET_MINI.draw(16, "he", lambda stage: stage)
     for name, shape in zip(LAYER_NAMES[:-1], CAFFENET_MINI.weight_shapes(16), strict=False):
         assert float(weights[f"{name}.weight"].std()) == pytest.approx(math.sqrt(2 / math.prod(shape[1:])), rel=0.1)
         assert (weights[f"{name}.bias"] == 0).all()
@@ -126,4 +127,4 @@ def test_he_values_keep_the_size_of_the_signal() -> None:
 def test_weights_of_another_shape_are_refused() -> None:
     net = CaffeNet(CAFFENET_MINI, 5)
     with pytest.raises(ValueError, match=r"fc8\.weight"):
-        net.load(draw_weights(CAFFENET_MINI, 6, "he", lambda stage: stage))
+        net.load(CAFFENET_MINI.draw(6, "he", lambda stage: stage))

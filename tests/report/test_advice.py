@@ -14,7 +14,7 @@ from tiny_networks import net, study_of
 
 from fasttransfer import cli
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.report.advice import advice_table, sentences
 from fasttransfer.report.analysis.advice import Advice, advise
 from fasttransfer.report.verdict import verdict

@@ -55,7 +55,7 @@ def chromium() -> Iterator[browser.Browser]:
         yield found
 
 
-@pytest.fixture(scope="module", params=["study", "paper"])
+@pytest.fixture(scope="module", params=["study", "many cuts", "paper"])
 def index(
     request: pytest.FixtureRequest,
     study: Callable[..., StudyResults],
@@ -63,8 +63,13 @@ def index(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     path = tmp_path_factory.mktemp("page") / "index.html"
-    text = papers_page if request.param == "paper" else page(study(seeds=(0, 1), diverged=["R7A"], done=0.98))
-    path.write_text(text, encoding="utf-8")
+    deep = ("stem", *(f"layer{i}.{j}" for i in range(4) for j in range(8)), "head")
+    made = {
+        "study": lambda: page(study(seeds=(0, 1), diverged=["R7A"], done=0.98)),
+        "many cuts": lambda: page(study(stages=deep)),
+        "paper": lambda: papers_page,
+    }
+    path.write_text(made[request.param](), encoding="utf-8")
     return path
 
 

@@ -278,7 +278,7 @@ def test_results_csv(study: Callable[..., StudyResults]) -> None:
     assert list(rows[0]) == [
         "name", "treatment", "source", "target", "n", "seed", "state", "steps", "val_top1", "val_top1_best10",
         "val_loss", "base_top1", "difference_to_base", "base_top1_best10", "difference_to_base_best10", "classes",
-        "chance", "share_at_chance", "stuck", "reason", "views",
+        "chance", "share_at_chance", "stuck", "reason", "views", "stage",
     ]  # fmt: skip
     assert [(r["name"], int(r["seed"])) for r in rows] == [(r.name, r.seed) for r in made.results]
     by_name = {(r["name"], r["seed"]): r for r in rows}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks.geometry import CAFFENET
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.study import recipe
 from fasttransfer.study.configuration import Choices, Study
 from fasttransfer.study.recipe import Recipe, load_recipe, parse_recipe, recipe_names
@@ -25,7 +25,7 @@ def study(**changes: object) -> Study:
 
 def test_the_caffe_recipe_is_the_papers() -> None:
     r = load_recipe("caffe")
-    assert (r.geometry, r.batch, r.steps, r.epochs) == (CAFFENET, 256, 450_000, None)
+    assert (r.network, r.batch, r.steps, r.epochs) == (CAFFENET, 256, 450_000, None)
     assert (r.momentum, r.weight_decay, r.bias_lr, r.bias_decay, r.dropout) == (0.9, 5e-4, 2, 0, 0.5)
     assert (r.init, r.scale, r.outputs) == ("caffe", 1.0, "all")
     checks = r.check_steps(450_000)
@@ -51,6 +51,8 @@ def test_a_study_from_before_a_value_had_a_name_is_the_same_study(tmp_path: Path
     (tmp_path / "study.toml").write_text(text.replace("give_up = 0.5\n", ""))
     before = Study.read(tmp_path / "study.toml")
     assert "give_up" in text and before == made
+    (tmp_path / "study.toml").write_text(text.replace("[recipe.network]", "[recipe.geometry]"))
+    assert "[recipe.network]" in text and Study.read(tmp_path / "study.toml") == made
     assert made.digest() == "8ea5e89a8c1f6813e5b97a0d7d168770"  # what weights of such studies carry
     assert replace(made, recipe=replace(made.recipe, give_up=0.7)).digest() != made.digest()
 
@@ -81,9 +83,18 @@ def test_epochs_become_steps() -> None:
 
 
 def test_options_change_the_recipe() -> None:
-    recipe = Choices(steps=5, batch=3, lr=0.5, dropout=0.0).resolve_recipe("caffe")
+    recipe = Choices(steps=5, batch=3, lr=0.5, dropout=0.0).resolve_recipe(is_small=False)
     assert (recipe.steps, recipe.epochs, recipe.batch, recipe.lr, recipe.dropout) == (5, None, 3, 0.5, 0)
-    assert Choices(epochs=2.0).resolve_recipe("caffe").steps is None
+    assert Choices(epochs=2.0).resolve_recipe(is_small=False).steps is None
+
+
+def test_layers_are_those_of_the_network() -> None:
+    assert Choices(data="images").resolve_layers(CAFFENET) == (1, 2, 3, 4, 5, 6, 7)
+    assert Choices().resolve_layers(CAFFENET) == (1, 3, 5, 7)  # of the built-in images, for a first look
+    assert Choices(layers=(2, 7)).resolve_layers(CAFFENET) == (2, 7)
+    for layers, wrong in (((0,), 0), ((3, 8), 8)):
+        with pytest.raises(InputError, match=f"--layers {wrong}: choose among 1 to 7 for caffenet"):
+            Choices(layers=layers).resolve_layers(CAFFENET)
 
 
 def test_a_cosine_rises_over_the_warmup_and_falls_to_nothing() -> None:
@@ -118,8 +129,6 @@ def test_differences_name_what_differs_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("choices", "sentence"),
     [
-        ({"layers": (0,)}, "--layers 0: choose among 1 to 7"),
-        ({"layers": (3, 8)}, "--layers 8: choose among 1 to 7"),
         ({"layers": (3, 3)}, "given twice"),
         ({"treatments": ("frozen",)}, "--treatments frozen: choose among selffer"),
         ({"targets": ("C",)}, "--targets C: choose among A, B"),
@@ -171,10 +180,11 @@ def test_bad_recipes_are_errors(changes: dict[str, object], sentence: str) -> No
     ("text", "sentence"),
     [
         ("this is no TOML", "not a readable TOML file"),
-        ('name = "x"\ngeometry = "resnet"', "geometry 'resnet' is unknown"),
-        ('name = "x"\ngeometry = "caffenet"', "'batch' is missing"),
-        ('name = "x"\ngeometry = "caffenet"\nspeed = 3', "'speed' is not known"),
-        ('name = "x"\n[geometry]\nname = "y"', "'store' is missing"),
+        ('name = "x"\nnetwork = "resnet"', "network 'resnet' is unknown"),
+        ('name = "x"\nnetwork = 5', "network 5 is unknown"),
+        ('name = "x"\nnetwork = "caffenet"', "'batch' is missing"),
+        ('name = "x"\nnetwork = "caffenet"\nspeed = 3', "'speed' is not known"),
+        ('name = "x"\n[network]\nname = "y"', "network: 'store' is missing"),
         ("MINI\nbatch = true", "batch is True, int is needed"),
         ('MINI\nbatch = "many"', "batch is 'many', int is needed"),
     ],
@@ -193,7 +203,7 @@ def test_bad_recipe_files_are_errors(tmp_path: Path, text: str, sentence: str) -
 
 
 def test_unknown_and_missing_recipes_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="choose one of caffe, fast, mini"):
+    with pytest.raises(InputError, match="choose one of caffe, fast, large"):
         load_recipe("quick")
     with pytest.raises(InputError, match="no such recipe file"):
         load_recipe(str(tmp_path / "none.toml"))
@@ -201,7 +211,7 @@ def test_unknown_and_missing_recipes_are_errors(tmp_path: Path) -> None:
 
 def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
     table = study().to_dict()["recipe"]
-    made = parse_recipe({**table, "lr": 1, "geometry": "caffenet-mini"}, "here")
+    made = parse_recipe({**table, "lr": 1, "network": "caffenet-mini"}, "here")
     assert isinstance(made, Recipe)
     assert made.lr == 1.0
     assert isinstance(made.lr, float)
@@ -209,7 +219,7 @@ def test_a_whole_number_stands_for_a_float(tmp_path: Path) -> None:
 
 def test_hes_random_control_is_refused_where_the_random_control_is_the_same() -> None:
     choices = Choices(treatments=("transfer", "random-he"))
-    assert choices.resolve_recipe("caffe").init == "caffe"
+    assert choices.resolve_recipe(is_small=False).init == "caffe"
     with pytest.raises(InputError, match="recipe mini starts from He's values already"):
-        choices.resolve_recipe("mini")
+        choices.resolve_recipe(is_small=True)
     assert "random-he" not in Choices().treatments

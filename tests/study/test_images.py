@@ -11,13 +11,14 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.prepare import prepare_into
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import images
+from fasttransfer.study.recipe import default_recipe
 
 CLASSES = NATURAL + MANMADE
 
 
 def test_the_built_in_images() -> None:
     found = images.find_source("builtin")
-    assert (found.name, found.where, found.recipe, len(found.classes)) == ("builtin", "builtin", "mini", 32)
+    assert (found.name, found.where, found.is_small, len(found.classes)) == ("builtin", "builtin", True, 32)
     assert found.count("train", found.classes) == 32 * images.BUILTIN_TRAIN
     assert found.listing is None and found.store is None
 
@@ -43,7 +44,8 @@ def test_a_store_and_its_source_are_the_same_images(
 def test_the_recipe_of_a_store_follows_its_size(tmp_path: Path, size: int, recipe: str) -> None:
     source = draw_images(tmp_path / "images", ("cat", "dog"), train=2, val=1)
     prepare_into(source, tmp_path / "store", size=size, log=lambda text: None)
-    assert images.find_source(str(tmp_path / "store")).recipe == recipe
+    found = images.find_source(str(tmp_path / "store"))
+    assert default_recipe(None, is_small=found.is_small) == recipe
 
 
 def test_data_that_is_neither_source_nor_store_is_an_error(tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_records_are_read_as_they_were_written(folder: Path) -> None:
     )
 
 
+def test_a_study_of_an_earlier_version_names_its_network_as_today(folder: Path) -> None:
+    (folder / "study.toml").write_text('[recipe]\nbatch = 8\n[recipe.geometry]\nname = "caffenet"\n')
+    with Records(folder / "study.db"):
+        pass
+    assert records.read_results(folder).study == {"recipe": {"batch": 8, "network": {"name": "caffenet"}}}
+
+
 def test_scores() -> None:
     top1 = [0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6, 0.5, 0.55, 0.45, 0.05]
     result = Result(

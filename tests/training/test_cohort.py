@@ -16,7 +16,8 @@ from studies import RECIPE, make_setting, never, same, train, trained
 from torch import Tensor
 
 from fasttransfer.core import devices, tensor_files
-from fasttransfer.study.cells import LAYERS, TASKS, TREATMENTS, Cell, base, base_plus
+from fasttransfer.networks.caffenet import CAFFENET
+from fasttransfer.study.cells import TASKS, TREATMENTS, Cell, base, base_plus
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.records import Evaluation
 from fasttransfer.training.checkpoint import load_end
@@ -60,7 +61,10 @@ def checks_in(heard: Iterable[Message]) -> dict[Cell, tuple[Evaluation, ...]]:
 
 
 def all_cells(target: str = "B") -> list[Cell]:
-    return [base_plus(target, 0), *(Cell(0, target, treatment, n) for treatment in TREATMENTS for n in LAYERS)]
+    return [
+        base_plus(target, 0, 8),
+        *(Cell(0, target, treatment, n) for treatment in TREATMENTS for n in CAFFENET.cuts),
+    ]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -311,13 +315,13 @@ def test_bfloat16_training_is_close_to_float32(tmp_path: Path) -> None:
 
 
 def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(setting: StudyContext) -> None:
-    further = base_plus("B", 0)
+    further = base_plus("B", 0, 8)
     cohort = build_cohort(setting, [further], CPU)
     begun = tensor_files.load(weights_file(setting.folder, base("B", 0)))[0]
     (member,) = cohort._members
     assert begun.keys() == member.trainee.weights.keys()
     assert all(torch.equal(begun[name], w) for name, w in member.trainee.weights.items())
-    assert all(not v.any() for v in member.trainee.velocities.values())
+    assert all(not v.any() for v in member.trainee.optimiser.state.values())
     assert member.trainee.start == 0  # all stages are trained
     cohort.run(lambda _: None, never, 1e9)
     ended = tensor_files.load(weights_file(setting.folder, further))[0]
@@ -327,7 +331,7 @@ def test_base_plus_goes_on_from_every_stage_of_its_base_with_draws_of_its_own(se
 
 
 def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(setting: StudyContext) -> None:
-    cells = [Cell(0, "B", "transfer", 3), base_plus("B", 0)]
+    cells = [Cell(0, "B", "transfer", 3), base_plus("B", 0, 8)]
     heard = train(setting, cells)
     ends, checks = ends_in(heard), checks_in(heard)
     images = 3 * 5
@@ -345,6 +349,6 @@ def test_which_validation_images_the_last_check_got_right_is_kept_through_stops(
 
 
 def test_a_checkpoint_of_a_network_never_checked_is_resumed(setting: StudyContext) -> None:
-    cell = base_plus("B", 0)
+    cell = base_plus("B", 0, 8)
     train(setting, [cell], after(1))
     assert ends_in(train(setting, [cell]))[cell].state == "done"

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fasttransfer.networks import caffenet
-from fasttransfer.networks.caffenet import CaffeNet
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, Geometry
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, CaffeNetArchitecture
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.training import cost
 
@@ -36,7 +35,7 @@ def test_fine_tuned_cells_share_nothing() -> None:
 
 def test_weights_are_counted_as_they_are() -> None:
     net = CaffeNet(CAFFENET_MINI, 16)
-    assert cost.weight_count(CAFFENET_MINI, 16) == sum(p.numel() for p in net.parameters())
+    assert CAFFENET_MINI.weight_count(16) == sum(p.numel() for p in net.parameters())
 
 
 def test_validation_is_one_forward_pass_with_prefixes_shared() -> None:
@@ -60,10 +59,10 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caffenet.Stage, "_convolve", convolution)
 
 
-def counted(geometry: Geometry, outputs: int, cells: list[Cell], images: int) -> int:
+def counted(architecture: CaffeNetArchitecture, outputs: int, cells: list[Cell], images: int) -> int:
     """Return the FLOPs of a training step as PyTorch counts them: the shared prefix once, then every cell."""
-    network = CaffeNet(geometry, outputs)
-    cuts = {0: torch.randn(images, *geometry.cut_shape(0))}
+    network = CaffeNet(architecture, outputs)
+    cuts = {0: torch.randn(images, *architecture.cut_shape(0))}
     with FlopCounterMode(display=False) as counter:
         deepest = max((cell.n for cell in cells if cell.frozen), default=0)
         for n in range(1, deepest + 1):  # with gradients: the fused operator of a frozen stage is not counted

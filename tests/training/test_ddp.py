@@ -18,7 +18,7 @@ from waiting import PATIENCE
 from fasttransfer import ops
 from fasttransfer.core import randomness, tensor_files
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks.caffenet import StepDropout
+from fasttransfer.networks.architecture import StepDraws
 from fasttransfer.pipelines.streams import Share, Stream
 from fasttransfer.study import records
 from fasttransfer.study.configuration import Choices
@@ -86,7 +86,7 @@ def test_masks_are_those_of_the_whole_batch() -> None:
     (gradient,) = torch.autograd.grad(whole, x, torch.ones_like(whole))
     for first, end in (Share(rank, 3).of(7) for rank in range(3)):
         part = x.detach()[first:end].requires_grad_()
-        got = StepDropout({7: key}, at, 0.3, (first, 7 - end)).at(7, part)
+        got = StepDraws({7: key}, at, 0.3, (first, 7 - end)).dropout(7, part)
         assert torch.equal(got, whole[first:end])
         assert torch.equal(torch.autograd.grad(got, part, torch.ones_like(got))[0], gradient[first:end])
 
@@ -95,6 +95,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """Two share uneven batches, once undisturbed and once killed on the way; grid goes on from there."""
     changes = {"layers": (2,), "treatments": ("transfer",), "targets": ("A",), "batch": 7, "steps": STEPS}
     choices = tiny_choices(tmp_path, **changes)
+    recipe = Path(str(choices.recipe))
+    recipe.write_text("label_smoothing = 0.1\n" + recipe.read_text())  # the loss is summed over processes
     one, two, killed = tmp_path / "one", tmp_path / "two", tmp_path / "killed"
     assert ddp.train_bases(choices, one, console=quiet()) == 0
 

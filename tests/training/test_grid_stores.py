@@ -19,7 +19,7 @@ from fasttransfer.pipelines import choose_feed, prepare
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import images, records
-from fasttransfer.study.cells import Cell, base
+from fasttransfer.study.cells import TASKS, Cell, base
 from fasttransfer.study.configuration import Feeding
 from fasttransfer.study.paths import weights_file
 from fasttransfer.training import grid, study_plan, study_setup, time_estimate
@@ -46,7 +46,9 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     assert line == (
         f"images: {tmp_path}/store as a jpeg store (as it is); feed: dali, decoded on the CPU from the page cache"
     )
-    assert records.read_results(of_store).facts["store"] == {"kind": "jpeg", "size": 32, "source": choices.data}
+    assert records.read_results(of_store).facts["stores"] == {
+        task: {"kind": "jpeg", "size": 32, "source": choices.data} for task in TASKS
+    }
 
     prepare.prepare(Path(choices.data), size=32, cache=cache_folder(), kind="raw", log=lambda text: None)
     assert study_plan.make_plan(choices).kind == "raw"
@@ -132,8 +134,8 @@ def test_images_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkey
         of_store = replace(choices, data=str(store.folder))
         plan = study_plan.make_plan(of_store)
         with records.Records(tmp_path / f"{synthetic}.db") as book:
-            setting = study_setup.open_study(plan, store, tmp_path / f"{synthetic}")
-            study_setup.prepare_records(book, plan, store, setting)
+            setting = study_setup.open_study(plan, dict.fromkeys(TASKS, store), tmp_path / f"{synthetic}")
+            study_setup.prepare_records(book, plan, dict.fromkeys(TASKS, store), setting)
             facts = dict(book._db.execute("SELECT key, json FROM facts"))
         assert facts["synthetic"] == str(synthetic).lower()
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI
 from fasttransfer.study.cells import TREATMENTS, Cell, base, study_cells
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import cost, memory_use
@@ -41,7 +41,7 @@ def test_one_cell_has_no_halves() -> None:
 
 
 def divide(workers: int, free: int | None, recipe: str = "mini", batch: int = 32) -> JobPlan:
-    cells = study_cells(("A", "B"), TREATMENTS, range(1, 8), (0,))
+    cells = study_cells(("A", "B"), TREATMENTS, range(1, 8), (0,), 8)
     counts = {"A": 100, "B": 300}
     of = replace(load_recipe(recipe), batch=batch)
     return plan_jobs(of, cells, CLASSES, counts, counts, workers, "fp32", free)
@@ -51,7 +51,7 @@ def divide(workers: int, free: int | None, recipe: str = "mini", batch: int = 32
 @pytest.mark.parametrize("free", [None, 100 * GB, 3 * GB])
 def test_every_cell_is_in_one_job_and_bases_come_first(workers: int, free: int | None) -> None:
     division = divide(workers, free)
-    cells = study_cells(("A", "B"), TREATMENTS, range(1, 8), (0,))
+    cells = study_cells(("A", "B"), TREATMENTS, range(1, 8), (0,), 8)
     assert sorted(c for job in division.jobs for c in job.cells) == sorted(cells)
     is_base = [job.cells[0].treatment == "base" for job in division.jobs]
     assert is_base == sorted(is_base, reverse=True)
@@ -96,7 +96,7 @@ def test_memory_grows_with_cells_and_a_frozen_cell_takes_what_it_trains() -> Non
         return memory_use.cohort_bytes(CAFFENET, 500, batch, "fp32", cells)
 
     whole, frozen = Cell(0, "B", "transfer+", 6), Cell(0, "B", "transfer", 6)
-    each = 8 * cost.weight_count(CAFFENET, 500)
+    each = 8 * CAFFENET.weight_count(500)
     more = memory(whole, Cell(0, "B", "transfer+", 5)) - memory(whole)
     assert more == pytest.approx(each, rel=0.1)
     assert memory(whole, frozen) - memory(whole) < 1.2 * each  # its source and its last two layers

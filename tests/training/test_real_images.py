@@ -12,9 +12,8 @@ import torch
 from studies import cohort, setting_in, store_of
 
 from fasttransfer.core.files import cache_folder
-from fasttransfer.networks import inputs
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout, draw_weights
-from fasttransfer.networks.geometry import CAFFENET, DROPOUT_STAGES
+from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.caffenet import CAFFENET
 from fasttransfer.pipelines.choose_feed import open_feed
 from fasttransfer.pipelines.dali_feed import has_dali
 from fasttransfer.pipelines.mean_images import compute_mean_image
@@ -35,32 +34,29 @@ KINDS: tuple[Kind, ...] = ("raw", "jpeg")
 
 def test_a_step_on_full_size_images(shared: Path) -> None:
     """The 400 have no validation images of their own, so that there is no study of them."""
-    geometry = replace(CAFFENET, channels=(16, 16, 16, 16, 16), hidden=(64, 64))  # the paper's takes a minute
-    recipe, losses = replace(load_recipe("caffe"), geometry=geometry), {}
+    network = replace(CAFFENET, channels=(16, 16, 16, 16, 16), hidden=(64, 64))  # the paper's takes a minute
+    recipe, losses = replace(load_recipe("caffe"), network=network), {}
     for kind in KINDS:
         source = shared / "data/ilsvrc12-samples.tar"
-        store = prepare(source, size=geometry.store, cache=cache_folder(), kind=kind, log=lambda text: None)
+        store = prepare(source, size=network.store, cache=cache_folder(), kind=kind, log=lambda text: None)
         rows = np.arange(8)
         images = TaskImages(store.train, rows, rows)
         feed = open_feed(
             images,
             images,
-            Stream(1, 2, 8, 8, geometry.store - geometry.crop),
+            Stream(1, 2, 8, 8, network.margin),
             {"A": torch.from_numpy(compute_mean_image(images))},
             device=CPU,
             threads=1,
-            crop=geometry.crop,
-            scale=recipe.scale,
-            **inputs.choose_input_form(geometry, "cpu", "fp32"),
+            crop=network.crop,
+            scale=recipe.pixel_scale,
+            **network.input_form("cpu", torch.float32),
         )
         batch = feed.train(0)
-        trainee = StageTrainer(
-            CaffeNet(geometry, 8, torch.float32), 0, draw_weights(geometry, 8, "he", lambda stage: stage), recipe
-        )
-        drop = StepDropout(
-            {stage: stage for stage in DROPOUT_STAGES}, torch.zeros((), dtype=torch.int64), recipe.dropout
-        )
-        losses[kind] = float(trainee.step(batch.images["A"], batch.labels, drop, torch.tensor(1e-4)))
+        trainee = StageTrainer(network.build(8, "fp32", CPU), 0, network.draw(8, "he", lambda stage: stage), recipe)
+        keys = {stage: stage for stage in network.random_stages}
+        draws = StepDraws(keys, torch.zeros((), dtype=torch.int64), recipe.dropout or 0.0)
+        losses[kind] = float(trainee.step(batch.images["A"], batch.labels, draws, torch.tensor(1e-4)))
         feed.close()
     assert 0 < losses["raw"] < float("inf")
     assert losses["jpeg"] == pytest.approx(losses["raw"], rel=0.1)

@@ -13,8 +13,10 @@ from torch import Tensor
 from fasttransfer import ops
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.core import randomness
-from fasttransfer.networks.caffenet import CaffeNet, StepDropout, conv_in_halves, draw_weights, weights_for_blocks
-from fasttransfer.networks.geometry import CAFFENET, CAFFENET_MINI, LAYER_NAMES, Geometry
+from fasttransfer.networks.architecture import Architecture, StepDraws
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, conv_in_halves, weights_for_blocks
+from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
+from fasttransfer.networks.precision import dtype_of
 from fasttransfer.study.recipe import Recipe, load_recipe
 from fasttransfer.training.cuda_graph import RecordedGraph
 from fasttransfer.training.step import StageTrainer
@@ -22,44 +24,43 @@ from fasttransfer.training.step import StageTrainer
 OUTPUTS = 10
 
 
-def fresh(geometry: Geometry) -> dict[str, Tensor]:
-    return draw_weights(geometry, OUTPUTS, "he", lambda stage: randomness.key(0, "test-step", stage))
+def fresh(network: Architecture) -> dict[str, Tensor]:
+    return network.draw(OUTPUTS, "he", lambda stage: randomness.key(0, "test-step", stage))
 
 
 def batches(
-    geometry: Geometry, batch: int, dtype: torch.dtype, device: str, count: int = 8
+    network: Architecture, batch: int, dtype: torch.dtype, device: str, count: int = 8
 ) -> list[tuple[Tensor, Tensor]]:
     """Noise around a pattern of each class, so that there is something to learn."""
     torch.manual_seed(0)
-    patterns = torch.randn(OUTPUTS, *geometry.cut_shape(0))
+    patterns = torch.randn(OUTPUTS, *network.cut_shape(0))
     made = []
     for _ in range(count):
         labels = torch.randint(OUTPUTS, (batch,))
-        x = patterns[labels] + 0.5 * torch.randn(batch, *geometry.cut_shape(0))
+        x = patterns[labels] + 0.5 * torch.randn(batch, *network.cut_shape(0))
         made.append((x.to(device, dtype, memory_format=torch.channels_last), labels.to(device)))
     return made
 
 
-def train(
-    recipe: Recipe, dtype: torch.dtype, device: str, steps: int, start: int = 0
-) -> tuple[StageTrainer, list[float]]:
+def train(recipe: Recipe, precision: str, device: str, steps: int, start: int = 0) -> tuple[StageTrainer, list[float]]:
     torch.manual_seed(0)
-    net = CaffeNet(recipe.geometry, OUTPUTS, dtype).to(device)
-    trainee = StageTrainer(net, start, fresh(recipe.geometry), recipe)
-    given = batches(recipe.geometry, 16, dtype, device)
+    net = recipe.network.build(OUTPUTS, precision, torch.device(device), start=start)
+    trainee = StageTrainer(net, start, fresh(recipe.network), recipe)
+    given = batches(recipe.network, 16, dtype_of(precision), device)
     lr = torch.tensor(recipe.lr, device=device)
     losses = []
     for step in range(steps):
         x, labels = given[step % len(given)]
-        drop = StepDropout({}, torch.tensor(step, device=device), 0.0)
-        losses.append(trainee.step(x, labels, drop, lr).item())
+        draws = StepDraws({}, torch.tensor(step, device=device), 0.0)
+        losses.append(trainee.step(x, labels, draws, lr).item())
     return trainee, losses
 
 
 def train_plain(recipe: Recipe, dtype: torch.dtype, device: str, steps: int) -> list[float]:
     """The same with modules, autocast and an optimiser; Caffe's biases learn at twice the rate, without decay."""
-    net = plain.caffenet(recipe.geometry, OUTPUTS, dropout=0.0).to(device, memory_format=torch.channels_last)
-    weights = fresh(recipe.geometry)
+    assert isinstance(recipe.network, Geometry)
+    net = plain.caffenet(recipe.network, OUTPUTS, dropout=0.0).to(device, memory_format=torch.channels_last)
+    weights = fresh(recipe.network)
     groups = []
     for name, layer in zip(LAYER_NAMES, plain.layers(net), strict=True):
         for kind, scale, decay in (("weight", 1.0, 1.0), ("bias", recipe.bias_lr, recipe.bias_decay)):
@@ -68,7 +69,7 @@ def train_plain(recipe: Recipe, dtype: torch.dtype, device: str, steps: int) -> 
             rate = {"lr": recipe.lr * scale, "weight_decay": recipe.weight_decay * decay}
             groups.append({"params": [parameter], **rate})
     optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
-    given = batches(recipe.geometry, 16, dtype, device)
+    given = batches(recipe.network, 16, dtype, device)
     losses = []
     for step in range(steps):
         x, labels = given[step % len(given)]
@@ -84,7 +85,7 @@ def train_plain(recipe: Recipe, dtype: torch.dtype, device: str, steps: int) -> 
 @pytest.mark.parametrize("device", DEVICES)
 def test_two_hundred_steps_are_those_of_plain_pytorch(device: str) -> None:
     recipe = dataclasses.replace(load_recipe("mini"), lr=5e-5)
-    ours = torch.tensor(train(recipe, torch.float32, device, 200)[1])
+    ours = torch.tensor(train(recipe, "fp32", device, 200)[1])
     theirs = torch.tensor(train_plain(recipe, torch.float32, device, 200))
     assert ours[-1] < 0.8 * ours[0]
     torch.testing.assert_close(ours[:20], theirs[:20], rtol=1e-5, atol=0.0)
@@ -96,7 +97,7 @@ def test_two_hundred_steps_are_those_of_plain_pytorch(device: str) -> None:
 def test_bfloat16_steps_are_as_close_to_float32_as_autocast_s(device: str) -> None:
     recipe = load_recipe("mini")
     exact = torch.tensor(train_plain(recipe, torch.float32, device, 60))
-    ours = torch.tensor(train(recipe, torch.bfloat16, device, 60)[1])
+    ours = torch.tensor(train(recipe, "bf16", device, 60)[1])
     theirs = torch.tensor(train_plain(recipe, torch.bfloat16, device, 60))
     assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max() + 0.01
     assert not torch.equal(ours, exact)
@@ -104,12 +105,12 @@ def test_bfloat16_steps_are_as_close_to_float32_as_autocast_s(device: str) -> No
 
 @pytest.mark.parametrize("start", [0, 1, 3, 6, 7])
 def test_bfloat16_copies_are_the_rounded_weights(start: int) -> None:
-    trainee, _ = train(load_recipe("mini"), torch.bfloat16, "cpu", 0, start)
+    trainee, _ = train(load_recipe("mini"), "bf16", "cpu", 0, start)
     recipe = load_recipe("mini")
-    x = torch.randn(4, *recipe.geometry.cut_shape(start)).to(torch.bfloat16)
+    x = torch.randn(4, *recipe.network.cut_shape(start)).to(torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
     before = {name: w.clone() for name, w in trainee.weights.items()}
-    trainee.step(x, torch.arange(4), StepDropout({}, torch.tensor(0), 0.0), torch.tensor(0.1))
+    trainee.step(x, torch.arange(4), StepDraws({}, torch.tensor(0), 0.0), torch.tensor(0.1))
     working = trainee.net.named_weights(start)
     assert set(working) == set(trainee.weights)
     for name, master in trainee.weights.items():
@@ -176,14 +177,14 @@ def test_products_alone_are_those_of_the_network() -> None:
 def test_a_recorded_step_is_the_step() -> None:
     recipe = load_recipe("mini")
     torch.backends.cudnn.deterministic = True
-    plainly, _ = train(recipe, torch.bfloat16, "cuda", 8)
-    net = CaffeNet(recipe.geometry, OUTPUTS, torch.bfloat16).cuda()
-    trainee = StageTrainer(net, 0, fresh(recipe.geometry), recipe)
+    plainly, _ = train(recipe, "bf16", "cuda", 8)
+    net = recipe.network.build(OUTPUTS, "bf16", torch.device("cuda"))
+    trainee = StageTrainer(net, 0, fresh(recipe.network), recipe)
     lr, at = torch.tensor(recipe.lr, device="cuda"), torch.zeros((), dtype=torch.int64, device="cuda")
     recorded = RecordedGraph(
-        lambda given: trainee.step(given["x"], given["labels"], StepDropout({}, at, 0.0), lr) and None
+        lambda given: trainee.step(given["x"], given["labels"], StepDraws({}, at, 0.0), lr) and None
     )
-    for x, labels in batches(recipe.geometry, 16, torch.bfloat16, "cuda"):
+    for x, labels in batches(recipe.network, 16, torch.bfloat16, "cuda"):
         recorded({"x": x, "labels": labels})
     for name, weight in plainly.weights.items():
         assert torch.equal(weight, trainee.weights[name]), name

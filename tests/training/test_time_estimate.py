@@ -12,8 +12,8 @@ from studies import quiet, said, settled, tiny_choices
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import make_folder
-from fasttransfer.networks.geometry import CAFFENET_MINI
-from fasttransfer.study.cells import Cell, base, base_plus
+from fasttransfer.networks.caffenet import CAFFENET_MINI
+from fasttransfer.study.cells import TASKS, Cell, base, base_plus
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import grid, job_times, simulation, study_plan, time_estimate
@@ -42,9 +42,9 @@ def test_a_job_takes_its_building_its_steps_and_its_validations() -> None:
 
 
 def test_jobs_of_other_seeds_and_targets_have_one_shape_and_others_have_not() -> None:
-    job = TrainingJob((Cell(0, "A", "transfer", 2), base_plus("A", 0)), *SIZES)
-    assert job.shape == replace(job, cells=(base_plus("B", 1), Cell(1, "B", "transfer", 2))).shape
-    assert job.shape != replace(job, cells=(Cell(0, "A", "selffer", 2), base_plus("A", 0))).shape
+    job = TrainingJob((Cell(0, "A", "transfer", 2), base_plus("A", 0, 8)), *SIZES)
+    assert job.shape == replace(job, cells=(base_plus("B", 1, 8), Cell(1, "B", "transfer", 2))).shape
+    assert job.shape != replace(job, cells=(Cell(0, "A", "selffer", 2), base_plus("A", 0, 8))).shape
     assert job.shape != replace(job, outputs=17).shape
 
 
@@ -127,7 +127,9 @@ def test_a_cohort_is_timed_with_few_images_where_a_step_is_long(
     monkeypatch.setattr(job_times, "_FEW", 2)
     monkeypatch.setattr(job_times, "_LONGEST", 0.0)
     scratch = make_folder(tmp_path / "scratch")
-    cohort = job_times._TimedCohort(study_plan.make_study(plan, ""), job, store, scratch, torch.device("cpu"))
+    cohort = job_times._TimedCohort(
+        study_plan.make_study(plan, dict.fromkeys(TASKS, "")), job, store, scratch, torch.device("cpu")
+    )
     cohort.warm_up()
     sizes: list[int] = []
     step_of = Cohort.train_step

@@ -18,7 +18,8 @@ from studies import RECIPE, make_setting, same, train, trained
 
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
-from fasttransfer.study.cells import LAYERS, Cell, base
+from fasttransfer.networks.caffenet import CAFFENET
+from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.configuration import Feeding
 from fasttransfer.training.cohort import Cohort
 from fasttransfer.training.cohort_builder import StudyContext
@@ -114,7 +115,7 @@ def setting(begun: StudyContext, tmp_path: Path) -> StudyContext:
 
 def job_of(setting: StudyContext, cells: Sequence[Cell] = CELLS) -> TrainingJob:
     recipe = setting.study.recipe
-    return TrainingJob(tuple(cells), recipe.geometry, 3, recipe.batch, recipe.steps_for(30), 45, "fp32")
+    return TrainingJob(tuple(cells), recipe.network, 3, recipe.batch, recipe.steps_for(30), 45, "fp32")
 
 
 def expected(setting: StudyContext, cells: Sequence[Cell] = CELLS) -> dict[str, dict[str, torch.Tensor]]:
@@ -226,7 +227,7 @@ def test_a_worker_at_its_limit_of_memory(tmp_path: Path, monkeypatch: pytest.Mon
     recipe.write_text(RECIPE.replace("hidden = [16, 16]", "hidden = [2048, 2048]").replace("steps = 12", "steps = 2"))
     setting = replace(make_setting(tmp_path, recipe=str(recipe)), checkpoint_seconds=1e9)
     first = Cell(0, "B", "random", 1)
-    cells = [Cell(0, "B", treatment, n) for treatment in ("selffer+", "transfer+") for n in LAYERS]
+    cells = [Cell(0, "B", treatment, n) for treatment in ("selffer+", "transfer+") for n in CAFFENET.cuts]
     undisturbed = expected(setting, [first, *cells])
     monkeypatch.setattr(devices, "count_workers", lambda device, threads: 1)
     heard = Heard()

@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PlainJob:
-    """The whole job; `recipe` has the values of `Recipe` without its geometry."""
+    """The whole job; `recipe` has the values of `Recipe` without its network."""
 
     tasks: Mapping[str, Task]
     networks: Sequence[Network]

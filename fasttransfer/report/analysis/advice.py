@@ -1,8 +1,8 @@
 """Advice for a task and a base network of another: how many layers to copy, whether to freeze them, and the cost.
 
 The choices are training from scratch, training from scratch twice as long (base+, where the study has it) and the
-transfer networks, frozen and fine-tuned, at every n that was run. Selffers and random layers are controls: they explain
-a result, nobody would deploy them.
+networks with first stages of the other task or of pretrained weights, frozen and fine-tuned, at every n that was run.
+Selffers and random layers are controls: they explain a result, nobody would deploy them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, NoiseKind, difference
-from fasttransfer.report.analysis.effects import Key, level, minus
+from fasttransfer.report.analysis.effects import PRETRAINED, PRETRAINED_PLUS, Key, level, minus
 from fasttransfer.report.analysis.noise import Noise
 from fasttransfer.study.cells import BASE, BASE_PLUS, Cell, base
 from fasttransfer.study.chance import class_count
@@ -22,7 +22,9 @@ from fasttransfer.study.recipe import parse_recipe
 from fasttransfer.study.records import Score, StudyResults
 from fasttransfer.training import cost
 
-CHOICES = ("transfer", "transfer+")
+# A choice -> the control that has had the same training, all of it on the task; None where another part tells more.
+CONTROLS = {"transfer": None, "transfer+": "selffer+", PRETRAINED: "selffer", PRETRAINED_PLUS: "selffer+"}
+CHOICES = tuple(CONTROLS)
 _SCRATCH: Key = (BASE, 0)
 
 
@@ -31,8 +33,8 @@ class Choice:
     """One way to train a network for the target.
 
     Attributes:
-        treatment: "base" (from scratch), "base+" (from scratch, twice as long), "transfer" (copied layers frozen) or
-            "transfer+" (fine-tuned).
+        treatment: "base" (from scratch), "base+" (from scratch, twice as long), "transfer" or "pretrained" (copied
+            layers frozen), "transfer+" or "pretrained+" (fine-tuned).
         n: layers copied; 0 from scratch, however long.
         top1: mean over seeds.
         difference: from the base of the same seed; None for the base itself.
@@ -55,7 +57,12 @@ class Choice:
     @property
     def frozen(self) -> bool:
         """Return whether the copied layers stay as they are."""
-        return self.treatment == "transfer"
+        return self.treatment in ("transfer", PRETRAINED)
+
+    @property
+    def pretrained(self) -> bool:
+        """Return whether the copied layers are those of pretrained weights."""
+        return self.treatment in (PRETRAINED, PRETRAINED_PLUS)
 
     @property
     def price(self) -> int:
@@ -75,8 +82,8 @@ class Advice:
             interval; the best itself where distances have none.
         noise: what the intervals of most distances from the best are made of, as in `Estimate.kind`. "images" where
             the study did not record which images per network got right: as if two networks' errors were independent.
-        boost: transfer+ minus selffer+ at the n of the best choice, where that is a transfer+ and the selffer+ was
-            run: what is left of its gain at equal training.
+        boost: the best choice minus its control of CONTROLS at the same n, where it has one and that was run: what is
+            left of its gain at equal training.
     """
 
     target: str
@@ -106,7 +113,7 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
         yet = " yet" if any(r.waiting for r in on_it) else ""
         raise InputError(
             f"{recorded.folder}: nothing to advise on {target}{yet}: it takes a finished base and a finished transfer "
-            "network of the same seed"
+            "or pretrained network of the same seed"
         )
 
     def paired(left: Key, right: Key, among: Iterable[int]) -> Estimate | None:
@@ -138,7 +145,7 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
             behind(key),
             macs,
             None if macs is None else 1 - macs / works[_SCRATCH],
-            rates[n] / rates[0] if rates and treatment == "transfer" else None,
+            rates[n] / rates[0] if rates and treatment == "transfer" and n < len(rates) else None,
         )
     kinds = Counter(choice.behind.kind for key, choice in choices.items() if key != best_key)
     best = choices[best_key]
@@ -147,8 +154,8 @@ def advise(recorded: StudyResults, target: str, score: Score = "last") -> Advice
     if cheapest.price == best.price:
         cheapest = best
     boost = None
-    if best.treatment == "transfer+":  # also on seeds without a base, which it does not need
-        boost = paired(best_key, ("selffer+", best.n), noise.scores(target, best_key))
+    if control := CONTROLS.get(best.treatment):  # also on seeds without a base, which it does not need
+        boost = paired(best_key, (control, best.n), noise.scores(target, best_key))
     return Advice(target, score, tuple(choices.values()), best, cheapest, kinds.most_common(1)[0][0], boost)
 
 
@@ -173,12 +180,12 @@ def _work(recorded: StudyResults, target: str, choices: Iterable[Key]) -> dict[K
         return {}
     try:
         recipe = parse_recipe(table, str(recorded.folder))
-    except InputError:
+        outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
+        return {
+            (treatment, n): 2 * cost.cohort_macs(recipe.network, outputs, [base(target, 0)])
+            if treatment == BASE_PLUS
+            else cost.cohort_macs(recipe.network, outputs, [Cell(0, target, treatment, n)])
+            for treatment, n in choices
+        }
+    except InputError:  # e.g. the network's library is not installed here
         return {}
-    outputs = counts[target] if recipe.outputs == "task" else sum(counts.values())
-    return {
-        (treatment, n): 2 * cost.cohort_macs(recipe.geometry, outputs, [base(target, 0)])
-        if treatment == BASE_PLUS
-        else cost.cohort_macs(recipe.geometry, outputs, [Cell(0, target, treatment, n)])
-        for treatment, n in choices
-    }

@@ -2,6 +2,7 @@
 
 Scores of different studies are never subtracted from each other. What is compared are differences from the base, which
 are free of how hard a study's images and classes are, and base networks against the volume of their training set.
+Studies are set against each other by n only where their networks have the same stages.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ from typing import Any
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.intervals import Estimate, difference
+from fasttransfer.core.toml import flatten
 from fasttransfer.pipelines.views import describe_views
-from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, Effect
+from fasttransfer.report.analysis.effects import FROM_BASE, PARTS, WORTHS, Effect
 from fasttransfer.report.analysis.summary import Summary, summarise
+from fasttransfer.report.stages import Stages
 from fasttransfer.study.cells import BASE
 from fasttransfer.study.chance import class_count, mean_chance, recovered, stuck
-from fasttransfer.study.configuration import flatten
 from fasttransfer.study.recipe import Recipe
 from fasttransfer.study.records import Score, StudyResults
 
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # in which draws of one kind may differ
 # The values with which studies were trained that do not record them.
 _BEFORE = {f"recipe.{name}": getattr(Recipe, name) for name in ("give_up", "schedule", "warmup", "first_init")}
+_NETWORK = ("recipe.network", "recipe.geometry")  # what a recipe's network is recorded under
 _RANDOM = re.compile(r"random:\d+")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One effect at one n in each study, and how far each study is from the first one.
+    """One effect at one n in each study of a group, and how far each study is from the first one.
 
-    `effect` is one of FROM_BASE or PARTS.
+    `effect` is one of FROM_BASE, PARTS or WORTHS.
     `apart` is the study's estimate minus that of the first study (None for the first and where one lacks it), with
     the interval of `fasttransfer.report.analysis.difference`.
     """
@@ -41,6 +44,20 @@ class Line:
     n: int
     estimates: tuple[Estimate | None, ...]
     apart: tuple[Estimate | None, ...]
+
+
+@dataclass(frozen=True)
+class StudyGroup:
+    """The studies whose networks have the same stages, so that n is the same cut in each.
+
+    Attributes:
+        stages: their names, where a study records them.
+        members: the studies' places in the comparison; the estimates of `lines` are in their order.
+    """
+
+    stages: Stages
+    members: tuple[int, ...]
+    lines: tuple[Line, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class Comparison:
     names: tuple[str, ...]
     studies: tuple[StudyResults, ...]
     summaries: tuple[Summary, ...]
-    lines: tuple[Line, ...]
+    groups: tuple[StudyGroup, ...]
     volumes: tuple[Volume, ...]  # empty where all were trained on equally many images per class
     notes: tuple[str, ...]
 
@@ -72,9 +89,27 @@ class Comparison:
         """The studies by name, in their order."""
         return dict(zip(self.names, self.studies, strict=True))
 
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """The lines of all groups."""
+        return tuple(line for group in self.groups for line in group.lines)
+
+    @property
+    def parts(self) -> list[Comparison]:
+        """The comparison of each group by itself, without notes."""
+        parts = []
+        for group in self.groups:
+            names = tuple(self.names[i] for i in group.members)
+            studies = tuple(self.studies[i] for i in group.members)
+            summaries = tuple(self.summaries[i] for i in group.members)
+            volumes = _varied([volume for volume in self.volumes if volume.study in names])
+            own = replace(group, members=tuple(range(len(names))))
+            parts.append(Comparison(self.score, names, studies, summaries, (own,), volumes, ()))
+        return parts
+
 
 def compare(studies: Sequence[StudyResults], score: Score = "last") -> Comparison:
-    """Return the effects of each study for every n, and how far they are from the first study's.
+    """Return the effects of each study for every n, and how far they are from those of the first of the same stages.
 
     Studies of one seed each that differ only in which random split they are of are draws of one kind, and `pooled`
     joins them first: that is what gives them an interval. Where all are of one kind, the result has that one study.
@@ -90,16 +125,33 @@ def compare(studies: Sequence[StudyResults], score: Score = "last") -> Compariso
     volumes = _volumes(dict(zip(names, joined, strict=True)), score)
     if len(studies) < 2 and not volumes:
         raise InputError("compare: name two studies or more")
+    groups = tuple(
+        StudyGroup(stages, members, tuple(_lines([summaries[i] for i in members])))
+        for stages, members in by_network(joined)
+    )
+    notes = _notes(joined, names, summaries, groups)
+    return Comparison(score, names, tuple(joined), summaries, groups, volumes, tuple(notes))
+
+
+def by_network(studies: Sequence[StudyResults]) -> list[tuple[Stages, tuple[int, ...]]]:
+    """Return the stages of each network among `studies`, with names where a study has them, and the studies' places."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, study in enumerate(studies):
+        groups.setdefault(Stages.of(study.facts).network, []).append(i)
+    named = [next((s for i in m if (s := Stages.of(studies[i].facts)).names), Stages()) for m in groups.values()]
+    return [(stages, tuple(members)) for stages, members in zip(named, groups.values(), strict=True)]
+
+
+def _lines(summaries: Sequence[Summary]) -> list[Line]:
     lines = []
     rows = [{row.n: row for row in summary.rows} for summary in summaries]
-    for effect in (*FROM_BASE.values(), *PARTS):
+    for effect in (*FROM_BASE.values(), *PARTS, *WORTHS):
         for n in sorted(set().union(*rows)):
             first, *others = estimates = tuple(of[n][effect] if n in of else None for of in rows)
             if any(estimates):
                 apart = (None, *(difference(one, first) if one and first else None for one in others))
                 lines.append(Line(effect, n, estimates, apart))
-    notes = _notes(joined, names, summaries, lines)
-    return Comparison(score, names, tuple(joined), summaries, tuple(lines), volumes, tuple(notes))
+    return lines
 
 
 def _refuse_repeats(keys: Sequence[str], names: Sequence[str], what: str = "") -> None:
@@ -155,7 +207,11 @@ def _volumes(studies: Mapping[str, StudyResults], score: Score) -> tuple[Volume,
             if images is not None:
                 is_stuck = any(stuck(r, classes) for r in bases if r.target == target)
                 volumes.append(Volume(name, target, images, base, mean_chance(study.facts, [target]), is_stuck))
-    volumes.sort(key=lambda volume: volume.per_class)
+    return _varied(sorted(volumes, key=lambda volume: volume.per_class))
+
+
+def _varied(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+    """Return `volumes` if they differ in their images per class, else none."""
     return tuple(volumes) if len({round(volume.per_class) for volume in volumes}) > 1 else ()
 
 
@@ -189,15 +245,20 @@ def runs_by_volume(
 
 
 def _notes(
-    studies: Sequence[StudyResults], names: Sequence[str], summaries: Sequence[Summary], lines: Sequence[Line]
+    studies: Sequence[StudyResults], names: Sequence[str], summaries: Sequence[Summary], groups: Sequence[StudyGroup]
 ) -> list[str]:
-    notes = [
-        note
-        for study, name in zip(studies[1:], names[1:], strict=True)
-        for note in _unlike(studies[0], study, names[0], name)
-    ]
+    notes = []
+    if len(groups) > 1:
+        each = "; ".join(_and([names[i] for i in group.members]) for group in groups)
+        notes.append(
+            f"The networks have different stages ({each}), so that n of one is not n of another: they are listed apart."
+        )
+    for group in groups:
+        first, *others = group.members
+        notes += [note for i in others for note in _unlike(studies[first], studies[i], names[first], names[i])]
+    lines = [line for group in groups for line in group.lines]
     apart = [one for line in lines for one in line.apart if one is not None]
-    if len(studies) > 1 and not apart:
+    if any(len(group.members) > 1 for group in groups) and not apart:
         notes.append("No treatment was run at the same n in any two of these studies: nothing can be set side by side.")
     single = [name for name, summary in zip(names, summaries, strict=True) if len(summary.seeds) == 1 and summary.rows]
     if single and any(
@@ -224,7 +285,7 @@ def _unlike(first: StudyResults, other: StudyResults, name: str, other_name: str
     notes = []
     recipe = [key for key in ours.keys() | theirs.keys() if key.startswith("recipe.") and key != "recipe.name"]
     changed = sorted(key for key in recipe if ours.get(key) != theirs.get(key))
-    networks = [key for key in changed if key.startswith("recipe.geometry")]
+    networks = [key for key in changed if key.startswith(_NETWORK)]
     if networks:
         notes.append(
             f"{other_name} has another network than {name} "
@@ -256,9 +317,10 @@ def _and(names: Sequence[str]) -> str:
 
 
 def network_name(study: StudyResults) -> str:
-    """Return the name of the geometry that the study trained; "" where that is not recorded."""
+    """Return the name of the network that the study trained; "" where that is not recorded."""
     flat = flatten(study.study)
-    return str(flat.get("recipe.geometry.name", flat.get("recipe.geometry", "")))
+    keys = [f"{key}{name}" for key in _NETWORK for name in (".name", "")]
+    return next((str(flat[key]) for key in keys if key in flat), "")
 
 
 def _shown(value: Any) -> str:

@@ -2,14 +2,18 @@
 
 Terminal table, page, CSV and comparison take their columns from here. Each difference pairs networks of one target,
 seed and n. Those with the base are the paper's: the base was trained for one schedule, a copied network for two. The
-others compare networks of equal training.
+others compare networks of equal training, of which the pretrained weights' own is not a part.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS
+from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS, PRETRAINED_TREATMENTS
+
+PRETRAINED, PRETRAINED_PLUS = PRETRAINED_TREATMENTS
+NOT_COUNTED = "the training that the pretrained weights come from is not counted"
+TREATMENTS = ALL_TREATMENTS  # in the order of tables and legends
 
 Key = tuple[str, int]  # treatment, n; n is 0 for the base and for base+
 Contrast = tuple[tuple[Key, float], ...]  # the weight of each network of one target and seed
@@ -65,17 +69,21 @@ class Effect:
         return minus(left, right)
 
 
-FROM_BASE = {name: Effect(name, name, BASE, is_gain=True) for name in ALL_TREATMENTS}
+FROM_BASE = {name: Effect(name, name, BASE, is_gain=True) for name in TREATMENTS}
 GAIN = Effect("gain", BASE_PLUS, BASE, is_gain=True)  # of one more schedule of training
 
 FREEZING = Effect("freezing", "selffer+", "selffer")
 SPECIFICITY = Effect("specificity", "selffer", "transfer")
 FROZEN_COST = Effect("both", "selffer+", "transfer")  # freezing + specificity
 BOOST = Effect("boost", "transfer+", "selffer+", title="lasting boost", is_gain=True)
+# What the pretrained weights are worth, at equal training but for what NOT_COUNTED says.
+WORTH = Effect("worth", PRETRAINED, "selffer", title="frozen", is_gain=True)
+WORTH_PLUS = Effect("worth+", PRETRAINED_PLUS, "selffer+", title="fine-tuned", is_gain=True)
 # The paper's; their difference is the specificity over the same runs.
 LOST = Effect("lost", BASE, "transfer", title="lost by transfer")
 CO_ADAPTATION = Effect("co-adaptation", BASE, "selffer", short="co-adapt.")
 
 AT_EQUAL_TRAINING = (FREEZING, SPECIFICITY, FROZEN_COST, BOOST)
 PARTS = (FREEZING, SPECIFICITY, BOOST)  # the first two add up to the frozen cost
-EFFECTS = (*FROM_BASE.values(), *AT_EQUAL_TRAINING, LOST, CO_ADAPTATION)  # of one n
+WORTHS = (WORTH, WORTH_PLUS)
+EFFECTS = (*FROM_BASE.values(), *AT_EQUAL_TRAINING, *WORTHS, LOST, CO_ADAPTATION)  # of one n

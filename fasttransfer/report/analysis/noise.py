@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fasttransfer.core.intervals import Estimate, estimate, t_quantile
-from fasttransfer.report.analysis.effects import Contrast, Key
-from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS, RANDOM_HE
+from fasttransfer.report.analysis.effects import PRETRAINED, PRETRAINED_PLUS, TREATMENTS, Contrast, Key
+from fasttransfer.study.cells import BASE, BASE_PLUS, RANDOM_HE
 from fasttransfer.study.records import Result, Score
 
 Network = tuple[str, int, Key]  # target, seed, (treatment, n)
@@ -30,7 +30,8 @@ Runs = Iterable[tuple[str, int, Contrast]]  # target, seed, contrast
 
 OWN_SEEDS = 5  # from here on a quantity has an interval of its own
 _NORMAL = 1.959964  # 97.5 % quantile of the normal distribution
-_APART = ("random", RANDOM_HE)  # random layers are noisy in their own way; each of these is a group by itself
+# Each a group by itself: random layers are noisy in their own way, and pretrained weights are the same for every seed.
+_APART = ("random", RANDOM_HE, PRETRAINED, PRETRAINED_PLUS)
 
 
 class Noise:
@@ -197,5 +198,5 @@ class Noise:
 def _group(key: Key) -> str:
     """Return the pool a cell belongs to: everything that starts from a trained base, and the base, is one pool."""
     treatment = key[0]
-    assert treatment in (BASE, BASE_PLUS, *ALL_TREATMENTS), treatment
+    assert treatment in (BASE, BASE_PLUS, *TREATMENTS), treatment
     return treatment if treatment in _APART else "trained"

@@ -24,12 +24,13 @@ from fasttransfer.report.analysis.effects import (
     GAIN,
     LOST,
     SPECIFICITY,
+    TREATMENTS,
     Effect,
     Key,
     level,
 )
 from fasttransfer.report.analysis.noise import Noise
-from fasttransfer.study.cells import ALL_TREATMENTS, BASE, BASE_PLUS
+from fasttransfer.study.cells import BASE, BASE_PLUS
 from fasttransfer.study.records import Result, Score, StudyResults
 
 Halves = Iterable[tuple[str, int, int]]  # target, seed, n
@@ -70,7 +71,7 @@ class Summary(_Effects):
     score: Score
     targets: tuple[str, ...]
     seeds: tuple[int, ...]
-    treatments: tuple[str, ...]  # those the study plans, in the order of ALL_TREATMENTS
+    treatments: tuple[str, ...]  # those the study plans, in the order of TREATMENTS
     base: Estimate | None
     bases: Mapping[str, Estimate]  # of each target whose base is finished
     base_plus: Estimate | None
@@ -113,7 +114,7 @@ def summarise(
         score=score,
         targets=targets,
         seeds=tuple(sorted({result.seed for result in results})),
-        treatments=tuple(treatment for treatment in ALL_TREATMENTS if treatment in planned),
+        treatments=tuple(treatment for treatment in TREATMENTS if treatment in planned),
         base=_base_level(noise, targets, (BASE, 0)),
         bases={one: mean for one, mean in bases.items() if mean is not None},
         base_plus=_base_level(noise, targets, (BASE_PLUS, 0)),
@@ -144,7 +145,7 @@ def _row(noise: Noise, n: int) -> Row:
     equal, paper = having(FREEZING, SPECIFICITY), having(LOST, CO_ADAPTATION)
     among: dict[Effect, Halves] = dict.fromkeys(EFFECTS, group)
     among |= {FREEZING: equal, SPECIFICITY: equal, FROZEN_COST: equal, LOST: paper, CO_ADAPTATION: paper}
-    tops = {name: noise.mean((t, seed, level((name, n))) for t, seed, _ in group) for name in ALL_TREATMENTS}
+    tops = {name: noise.mean((t, seed, level((name, n))) for t, seed, _ in group) for name in TREATMENTS}
     return Row(_effects(noise, among), n, {name: mean for name, mean in tops.items() if mean is not None})
 
 

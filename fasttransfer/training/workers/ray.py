@@ -51,7 +51,11 @@ class RayWorkers:
 
     def __init__(self, setting: StudyContext) -> None:
         # Other machines have other working folders.
-        self._setting = replace(setting, folder=setting.folder.absolute(), store=setting.store.absolute())
+        self._setting = replace(
+            setting,
+            folder=setting.folder.absolute(),
+            stores={task: store.absolute() for task, store in setting.stores.items()},
+        )
         self._joined = _join_cluster()
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}  # a call of `take_messages` that has not returned -> its worker
@@ -163,10 +167,11 @@ class _WorkerActor:
         if _can_see_files(setting):
             self._messages.put(WorkerFree())
         else:
+            stores = " and ".join(map(str, dict.fromkeys(setting.stores.values())))
             text = (
-                f"machine {platform.node()} of the Ray cluster does not see the study {setting.folder} and its "
-                f"images {setting.store}: keep both on a file system that all machines share (--out, and "
-                "FASTTRANSFER_CACHE for images)"
+                f"machine {platform.node()} of the Ray cluster does not see the study {setting.folder} and its images "
+                f"{stores}: keep both on a file system that all machines share (--out, and FASTTRANSFER_CACHE for "
+                "images)"
             )
             self._messages.put(InputError(text))
 
@@ -192,7 +197,10 @@ class _WorkerActor:
 def _can_see_files(setting: StudyContext) -> bool:
     """Return whether this machine sees the study's folder and images, the very same."""
     try:
-        study, store = Study.read(paths.study_file(setting.folder)), Store.open(setting.store)
+        study = Study.read(paths.study_file(setting.folder))
+        digests = {task: Store.open(store).digest for task, store in setting.stores.items()}
     except (InputError, OSError):
         return False
-    return study.digest() == setting.study.digest() and store.digest == setting.study.images
+    return study.digest() == setting.study.digest() and all(
+        digest == setting.study.images_of(task) for task, digest in digests.items()
+    )
