@@ -58,9 +58,9 @@ class Model:
         Raises:
             InputError: there is no such tag, or the weights cannot be downloaded.
         """
-        known = self._tags()
-        if tag not in known:
-            choice = f"choose {' or '.join(known)}, or name a file" if known else "name a file"
+        tags = self._tags()
+        if tag not in tags:
+            choice = f"choose {' or '.join(tags)}, or name a file" if tags else "name a file"
             raise InputError(f"{self.library} has no weights {tag!r} of {self.constructor}: {choice}")
         try:
             with torch.random.fork_rng(devices=[]):
@@ -131,7 +131,7 @@ def find_model(name: str) -> Model:
         raise InputError(f"{name} needs timm: pip install 'fasttransfer[timm]'")
     names = _constructors(library)
     if constructor not in names:
-        longer = [known for known in names if known.startswith(constructor)]
+        longer = [each for each in names if each.startswith(constructor)]
         near = longer[:5] or difflib.get_close_matches(constructor, names, n=5, cutoff=0.5)
         hint = f"the nearest names are {', '.join(f'{library}:{n}' for n in near)}" if near else "check its spelling"
         raise InputError(f"{library} has no image classifier {constructor!r}: {hint}")

@@ -88,15 +88,15 @@ def _trace_mode(model: nn.Module) -> fx.Graph:
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) != 1:
         raise TraceError(f"its forward pass takes {len(needed)} tensors")
-    opened = set(_opened(model, ""))
+    open_paths = set(_paths_to_open(model, ""))
     while True:
-        tracer = _Tracer(opened)
+        tracer = _Tracer(open_paths)
         try:
             return tracer.trace(model, {p.name: p.default for p in parameters if p.default is not p.empty})
         except Exception as error:  # what a model does with a symbolic value is not foreseeable
-            if tracer.failed is None:
+            if tracer.failing_path is None:
                 raise TraceError(f"torch.fx cannot trace its forward pass ({first_sentence(error)})") from error
-            opened.remove(tracer.failed)
+            open_paths.remove(tracer.failing_path)
 
 
 def first_sentence(error: Exception) -> str:
@@ -119,35 +119,35 @@ def _holds_tensor(value: object) -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Traces through the modules in `opened`. `failed` is the innermost of them where that went wrong."""
+    """Traces through the modules at `open_paths`. `failing_path` is the innermost of them where that went wrong."""
 
     proxy_buffer_attributes = True
 
-    def __init__(self, opened: Collection[str]) -> None:
+    def __init__(self, open_paths: Collection[str]) -> None:
         super().__init__()
-        self._opened = opened
-        self.failed: str | None = None
+        self._open_paths = open_paths
+        self.failing_path: str | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name not in self._opened
+        return module_qualified_name not in self._open_paths
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
-            if self.failed is None and not _is_plain(m):
-                self.failed = self.path_of_module(m)
+            if self.failing_path is None and not _is_plain(m):
+                self.failing_path = self.path_of_module(m)
             raise
 
 
-def _opened(module: nn.Module, path: str) -> Iterator[str]:
+def _paths_to_open(module: nn.Module, path: str) -> Iterator[str]:
     """Yield the paths of the modules below `module` to trace through: plain containers, and what holds some."""
     for name, child in module.named_children():
         below = f"{path}.{name}" if path else name
         is_block = isinstance(module, nn.Sequential | nn.ModuleList)
         if _is_plain(child) or (_holds_blocks(child) if is_block else any(map(_is_plain, child.modules()))):
             yield below
-            yield from _opened(child, below)
+            yield from _paths_to_open(child, below)
 
 
 def _is_plain(module: nn.Module) -> bool:
@@ -174,18 +174,18 @@ class _Shapes(fx.Interpreter):
 
 
 def _segments(model: nn.Module, nodes: tuple[fx.Node, ...], live: Mapping[int, fx.Node]) -> tuple[Segment, ...]:
-    merged: list[list[int]] = []
+    groups: list[list[int]] = []
     ends: list[int] = []
-    for group in _groups(model, nodes):
+    for group in _group_weights(model, nodes):
         # Nodes without weights join the stage before them.
-        end = next((i for i in range(group[0] - 1, merged[-1][-1] - 1, -1) if i in live), None) if merged else None
-        if merged and end is None:
-            merged[-1] += group
+        end = next((i for i in range(group[0] - 1, groups[-1][-1] - 1, -1) if i in live), None) if groups else None
+        if groups and end is None:
+            groups[-1] += group
         else:
-            merged.append(group)
+            groups.append(group)
             ends += [end] if end is not None else []
     ends.append(len(nodes) - 2)
-    paths = [tuple(str(nodes[i].target) for i in group) for group in merged]
+    paths = [tuple(str(nodes[i].target) for i in group) for group in groups]
     return tuple(
         Segment(_name(own, [p for other in paths if other is not own for p in other]), end, own)
         for own, end in zip(paths, ends, strict=True)
@@ -205,7 +205,7 @@ def _is_below(path: str, container: str) -> bool:
     return path == container or path.startswith(f"{container}.")
 
 
-def _groups(model: nn.Module, nodes: tuple[fx.Node, ...]) -> list[list[int]]:
+def _group_weights(model: nn.Module, nodes: tuple[fx.Node, ...]) -> list[list[int]]:
     """Return the nodes with weights of each stage: a block, a convolution or a linear layer, with its normalisation."""
     weighted = [i for i, node in enumerate(nodes) if node.op == "call_module" and _weights(model, node)]
     if not weighted:
@@ -247,11 +247,11 @@ def _live_at_cuts(model: nn.Module, nodes: tuple[fx.Node, ...]) -> dict[int, fx.
     position = {node: i for i, node in enumerate(nodes)}
     last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
     constants = _constants(nodes)
-    shared = _shared_ranges(model, nodes, constants)
+    shared_ranges = _shared_ranges(model, nodes, constants)
     legal = {}
     for i in range(1, len(nodes) - 1):
         alive = [node for node in nodes[: i + 1] if last_use[node] > i and node not in constants]
-        if len(alive) != 1 or any(first <= i < last for first, last in shared):
+        if len(alive) != 1 or any(first <= i < last for first, last in shared_ranges):
             continue
         value = alive[0].meta["value"]
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and len(value) == _BATCH:
@@ -313,20 +313,20 @@ def choose_segments(segments: Sequence[Segment], cuts: Sequence[str]) -> tuple[S
             parts = path.split(".")
             ends |= {".".join(parts[:n]): i for n in range(1, len(parts))}
     ends = {name: i for name, i in ends.items() if i < len(segments) - 1}
-    named: dict[int, str] = {}
+    name_at: dict[int, str] = {}
     for cut in cuts:
         if cut not in ends:
             names = sorted(ends, key=lambda name: (ends[name], name))
             raise InputError(f"there is no cut {cut!r}: choose from {', '.join(names)}")
-        if ends[cut] in named:
-            raise InputError(f"{named[ends[cut]]} and {cut} are the same cut: name it once")
-        named[ends[cut]] = cut
-    chosen, first = [], 0
-    for last in (*sorted(named), len(segments) - 1):
+        if ends[cut] in name_at:
+            raise InputError(f"{name_at[ends[cut]]} and {cut} are the same cut: name it once")
+        name_at[ends[cut]] = cut
+    stages, first = [], 0
+    for last in (*sorted(name_at), len(segments) - 1):
         paths = [path for segment in segments[first : last + 1] for path in segment.paths]
-        chosen.append(Segment(named.get(last, segments[-1].name), segments[last].end, tuple(paths)))
+        stages.append(Segment(name_at.get(last, segments[-1].name), segments[last].end, tuple(paths)))
         first = last + 1
-    return tuple(chosen)
+    return tuple(stages)
 
 
 def split(trace: Trace, segments: Sequence[Segment]) -> tuple[fx.GraphModule, ...]:
@@ -345,15 +345,15 @@ def split(trace: Trace, segments: Sequence[Segment]) -> tuple[fx.GraphModule, ..
             values[source] = graph.call_method("clone", (values[source],))
         constants = _constants(trace.nodes)
 
-        def copied(node: fx.Node, graph: fx.Graph = graph, values: dict[fx.Node, fx.Node] = values) -> fx.Node:
+        def copy_node(node: fx.Node, graph: fx.Graph = graph, values: dict[fx.Node, fx.Node] = values) -> fx.Node:
             if node not in values:
-                values[node] = graph.node_copy(node, lambda argument: copied(argument, graph, values))
+                values[node] = graph.node_copy(node, lambda argument: copy_node(argument, graph, values))
             return values[node]
 
         for node in nodes:
             if node not in constants:
-                copied(node)
+                copy_node(node)
         first, source = segment.end + 1, trace.live[segment.end]
-        graph.output(copied(source))
+        graph.output(copy_node(source))
         stages.append(fx.GraphModule(trace.model, graph, "Stage"))
     return tuple(stages)

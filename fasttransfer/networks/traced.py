@@ -182,7 +182,7 @@ def _trace(name: str, size: int, outputs: int) -> Trace:
     try:
         built = _build_without_drawing(model, outputs, size)
         replace_random_modules(built)
-        found = trace(built, size)
+        result = trace(built, size)
     except TraceError as error:
         raise InputError(f"{name} cannot be cut into stages: {error}") from error
     except InputError as error:
@@ -196,11 +196,11 @@ def _trace(name: str, size: int, outputs: int) -> Trace:
                 hint = f"images of {other} x {other} work"
                 raise InputError(f"{name} does not take images of {size} x {size} pixels ({reason}): {hint}") from error
         raise InputError(f"{name} cannot be built as an image classifier here: {reason}") from error
-    shape = tuple(found.live[found.segments[-1].end].meta["value"].shape[1:])
+    shape = tuple(result.live[result.segments[-1].end].meta["value"].shape[1:])
     if shape != (outputs,):
         raise InputError(f"{name} is no image classifier: for {outputs} classes it returns {shape} values per image")
     _drop_memory(built)
-    return found
+    return result
 
 
 def _fits(model: Model, outputs: int, size: int) -> bool:
@@ -221,7 +221,7 @@ def _fits(model: Model, outputs: int, size: int) -> bool:
 
 
 class _WithoutDrawing(TorchFunctionMode):
-    """Leaves parameters as they are allocated, where a library would set their initial values, which takes seconds."""
+    """A mode in which a library does not set the initial values of parameters, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -263,9 +263,9 @@ class _Template:
 
 @functools.lru_cache(maxsize=8)
 def _template(architecture: TracedArchitecture, outputs: int) -> _Template:
-    found = _trace(architecture.name, architecture.crop, outputs)
+    network = _trace(architecture.name, architecture.crop, outputs)
     try:
-        segments = choose_segments(found.segments, architecture.stage_names[:-1])
+        segments = choose_segments(network.segments, architecture.stage_names[:-1])
         is_same = tuple(segment.name for segment in segments) == architecture.stage_names
     except InputError:
         is_same = False
@@ -274,8 +274,8 @@ def _template(architecture: TracedArchitecture, outputs: int) -> _Template:
             f"{find_model(architecture.name).release} cuts {architecture.name} into other stages than those on record: "
             "install the version that the study began with"
         )
-    bodies = split(found, segments)
-    whole = found.model.state_dict()
+    bodies = split(network, segments)
+    whole = network.model.state_dict()
     # A buffer that the top of the forward pass reads is in a stage's state even where the model does not save it.
     states = tuple({name: tensor for name, tensor in body.state_dict().items() if name in whole} for body in bodies)
     unused = whole.keys() - set().union(*states)
@@ -283,7 +283,7 @@ def _template(architecture: TracedArchitecture, outputs: int) -> _Template:
         raise InputError(
             f"{architecture.name} cannot be cut into stages: its forward pass has no use for {min(unused)}"
         )
-    return _Template(bodies, tuple(map(found.shape, segments)), states)
+    return _Template(bodies, tuple(map(network.shape, segments)), states)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Whether the stages of a network compute what the model itself does, to the bit."""
+"""The check that the stages of a network compute what the model itself does, to the bit."""
 
 from __future__ import annotations
 

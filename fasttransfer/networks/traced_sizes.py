@@ -34,8 +34,8 @@ class StageBytes:
 
 def step_bytes(stages: Sequence[StageBytes], batch: int) -> int:
     """Return the most bytes of activations and gradients in a training step of these stages."""
-    kept = sum(stage.fixed + stage.per_image * batch for stage in stages)
-    return round(_LOOSE * (kept + 2 * batch * max((stage.largest for stage in stages), default=0)))
+    total = sum(stage.fixed + stage.per_image * batch for stage in stages)
+    return round(_LOOSE * (total + 2 * batch * max((stage.largest for stage in stages), default=0)))
 
 
 def multiply_adds(network: StagedNetwork, cuts: _Shapes) -> tuple[int, ...]:
@@ -58,34 +58,34 @@ def stage_bytes(network: StagedNetwork, cuts: _Shapes) -> tuple[StageBytes, ...]
     """Return the bytes of each stage, of a network on the meta device. Arguments as for `multiply_adds`."""
     device = next(network.parameters()).device
     draws = StepDraws(dict.fromkeys(range(1, len(cuts)), 0), torch.zeros((), dtype=torch.int64, device=device), 0.5)
-    sizes = []
+    stages = []
     dtype = torch.float32  # of what enters a stage
     for stage, shape in zip(network.stages, cuts, strict=False):
         weights = {p.untyped_storage()._cdata: 4 * p.numel() for p in stage.parameters()}
-        kept = {}
+        by_batch = {}
         for batch in (2, 4):
-            with _saved_bytes(weights) as saved:
+            with _saved_bytes(weights) as sizes:
                 y = stage(torch.zeros((batch, *shape), dtype=dtype, device=device, requires_grad=True), draws)
-            kept[batch] = list(saved.values())
-        growth = [(of_4 - of_2) // 2 for of_2, of_4 in zip(kept[2], kept[4], strict=True)]
+            by_batch[batch] = list(sizes.values())
+        growth = [(of_4 - of_2) // 2 for of_2, of_4 in zip(by_batch[2], by_batch[4], strict=True)]
         largest = max(y.untyped_storage().nbytes() // 4, *growth)
         dtype = y.dtype
-        sizes.append(StageBytes(sum(weights.values()) + sum(kept[2]) - 2 * sum(growth), sum(growth), largest))
-    return tuple(sizes)
+        stages.append(StageBytes(sum(weights.values()) + sum(by_batch[2]) - 2 * sum(growth), sum(growth), largest))
+    return tuple(stages)
 
 
 @contextmanager
 def _saved_bytes(weights: dict[int, int]) -> Iterator[dict[int, int]]:
     """Collect storage -> bytes of what is kept for backward, without the weights themselves."""
-    saved: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     alive = []  # a storage that is gone may give its address to the next
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            saved[storage._cdata] = storage.nbytes()
+            sizes[storage._cdata] = storage.nbytes()
             alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield saved
+        yield sizes
