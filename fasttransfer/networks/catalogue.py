@@ -8,13 +8,15 @@ import functools
 import inspect
 import typing
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from fasttransfer.core.errors import InputError
 
@@ -39,7 +41,7 @@ class Model:
             Exception: of any type, from the library, where it has no such model for this size.
         """
         arguments = self._arguments()
-        options: dict[str, object] = {}
+        options: dict[str, Any] = {}
         if "image_size" in arguments:
             options["image_size"] = size
         if "input_size" in arguments:
@@ -50,6 +52,38 @@ class Model:
             options |= {"aux_logits": False, "init_weights": False}
         return self._create(num_classes=outputs, **options)
 
+    def download(self, tag: str) -> Mapping[str, Tensor]:
+        """Return the state of the model with weights that its library publishes under a tag, such as IMAGENET1K_V1.
+
+        Raises:
+            InputError: there is no such tag, or the weights cannot be downloaded.
+        """
+        known = self._tags()
+        if tag not in known:
+            choice = f"choose {' or '.join(known)}, or name a file" if known else "name a file"
+            raise InputError(f"{self.library} has no weights {tag!r} of {self.constructor}: {choice}")
+        try:
+            with torch.random.fork_rng(devices=[]):
+                if self.library == "timm":
+                    import timm
+
+                    return timm.create_model(f"{self.constructor}.{tag}", pretrained=True).state_dict()
+                return torchvision.models.get_model(self.constructor, weights=tag).state_dict()
+        except Exception as error:  # of the library's own ways to the network
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"the weights {tag} of {self.constructor} cannot be downloaded ({reason}): download them on another "
+                "machine and name the file"
+            ) from error
+
+    def _tags(self) -> list[str]:
+        if self.library == "timm":
+            import timm
+
+            names = timm.list_pretrained(f"{self.constructor}.*")
+            return [name.partition(".")[2] for name in names]
+        return [weights.name for weights in torchvision.models.get_model_weights(self.constructor)]
+
     @property
     def release(self) -> str:
         """The library and its version, e.g. "torchvision 0.29.2"."""
@@ -59,7 +93,7 @@ class Model:
         """Return the names of the constructor's arguments that matter here."""
         return _arguments(self)
 
-    def _create(self, **options: object) -> nn.Module:
+    def _create(self, **options: Any) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on slow or changing initial values, deprecated names
             if self.library == "timm":
@@ -97,7 +131,8 @@ def find_model(name: str) -> Model:
         raise InputError(f"{name} needs timm: pip install 'fasttransfer[timm]'")
     names = _constructors(library)
     if constructor not in names:
-        near = difflib.get_close_matches(constructor, names, n=5, cutoff=0.5)
+        longer = [known for known in names if known.startswith(constructor)]
+        near = longer[:5] or difflib.get_close_matches(constructor, names, n=5, cutoff=0.5)
         hint = f"the nearest names are {', '.join(f'{library}:{n}' for n in near)}" if near else "check its spelling"
         raise InputError(f"{library} has no image classifier {constructor!r}: {hint}")
     return Model(library, constructor)

@@ -58,7 +58,7 @@ class RandomModule(nn.Module):
         return self.draws.dropout(x, self.p, x.dim() - 1 if self.shared_dims is None else self.shared_dims)
 
 
-_SHARED_DIMS = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
+_SHARED_DIMS: dict[type[nn.Module], int] = {nn.Dropout: 0, nn.Dropout1d: 1, nn.Dropout2d: 2, nn.Dropout3d: 3}
 
 
 def replace_random_modules(model: nn.Module) -> None:
@@ -80,19 +80,22 @@ def replace_random_modules(model: nn.Module) -> None:
 
 
 def _replacement(path: str, module: nn.Module) -> RandomModule | None:
-    if type(module) in _SHARED_DIMS and module.p > 0:
-        return RandomModule(module.p, _SHARED_DIMS[type(module)])
-    if isinstance(module, StochasticDepth) and module.p > 0:
+    kind = type(module)
+    p = getattr(module, "p", None) or getattr(module, "drop_prob", None)
+    if not p:
+        return None
+    if kind in _SHARED_DIMS:
+        return RandomModule(p, _SHARED_DIMS[kind])
+    if isinstance(module, StochasticDepth):
         if module.mode != "row":
             raise InputError(
                 f"{path} drops a branch for the whole batch at once, which depends on how the batch is split: choose a "
                 "model with stochastic depth by image"
             )
-        return RandomModule(module.p, None)
+        return RandomModule(p, None)
     # By name: importing timm takes seconds.
-    is_drop_path = type(module).__name__ == "DropPath" and type(module).__module__.startswith("timm.")
-    if is_drop_path and module.drop_prob and module.scale_by_keep:
-        return RandomModule(module.drop_prob, None)
+    if kind.__name__ == "DropPath" and kind.__module__.startswith("timm.") and getattr(module, "scale_by_keep", False):
+        return RandomModule(p, None)
     return None
 
 

@@ -1,11 +1,11 @@
-"""Traced networks as architectures: state, modes, draws, sizes, and what is refused."""
+"""Traced networks as architectures: state, modes, draws, and sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 import pickle
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.networks import catalogue, traced
+from fasttransfer.networks import traced
 from fasttransfer.networks.architecture import StepDraws, rounded_cuts
 from fasttransfer.networks.random_modules import RandomModule, StageDraws, replace_random_modules
 from fasttransfer.networks.traced import TracedArchitecture, trace_network
@@ -38,8 +38,8 @@ def resnet18() -> TracedArchitecture:
     return trace_network("torchvision:resnet18", size=64)
 
 
-def convnext() -> TracedArchitecture:
-    """The smallest model of torchvision with stochastic depth that runs fast."""
+def efficientnet() -> TracedArchitecture:
+    """A model with stochastic depth."""
     return trace_network("torchvision:efficientnet_b0", size=32)
 
 
@@ -58,9 +58,6 @@ def images_for(architecture: TracedArchitecture, count: int = 4) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(count, 3, architecture.crop, architecture.crop, generator=generator)
     return images.contiguous(memory_format=torch.channels_last)
-
-
-# --- the description of a network
 
 
 def test_an_architecture_survives_pickling_and_a_file() -> None:
@@ -100,9 +97,6 @@ def test_recorded_stages_that_cannot_be_made_are_refused() -> None:
     other = dataclasses.replace(resnet18(), stage_names=("conv1", "layer1.7", "fc"))
     with pytest.raises(InputError, match="install the version that the study began with"):
         other.build(3, "fp32", CPU)
-
-
-# --- state
 
 
 def test_the_state_of_all_stages_is_that_of_the_librarys_model() -> None:
@@ -158,9 +152,6 @@ def test_weights_lie_in_channels_last_memory() -> None:
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
-# --- modes
-
-
 def statistics(network: TracedNetwork) -> dict[str, Tensor]:
     return {
         name: tensor.clone() for name, tensor in network.state().items() if ".running_" in name or "_tracked" in name
@@ -206,7 +197,7 @@ def test_a_frozen_stage_stays_frozen_in_another_network() -> None:
 
 
 def test_without_draws_a_network_is_evaluated() -> None:
-    architecture = convnext()
+    architecture = efficientnet()
     network, images = made(architecture), images_for(architecture)
     first = network(images)
     network(images, draws=draws_of(architecture))
@@ -226,16 +217,13 @@ def test_bfloat16_computes_with_float32_weights_and_returns_float32_logits() -> 
     assert not torch.equal(logits, exact(images))
 
 
-# --- draws
-
-
 def test_stages_with_dropout_or_stochastic_depth_draw() -> None:
     assert resnet18().random_stages == ()
     architecture = trace_network("torchvision:alexnet", size=64)
     assert [architecture.stages[n - 1] for n in architecture.random_stages] == ["features.10", "classifier.1"]
     assert architecture.drawing_when_frozen == ()
-    names = [convnext().stages[n - 1] for n in convnext().random_stages]
-    assert names[:2] == ["features.2.0", "features.2.1"] or "features.2.1" in names
+    names = [efficientnet().stages[n - 1] for n in efficientnet().random_stages]
+    assert names == list(efficientnet().stages[2:-1])  # all blocks but the first, and the dropout before the classifier
 
 
 def test_masks_depend_on_the_key_the_step_and_the_stage_alone() -> None:
@@ -255,7 +243,7 @@ def test_masks_depend_on_the_key_the_step_and_the_stage_alone() -> None:
 
 
 def test_a_process_draws_its_images_part_of_the_batchs_masks() -> None:
-    architecture = convnext()
+    architecture = efficientnet()
     draws = StageDraws(architecture.random_stages[0])
     module = RandomModule(0.5, None)
     module.draws = draws
@@ -270,7 +258,7 @@ def test_a_process_draws_its_images_part_of_the_batchs_masks() -> None:
 
 
 def test_stochastic_depth_drops_blocks_of_some_images() -> None:
-    architecture = convnext()
+    architecture = efficientnet()
     network, images = made(architecture), images_for(architecture, 16)
     number = architecture.stages.index("features.6.3") + 1
     assert number in architecture.random_stages
@@ -306,9 +294,6 @@ def test_the_bits_of_features_do_not_depend_on_the_place_in_the_batch() -> None:
             assert features[cut].dtype == torch.bfloat16
             assert torch.equal(features[cut].flip(0), other[cut])
             assert torch.equal(features[cut][:5], few[cut])
-
-
-# --- sizes
 
 
 @pytest.mark.parametrize(
@@ -352,116 +337,8 @@ def test_the_bytes_of_a_step_bound_those_kept_for_backward(name: str) -> None:
     kept = sum(size for _, size in storages.values()) + sum(4 * weight.numel() for weight in network.parameters())
     assert kept < architecture.step_bytes(3, 8, "fp32", 0) < 2 * kept
     assert architecture.step_bytes(3, 8, "fp32", 5) < architecture.step_bytes(3, 8, "fp32", 0)
-    assert architecture.step_bytes(3, 64, "bf16", 0) < 0.9 * architecture.step_bytes(3, 64, "fp32", 0)
 
 
-# --- what is refused
-
-
-@dataclasses.dataclass(frozen=True)
-class Library:
-    """A library with one model."""
-
-    make: Callable[[], nn.Module]
-    release: str = "toys 1"
-
-    def build(self, outputs: int, size: int) -> nn.Module:
-        return self.make()
-
-
-class Attention(nn.Module):
-    """Draws by itself: the dropout of attention weights is no module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(2).transpose(1, 2)
-        return x + self.attention(x, x, x, need_weights=False)[0]
-
-
-class Mean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1)
-
-
-class Unused(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 2))
-        self.register_parameter("spare", nn.Parameter(torch.zeros(1)))
-
-
-class Counting(nn.Module):
-    """Computes something else every time it is traced or run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.runs = nn.Linear(4, 2), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.runs += 1
-        return self.layer(x) * self.runs
-
-
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 4, 4), Attention(), Mean(), nn.Linear(4, 2)), "draws random numbers"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 6)), r"no image classifier: .* \(2, 1, 1\)"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), nn.Linear(4, 7)), r"no image classifier: .* \(7,\)"),
-        (Unused, "has no use for spare"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten(), Counting()), "something else in stages"),
-        (
-            lambda: nn.Sequential(
-                nn.Conv2d(3, 4, 8), nn.Flatten(), torchvision.ops.StochasticDepth(0.5, "batch"), nn.Linear(4, 2)
-            ),
-            "drops a branch for the whole batch",
-        ),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), "not cut anywhere"),
-    ],
-)
-def test_a_model_that_cannot_be_used_is_refused(
-    make: Callable[[], nn.Module], reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    traced._trace.cache_clear()
-    monkeypatch.setattr(traced, "find_model", lambda name: Library(make))
-    with pytest.raises(InputError, match=reason):
-        trace_network(f"toys:{reason}", size=8)
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "reason"),
-    [
-        ("torchvision:alexnet", 32, "does not take images of 32 x 32 pixels .*: images of 64 x 64 work"),
-        ("torchvision:vit_b_16", 60, "does not take images of 60 x 60 pixels .*: images of 64 x 64 work"),
-        ("torchvision:maxvit_t", 64, "does not take images of 64 x 64 pixels .*: images of 224 x 224 work"),
-        ("timm:ghostnet_050", 64, "differs between training and evaluation"),
-        ("torchvision:resnet19", 64, "no image classifier 'resnet19': the nearest names are torchvision:resnet18"),
-        ("timm:vit_tiny", 64, "the nearest names are .*timm:vit_"),
-        ("resnet18", 64, "write torchvision:NAME or timm:NAME"),
-        ("keras:resnet18", 64, "write torchvision:NAME or timm:NAME"),
-    ],
-)
-def test_a_network_that_does_not_exist_or_fit_is_refused(name: str, size: int, reason: str) -> None:
-    with pytest.raises(InputError, match=reason) as caught:
-        trace_network(name, size=size)
-    assert "\n" not in str(caught.value)
-
-
-def test_without_timm_its_models_are_refused_and_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "timm:vit_tiny_patch16_224" in catalogue.list_names("timm:vit_*")
-    monkeypatch.setattr(catalogue, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'fasttransfer\[timm\]'"):
-        catalogue.find_model("timm:resnet18")
-    assert catalogue.list_names("timm:*") == []
-
-
-def test_classifiers_alone_are_listed() -> None:
-    names = catalogue.list_names("torchvision:*")
-    assert "torchvision:resnet18" in names and "torchvision:fasterrcnn_resnet50_fpn" not in names
-
-
-@pytest.mark.parametrize("name", ["torchvision:googlenet", "torchvision:inception_v3"])
-def test_auxiliary_heads_are_left_out(name: str) -> None:
-    assert not any("aux" in part.lower() for part in trace_network(name, size=96).names())
+def test_a_step_in_bfloat16_takes_fewer_bytes() -> None:
+    exact, rounded = (resnet18().step_bytes(3, 256, precision, 0) for precision in ("fp32", "bf16"))
+    assert 0.5 * exact < rounded < 0.7 * exact
