@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 from fasttransfer.core.errors import InputError
 
+Channels = tuple[float, float, float]
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 LIBRARIES = ("torchvision", "timm")
 
 
@@ -52,8 +55,27 @@ class Model:
             options |= {"aux_logits": False, "init_weights": False}
         return self._create(num_classes=outputs, **options)
 
-    def download(self, tag: str) -> Mapping[str, Tensor]:
+    def normalisation(self, tag: str | None = None) -> tuple[Channels, Channels]:
+        """Return mean and standard deviation of each channel, in [0, 1], that the library normalises images by.
+
+        Args:
+            tag: of published weights, which may have their own.
+        """
+        if self.library == "timm":
+            import timm
+
+            own = tag if tag in self._tags() else None
+            published = timm.get_pretrained_cfg(f"{self.constructor}.{own}" if own else self.constructor)
+            if published is not None:
+                (r, g, b), (r_std, g_std, b_std) = published.mean, published.std
+                return (r, g, b), (r_std, g_std, b_std)
+        return IMAGENET_MEAN, IMAGENET_STD
+
+    def download(self, tag: str, size: int) -> Mapping[str, Tensor]:
         """Return the state of the model with weights that its library publishes under a tag, such as IMAGENET1K_V1.
+
+        Args:
+            size: side of the images in pixels; the library resamples weights that depend on it where it can.
 
         Raises:
             InputError: there is no such tag, or the weights cannot be downloaded.
@@ -67,7 +89,8 @@ class Model:
                 if self.library == "timm":
                     import timm
 
-                    return timm.create_model(f"{self.constructor}.{tag}", pretrained=True).state_dict()
+                    sized: dict[str, Any] = {"img_size": size} if "img_size" in self._arguments() else {}
+                    return timm.create_model(f"{self.constructor}.{tag}", pretrained=True, **sized).state_dict()
                 return torchvision.models.get_model(self.constructor, weights=tag).state_dict()
         except Exception as error:  # of the library's own ways to the network
             reason = (str(error).splitlines() or [type(error).__name__])[0]

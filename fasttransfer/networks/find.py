@@ -30,13 +30,19 @@ def list_networks(containing: str = "") -> list[str]:
 
 
 def find_network(
-    name: str, *, size: int | None = None, cuts: Sequence[str] | None = None, is_small: bool = False
+    name: str,
+    *,
+    size: int | None = None,
+    cuts: Sequence[str] | None = None,
+    weights: str | None = None,
+    is_small: bool = False,
 ) -> Architecture:
     """Return the network called `name`: one of this package, or torchvision:NAME or timm:NAME.
 
     Args:
         size: side of the images that it reads; by default 64 for small images, else 224.
         cuts: names of the stages to cut behind; by default all.
+        weights: tag of published weights, whose normalisation is the network's.
         is_small: whether the images are small.
 
     Raises:
@@ -57,7 +63,7 @@ def find_network(
         )
     from fasttransfer.networks.traced import trace_network  # here, because it imports the libraries
 
-    return trace_network(name, size=size or (SMALL if is_small else LARGE), cuts=cuts)
+    return trace_network(name, size=size or (SMALL if is_small else LARGE), cuts=cuts, weights=weights)
 
 
 def parse_network(table: object, where: str) -> Architecture:

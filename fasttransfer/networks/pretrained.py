@@ -61,7 +61,7 @@ def load_pretrained(network: Architecture, weights: str, log: Log = lambda text:
     else:
         from fasttransfer.networks.catalogue import find_model  # here, because it imports the libraries
 
-        found = find_model(network.name).download(weights)
+        found = find_model(network.name).download(weights, network.crop)
     state = _fit(network, {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}, weights)
     digest = xxhash.xxh3_128()
     for name, tensor in state.items():

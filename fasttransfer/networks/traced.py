@@ -22,8 +22,6 @@ from fasttransfer.networks.random_modules import random_modules, replace_random_
 from fasttransfer.networks.traced_check import check_stages
 from fasttransfer.networks.traced_network import TracedNetwork, TracedStage
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _OUTPUTS = 2  # where the number of classes does not matter
 _SIZES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)  # tried where one does not work
 
@@ -135,8 +133,7 @@ def trace_network(
     *,
     size: int = 224,
     cuts: Sequence[str] | None = None,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    weights: str | None = None,
 ) -> TracedArchitecture:
     """Cut a model into stages and check that they compute what the model does.
 
@@ -144,7 +141,7 @@ def trace_network(
         name: torchvision:NAME or timm:NAME, see `catalogue.list_names`.
         size: side of the images in pixels.
         cuts: modules or stages behind which to cut, see `cutting.choose_segments`; None: wherever it is sensible.
-        mean, std: of the pixels of each channel, in [0, 1].
+        weights: tag of published weights; they, else the library, say how images are normalised.
 
     Raises:
         InputError: there is no such model or cut, the model does not take images of this size, or cannot be cut.
@@ -154,14 +151,14 @@ def trace_network(
         segments = choose_segments(segments, cuts)
     if len(segments) < 2:
         raise InputError(f"{name} is not cut anywhere: choose another model or name other cuts")
-    red, green, blue = mean
+    mean, std = find_model(name).normalisation(weights)
     architecture = TracedArchitecture(
         name=name,
         store=8 * round(size * 8 / 7 / 8),
         crop=size,
         stage_names=tuple(segment.name for segment in segments),
-        mean=(red, green, blue),
-        std=(std[0], std[1], std[2]),
+        mean=mean,
+        std=std,
     )
     _check(architecture)
     return architecture

@@ -158,7 +158,9 @@ class Choices:
         if self.network is not None:
             from fasttransfer.networks.find import find_network  # here, because it imports PyTorch
 
-            network = find_network(self.network, size=self.size, cuts=self.cuts, is_small=is_small)
+            network = find_network(
+                self.network, size=self.size, cuts=self.cuts, weights=self.weights, is_small=is_small
+            )
         elif self.size is not None or self.cuts is not None:
             option = "--cuts" if self.size is None else "--size"
             raise InputError(f"{option}: is for networks of a library: name one with --network")

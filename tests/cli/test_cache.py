@@ -84,7 +84,7 @@ def test_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 def test_show_prints_the_facts_of_one_entry(three: dict[int, Tensor], capsys: pytest.CaptureFixture[str]) -> None:
     output = run(capsys, "show", folder_of(5).name[:6])
     for what in (folder_of(5).name, "base5", "/runs/some", "1,1; 1,1 mirrored", "fp32 on cpu, 1 threads, batches of 8",
-                 KEY.prefix, "tiny", "2 classes", "8 x 1 x 1"):  # fmt: skip
+                 KEY.prefix, "CaffeNet", "2 classes", "8 x 1 x 1"):  # fmt: skip
         assert what in output
     assert "3 entries begin so" in run(capsys, "show", "", code=2)
     damage_of_manifest = folder_of(1) / "entry.json"
