@@ -25,6 +25,9 @@ class Library:
     def build(self, outputs: int, size: int) -> nn.Module:
         return self.make()
 
+    def normalisation(self, tag: str | None) -> tuple[catalogue.Channels, catalogue.Channels]:
+        return catalogue.IMAGENET_MEAN, catalogue.IMAGENET_STD
+
 
 class Attention(nn.Module):
     """Draws by itself: the dropout of attention weights is no module."""
@@ -134,7 +137,7 @@ def test_auxiliary_heads_are_left_out(name: str) -> None:
 )
 def test_weights_that_a_library_does_not_publish_are_refused(name: str, tag: str, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
-        catalogue.find_model(name).download(tag)
+        catalogue.find_model(name).download(tag, 64)
 
 
 def test_weights_that_cannot_be_downloaded_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,4 +148,11 @@ def test_weights_that_cannot_be_downloaded_are_refused(monkeypatch: pytest.Monke
     with pytest.raises(
         InputError, match=r"cannot be downloaded \(no route to host\): download them on another machine"
     ):
-        catalogue.find_model("torchvision:resnet18").download("IMAGENET1K_V1")
+        catalogue.find_model("torchvision:resnet18").download("IMAGENET1K_V1", 64)
+
+
+def test_images_are_normalised_as_the_library_does() -> None:
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert catalogue.find_model("torchvision:resnet18").normalisation() == imagenet
+    assert catalogue.find_model("timm:resnet18").normalisation() == imagenet
+    assert catalogue.find_model("timm:vit_tiny_patch16_224").normalisation() == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
