@@ -121,8 +121,8 @@ def test_an_unfinished_study_has_its_progress_beside_its_name() -> None:
 
 def test_other_networks_recipes_and_images_are_noted_and_still_compared() -> None:
     here = one_split(0, 0.05)
-    geometry = {**RECIPE["geometry"], "name": "wide"}
-    there = one_split(1, 0.08, data="/images", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "geometry": geometry})
+    network = {**RECIPE["network"], "name": "wide"}
+    there = one_split(1, 0.08, data="/images", recipe={**RECIPE, "batch": 256, "warmup": 0.1, "network": network})
     comparison = compare([here, there])
     notes = " ".join(comparison.notes)
     assert "random-1 has another network than random-0 (caffenet-mini and wide)" in notes
