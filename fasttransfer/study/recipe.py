@@ -123,6 +123,11 @@ class Recipe:
         """Return the factor on pixel differences."""
         return 1 / 255 if self.scale is None else self.scale
 
+    @property
+    def moments(self) -> int:
+        """Return the number of values that the optimiser keeps per weight."""
+        return 2 if self.optimiser == "adamw" else 1
+
     def steps_for(self, images: int) -> int:
         """Return the number of training steps on a task of `images` training images."""
         if self.steps is not None:

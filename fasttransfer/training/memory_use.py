@@ -24,13 +24,18 @@ SHARE = 0.8
 _GAPS = 1.08  # factor on everything: free memory between tensors
 
 
-def cohort_bytes(network: Architecture, outputs: int, batch: int, precision: str, cells: Iterable[Cell]) -> int:
+def cohort_bytes(
+    network: Architecture, outputs: int, batch: int, precision: str, cells: Iterable[Cell], moments: int = 1
+) -> int:
     """Return the bytes that one process takes at the most while it trains `cells` together, without libraries.
 
-    Some stay: each cell's trained layers (weights and velocities, in bf16 the rounded weights too) and of each source
-    the stages that frozen cells read. Others come and go: while the cohort is built, whole sources and the initial
-    values; while it trains, the batch, the cuts, and one cell's activations and gradients, for cells are stepped one
-    after another.
+    Some stay: each cell's trained layers (weights and the optimiser's moments, in bf16 the rounded weights too) and of
+    each source the stages that frozen cells read. Others come and go: while the cohort is built, whole sources and the
+    initial values; while it trains, the batch, the cuts, and one cell's activations and gradients, for cells are
+    stepped one after another.
+
+    Args:
+        moments: values that the optimiser keeps per weight.
     """
     cells = tuple(cells)
     parameters = network.profile(outputs).values
@@ -38,7 +43,7 @@ def cohort_bytes(network: Architecture, outputs: int, batch: int, precision: str
     deepest = deepest_cuts(cells)
     live = [sum(parameters[cell.first_trained :]) for cell in cells]
     frozen = {(c.source, c.n) for c in cells if c.frozen}
-    stays = sum(live) * (4 + 4 + copy) + sum((4 + copy) * sum(parameters[:n]) for n in deepest.values())
+    stays = sum(live) * (4 + 4 * moments + copy) + sum((4 + copy) * sum(parameters[:n]) for n in deepest.values())
     building = 4 * sum(parameters[min(cell.n for cell in cells) :])
     for source, group in by_source(cells).items():
         read = deepest.get(source, 0)

@@ -24,6 +24,7 @@ class TrainingJob:
         batch: images per step; steps: of a whole training.
         validated: images of all validation checks together.
         precision: "fp32" or "bf16".
+        moments: values that the optimiser keeps per weight.
     """
 
     cells: tuple[Cell, ...]
@@ -33,6 +34,7 @@ class TrainingJob:
     steps: int
     validated: int
     precision: str
+    moments: int = 1
 
     @property
     def needs(self) -> frozenset[Cell]:
@@ -50,12 +52,14 @@ class TrainingJob:
     def bytes(self) -> int:
         """Memory of a worker at its peak, but for the libraries that all workers share."""
         sizes = (self.network, self.outputs, self.batch, self.precision)
-        return memory_use.OWN + memory_use.cohort_bytes(*sizes, self.cells)
+        return memory_use.OWN + memory_use.cohort_bytes(*sizes, self.cells, self.moments)
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Bytes of the checkpoints of all cells: weights and velocities of what they train."""
-        return sum(8 * self.network.weight_count(self.outputs, cell.first_trained) for cell in self.cells)
+        """Bytes of the checkpoints of all cells: weights and the optimiser's moments of what they train."""
+        return sum(
+            4 * (1 + self.moments) * self.network.weight_count(self.outputs, cell.first_trained) for cell in self.cells
+        )
 
     @property
     def shape(self) -> TrainingJob:
@@ -118,7 +122,7 @@ def plan_jobs(
         steps = recipe.steps_for(train[task])
         validated = len(recipe.check_steps(steps)) * val[task]
         outputs = recipe.outputs_for(task, classes)
-        job = TrainingJob(group, recipe.network, outputs, recipe.batch, steps, validated, precision)
+        job = TrainingJob(group, recipe.network, outputs, recipe.batch, steps, validated, precision, recipe.moments)
         whole.append((job, 1 if group[0].treatment == BASE else parts))
     jobs = [part for job, count in whole for part in _cut(job, count)]
     waves = ""

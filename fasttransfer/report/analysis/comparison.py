@@ -26,7 +26,8 @@ from fasttransfer.study.records import Score, StudyResults
 
 _OF_A_SPLIT = ("split", "tasks", "seeds", "device", "threads")  # in which draws of one kind may differ
 # The values with which studies were trained that do not record them.
-_BEFORE = {f"recipe.{name}": getattr(Recipe, name) for name in ("give_up", "schedule", "warmup", "first_init")}
+_SINCE = ("give_up", "schedule", "warmup", "first_init", "optimiser", "beta2", "label_smoothing")
+_BEFORE = {f"recipe.{name}": getattr(Recipe, name) for name in _SINCE}
 _NETWORK = ("recipe.network", "recipe.geometry")  # what a recipe's network is recorded under
 _RANDOM = re.compile(r"random:\d+")
 
