@@ -6,17 +6,17 @@ what a network has learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 
-from bench.test_cohorts import draw, stepping
+from bench.test_cohorts import cohort, draw, stepping
 from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.files import make_folder
@@ -27,8 +27,7 @@ from fasttransfer.study.configuration import Choices
 from fasttransfer.study.paths import weights_file
 from fasttransfer.study.recipe import load_recipe
 from fasttransfer.training import cost, study_plan, study_setup
-from fasttransfer.training.cohort import Cohort
-from fasttransfer.training.cohort_builder import StudyContext, build_cohort
+from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.step import StageTrainer
 
 Compare = Callable[..., Any]
@@ -99,14 +98,6 @@ def context(
     yield made
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic = deterministic
-
-
-def cohort(
-    context: StudyContext, layers: Sequence[int], device: torch.device, features: Literal["live", "cache"] = "live"
-) -> Cohort:
-    """Return the transfer cells that are frozen up to each of `layers`."""
-    cells = [Cell(0, "B", "transfer", n) for n in layers]
-    return build_cohort(replace(context, features=features), cells, device)
 
 
 def test_frozen_cells(compare: Compare, context: StudyContext, device: torch.device) -> None:

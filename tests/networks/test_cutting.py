@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,15 +48,6 @@ MODELS = {
     "timm:mobilenetv4_conv_small": (32, (["conv_stem", "blocks.0.0", "blocks.0.1"], 20, "classifier")),
     "timm:mixer_b16_224": (32, ["stem", *(f"blocks.{i}" for i in range(12)), "head"]),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two images are too few for threads, which wait for each other where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", MODELS)

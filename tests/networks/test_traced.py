@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
@@ -23,15 +22,6 @@ from fasttransfer.networks.traced_network import TracedNetwork
 
 CPU = torch.device("cpu")
 NO_STEP = torch.zeros((), dtype=torch.int64)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A few images are too few for threads, which wait for each other where other processes run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def resnet18() -> TracedArchitecture:
