@@ -51,7 +51,7 @@ def test_a_study_on_a_store_is_the_study_on_its_source(tmp_path: Path, monkeypat
     }
 
     prepare.prepare(Path(choices.data), size=32, cache=cache_folder(), kind="raw", log=lambda text: None)
-    assert study_plan.make_plan(choices).kind == "raw"
+    assert study_plan.make_plan(choices).sources["B"].kind == "raw"
     console = quiet()
     assert grid.run(choices, of_source, feeding=Feeding(hw_share=0.5), console=console)
     assert "nothing to do" in said(console)
@@ -94,9 +94,10 @@ def test_a_source_becomes_jpegs_where_the_disk_has_no_room_for_pixels(
     count = 6 * (10 + 5)
     monkeypatch.setattr(choose_feed, "free_disk", lambda folder: count * 32 * 32 * 2)
     plan = study_plan.make_plan(choices)
-    assert plan.kind == "jpeg" and "too little" in plan.why
+    source = plan.sources["A"]
+    assert source.kind == "jpeg" and "too little" in source.why
     monkeypatch.setattr(choose_feed, "free_disk", lambda folder: count * 32 * 32 * 4)
-    assert study_plan.make_plan(choices).kind == "raw"
+    assert study_plan.make_plan(choices).sources["B"].kind == "raw"
 
 
 def test_a_store_of_another_size_is_refused_with_what_fits(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_dry_run_says_which_feed_reads_what(tmp_path: Path, monkeypatch: pytes
 
 def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choices = tiny_choices(tmp_path)
-    every = sum(map(sum, study_plan.make_plan(choices).images.per_class.values()))
+    every = sum(map(sum, study_plan.make_plan(choices).sources["A"].images.per_class.values()))
     monkeypatch.setattr(time_estimate, "time_jobs", unit_times)
     monkeypatch.setattr(time_estimate, "expected_bytes", lambda kind, images, side: images * 10**9)
     console = quiet()
