@@ -1,4 +1,4 @@
-"""`fasttransfer networks`, and the options of grid that name a network: what is wrong is one sentence and exit code 2."""
+"""`fasttransfer networks`, and the options of grid that name a network, with what is wrong in one sentence."""
 
 from __future__ import annotations
 
