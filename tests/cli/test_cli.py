@@ -48,7 +48,13 @@ def manual_page(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> s
 def test_all_commands_are_found() -> None:
     """The tests below have a case per command: without this one, an error in `commands_of` could leave them none."""
     assert {words[0] for words in GROUPS} >= {"grid", "report", "probe", "splits", "data", "cache", "bench", "info"}
-    assert {words[0] for words, is_group in GROUPS.items() if is_group} == {"splits", "data", "cache", "bench"}
+    assert {words[0] for words, is_group in GROUPS.items() if is_group} == {
+        "networks",
+        "splits",
+        "data",
+        "cache",
+        "bench",
+    }
     assert {("base",), ("cache", "prune"), ("bench", "step"), ("data", "builtin")} <= set(COMMANDS)
 
 
@@ -102,7 +108,11 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
         (("--split", "thirds"), "split 'thirds': not known", "natural-manmade, random:SEED (as random:0), or the path"),
         (("--split", "random:x"), "split 'random:x':", "a whole number from 0 to 4294967295, as in random:0"),
         (("--split", "none.toml"), "none.toml: no such split file", 'write one (name = "mine", A = ['),
-        (("--recipe", "quick"), "recipe 'quick' is unknown", "choose one of caffe, fast, mini, or a .toml file"),
+        (
+            ("--recipe", "quick"),
+            "recipe 'quick' is unknown",
+            "choose one of caffe, fast, large, large-adamw, mini, small, small-adamw, or a .toml file",
+        ),
         (("--device", "tpu"), "--device tpu:", "choose cpu or cuda"),
         (("--precision", "int4"), "--precision int4:", "choose fp32 or bf16"),
         (("--treatments", "best"), "--treatments best:", "choose among selffer, selffer+, transfer, transfer+, random"),
