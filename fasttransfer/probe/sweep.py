@@ -112,10 +112,7 @@ def run_probe(request: FeatureRequest, settings: SweepSettings, *, log: Log) -> 
     Raises:
         InputError: the network has no such cut, a class has too few examples, or the features do not fit into memory.
     """
-    last = len(request.study.recipe.network.cuts)
-    for cut in settings.cuts:
-        if cut > last:
-            raise InputError(f"--cuts {cut}: choose among 1 to {last}")
+    request.check_cuts(settings.cuts)
     train, val = request.images["train"], request.images["val"]
     labels, val_labels = torch.from_numpy(train.labels), torch.from_numpy(val.labels)
     sets = draw_example_sets(labels, request.classes, settings.examples, settings.seeds)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fasttransfer.core import tensor_files
+from fasttransfer.networks.find import describe_network
 from fasttransfer.networks.pretrained import Pretrained
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell
@@ -94,7 +95,7 @@ def save_network(
         "reason": end.reason,
         "evaluations": _plain(evaluations),
         "correct": (end.correct or b"").hex(),
-        "network": asdict(recipe.network),  # type: ignore[call-overload]  # every implementation is a dataclass
+        "network": describe_network(recipe.network),
         "mean": str(paths.mean_file(Path(), cell.mean_of)) if recipe.network.channel_mean is None else "",
         "scale": recipe.pixel_scale,
         "processes": processes,

@@ -103,7 +103,8 @@ def make_plan(choices: Choices, feeding: Feeding | None = None, log: Log = lambd
     feeding = feeding or Feeding()
     if feeding.features == "cache" and choices.views is None:
         raise InputError("--features cache: where any crop is shown none can be kept: give --views 1, 2 or 10")
-    kinds = {id(source): _choose_kind(source, recipe, choices, feeding) for source in found.values()}
+    tasks = TASKS if choices.data_a is not None else TASKS[:1]  # a source of both is looked at once
+    sources = {task: TaskSource(found[task], *_choose_kind(found[task], recipe, choices, feeding)) for task in tasks}
     layers, seeds = choices.resolve_layers(recipe.network), choices.seeds or (0,)
     if choices.data_a is not None:
         split = splits.join_data_sets(found["A"].classes, found["B"].classes)
@@ -125,7 +126,7 @@ def make_plan(choices: Choices, feeding: Feeding | None = None, log: Log = lambd
         layers,
         seeds,
         recipe,
-        {task: TaskSource(source, *kinds[id(source)]) for task, source in found.items()},
+        {task: sources.get(task, sources["A"]) for task in TASKS},
         classes,
         train,
         val,
