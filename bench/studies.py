@@ -38,6 +38,11 @@ _WHOLE = [*_TINY, "--epochs", "40", "--layers", "1", "4", "7"]
 # layers that dropout acts on. Longer than the others, for dropout slows learning.
 _DROPOUT = [*_TINY, "--split", "natural-manmade", "--epochs", "60", "--layers", "4", "6"]
 _DROPOUT += ["--treatments", "selffer", "selffer+"]
+# The paper's five curves for a residual network, at the ends of its four groups of blocks. AdamW learns these few
+# images better: one seed of base B reached 53 % with it, and 37 to 46 % with SGD's learning rates 0.05, 0.02 and 0.01.
+_RESNET = [*_TINY, "--split", "natural-manmade", "--network", "torchvision:resnet18", "--size", "32", "--targets", "B"]
+_RESNET += ["--cuts", "layer1", "layer2", "layer3", "layer4", "--treatments", "selffer", "selffer+", "transfer"]
+_RESNET += ["transfer+", "--recipe", "small-adamw", "--lr", "0.001", "--batch", "32", "--epochs", "30"]
 _BASES = ["--treatments", "--seeds", *map(str, range(16))]  # no treatment after the option: bases only
 STUDIES = {
     "builtin": ["--split", "natural-manmade"],
@@ -46,6 +51,7 @@ STUDIES = {
     "builtin-bases-bf16": [*_BASES, "--precision", "bf16"],
     "tiny-natural-manmade": ["--split", "natural-manmade", *_WHOLE],
     "tiny-random-0": ["--split", "random:0", *_WHOLE],
+    "tiny-resnet18": _RESNET,
     "tiny-dropout-0": [*_DROPOUT, "--dropout", "0"],
     "tiny-dropout-0.5": [*_DROPOUT, "--dropout", "0.5"],
 }
