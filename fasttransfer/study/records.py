@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import disk_errors, has_locks
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
 from fasttransfer.study.cells import TASKS, Cell
@@ -144,8 +145,10 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with disk_errors(path):
+            path.touch()
         with self._input_errors():
-            self._db = sqlite3.connect(path)
+            self._db = _connect(path, "rw")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -225,6 +228,12 @@ class Records:
             raise InputError(f"{self.path}: cannot be used ({error}): free space or choose another --out") from error
 
 
+def _connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
+    """Open the existing file; where its file system has no locks, that of the study's folder has to do."""
+    no_lock = "" if has_locks(path) else "&nolock=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}{no_lock}", uri=True)
+
+
 def read_results(folder: Path) -> StudyResults:
     """Read the study in `folder`.
 
@@ -238,7 +247,7 @@ def read_results(folder: Path) -> StudyResults:
         study = tomllib.loads(toml.read_text(encoding="utf-8"))
         if "geometry" in (recipe := study.get("recipe", {})):  # its name in studies of earlier versions
             recipe["network"] = recipe.pop("geometry")
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        db = _connect(path, "ro")
     except (tomllib.TOMLDecodeError, sqlite3.Error) as error:
         raise InputError(f"{folder}: its study.toml or study.db cannot be read ({error})") from error
     try:
