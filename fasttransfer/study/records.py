@@ -148,7 +148,7 @@ class Records:
         with disk_errors(path):
             path.touch()
         with self._input_errors():
-            self._db = _connect(path, "rw")
+            self._db = _connect(path, is_owner=True)
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version = {_VERSION}")
@@ -157,6 +157,10 @@ class Records:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._db.close()
 
     def plan(self, cells: Iterable[Cell]) -> None:
@@ -228,10 +232,16 @@ class Records:
             raise InputError(f"{self.path}: cannot be used ({error}): free space or choose another --out") from error
 
 
-def _connect(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
-    """Open the existing file; where its file system has no locks, that of the study's folder has to do."""
-    no_lock = "" if has_locks(path) else "&nolock=1"
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}{no_lock}", uri=True)
+def _connect(path: Path, *, is_owner: bool) -> sqlite3.Connection:
+    """Open the existing file; where its file system has no locks, that of the study's folder has to do.
+
+    Readers open it for writing too, because the first to read after a run was killed rolls back what that had begun;
+    without locks that is up to the owner, since the run may be at work.
+    """
+    uri = path.resolve().as_uri()
+    if has_locks(path):
+        return sqlite3.connect(f"{uri}?mode=rw", uri=True)
+    return sqlite3.connect(f"{uri}?nolock=1&mode={'rw' if is_owner else 'ro'}", uri=True)
 
 
 def read_results(folder: Path) -> StudyResults:
@@ -247,7 +257,7 @@ def read_results(folder: Path) -> StudyResults:
         study = tomllib.loads(toml.read_text(encoding="utf-8"))
         if "geometry" in (recipe := study.get("recipe", {})):  # its name in studies of earlier versions
             recipe["network"] = recipe.pop("geometry")
-        db = _connect(path, "ro")
+        db = _connect(path, is_owner=False)
     except (tomllib.TOMLDecodeError, sqlite3.Error) as error:
         raise InputError(f"{folder}: its study.toml or study.db cannot be read ({error})") from error
     try:

@@ -85,6 +85,8 @@ def run(
             start = time.monotonic()
             for name in (".", *paths.WORKING_FOLDERS):
                 remove_temporary_files(out / name)
+            if paths.records_file(out).exists():
+                Records(paths.records_file(out)).close()  # rolls back what a killed run had begun
             plan = resume_plan(plan, feeding, out)  # before images are prepared for nothing
             stores = study_setup.open_stores(plan, log)
             setting = replace(

@@ -125,6 +125,22 @@ ssize_t write(int handle, const void* data, size_t size) {
     return done;
 }
 
+/* The C library's own buffers are passed by, for their writes cannot be seen: NumPy writes arrays this way. */
+size_t fwrite(const void* data, size_t size, size_t items, FILE* stream) {
+    REAL(fwrite);
+    char path[PATH_MAX];
+    if (mode == OFF || !path_of(fileno(stream), path) || !is_below(path)) return real(data, size, items, stream);
+    fflush(stream);
+    size_t done = 0;
+    while (done < size * items) {
+        ssize_t more = write(fileno(stream), (const char*)data + done, size * items - done);
+        if (more < 0) break;
+        done += (size_t)more;
+    }
+    fseeko(stream, lseek(fileno(stream), 0, SEEK_CUR), SEEK_SET);
+    return size ? done / size : 0;
+}
+
 static ssize_t write_at(int handle, const void* data, size_t size, off_t offset) {
     static ssize_t (*real)(int, const void*, size_t, off_t);
     if (!real) real = (__typeof__(real))dlsym(RTLD_NEXT, "pwrite64");
