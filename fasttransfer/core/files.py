@@ -22,7 +22,7 @@ from fasttransfer.core.errors import InputError, os_reason
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
-# The errors of a full, read-only or forbidden disk, which the user can put right.
+# The errors of a full, read-only, forbidden or failing disk, which the user can put right.
 _DISK_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -33,6 +33,8 @@ _DISK_ERRNOS = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,
+    errno.EIO,
+    errno.ESTALE,
 }
 
 # The errors of locking a file on a file system without locks, as some mounts of NFS and Lustre are.
@@ -42,7 +44,7 @@ _LEASE_SECONDS = 30.0
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a disk that is full, read-only or forbidden into an `InputError` about `path`."""
+    """Turn a disk that is full, read-only, forbidden or failing into an `InputError` about `path`."""
     try:
         yield
     except OSError as error:

@@ -155,8 +155,7 @@ class Records:
         with self._input_errors():
             self._db = _connect(path, is_owner=True)
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")  # all or nothing
 
     def __enter__(self) -> Records:
         return self
@@ -290,7 +289,7 @@ def _find_damage(db: sqlite3.Connection) -> str:
 def quarantine_damaged(folder: Path) -> str:
     """Move study.db out of the way if it is damaged; return what is damaged in words, else "".
 
-    It is made again from the networks' files, see `fasttransfer.training.study_setup.prepare_records`. The caller holds
+    One that a run was killed amid creating is removed. A damaged one is made again from the networks' files, see `fasttransfer.training.study_setup.prepare_records`. The caller holds
     the study's folder.
     """
     path = paths.records_file(folder)
@@ -299,6 +298,8 @@ def quarantine_damaged(folder: Path) -> str:
     try:
         with closing(_connect(path, is_owner=True)) as db:
             damage = _find_damage(db)
+            if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                path.unlink()
     except sqlite3.OperationalError:  # the disk, which the next to write reports
         return ""
     except sqlite3.DatabaseError as error:
