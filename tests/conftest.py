@@ -14,6 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "tests/faults")
     group.addoption("--fault-trials", type=int, default=3, help="faults that each test of a sweep injects")
+    group.addoption("--fault-seconds", type=int, default=3, help="time that each fuzzer takes")
     group.addoption("--fault-seed", type=int, default=0, help="decides which")
 
 
