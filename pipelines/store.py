@@ -286,7 +286,12 @@ def _open_part(folder: Path, name: str, kind: Kind, facts: dict[str, Any], size:
 
 
 def _load(file: Path, dtype: str, shape: tuple[int, ...], mmap: bool = False) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
+    try:
+        array: NDArray[Any] = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, so that a damaged one raises nearly anything
+        raise ValueError(f"{file.name} is no array ({' '.join(str(error).split())})") from error
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise ValueError(f"{file.name} has {array.dtype} {array.shape}, not {dtype} {shape}")
     return array

@@ -1,4 +1,4 @@
-"""Read a whole store back: `fasttransfer data verify`."""
+"""Read a whole store back: `fasttransfer data verify`, and before a study trains on it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ _IMAGES = 64  # decoded per task
 _NAMED = 5  # damaged things named in a message
 
 
-def verify(store: Store, log: Log = lambda text: None) -> None:
+def verify(store: Store, log: Log = lambda text: None, *, decode: bool = True) -> None:
     """Read a whole store back, compare it with its manifest, and decode every image of a jpeg store.
 
     All cores read, each a few MB at a time.
 
     Args:
+        decode: whether to decode images as well; that what was written is there does not depend on it.
         log: called with a line of progress every few seconds.
 
     Raises:
@@ -56,7 +57,7 @@ def verify(store: Store, log: Log = lambda text: None) -> None:
         if not intact:
             wrong.append(f"{name}{holds}")
         progress.step(images)
-    if store.kind == "jpeg":
+    if decode and store.kind == "jpeg":
         progress = ProgressLog("verify: decoding", total, log)
         for (part, rows), bad in map_in_order(find_undecodable, _batches(store), machine.cores()):
             wrong += [f"{part} image {row:,}, which cannot be decoded" for row in bad]

@@ -11,6 +11,13 @@ import torch
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "tests/faults")
+    group.addoption("--fault-trials", type=int, default=3, help="faults that each test of a sweep injects")
+    group.addoption("--fault-seconds", type=int, default=3, help="time that each fuzzer takes")
+    group.addoption("--fault-seed", type=int, default=0, help="decides which")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
     """Let programs that tests start be interrupted: a shell makes its background jobs ignore Ctrl-C."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
 import platformdirs
 
 from fasttransfer.core.errors import InputError, os_reason
@@ -19,7 +22,7 @@ from fasttransfer.core.errors import InputError, os_reason
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
-# The errors of a full, read-only or forbidden disk, which the user can put right.
+# The errors of a full, read-only, forbidden or failing disk, which the user can put right.
 _DISK_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -30,12 +33,18 @@ _DISK_ERRNOS = {
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,
+    errno.EIO,
+    errno.ESTALE,
 }
+
+# The errors of locking a file on a file system without locks, as some mounts of NFS and Lustre are.
+_LOCKLESS_ERRNOS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_LEASE_SECONDS = 30.0
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a disk that is full, read-only or forbidden into an `InputError` about `path`."""
+    """Turn a disk that is full, read-only, forbidden or failing into an `InputError` about `path`."""
     try:
         yield
     except OSError as error:
@@ -107,7 +116,8 @@ def make_folder(folder: Path) -> Path:
 def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold a lock on the file `path`, which ends with the process. The file stays, so that all lock the same one.
 
-    Calls `busy` if another process holds the lock, then waits for it; an exception from `busy` ends the attempt.
+    Calls `busy` if another process holds the lock, then waits for it; an exception from `busy` ends the attempt. On a
+    file system without locks see `_hold_lease`.
 
     Raises:
         InputError: the file cannot be created.
@@ -120,9 +130,56 @@ def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
         except BlockingIOError:
             busy()
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _LOCKLESS_ERRNOS:
+                raise
+            with _hold_lease(lease_of(path), busy):
+                yield
+                return
         yield
     finally:
         os.close(handle)
+
+
+def has_locks(path: Path) -> bool:
+    """Return whether the file system of the existing file `path` has locks (fcntl's, as SQLite takes them)."""
+    with open(path, "rb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in _LOCKLESS_ERRNOS
+    return True
+
+
+def lease_of(lock: Path) -> Path:
+    """Return the file that stands for the lock on the file `lock` where the file system has no locks."""
+    return lock.with_name(f"{lock.name}.lease")
+
+
+@contextmanager
+def _hold_lease(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the file `path`, which exists as long as it is held, as `hold_lock` holds a lock.
+
+    Its owner renews it every ten seconds. Another process takes it over when the owner was a process of this machine
+    that has ended, or when it has not been renewed for half a minute; only then does that process call `busy`. An owner
+    that was suspended for so long and finds it taken stops as by SIGTERM.
+    """
+
+    def stop(loss: filelock.LeaseCompromise) -> None:
+        print(f"fasttransfer: {path}: another process has taken over the work here: stopping", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    lease = filelock.SoftFileLease(path, lease_duration=_LEASE_SECONDS, on_compromise=stop)
+    with disk_errors(path):
+        try:
+            lease.acquire(timeout=1.2 * _LEASE_SECONDS)
+        except filelock.Timeout:
+            busy()
+            lease.acquire()
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def cache_folder() -> Path:

@@ -6,7 +6,6 @@ is new in every network of a study, so that the number of classes may differ.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +77,8 @@ def _read_file(path: Path, log: Log) -> Mapping[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"--weights {path}: no such file") from None
-    except (OSError, safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damaged pickles make torch.load raise nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"--weights {path}: cannot be read ({reason}): name a .safetensors file") from None
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):

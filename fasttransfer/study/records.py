@@ -1,7 +1,8 @@
 """The results of a study so far: `study.db`, an SQLite file that only the driver process writes.
 
 Tables: `cells` (one row per network), `evaluations` (one row per validation check), `correct` (the validation images
-that each network got right at its last check), `events`, `environment`, `facts`.
+that each network got right at its last check), `events`, `environment`, `facts`; `checksums` (one row per network, over
+its rows in the first three, and one over the facts, which SQLite does not protect against damage of the disk).
 Nothing in the first three depends on time or machine, so that two runs of one study can be compared.
 """
 
@@ -11,13 +12,16 @@ import json
 import sqlite3
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import xxhash
+
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import disk_errors, has_locks
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
 from fasttransfer.study.cells import TASKS, Cell
@@ -34,8 +38,10 @@ CREATE TABLE IF NOT EXISTS correct (seed INTEGER, name TEXT, bits BLOB, PRIMARY 
 CREATE TABLE IF NOT EXISTS events (utc TEXT, cell TEXT, text TEXT);
 CREATE TABLE IF NOT EXISTS environment (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
+CREATE TABLE IF NOT EXISTS checksums (seed INTEGER, name TEXT, xxh3 TEXT, PRIMARY KEY (seed, name));
 """
 _VERSION = 1
+_FACTS = (-1, "facts")  # seed and name of the checksum of facts
 BEST_CHECKS = 10
 
 Score = Literal["last", "best10"]
@@ -144,11 +150,12 @@ class Records:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        with disk_errors(path):
+            path.touch()
         with self._input_errors():
-            self._db = sqlite3.connect(path)
+            self._db = _connect(path, is_owner=True)
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")  # all or nothing
 
     def __enter__(self) -> Records:
         return self
@@ -159,19 +166,22 @@ class Records:
     def plan(self, cells: Iterable[Cell]) -> None:
         """Enter the cells that are not there yet as planned."""
         rows = [(c.seed, c.name, c.treatment, c.target, c.source, c.n) for c in cells]
-        with self._input_errors(), self._db:
+        with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?, ?, ?, 'planned', 0, '')", rows)
+            for row in rows:
+                self._sign(row[0], row[1])
 
     def describe(self, facts: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         """Store the facts about images and tasks and about the machine."""
-        with self._input_errors(), self._db:
+        with self._transaction():
             as_json = [(k, json.dumps(v)) for k, v in facts.items()]
             self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", as_json)
             self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
+            self._sign(*_FACTS)
 
     def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
         """Enter validation checks; a check that is there already is replaced (by the same numbers)."""
-        with self._input_errors(), self._db:
+        with self._transaction():
             for cell, e in checks:
                 self._db.execute(
                     "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?)",
@@ -182,30 +192,33 @@ class Records:
                     "AND state IN ('planned', 'running')",
                     (e.step, cell.seed, cell.name),
                 )
+                self._sign(cell.seed, cell.name)
 
     def end_cell(self, cell: Cell, state: str, steps: int, reason: str = "", correct: bytes | None = None) -> None:
         """Mark a cell as done, diverged, stuck or skipped; for `correct` see `Result`."""
-        with self._input_errors(), self._db:
+        with self._transaction():
             if correct is not None:
                 self._db.execute("INSERT OR REPLACE INTO correct VALUES (?, ?, ?)", (cell.seed, cell.name, correct))
             self._db.execute(
                 "UPDATE cells SET state = ?, steps = ?, reason = ? WHERE seed = ? AND name = ?",
                 (state, steps, reason, cell.seed, cell.name),
             )
+            self._sign(cell.seed, cell.name)
 
     def reopen(self, cell: Cell) -> None:
         """Mark a cell whose weights are missing or corrupt as not trained."""
-        with self._input_errors(), self._db:
+        with self._transaction():
             self._db.execute(
                 "UPDATE cells SET state = 'planned', steps = 0, reason = '' WHERE seed = ? AND name = ?",
                 (cell.seed, cell.name),
             )
             for table in ("evaluations", "correct"):
                 self._db.execute(f"DELETE FROM {table} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
+            self._sign(cell.seed, cell.name)
 
     def log_event(self, text: str, cell: str = "") -> None:
         """Log an event, with the time."""
-        with self._input_errors(), self._db:
+        with self._transaction():
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
 
@@ -213,6 +226,16 @@ class Records:
         """Return (seed, name) -> state of every cell that has ended."""
         rows = self._db.execute("SELECT seed, name, state FROM cells WHERE state NOT IN ('planned', 'running')")
         return {(seed, name): state for seed, name, state in rows}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._input_errors(), self._db:
+            yield
+
+    def _sign(self, seed: int, name: str) -> None:
+        """Enter the checksum of a cell's rows, or of the facts."""
+        row = seed, name, _checksum(self._db, seed, name)
+        self._db.execute("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?)", row)
 
     @contextmanager
     def _input_errors(self) -> Iterator[None]:
@@ -223,6 +246,68 @@ class Records:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
             raise InputError(f"{self.path}: cannot be used ({error}): free space or choose another --out") from error
+
+
+def _connect(path: Path, *, is_owner: bool) -> sqlite3.Connection:
+    """Open the existing file; where its file system has no locks, that of the study's folder has to do.
+
+    Readers open it for writing too, because the first to read after a run was killed rolls back what that had begun;
+    without locks that is up to the owner, since the run may be at work.
+    """
+    uri = path.resolve().as_uri()
+    if has_locks(path):
+        return sqlite3.connect(f"{uri}?mode=rw", uri=True)
+    return sqlite3.connect(f"{uri}?nolock=1&mode={'rw' if is_owner else 'ro'}", uri=True)
+
+
+def _checksum(db: sqlite3.Connection, seed: int, name: str) -> str:
+    if (seed, name) == _FACTS:
+        return xxhash.xxh3_64_hexdigest(repr(db.execute("SELECT * FROM facts ORDER BY key").fetchall()).encode())
+    state = xxhash.xxh3_64()
+    for table, key in (("cells", "name"), ("evaluations", "step"), ("correct", "name")):
+        rows = db.execute(f"SELECT * FROM {table} WHERE seed = ? AND name = ? ORDER BY {key}", (seed, name))
+        state.update(repr(rows.fetchall()).encode())
+    return state.hexdigest()
+
+
+def _find_damage(db: sqlite3.Connection) -> str:
+    """Return what is damaged, in words; "" where all is as it was written.
+
+    Raises:
+        sqlite3.DatabaseError: so much that it cannot be read.
+    """
+    (state,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if state != "ok":
+        return str(" ".join(state.split()))
+    if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'checksums'").fetchone():  # older studies lack the table
+        for seed, name, checksum in db.execute("SELECT seed, name, xxh3 FROM checksums").fetchall():
+            if checksum != _checksum(db, seed, name):
+                return f"the checksum of {name} does not match its rows"
+    return ""
+
+
+def quarantine_damaged(folder: Path) -> str:
+    """Move study.db out of the way if it is damaged; return what is damaged in words, else "".
+
+    One that a run was killed amid creating is removed. A damaged one is made again from the networks' files, see `fasttransfer.training.study_setup.prepare_records`. The caller holds
+    the study's folder.
+    """
+    path = paths.records_file(folder)
+    if not path.exists():
+        return ""
+    try:
+        with closing(_connect(path, is_owner=True)) as db:
+            damage = _find_damage(db)
+            if not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                path.unlink()
+    except sqlite3.OperationalError:  # the disk, which the next to write reports
+        return ""
+    except sqlite3.DatabaseError as error:
+        damage = str(error)
+    if damage:
+        with disk_errors(folder):
+            path.replace(path.with_name(f"{path.name}.damaged"))
+    return damage
 
 
 def read_results(folder: Path) -> StudyResults:
@@ -238,10 +323,14 @@ def read_results(folder: Path) -> StudyResults:
         study = tomllib.loads(toml.read_text(encoding="utf-8"))
         if "geometry" in (recipe := study.get("recipe", {})):  # its name in studies of earlier versions
             recipe["network"] = recipe.pop("geometry")
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        db = _connect(path, is_owner=False)
     except (tomllib.TOMLDecodeError, sqlite3.Error) as error:
         raise InputError(f"{folder}: its study.toml or study.db cannot be read ({error})") from error
     try:
+        if damage := _find_damage(db):
+            raise InputError(
+                f"{path}: is damaged ({damage}): the same grid command makes it again from the networks in weights/"
+            )
         checks: dict[tuple[int, str], list[Evaluation]] = {}
         for seed, name, step, train_loss, val_loss, top1 in db.execute(
             "SELECT seed, name, step, train_loss, val_loss, val_top1 FROM evaluations ORDER BY step"

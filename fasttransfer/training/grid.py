@@ -85,6 +85,8 @@ def run(
             start = time.monotonic()
             for name in (".", *paths.WORKING_FOLDERS):
                 remove_temporary_files(out / name)
+            if damage := records.quarantine_damaged(out):
+                log(f"{paths.records_file(out)}: damaged ({damage}), made again from the networks in weights/")
             plan = resume_plan(plan, feeding, out)  # before images are prepared for nothing
             stores = study_setup.open_stores(plan, log)
             setting = replace(
@@ -133,6 +135,7 @@ class _StudyRun:
             names = f"all {len(cells)} networks" if is_all else ", ".join(cell.label for cell in cells)
             self._log(f"{out}: {names} are trained, nothing to do")
             return True
+        study_setup.verify_stores(plan, stores, self._log)
         study_setup.write_mean_images(self._setting, stores)
         self._book.log_event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
         networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"

@@ -16,7 +16,7 @@ import xxhash
 
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.files import cache_folder
+from fasttransfer.core.files import cache_folder, lease_of
 from fasttransfer.core.progress import Log
 from fasttransfer.networks.precision import choose_precision
 from fasttransfer.networks.pretrained import Pretrained, load_pretrained
@@ -220,7 +220,8 @@ def read_study(out: Path) -> Study | None:
                 "and compare still read it; to train, choose another --out"
             )
         return study
-    own = (paths.lock_file(out).name, *paths.WORKING_FOLDERS)
+    lock = paths.lock_file(out)
+    own = (lock.name, lease_of(lock).name, *paths.WORKING_FOLDERS)
     if out.is_dir() and (strangers := [p.name for p in out.iterdir() if p.name not in own]):
         raise InputError(f"{out}: holds {strangers[0]} but no study: choose another --out or empty it")
     return None

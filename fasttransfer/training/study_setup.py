@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shlex
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +18,7 @@ from fasttransfer.pipelines.dali_feed import require_dali
 from fasttransfer.pipelines.mean_images import load_mean_image
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import select_task_images
+from fasttransfer.pipelines.verification import verify
 from fasttransfer.pipelines.views import UNLIMITED
 from fasttransfer.study import environment, images, paths
 from fasttransfer.study.cells import TASKS
@@ -82,16 +85,33 @@ def open_study(plan: StudyPlan, stores: Mapping[str, Store], out: Path) -> Study
     return StudyContext(study, out, {task: store.folder for task, store in stores.items()}, plan.classes)
 
 
+def verify_stores(plan: StudyPlan, stores: Mapping[str, Store], log: Log) -> None:
+    """Read all images once before networks are trained on them; prepare those again that are in the cache and damaged.
+
+    Raises:
+        InputError: a store that the user named is damaged.
+    """
+    for task in plan.data_sets:
+        try:
+            verify(stores[task], log, decode=False)
+        except InputError as error:
+            if plan.sources[task].images.store is not None:
+                raise
+            log(f"{error}: done now")
+            shutil.rmtree(stores[task].folder)
+            open_stores(plan, log)
+
+
 def write_mean_images(setting: StudyContext, stores: Mapping[str, Store]) -> None:
     """Write the mean image of each task's training images into the study's folder, where its networks subtract them."""
     if setting.study.recipe.network.channel_mean is not None:
         return
     for task, classes in setting.classes.items():
-        path = paths.mean_file(setting.folder, task)
-        if not path.exists():
-            mean = load_mean_image(stores[task], classes, setting.study.per_class, cache_folder())
+        path, contents = paths.mean_file(setting.folder, task), io.BytesIO()
+        np.save(contents, load_mean_image(stores[task], classes, setting.study.per_class, cache_folder()))
+        if not path.exists() or path.read_bytes() != contents.getvalue():  # missing or damaged
             with replace_file(path) as file:
-                np.save(file, mean, allow_pickle=False)
+                file.write(contents.getvalue())
 
 
 def prepare_records(

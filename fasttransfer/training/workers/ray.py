@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,11 @@ from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, Wo
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 for _name, _value in _QUIET.items():  # read when Ray is imported
     os.environ.setdefault(_name, _value)
+# `ray start` asks for a token where this machine has one, but `ray.init` shows none unless told to. A cluster that asks
+# for none takes no offence at one.
+_TOKENS = (os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token")
+if os.environ.get("RAY_AUTH_TOKEN") or any(path and Path(path).is_file() for path in _TOKENS):
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray  # noqa: E402
 
@@ -130,7 +136,8 @@ def _join_cluster() -> bool:
             raise
         raise InputError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({str(error).splitlines()[0]}): start one with "
-            "ray start --head, or unset RAY_ADDRESS to use this machine alone"
+            "ray start --head, copy its token (~/.ray/auth_token) to this machine where it asks for one, or unset "
+            "RAY_ADDRESS to use this machine alone"
         ) from error
     return True
 
