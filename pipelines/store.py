@@ -333,8 +333,16 @@ def is_store(folder: Path) -> bool:
     if not os.path.isfile(folder / MANIFEST):  # False too where the folder cannot be read
         return False
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        return is_manifest((folder / MANIFEST).read_bytes())
+    except OSError:
+        return True
+
+
+def is_manifest(data: bytes) -> bool:
+    """Return whether the bytes of a `manifest.json` are those of a store, maybe damaged ones."""
+    try:
+        manifest = json.loads(data)
+    except ValueError:
         return True
     return isinstance(manifest, dict) and "format" in manifest
 

@@ -19,6 +19,9 @@ from fasttransfer.core.errors import InputError, os_reason
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
+STUDY_FILE, LOCK_FILE = "study.toml", ".lock"
+"""Files of a study's folder that tell it from a folder of images; the lock is there first."""
+
 # The errors of a full, read-only or forbidden disk, which the user can put right.
 _DISK_ERRNOS = {
     errno.ENOSPC,

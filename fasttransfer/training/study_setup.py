@@ -67,12 +67,15 @@ def open_stores(plan: StudyPlan, log: Log) -> dict[str, Store]:
 def open_study(plan: StudyPlan, stores: Mapping[str, Store], out: Path) -> StudyContext:
     """Return the study of `plan` on the images in `stores`, created in folder `out` unless it is there.
 
+    A study that is there keeps the place where its images were when it began: its weights carry a digest of it.
+
     Raises:
         InputError: another study, or something else, is in `out`.
     """
     study = make_study(plan, {task: store.digest for task, store in stores.items()})
     if begun := read_study(out):
         require_same(begun, study, out)
+        study = study.at_place_of(begun)
     else:
         for name in paths.WORKING_FOLDERS:
             make_folder(out / name)
@@ -125,6 +128,7 @@ def prepare_records(
             task: {"kind": store.kind, "size": store.size, "source": store.manifest["source"]}
             for task, store in stores.items()
         },
+        "data": {task: source.images.where for task, source in plan.sources.items()},
         "held_out": any(manifest["held_out"] for manifest in manifests),
         "refused": sum(len(manifest["refused"]) for manifest in manifests),
         "words": words,
