@@ -180,7 +180,7 @@ def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
     if alone := sorted(key for key in labels.keys() - images.keys() if _key_of(key)[0] not in images):
         kinds = " ".join(sorted(EXTENSIONS))
         raise InputError(f"{here}: {alone[0]}.cls has no image ({kinds}) of its key: add it or remove the key")
-    return {images[key]: label for key, label in labels.items()}
+    return {path: labels[key] for key, path in images.items()}
 
 
 def _label(shard: Path, key: str, data: bytes) -> Label:
