@@ -69,15 +69,19 @@ class SourceError(InputError):
     """Images that cannot become the requested store, however often it is tried."""
 
 
-def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
+def write_store(folder: Path, request: StoreRequest, bad_list: Path, log: Log) -> None:
     """Fill `folder`, which is empty or what an interrupted call left: shards that are still intact are kept.
+
+    Args:
+        bad_list: the file that gets the images that stop the call, where they are too many for a message: a line
+            "<path> tab <reason>" for each.
 
     Raises:
         SourceError: bad images, or images that changed meanwhile.
         InputError: no room on the disk.
         OSError: the disk fails.
     """
-    writer = _StoreWriter(folder, request, log)
+    writer = _StoreWriter(folder, request, bad_list, log)
     try:
         writer.keep_complete_shards()
         writer.announce()
@@ -87,6 +91,7 @@ def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
             warnings.simplefilter("ignore")
             progress = writer.make_shards()
         writer.finish()
+        bad_list.unlink(missing_ok=True)  # of an earlier call
         progress.finish()
     except SourceError:
         (folder / REQUEST).unlink(missing_ok=True)  # there is nothing to resume
@@ -109,8 +114,8 @@ def describe_refused(refused: Sequence[RefusedImage]) -> str:
 class _StoreWriter:
     """The shards of a store that are planned and those that are complete, by their records, in order."""
 
-    def __init__(self, folder: Path, request: StoreRequest, log: Log) -> None:
-        self._folder, self._request, self._log = folder, request, log
+    def __init__(self, folder: Path, request: StoreRequest, bad_list: Path, log: Log) -> None:
+        self._folder, self._request, self._bad_list, self._log = folder, request, bad_list, log
         self._plan = plan_shards(request.listing, request.kind, request.size)
         self._digest = Digest(request.listing.classes, request.size, request.kind)
         self._records: list[ShardRecord] = []
@@ -149,8 +154,6 @@ class _StoreWriter:
             InputError: the disk has less room.
         """
         request, listing, folder = self._request, self._request.listing, self._folder.parent
-        for note in listing.notes:
-            self._log(f"prepare: {listing.source}: {note}")
         about = "about " if request.kind == "jpeg" else ""
         present = sum(record.bytes for record in self._records)
         need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(self._folder).free
@@ -199,6 +202,10 @@ class _StoreWriter:
             raise _changed(listing, "it")
         if refused:
             every = f"{listing.source}: {describe_refused(refused)}"
+            if len(refused) > _NAMED_IMAGES:
+                with replace_file(self._bad_list) as file:
+                    file.writelines(os.fsencode(f"{path}\t{reason}\n") for path, reason in refused)
+                every += f" (all are listed in {self._bad_list})"
             raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
         return progress
 
@@ -217,7 +224,7 @@ class _StoreWriter:
         }
         if refused:
             _check_classes(listing, labels, refused)
-            self._log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
+            self._log(f"prepare: {describe_refused(refused)}: left out, all listed in the store's {MANIFEST}")
         files: dict[str, dict[str, Any]] = {}
         parts: dict[str, dict[str, Any]] = {}
         for part in PARTS:

@@ -106,6 +106,22 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def require_writable(folder: Path) -> None:
+    """Check that `make_folder` could create `folder`, or that files can be written into it where it is there.
+
+    Raises:
+        InputError: they cannot, or a file has its name or that of a folder above it.
+    """
+    folder = Path(os.path.abspath(folder))
+    with disk_errors(folder):
+        above = next(each for each in (folder, *folder.parents) if each.exists())
+        folder.exists()  # raises where the name is too long
+        if not above.is_dir():
+            raise InputError(f"{above}: a file has this name, a folder is needed: choose another")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
 @contextmanager
 def hold_lock(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold a lock on the file `path`, which ends with the process. The file stays, so that all lock the same one.

@@ -12,7 +12,6 @@ import numpy as np
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder, hold_lock, make_folder, replace_file
 from fasttransfer.core.progress import Log
-from fasttransfer.pipelines.dali_feed import require_dali
 from fasttransfer.pipelines.mean_images import load_mean_image
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import select_task_images
@@ -23,7 +22,14 @@ from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Records
 from fasttransfer.training.checkpoint import load_end, save_pretrained
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.study_plan import StudyPlan, command_words, make_study, read_study, require_same
+from fasttransfer.training.study_plan import (
+    StudyPlan,
+    command_words,
+    make_study,
+    read_study,
+    require_feeds,
+    require_same,
+)
 
 
 def lock_folder(out: Path) -> AbstractContextManager[None]:
@@ -46,8 +52,7 @@ def open_stores(plan: StudyPlan, log: Log) -> dict[str, Store]:
         InputError: an image cannot be decoded; a class has no images; DALI is needed and not installed.
     """
     stores: dict[str, Store] = {}
-    if any(source.images.store is None and source.kind == "jpeg" for source in plan.sources.values()):
-        require_dali()  # before images are prepared for nothing
+    require_feeds(plan)
     for task in plan.data_sets:
         source = plan.sources[task]
         stores[task] = images.open_store(
