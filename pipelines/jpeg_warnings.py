@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 # Pixels are lost. A marker D0 to D7 separates intervals of one image: bytes left over before it are missing elsewhere.
 _DAMAGE = re.compile(
@@ -26,28 +26,24 @@ CAN_CATCH = find_spec("fasttransfer.pipelines._stderr") is not None
 _stderr: Any = import_module("fasttransfer.pipelines._stderr") if CAN_CATCH else None
 
 
-class Warned(NamedTuple):
-    """The result of a decoder, and libjpeg's warning while it ran, "" for none."""
-
-    result: Any
-    warning: str
-
-    @property
-    def is_damage(self) -> bool:
-        """Whether pixels are certainly lost."""
-        return _DAMAGE.search(self.warning) is not None
-
-    @property
-    def is_suspicious(self) -> bool:
-        """Whether pixels may be lost."""
-        return _SUSPICION.search(self.warning) is not None
+T = TypeVar("T")
 
 
-def catch_warnings(decode: Callable[[], Any]) -> Warned:
-    """Call `decode` and return its result with libjpeg's warning. Thread-safe; needs `CAN_CATCH`."""
+def is_damage(warning: str) -> bool:
+    """Return whether a warning says that pixels are lost."""
+    return _DAMAGE.search(warning) is not None
+
+
+def is_suspicious(warning: str) -> bool:
+    """Return whether a warning says that there is something of which pixels may be lost."""
+    return _SUSPICION.search(warning) is not None
+
+
+def catch_warnings(decode: Callable[[], T]) -> tuple[T, str]:
+    """Call `decode` and return its result with libjpeg's warning, "" for none. Thread-safe; needs `CAN_CATCH`."""
     _stderr.begin()
     try:
         result = decode()
     finally:
         warning = " ".join(_stderr.end().decode(errors="replace").split())
-    return Warned(result, warning)
+    return result, warning
