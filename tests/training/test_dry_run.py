@@ -65,7 +65,7 @@ def _other_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Choices:
         (_one_image, f"no validation image of {NATURAL[0]}"),
         (_no_ray, "--engine ray needs the package ray"),
         (_no_dali, "DALI"),
-        (_small_disk, "the store takes 0 MB, the disk has 0 MB free"),
+        (_small_disk, "0 MB, the disk has 0 MB free"),
         (_no_folder_for_the_cache, "cache"),
         (_file_in_the_way, "runs"),
         (_other_images, "another study is here (data: "),
