@@ -80,7 +80,7 @@ def check_classes(where: str, classes: Collection[str]) -> None:
     """
     by_look: dict[str, str] = {}
     for name in classes:
-        if by_look.setdefault(_look(name), name) != name:
+        if by_look.setdefault(compose_name(name), name) != name:
             raise InputError(f"{where} class {name} is there in two Unicode spellings: merge the two folders")
     if len(by_look) == 1:
         raise InputError(f"{where} holds one class only ({min(classes)}): a study needs at least four, two per task")
@@ -94,10 +94,10 @@ def match_classes(where: str, val: ByClass, classes: Collection[str]) -> ByClass
     Raises:
         InputError: it is empty, has another class, or lacks one.
     """
-    spelled = {_look(name): name for name in classes}
+    spelled = {compose_name(name): name for name in classes}
     matched: ByClass = {}
     for name, paths in val.items():
-        matched.setdefault(spelled.get(_look(name), name), []).extend(paths)
+        matched.setdefault(spelled.get(compose_name(name), name), []).extend(paths)
     if not any(matched.values()):
         raise InputError(f"{where} holds no images: fill it, or remove it to hold out a tenth of train")
     if extra := sorted(matched.keys() - set(classes), key=os.fsencode):
@@ -107,7 +107,8 @@ def match_classes(where: str, val: ByClass, classes: Collection[str]) -> ByClass
     return matched
 
 
-def _look(name: str) -> str:
+def compose_name(name: str) -> str:
+    """Return the name with letters and their accents composed: equal for names that look alike."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -317,13 +317,16 @@ def _prepare_sample(plan: StudyPlan, task: str, scratch: Path) -> tuple[Store, f
     # All of a source is prepared, whatever the study uses of it.
     total = sum(map(sum, source.images.per_class.values()))
     written = expected_bytes(source.kind, total, side)
-    require_writable(cache_folder())
-    if written > (free := choose_feed.free_disk(cache_folder())):
+    listing, cache, free = source.images.listing, cache_folder(), choose_feed.free_disk(cache_folder())
+    require_writable(cache)
+    is_begun = listing is not None and source.kind in prepare.find_started(
+        listing, size=side, cache=cache, bad_images=plan.choices.bad_images
+    )
+    if written > free and not is_begun:  # of one that was interrupted, `prepare` knows how much is there
         raise InputError(
-            f"{cache_folder()}: the store takes {format_bytes(written)}, the disk has {format_bytes(free)} free: free "
-            "space or choose another folder"
+            f"{cache}: the store takes {format_bytes(written)}, the disk has {format_bytes(free)} free: free space or "
+            "choose another folder"
         )
-    listing = source.images.listing
     if listing is None:
         from fasttransfer.pipelines import synthetic  # here, for it imports the whole renderer
 
@@ -331,7 +334,7 @@ def _prepare_sample(plan: StudyPlan, task: str, scratch: Path) -> tuple[Store, f
         synthetic.render(scratch / "images", train=1, val=1, size=side)
         listing = list_images(scratch / "images")
         share = total / (len(listing.train) + len(listing.val))
-        if not prepare.builtin_folder(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
+        if not prepare.builtin_folder(size=side, cache=cache, train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
             seconds += (time.perf_counter() - begun) * share / machine.cores()
             files = (scratch / "images").glob("*/*/*")
             written += int(share * sum(file.stat().st_size for file in files))

@@ -39,6 +39,8 @@ def _no_dali(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Feeding:
 
 def _small_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(time_estimate, "_SAMPLE", 4)  # else the sample is all there is
+    monkeypatch.setattr(time_estimate, "_FEW", 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
 
 
