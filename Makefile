@@ -78,7 +78,7 @@ bench-check: $(VENV)/.installed
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find fasttransfer pipelines tests bench -name __pycache__ -prune -exec rm -rf {} +
-	rm -f $(foreach end,so dylib pyd,fasttransfer/ops/_native_*.$(end) fasttransfer/features/_shards.*$(end) pipelines/_stderr.*$(end))
+	rm -f $(foreach end,so dylib pyd,fasttransfer/ops/_native_*.$(end) fasttransfer/features/_shards.*$(end))
 
 # mypy cannot follow packages that setup.py maps from other folders, so it gets a folder of links that looks like the
 # installed package, with bench/ beside it. sed makes the paths that it prints those of the tree.

@@ -7,7 +7,6 @@ not there is a GPU; FASTTRANSFER_CUDA=0 in the environment leaves it out.
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -86,18 +85,6 @@ if sys.platform != "win32":
         )
     )
 
-# Only glibc lets a program assign stderr. Without this module damaged JPEGs are told less well, and nothing else.
-if platform.libc_ver()[0] == "glibc":
-    extensions.append(
-        Extension(
-            "fasttransfer.pipelines._stderr",
-            sources=["csrc/stderr/module.cpp"],
-            include_dirs=include_paths("cpu"),
-            extra_compile_args=FLAGS,
-            language="c++",
-        )
-    )
-
 # Machine code for the A100 and the H100 and H200, and PTX, which the driver translates for what comes after them.
 GPUS = ["arch=compute_80,code=sm_80", "arch=compute_90,code=[sm_90,compute_90]"]
 
@@ -119,11 +106,11 @@ if TOOLKIT is not None:
 
 
 class Build(BuildExtension.with_options(no_python_abi_suffix=True)):  # type: ignore[misc]
-    """The operators' libraries hold no Python at all: their names need not say which. Those of the modules do."""
+    """The operators' libraries hold no Python at all: their names need not say which. That of the shards does."""
 
     def get_ext_filename(self, ext_name: str) -> str:
         name = super().get_ext_filename(ext_name)
-        if "_native_" in ext_name:
+        if not ext_name.endswith("_shards"):
             return name
         return str(Path(name).with_suffix("")) + sysconfig.get_config_var("EXT_SUFFIX")
 

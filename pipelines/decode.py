@@ -3,9 +3,9 @@
 The store holds what a viewer shows: the camera's orientation mark is applied (Caffe ignored it), transparent parts are
 laid on white, 16-bit values keep their upper eight bits.
 
-Torchvision decodes JPEGs without peculiarities (see `jpeg_header`); Pillow decodes everything else, and decides about
-what torchvision refuses. Where both can, they give the same pixels; one operator resizes them. libjpeg's
-warnings tell a JPEG with damage inside, see `jpeg_warnings`; Pillow drops them.
+simplejpeg decodes JPEGs without peculiarities (see `jpeg_header`), because it passes on libjpeg's warnings of damage
+inside; Pillow, which drops them, decodes everything else, and decides about what simplejpeg refuses. Where both can,
+they give the same pixels; one operator resizes them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from fasttransfer.core.progress import Log
 from fasttransfer.ops import resize
 from fasttransfer.pipelines.jpeg_header import ordinary_jpeg
-from fasttransfer.pipelines.jpeg_warnings import CAN_CATCH, catch_warnings, is_damage, is_suspicious
+from fasttransfer.pipelines.jpeg_warnings import is_damage, is_suspicious
 
 Pixels = NDArray[np.uint8]
 
@@ -74,16 +73,16 @@ def decode(data: bytes, size: int, fit: str = "stretch", warn: Log = ignore) -> 
         ImageError: truncated or otherwise damaged, not an image, a decompression bomb, a kind of pixel without an
             agreed meaning.
     """
-    header = ordinary_jpeg(data) if CAN_CATCH else None
+    header = ordinary_jpeg(data)
     if header is not None and header.height * header.width <= MOST_PIXELS:
         with _room.reserve(header.height * header.width):
-            image, warning = catch_warnings(partial(_decode_fast, data))
+            image, warning = _decode_fast(data)
             if is_damage(warning):
                 raise ImageError(f"pixels are lost ({warning})")
             if is_suspicious(warning):
                 warn(f"pixels may be lost ({warning})")
             if image is not None:
-                return _turn(_fit(image, size, fit), header.orientation)
+                return _turn(_fit(torch.from_numpy(image), size, fit), header.orientation)
     with open_image(data) as opened, _room.reserve(opened.width * opened.height):
         try:
             opened.load()
@@ -129,14 +128,16 @@ class _Room:
 _room = _Room(MOST_PIXELS)
 
 
-def _decode_fast(data: bytes) -> Tensor | None:
-    """Return an ordinary JPEG as (H, W, 3) uint8; None where torchvision refuses it."""
-    from torchvision.io import decode_jpeg  # here, because it takes long to load
-
+def _decode_fast(data: bytes) -> tuple[Pixels | None, str]:
+    """Return an ordinary JPEG as (H, W, 3) uint8, None where libjpeg refuses it, and its warning, "" for none."""
     try:
-        return decode_jpeg(from_dlpack(np.frombuffer(data, np.uint8)), mode="RGB").permute(1, 2, 0)
-    except RuntimeError:
-        return None
+        return simplejpeg.decode_jpeg(data, "RGB"), ""
+    except ValueError as error:
+        warning = " ".join(str(error).split())
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", strict=False), warning
+    except ValueError:
+        return None, ""
 
 
 def _fit(image: Tensor, size: int, fit: str) -> Pixels:
