@@ -76,13 +76,13 @@ def decode(data: bytes, size: int, fit: str = "stretch", warn: Log = ignore) -> 
     header = ordinary_jpeg(data)
     if header is not None and header.height * header.width <= MOST_PIXELS:
         with _room.reserve(header.height * header.width):
-            image, warning = _decode_fast(data)
+            fast, warning = _decode_fast(data)
             if is_damage(warning):
                 raise ImageError(f"pixels are lost ({warning})")
             if is_suspicious(warning):
                 warn(f"pixels may be lost ({warning})")
-            if image is not None:
-                return _turn(_fit(torch.from_numpy(image), size, fit), header.orientation)
+            if fast is not None:
+                return _turn(_fit(torch.from_numpy(fast), size, fit), header.orientation)
     with open_image(data) as opened, _room.reserve(opened.width * opened.height):
         try:
             opened.load()
