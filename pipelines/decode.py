@@ -3,8 +3,9 @@
 The store holds what a viewer shows: the camera's orientation mark is applied (Caffe ignored it), transparent parts are
 laid on white, 16-bit values keep their upper eight bits.
 
-Torchvision decodes JPEGs without peculiarities (see `jpeg_header`); Pillow decodes everything else, and decides about
-what torchvision refuses. Where both can, they give the same pixels; one operator resizes them.
+simplejpeg decodes JPEGs without peculiarities (see `jpeg_header`), because it passes on libjpeg's warnings of damage
+inside; Pillow, which drops them, decodes everything else, and decides about what simplejpeg refuses. Where both can,
+they give the same pixels; one operator resizes them.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
+from fasttransfer.core.progress import Log
 from fasttransfer.ops import resize
 from fasttransfer.pipelines.jpeg_header import ordinary_jpeg
+from fasttransfer.pipelines.jpeg_warnings import is_damage, is_suspicious
 
 Pixels = NDArray[np.uint8]
 
@@ -51,7 +54,11 @@ class ImageError(Exception):
     """An image that cannot be decoded; the message is the reason, without the image's name."""
 
 
-def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
+def ignore(text: str) -> None:
+    """Do nothing with a warning."""
+
+
+def decode(data: bytes, size: int, fit: str = "stretch", warn: Log = ignore) -> Pixels:
     """Return an image as (size, size, 3) uint8 RGB, resized (bilinear with antialias) unless it has that size.
 
     Of several frames the first counts. Thread-safe; threads wait for each other only where images are so large that
@@ -60,35 +67,39 @@ def decode(data: bytes, size: int, fit: str = "stretch") -> Pixels:
     Args:
         fit: "stretch" shows all of the image and does not keep its aspect, as Caffe did; "crop" shows the square in
             its middle.
+        warn: called with a sentence about an image that was decoded but may be damaged.
 
     Raises:
-        ImageError: truncated, not an image, a decompression bomb, a kind of pixel without an agreed meaning.
+        ImageError: truncated or otherwise damaged, not an image, a decompression bomb, a kind of pixel without an
+            agreed meaning.
     """
     header = ordinary_jpeg(data)
     if header is not None and header.height * header.width <= MOST_PIXELS:
         with _room.reserve(header.height * header.width):
-            image = _decode_fast(data)
-            if image is not None:
-                return _fit(image, size, fit)
+            fast, warning = _decode_fast(data)
+            if is_damage(warning):
+                raise ImageError(f"pixels are lost ({warning})")
+            if is_suspicious(warning):
+                warn(f"pixels may be lost ({warning})")
+            if fast is not None:
+                return _turn(_fit(torch.from_numpy(fast), size, fit), header.orientation)
     with open_image(data) as opened, _room.reserve(opened.width * opened.height):
         try:
             opened.load()
             # After loading: Pillow turns a TIFF by itself and then removes its mark.
-            turn = _TURN.get(_orientation(opened))
+            orientation = _orientation(opened)
             image = _to_rgb(opened)
         except ImageError:
             raise
         except Exception as error:  # damaged bytes make Pillow raise nearly anything
             raise ImageError(_reason(error)) from error
-        # Turned after the resize: the target is square, and there is less to turn.
-        pixels = _fit(image, size, fit)
-        return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
+        return _turn(_fit(image, size, fit), orientation)
 
 
-def decode_or_error(data: bytes, size: int, fit: str) -> Pixels | ImageError:
+def decode_or_error(data: bytes, size: int, fit: str, warn: Log = ignore) -> Pixels | ImageError:
     """Return the result of `decode`, or the error that it raises."""
     try:
-        return decode(data, size, fit)
+        return decode(data, size, fit, warn)
     except ImageError as error:
         return error
 
@@ -117,18 +128,26 @@ class _Room:
 _room = _Room(MOST_PIXELS)
 
 
-def _decode_fast(data: bytes) -> Tensor | None:
-    """Return an ordinary JPEG as (H, W, 3) uint8; None where torchvision refuses it."""
-    from torchvision.io import decode_jpeg  # here, because it takes long to load
-
+def _decode_fast(data: bytes) -> tuple[Pixels | None, str]:
+    """Return an ordinary JPEG as (H, W, 3) uint8, None where libjpeg refuses it, and its warning, "" for none."""
     try:
-        return decode_jpeg(from_dlpack(np.frombuffer(data, np.uint8)), mode="RGB").permute(1, 2, 0)
-    except RuntimeError:
-        return None
+        return simplejpeg.decode_jpeg(data, "RGB"), ""
+    except ValueError as error:
+        warning = " ".join(str(error).split())
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", strict=False), warning
+    except ValueError:
+        return None, ""
 
 
 def _fit(image: Tensor, size: int, fit: str) -> Pixels:
     return resize(image, size, visible_box(fit, *image.shape[:2])).numpy()
+
+
+def _turn(pixels: Pixels, orientation: Any) -> Pixels:
+    """Return a square image turned as a camera's mark says: after the resize, when there is less to turn."""
+    turn = _TURN.get(orientation)
+    return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
 def visible_box(fit: str, height: int, width: int) -> tuple[int, int, int, int]:

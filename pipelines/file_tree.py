@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from fasttransfer.core.errors import InputError, os_reason
+from fasttransfer.core.files import LOCK_FILE, STUDY_FILE, cache_folder
 from fasttransfer.pipelines.archives import Archive, ArchiveError, ArchiveMember, read_at
-
-EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "ppm", "pgm", "pbm", "pnm", "tif", "tiff", "gif")
+from fasttransfer.pipelines.file_kinds import (
+    EXTENSIONS,
+    FIRST_BYTES,
+    UNREAD,
+    begins_like_image,
+    begins_like_unread,
+    is_other_kind,
 )
-"""Extensions (in any case) of the files that are images; the others are ignored."""
+from fasttransfer.pipelines.store import MANIFEST, is_manifest
 
-# Images to a person, which Pillow alone does not read: ignored too, but counted and reported.
-_UNREAD = frozenset(("heic", "heif", "avif", "jxl", "jp2", "svg", "psd", "dng", "cr2", "cr3", "nef", "arw"))
+# Folders that systems, network drives and programs put beside the files of people.
+_OF_SYSTEMS = re.compile(
+    r"@eadir|@recycle|@tmp|@__thumb|#recycle|#snapshot|\$recycle\.bin|recycler|lost\+found|"
+    r"system volume information|__macosx|__pycache__",
+    re.IGNORECASE,
+)
+# Names of folders of small copies, in lower case; they are that only beside the images: a class may have such a name.
+_THUMBNAILS = frozenset(("thumb", "thumbs", "thumbnail", "thumbnails"))
+_MARKS = frozenset((STUDY_FILE, LOCK_FILE, MANIFEST))  # of folders that fasttransfer writes
 
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 
@@ -43,7 +57,10 @@ Files = dict[str, File]  # by path in the source
 
 @dataclass
 class Tree:
-    """Folders, images and texts of a source by their paths in it; nothing hidden (".name") is listed."""
+    """Folders, images and texts of a source by their paths in it; nothing hidden (".name") is listed.
+
+    What fasttransfer wrote into the source is no part of it: the folders of studies and stores, and the cache.
+    """
 
     root: Path
     images: Files = field(default_factory=dict)
@@ -52,6 +69,9 @@ class Tree:
     folders: set[str] = field(default_factory=set)
     packed: list[str] = field(default_factory=list)  # compressed archives inside
     unread: Counter[str] = field(default_factory=Counter)  # extension -> files of a kind that cannot be read
+    marks: Files = field(default_factory=dict)  # files that may mark a folder as written by fasttransfer
+    outputs: set[str] = field(default_factory=set)  # folders that fasttransfer wrote
+    thumbnails: set[str] = field(default_factory=set)  # folders of small copies of the images beside
 
     def subfolders(self, prefix: str) -> set[str]:
         """Return the names of the folders directly inside `prefix` ("" or "a/b/")."""
@@ -116,7 +136,7 @@ class Tree:
         folder = path.removesuffix(".tar")
         images, archives = len(self.images), len(self.archives)
         try:
-            self._enter(self.open_archive(path).members(), f"{folder}/" if path else "", self.home(path))
+            self._enter(self.open_archive(path), f"{folder}/" if path else "", self.home(path))
         except (ArchiveError, OSError) as error:
             images, archives = len(self.images) - images, len(self.archives) - archives
             if images == archives == 0:
@@ -134,17 +154,17 @@ class Tree:
         file = self.archives.get(path)
         return path if file is None or file.archive is None else file.archive
 
-    def _enter(self, members: Iterable[ArchiveMember], prefix: str, home: str) -> None:
-        """List members of the tar `home` below `prefix`; follow links inside the archive."""
+    def _enter(self, archive: Archive, prefix: str, home: str) -> None:
+        """List members of `archive`, in the tar `home`, below `prefix`; follow links inside the archive."""
         links: list[tuple[Files, str, str]] = []
-        for member in members:
+        for member in archive.members():
             steps = [step for step in member.name.split("/") if step not in ("", ".")]
             if not steps or ".." in steps or any(map(_is_hidden, steps)):
                 continue
             path = prefix + "/".join(steps)
             is_folder = member.kind == "folder"
             _enter_folders(self.folders, path if is_folder else path.rpartition("/")[0])
-            if is_folder or (shelf := self.shelf(path)) is None:
+            if is_folder or (shelf := self.shelf(path, partial(_first_of_member, archive, member))) is None:
                 continue
             shelf[path] = in_archive(member, home)
             if member.target:
@@ -154,8 +174,12 @@ class Tree:
             if file is not None and not file.trouble:
                 shelf[path] = file
 
-    def shelf(self, path: str) -> Files | None:
-        """Return the list that the file belongs to, if any; count files that a person may miss."""
+    def shelf(self, path: str, first_bytes: Callable[[], bytes]) -> Files | None:
+        """Return the list that the file belongs to, if any; count files that a person may miss.
+
+        Args:
+            first_bytes: called where the name does not say what the file is.
+        """
         name = path.rpartition("/")[2].lower()
         extension = name.rpartition(".")[2]
         if extension in EXTENSIONS:
@@ -164,15 +188,55 @@ class Tree:
             return self.texts
         if extension == "tar":
             return self.archives
+        if name in _MARKS:
+            return self.marks
         if name.endswith(_PACKED):
             self.packed.append(path)
-        self.count_unread(extension)
+        elif extension in UNREAD or not is_other_kind(name):
+            begin = b"" if extension in UNREAD else first_bytes()
+            if begins_like_image(begin):
+                return self.images
+            self.count_unread(begins_like_unread(begin) or extension)
         return None
 
     def count_unread(self, extension: str) -> None:
         """Count a file with this extension if a person may miss it."""
-        if extension in _UNREAD:
+        if extension in UNREAD:
             self.unread[extension] += 1
+
+    def leave_out(self) -> None:
+        """Take the folders that fasttransfer wrote, and those of thumbnails, out of the lists."""
+        self.outputs |= {folder for mark in self.marks if (folder := mark.rpartition("/")[0]) and self._is_output(mark)}
+        if names := {folder for folder in self.folders if folder.rpartition("/")[2].lower() in _THUMBNAILS}:
+            beside = {path.rpartition("/")[0] for path in self.images}
+            self.thumbnails = {folder for folder in names if folder.rpartition("/")[0] in beside}
+        self._forget(self.outputs | self.thumbnails)
+        # A folder that holds nothing else, as `runs`, is no class without images.
+        for folder in self.outputs:
+            while (folder := folder.rpartition("/")[0]) and not self.has_files(folder):
+                self._forget({folder})
+
+    def _forget(self, folders: set[str]) -> None:
+        """Take folders and all that lies in them out of the lists."""
+        if not folders:
+            return
+        below = tuple(f"{folder}/" for folder in folders)
+        for shelf in (self.images, self.texts, self.archives):
+            for path in [path for path in shelf if path.startswith(below)]:
+                del shelf[path]
+        self.packed = [path for path in self.packed if not path.startswith(below)]
+        self.folders = {folder for folder in self.folders if not f"{folder}/".startswith(below)}
+
+    def _is_output(self, mark: str) -> bool:
+        folder, _, name = mark.rpartition("/")
+        if name == STUDY_FILE:
+            return True
+        if name == LOCK_FILE:  # of a study that was killed while it prepared its images
+            return not self.has_files(folder)
+        try:
+            return is_manifest(self.read(mark, self.marks[mark]))
+        except OSError:
+            return False
 
 
 def read_tree(source: Path) -> Tree:
@@ -184,7 +248,8 @@ def read_tree(source: Path) -> Tree:
     tree = Tree(source)
     try:
         if source.is_dir():
-            _walk(tree, "", frozenset())
+            cache = cache_folder()
+            _walk(tree, "", frozenset(), _identity(os.stat(cache)) if cache.is_dir() else None)
         elif source.is_file():
             tree.mount("")
         else:
@@ -196,15 +261,16 @@ def read_tree(source: Path) -> Tree:
     except OSError as error:
         where, reason = error.filename or source, os_reason(error)
         raise InputError(f"{where}: cannot be read ({reason}): put it right or name another source") from error
+    tree.leave_out()
     return tree
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return (name.startswith(".") and name != LOCK_FILE) or _OF_SYSTEMS.fullmatch(name) is not None
 
 
-def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-    """List all below `prefix`; `above` holds the folders on the way here, so that cyclic links end."""
+def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]], cache: tuple[int, int] | None) -> None:
+    """List all below `prefix` but the folder `cache`; `above` holds those on the way here, so that cyclic links end."""
     above = above | {_identity(os.stat(tree.root / prefix))}
     with os.scandir(tree.root / prefix) as entries:
         for entry in entries:
@@ -215,8 +281,11 @@ def _walk(tree: Tree, prefix: str, above: frozenset[tuple[int, int]]) -> None:
                 if entry.is_symlink() and _identity(entry.stat()) in above:
                     continue
                 tree.folders.add(path)
-                _walk(tree, f"{path}/", above)
-            elif (shelf := tree.shelf(path)) is not None:
+                if cache is not None and _identity(entry.stat()) == cache:
+                    tree.outputs.add(path)
+                    continue
+                _walk(tree, f"{path}/", above, cache)
+            elif (shelf := tree.shelf(path, partial(_first_of_file, entry))) is not None:
                 shelf[path] = _on_disk(entry)
 
 
@@ -232,6 +301,20 @@ def _on_disk(entry: os.DirEntry[str]) -> File:
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would block for ever
         return File(0, 0, trouble="not a plain file")
     return File(status.st_size, status.st_mtime_ns)
+
+
+def _first_of_file(entry: os.DirEntry[str]) -> bytes:
+    try:
+        if not entry.is_file():  # opening a pipe would block for ever
+            return b""
+        with open(entry.path, "rb", buffering=0) as file:
+            return file.read(FIRST_BYTES)
+    except OSError:
+        return b""
+
+
+def _first_of_member(archive: Archive, member: ArchiveMember) -> bytes:
+    return archive.read(member._replace(size=min(member.size, FIRST_BYTES))) if member.kind == "file" else b""
 
 
 def _enter_folders(folders: set[str], folder: str) -> None:

@@ -8,7 +8,8 @@ progressive ones, for which GPUs have no engine. DALI fails a whole batch for on
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ Shape = tuple[int, int]
 
 
 class GpuDecoder:
-    """A decoder of some files per call that refuses what `decode` refuses, for the same reasons.
+    """A decoder of some files per call that refuses what `decode` refuses, for the same reasons, but for one: DALI does
+    not tell damage inside the compressed pixels.
 
     Its pixels are those of `decode` up to rounding, except for the outermost pixel on each side: where a filter reaches
     over the edge, DALI repeats the last pixel and the CPU operator leaves out what is not there.
@@ -53,8 +55,14 @@ class GpuDecoder:
         self._size, self._fit, self._gpu = size, fit, gpu
         self._of_thread = threading.local()
 
-    def __call__(self, blobs: Sequence[bytes]) -> list[Pixels | ImageError]:
-        """Return what `decode` returns or raises for each file, in order."""
+    def __call__(
+        self, blobs: Sequence[bytes], warn: Callable[[int, str], None] = lambda place, text: None
+    ) -> list[Pixels | ImageError]:
+        """Return what `decode` returns or raises for each file, in order.
+
+        Args:
+            warn: called with the place of a file that may be damaged, and a sentence.
+        """
         results: list[Pixels | ImageError | None] = [None] * len(blobs)
         shapes = {i: shape for i, data in enumerate(blobs) if (shape := _shape(data)) is not None}
         for some in _runs(shapes, self.images):
@@ -62,8 +70,8 @@ class GpuDecoder:
             for i, each in zip(some, pixels if pixels is not None else (), strict=False):
                 results[i] = each
         return [
-            decode_or_error(data, self._size, self._fit) if each is None else each
-            for data, each in zip(blobs, results, strict=True)
+            decode_or_error(data, self._size, self._fit, partial(warn, i)) if each is None else each
+            for i, (data, each) in enumerate(zip(blobs, results, strict=True))
         ]
 
     def _run(self, blobs: Sequence[bytes], shapes: Sequence[Shape]) -> Pixels | None:
@@ -107,7 +115,9 @@ class GpuDecoder:
 def _shape(data: bytes) -> Shape | None:
     """Return the height and width of an image that DALI may decode; None for any other."""
     header = ordinary_jpeg(data)
-    if header is None or header.height * header.width > MOST_PIXELS or not one_whole_scan(data, header):
+    if header is None or header.orientation != 1 or header.height * header.width > MOST_PIXELS:
+        return None
+    if not one_whole_scan(data, header):
         return None
     return header.height, header.width
 

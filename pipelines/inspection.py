@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +86,11 @@ def inspect(what: Path | Listing | Store) -> Inspection:
         )
     sample = _sample([*what.train, *what.val])
     sizes, modes, formats, bad = [], Counter[str](), Counter[str](), []
+    suspicious: list[str] = []
+
+    def note(image: ImageFile, text: str) -> None:
+        suspicious.append(f"{image.path}: {text}")
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd notes in files that decode well
         for image in sample:
@@ -94,14 +100,14 @@ def inspect(what: Path | Listing | Store) -> Inspection:
                     sizes.append(opened.size)
                     modes[opened.mode] += 1
                     formats[opened.format or "unknown"] += 1
-                decode(data, _PROBE)
+                decode(data, _PROBE, warn=partial(note, image))
             except (OSError, ImageError) as error:
                 bad.append((image.path, str(error)))
     return Inspection(
         layout=what.layout,
         images=images,
         per_class=per_class,
-        notes=what.notes,
+        notes=(*what.notes, *suspicious),
         sampled=len(sample),
         widths=_spread([width for width, _ in sizes]) if sizes else None,
         heights=_spread([height for _, height in sizes]) if sizes else None,

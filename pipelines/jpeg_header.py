@@ -1,9 +1,9 @@
 """Recognise the JPEGs that every decoder reads alike, by their headers, without decoding a pixel.
 
-Decoders differ in rare cases: whether they turn an image as its EXIF note says, which colours four components mean,
+Decoders differ in rare cases: where they look for the orientation of an image, which colours four components mean,
 whether they fill the missing end of a truncated file with grey. Only images without such peculiarities go to the fast
 decoders, of the CPU and of the GPU; all others go to the same slow one. So neither the pixels of an image nor its
-refusal depends on the machine.
+refusal depends on the machine, but for damage inside the compressed pixels (see `jpeg_warnings`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class Header(NamedTuple):
     width: int
     progressive: bool
     pixels: int  # offset of its first compressed pixels
+    orientation: int  # the camera's mark, 1 (upright) to 8; decoders leave the pixels as they are stored
 
 
 def ordinary_jpeg(data: bytes) -> Header | None:
     """Return the header of a JPEG that every decoder reads alike; None for any other file.
 
     An ordinary JPEG is complete with nothing after its end; baseline, extended or progressive with Huffman codes; 8
-    bits; grey, or Y, Cb and Cr in one of the usual subsamplings; upright.
+    bits; grey, or Y, Cb and Cr in one of the usual subsamplings; with at most one, sound mark of orientation.
     """
     if not (data.startswith(b"\xff\xd8") and data.endswith(_END)):
         return None
@@ -61,7 +62,7 @@ def one_whole_scan(data: bytes, header: Header) -> bool:
 
 
 def _scan(data: bytes) -> Header | None:
-    at, shape, progressive = 2, None, False
+    at, shape, progressive, marks = 2, None, False, set[int]()
     while True:
         if data[at] != 0xFF:
             return None
@@ -73,13 +74,21 @@ def _scan(data: bytes) -> Header | None:
             return None
         length = int.from_bytes(data[at : at + 2])
         if marker == _START_OF_SCAN:
-            return None if shape is None else Header(*shape, progressive, at + length)
+            if shape is None or len(marks) > 1:
+                return None
+            return Header(*shape, progressive, at + length, marks.pop() if marks else 1)
         if marker in _FRAMES:
             if shape is not None or (shape := _frame(data, at + 2, length - 2)) is None:
                 return None
             progressive = marker == _PROGRESSIVE
-        elif marker in (_APP1, _APP2, _APP14) and not _harmless(marker, data[at + 2 : at + length]):
-            return None
+        elif marker in (_APP1, _APP2, _APP14):
+            body = data[at + 2 : at + length]
+            if marker == _APP1 and body.startswith(b"Exif\0"):
+                if (orientation := _orientation(body[6:])) is None:
+                    return None
+                marks.add(orientation)
+            elif not _harmless(marker, body):
+                return None
         at += length
 
 
@@ -101,20 +110,18 @@ def _harmless(marker: int, body: bytes) -> bool:
         return not body.startswith(b"Adobe") or (len(body) >= 12 and body[11] == 1)
     if marker == _APP2:
         return not body.startswith(b"MPF\0")  # more images follow
-    if body.startswith(b"Exif\0"):
-        return _upright(body[6:])
     return _XMP_TURN.search(body) is None
 
 
-def _upright(tiff: bytes) -> bool:
-    """Return whether an EXIF segment says upright or nothing about orientation; False if it is damaged."""
+def _orientation(tiff: bytes) -> int | None:
+    """Return the orientation in an EXIF segment, 1 where it says nothing about it; None if it is damaged."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
-        return False
+        return None
     (start,) = struct.unpack_from(order + "I", tiff, 4)
     (count,) = struct.unpack_from(order + "H", tiff, start)
     for i in range(count):
         tag, kind, values, value = struct.unpack_from(order + "HHIH", tiff, start + 2 + 12 * i)
         if tag == 0x0112:
-            return (kind, values, value) == (3, 1, 1)
-    return True
+            return value if (kind, values) == (3, 1) and 1 <= value <= 8 else None
+    return 1

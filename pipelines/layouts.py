@@ -18,17 +18,24 @@ import xxhash
 from numpy.typing import NDArray
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import STUDY_FILE
 from fasttransfer.pipelines import webdataset
-from fasttransfer.pipelines.file_tree import EXTENSIONS, Tree, read_tree
+from fasttransfer.pipelines.class_folders import (
+    ByClass,
+    check_classes,
+    check_folders,
+    count,
+    few,
+    match_classes,
+    sort_by_class,
+)
+from fasttransfer.pipelines.file_tree import Tree, read_tree
 from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
+from fasttransfer.pipelines.parts import Parts, find_parts, part_of
 from fasttransfer.pipelines.store import is_store
 
-# Names of the folders of the two parts. The last are those that ILSVRC12's archives stand for.
-_TRAIN = ("train", "ILSVRC2012_img_train")
-_VAL = ("val", "valid", "validation", "ILSVRC2012_img_val")
+_ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")  # as published
 _HELD_OUT = 10  # one image in ten
-
-ByClass = dict[str, list[str]]  # class -> paths of its images
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,13 @@ def list_images(source: Path) -> Listing:
       `<wnid>.tar` instead of folders `<wnid>`; they are read in place.
     * WebDataset: tar shards, or a single one, see `webdataset`.
 
-    All of it may lie in one top folder. Without `val` a tenth of each class's images, at least one, is held out of
-    training: those whose paths from the class on have the smallest XXH3 digests. A class with a single image keeps it
-    for training and has none in validation, which `Store.require_both_parts` refuses where it matters.
+    Parts may have other usual names, in any case (`Train`, `valid`, `val_set`); a test part is left out and noted. All
+    of it may lie inside other folders, as in `ILSVRC/Data/CLS-LOC`. Folders that fasttransfer itself wrote into the
+    source are left out and noted.
+
+    Without `val` a tenth of each class's images, at least one, is held out of training: those whose paths from the
+    class on have the smallest XXH3 digests. A class with a single image keeps it for training and has none in
+    validation, which `Store.require_both_parts` refuses where it matters.
 
     Raises:
         InputError: no such source, no or one class, an empty class, parts that do not fit each other.
@@ -95,6 +106,8 @@ def list_images(source: Path) -> Listing:
     if webdataset.is_shard(source):
         return _of_shards(Tree(source), [""])
     tree = read_tree(source)
+    if STUDY_FILE in tree.marks:
+        raise InputError(f"{source}: is the folder of a study, not a source of images: name its images")
     mounted, notes = _mount_published(tree)
     if not mounted and (shards := webdataset.shards(tree)):
         return _of_shards(tree, shards)
@@ -104,38 +117,34 @@ def list_images(source: Path) -> Listing:
 def _of_shards(tree: Tree, shards: Sequence[str]) -> Listing:
     train, val, notes = webdataset.read(tree, shards)
     where = f"{tree.root}:"
-    _check_classes(where, train)
+    check_classes(where, train)
     if val is not None:
-        _check_val(f"{where} the validation shards", val, train)
-    return _listing(tree, "webdataset", "", "", train, val, [*notes, *_unread(tree)])
+        val = match_classes(f"{where} the validation shards", val, train)
+    return _listing(tree, "webdataset", "", "", train, val, [*notes, *_left_out(tree)])
 
 
 def _of_folders(tree: Tree, mounted: bool, notes: list[str]) -> Listing:
     """Return the listing of class folders; `mounted` says that some of them are ILSVRC12's archives."""
-    base = _base(tree)
-    # A folder called "train" that has no folders inside is a class like any other.
-    train_name = next((name for name in _TRAIN if tree.subfolders(f"{base}{name}/")), None)
-    prefix = f"{base}{train_name}/" if train_name else base
-    train, strays = _by_class(tree, prefix)
-    beside = set() if train_name else train.keys() & set(_VAL)
-    if beside and train.keys() > beside and _wnids().issuperset(train.keys() - beside):
-        # ILSVRC12's class folders lie beside its validation part.
-        train = {name: paths for name, paths in train.items() if name not in beside}
-    else:
-        beside = set()
-    _check_train(tree, prefix, train, strays)
-    in_parts = bool(train_name or beside)
-    layout = _layout(tree, base, train) if in_parts or mounted else "image-folder"
+    if not tree.images and (tree.archives or tree.packed):
+        names = sorted([*tree.archives, *tree.packed], key=os.fsencode)
+        raise InputError(
+            f"{tree.root}: holds no images but archives ({few(names)}): unpack each into a folder named after its class"
+        )
+    parts = find_parts(tree, _wnids())
+    prefix = parts.prefix(parts.train)
+    train, strays = sort_by_class(tree, prefix)
+    train = {name: paths for name, paths in train.items() if parts.train or name not in (parts.val, *parts.test)}
+    notes += check_folders(tree, prefix, train, strays)
+    layout = _layout(tree, parts, train) if parts.train or parts.val or mounted else "image-folder"
     if strays:
-        notes.append(f"{_count(strays)} outside the class folders left out ({_few(strays)})")
-    notes += _unread(tree)
+        notes.append(f"{count(strays)} outside the class folders left out ({few(strays)})")
+    notes += [*_left_out(tree), *_outside_parts(tree, parts)]
     val = None
-    val_name = next((name for name in _VAL if in_parts and name in tree.subfolders(base)), None)
-    if val_name is not None:
-        val, more = _validation(tree, f"{base}{val_name}/", layout, train)
+    if parts.val is not None:
+        val, more = _validation(tree, parts.prefix(parts.val), layout, train)
         notes += more
-        _check_val(f"{tree.root}: {base}{val_name}/", val, train)
-    return _listing(tree, layout, base, prefix, train, val, notes)
+        val = match_classes(f"{tree.root}: {parts.prefix(parts.val)}", val, train)
+    return _listing(tree, layout, parts.base, prefix, train, val, notes)
 
 
 def _listing(
@@ -167,12 +176,11 @@ def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
         Whether there are any, and notes. Archives that lie unpacked beside are left out, and noted.
     """
     mounted, unpacked = False, []
-    wholes = {f"{_TRAIN[-1]}.tar": _TRAIN[:-1], f"{_VAL[-1]}.tar": _VAL[:-1]}
     for path in sorted(tree.archives, key=os.fsencode):
         folder, slash, name = path.rpartition("/")
-        if name in wholes:
-            known = [path.removesuffix(".tar"), *(folder + slash + other for other in wholes[name])]
-            if any(map(tree.has_files, known)):
+        if name in _ARCHIVES:
+            beside, part = tree.subfolders(folder + slash), part_of(name.removesuffix(".tar"))
+            if any(tree.has_files(folder + slash + other) for other in beside if part_of(other) == part):
                 unpacked.append(path)
             else:
                 tree.mount(path)
@@ -184,26 +192,31 @@ def _mount_published(tree: Tree) -> tuple[bool, list[str]]:
             else:
                 tree.mount(path)
                 mounted = True
-    return mounted, [f"archives left out because they lie unpacked beside: {_few(unpacked)}"] if unpacked else []
+    return mounted, [f"archives left out because they lie unpacked beside: {few(unpacked)}"] if unpacked else []
 
 
-def _base(tree: Tree) -> str:
-    """Return the prefix of the one top folder that holds all the others, "" where there is none."""
-    tops = tree.subfolders("")
-    if not tree.images and (tree.archives or tree.packed):
-        names = sorted([*tree.archives, *tree.packed], key=os.fsencode)
-        raise InputError(
-            f"{tree.root}: holds no images but archives ({_few(names)}): unpack each into a folder named after its "
-            "class"
+def _left_out(tree: Tree) -> list[str]:
+    """Return notes about what is no image of the source, though a person might think so."""
+    kinds = ", ".join(f"{number} .{name}" for name, number in sorted(tree.unread.items()))
+    return [
+        f"{what}: {names}"
+        for what, names in (
+            ("files of kinds that cannot be read left out", kinds),
+            ("folders that fasttransfer wrote left out", few(sorted(tree.outputs))),
+            ("folders of thumbnails left out", few(sorted(tree.thumbnails))),
         )
-    top = next(iter(tops), "")
-    nested = len(tops) == 1 and top not in (*_TRAIN, *_VAL) and bool(tree.subfolders(f"{top}/"))
-    return f"{top}/" if nested and all("/" in path for path in tree.images) else ""
+        if names
+    ]
 
 
-def _unread(tree: Tree) -> list[str]:
-    kinds = ", ".join(f"{count} .{name}" for name, count in sorted(tree.unread.items()))
-    return [f"files of kinds that cannot be read left out: {kinds}"] if kinds else []
+def _outside_parts(tree: Tree, parts: Parts) -> list[str]:
+    """Return notes about the test part and about images that lie in no part."""
+    notes = [f"test part left out: {few(parts.test)}"] if parts.test else []
+    if parts.train is not None:
+        known = tuple(parts.prefix(name) for name in (parts.train, parts.val, *parts.test) if name is not None)
+        if others := sorted((path for path in tree.images if not path.startswith(known)), key=os.fsencode):
+            notes.append(f"{count(others)} outside the parts left out ({few(others)})")
+    return notes
 
 
 @cache
@@ -211,43 +224,8 @@ def _wnids() -> frozenset[str]:
     return frozenset(synset.wnid for synset in ilsvrc12())
 
 
-def _by_class(tree: Tree, prefix: str) -> tuple[ByClass, list[str]]:
-    """Return class folder -> its images at any depth, and the images that lie in none."""
-    by_class: ByClass = {name: [] for name in tree.subfolders(prefix)}
-    strays: list[str] = []
-    for path in tree.images:
-        if path.startswith(prefix):
-            name, inside, _ = path[len(prefix) :].partition("/")
-            (by_class[name] if inside else strays).append(path)
-    return by_class, sorted(strays, key=os.fsencode)
-
-
-def _check_train(tree: Tree, prefix: str, train: ByClass, strays: Sequence[str]) -> None:
-    where = f"{tree.root}: {prefix}" if prefix else f"{tree.root}:"
-    if not train:
-        outside = f" but {_count(strays)} outside any" if strays else ""
-        raise InputError(f"{where} holds no class folders{outside}: lay the images out as <class>/<image>")
-    parts = {"train", *_VAL} & train.keys()
-    if any(tree.subfolders(f"{prefix}{name}/") for name in parts):
-        raise InputError(
-            f"{where} {min(parts)} has class folders but train has none: lay the images out as "
-            "train/<class>/<image> and val/<class>/<image>"
-        )
-    if empty := sorted((name for name, paths in train.items() if not paths), key=os.fsencode):
-        kinds = " ".join(sorted(EXTENSIONS))
-        raise InputError(f"{where} no image ({kinds}) in class {_few(empty)}: add some or remove the folder")
-    if train.keys() <= set(_VAL):
-        raise InputError(f"{where} {min(train)} is a validation part without a training part: put train beside it")
-    _check_classes(where, train)
-
-
-def _check_classes(where: str, train: ByClass) -> None:
-    if len(train) == 1:
-        raise InputError(f"{where} holds one class only ({min(train)}): a study needs at least four, two per task")
-
-
-def _layout(tree: Tree, base: str, classes: Iterable[str]) -> str:
-    annotated = any(f"{base}{name}/val_annotations.txt" in tree.texts for name in _VAL)
+def _layout(tree: Tree, parts: Parts, classes: Iterable[str]) -> str:
+    base, annotated = parts.base, f"{parts.prefix(parts.val)}val_annotations.txt" in tree.texts
     if annotated or f"{base}wnids.txt" in tree.texts:
         return "tiny-imagenet"
     return "ilsvrc12" if _wnids().issuperset(classes) else "image-folder"
@@ -265,7 +243,7 @@ def _words(tree: Tree, base: str, classes: Sequence[str]) -> dict[str, str]:
 
 def _validation(tree: Tree, prefix: str, layout: str, classes: Iterable[str]) -> tuple[ByClass, list[str]]:
     """Return the validation part by class, and notes."""
-    val, flat = _by_class(tree, prefix)
+    val, flat = sort_by_class(tree, prefix)
     # Some sort Tiny-ImageNet's validation part into class folders and leave the annotations where they were.
     is_sorted = any(paths for name, paths in val.items() if name != "images")
     if f"{prefix}val_annotations.txt" in tree.texts and not is_sorted:
@@ -277,7 +255,7 @@ def _validation(tree: Tree, prefix: str, layout: str, classes: Iterable[str]) ->
         return _published(tree, flat, classes)
     where = "beside its class folders" if val else "but has no class folders"
     raise InputError(
-        f"{tree.root}: {prefix} holds {_count(flat)} ({_few(flat)}) {where}: sort them into {prefix}<class>/"
+        f"{tree.root}: {prefix} holds {count(flat)} ({few(flat)}) {where}: sort them into {prefix}<class>/"
     )
 
 
@@ -302,7 +280,7 @@ def _annotated(tree: Tree, prefix: str) -> ByClass:
         val.setdefault(name.strip(), []).append(path)
     if extra := sorted(path for path in tree.images if path.startswith(prefix) and path not in paths):
         raise InputError(
-            f"{tree.root}: {annotations} does not name {_count(extra)} that {prefix} has ({_few(extra)}): "
+            f"{tree.root}: {annotations} does not name {count(extra)} that {prefix} has ({few(extra)}): "
             "add the lines or remove the images"
         )
     return val
@@ -331,15 +309,6 @@ def _published(tree: Tree, flat: Sequence[str], classes: Iterable[str]) -> tuple
     return val, [f"{others:,} validation images of classes that train does not have left out"] if others else []
 
 
-def _check_val(where: str, val: ByClass, classes: Iterable[str]) -> None:
-    if not any(val.values()):
-        raise InputError(f"{where} holds no images: fill it, or remove it to hold out a tenth of train")
-    if extra := sorted(val.keys() - set(classes), key=os.fsencode):
-        raise InputError(f"{where} has class {_few(extra)}, which train has not: add or remove it")
-    if lacking := sorted((name for name in classes if not val.get(name)), key=os.fsencode):
-        raise InputError(f"{where} has no image of class {_few(lacking)}: add some or remove the class")
-
-
 def _hold_out(prefix: str, images: ByClass) -> tuple[ByClass, ByClass]:
     """Return training and validation images; only names from the class on decide."""
     train, val = {}, {}
@@ -364,12 +333,3 @@ def _part(classes: Iterable[str], images: ByClass) -> tuple[ImageFile, ...]:
         for label, name in enumerate(classes)
         for path in sorted(images.get(name, ()), key=os.fsencode)
     )
-
-
-def _count(paths: Sequence[str]) -> str:
-    return f"{len(paths):,} image{'' if len(paths) == 1 else 's'}"
-
-
-def _few(names: Sequence[str], most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -39,8 +39,8 @@ def prepare(
 
     It is made again when a file was added, removed or changed (its size or time of change). An image that cannot be
     decoded neither stops a later run nor silently shrinks it: with "fail" all images are checked and the bad ones
-    listed together, with "skip" they are left out and listed in the manifest with their reasons. Two processes that
-    prepare the same images make the store once.
+    listed together, many of them in the file `<key>.bad-images.txt` beside the store; with "skip" they are left out and
+    listed in the manifest with their reasons. Two processes that prepare the same images make the store once.
 
     A kill at any moment, Ctrl-C or a full disk leaves nothing that looks like a store, and loses no complete shard: the
     same call resumes, once it has verified the shards, and ends with the same files as an undisturbed one. Interrupted
@@ -197,8 +197,11 @@ def _make(
 ) -> Store:
     """Make `folder` once; `should_keep` decides about interrupted work on other stores beside it."""
 
+    for note in request.listing.notes:
+        log(f"prepare: {request.listing.source}: {note}")
+
     def fill(temporary: Path) -> None:
-        write_store(temporary, request, log)
+        write_store(temporary, request, folder.with_name(f"{folder.name}.bad-images.txt"), log)
         if folder.exists():
             is_stale()  # raises if somebody put something there meanwhile
 

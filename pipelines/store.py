@@ -213,18 +213,29 @@ class Store:
         Raises:
             InputError: names the first few classes that lack either.
         """
-        label = {name: index for index, name in enumerate(self.classes)}
-        wanted = list(classes)
-        source = self.manifest.get("source", self.folder)
-        for name, what in (("train", "training"), ("val", "validation")):
-            counts = np.bincount(self.labels[name], minlength=len(self.classes))
-            lacking = [each for each in wanted if counts[label[each]] == 0]
-            if lacking:
-                more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-                raise InputError(
-                    f"{source}: no {what} image of {', '.join(lacking[:3])}{more}: "
-                    "give each class at least two images or leave it out of the split"
-                )
+        counts = {part: np.bincount(self.labels[part], minlength=len(self.classes)).tolist() for part in PARTS}
+        check_both_parts(self.manifest.get("source", self.folder), self.classes, counts, list(classes))
+
+
+def check_both_parts(
+    source: Path | str, classes: Sequence[str], counts: Mapping[str, Sequence[int]], wanted: Sequence[str]
+) -> None:
+    """Check that each of the `wanted` classes has images to train on and to validate on.
+
+    Args:
+        classes: all classes of the source; counts: part -> images of each of them.
+
+    Raises:
+        InputError: names the first few classes that lack either.
+    """
+    for part, what in (("train", "training"), ("val", "validation")):
+        of_class = dict(zip(classes, counts[part], strict=True))
+        if lacking := [name for name in wanted if not of_class[name]]:
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            raise InputError(
+                f"{source}: no {what} image of {', '.join(lacking[:3])}{more}: "
+                "give each class at least two images or leave it out of the split"
+            )
 
 
 class Digest:
@@ -338,8 +349,16 @@ def is_store(folder: Path) -> bool:
     if not os.path.isfile(folder / MANIFEST):  # False too where the folder cannot be read
         return False
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+        return is_manifest((folder / MANIFEST).read_bytes())
+    except OSError:
+        return True
+
+
+def is_manifest(data: bytes) -> bool:
+    """Return whether the bytes of a `manifest.json` are those of a store, maybe damaged ones."""
+    try:
+        manifest = json.loads(data)
+    except ValueError:
         return True
     return isinstance(manifest, dict) and "format" in manifest
 

@@ -79,7 +79,7 @@ class StoreRequest:
     @cached_property
     def versions(self) -> dict[str, str]:
         """The versions of the libraries that decide what the store holds."""
-        names = ["fasttransfer", "numpy", "pillow", "torch", "torchvision"]
+        names = ["fasttransfer", "numpy", "pillow", "simplejpeg", "torch"]
         if self.device == "cuda":
             dali = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
             names += [name for name in dali if version(name) != "not installed"]

@@ -1,6 +1,7 @@
 """The layout of tar shards by WebDataset's convention: members `<key>.jpg` (or another kind) and `<key>.cls`.
 
-A key is a member's path up to the first dot of its name. `.cls` holds the number of the class in ASCII, or its name;
+A key is a member's path up to the first dot of its name; up to the last dot where an image and a `.cls` agree in all
+before it (`a.v2.jpg` and `a.v2.cls`). `.cls` holds the number of the class in ASCII, or its name;
 `classes.txt` or `classnames.txt` beside the shards names the numbers, one per line from 0 on. Without it the numbers,
 zero-padded so that they sort, are the names. Other members of a key (`.json`, `.txt`) are ignored.
 
@@ -20,7 +21,8 @@ from typing import NamedTuple
 
 from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.pipelines.archives import Archive, ArchiveError
-from fasttransfer.pipelines.file_tree import EXTENSIONS, Tree, in_archive
+from fasttransfer.pipelines.file_kinds import EXTENSIONS
+from fasttransfer.pipelines.file_tree import Tree, in_archive
 
 CLASS_LISTS = ("classes.txt", "classnames.txt")
 
@@ -94,7 +96,7 @@ def read(tree: Tree, paths: Sequence[str]) -> LabelledImages:
 
 def _has_labels(archive: Archive) -> bool:
     try:
-        return any(_key_of(member.name)[1] == "cls" for member in islice(archive.members(), _PROBED))
+        return any(member.name.lower().endswith(".cls") for member in islice(archive.members(), _PROBED))
     except ArchiveError:
         return False
 
@@ -134,19 +136,25 @@ def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
     prefix, home = (f"{shard}/" if shard else ""), tree.home(shard)
     labels: dict[str, Label] = {}
     images: dict[str, str] = {}
+    dotted: dict[str, str] = {}  # key with dots -> its image
     try:
         for member in archive.members():
             key, extension = _key_of(member.name)
             if member.kind == "folder" or key.rpartition("/")[2] == "":
                 continue
+            last = extension.rpartition(".")[2]
+            is_dotted = last != extension and (last == "cls" or last in EXTENSIONS)
+            if is_dotted:
+                key, extension = member.name.removeprefix("./")[: -len(last) - 1], last
             if extension == "cls":
                 if key in labels:
                     raise InputError(f"{here}: {key}.cls is there twice: remove one of them")
                 labels[key] = _label(here, key, archive.read(member) if member.size <= _MOST else b"")
             elif extension in EXTENSIONS:
-                if key in images:
+                shelf = dotted if is_dotted else images
+                if key in shelf:
                     raise InputError(f"{here}: key {key} has two images ({member.name} is one): give each a key")
-                path = images[key] = prefix + member.name.removeprefix("./")
+                path = shelf[key] = prefix + member.name.removeprefix("./")
                 tree.images[path] = in_archive(member, home)
             else:
                 tree.count_unread(extension)
@@ -156,12 +164,23 @@ def _read_shard(tree: Tree, shard: str) -> dict[str, Label]:
         ) from error
     except OSError as error:
         raise InputError(f"{here}: cannot be read ({os_reason(error)}): put it right") from error
+    for key, path in dotted.items():
+        if key in labels:
+            images[key] = path
+        elif (short := _key_of(key)[0]) in images:
+            del tree.images[path]  # a mask or the like of the key's image, in a member such as a.seg.png
+        else:
+            raise InputError(
+                f"{here}: {path.removeprefix(prefix)} has no {key}.cls, and a key ends at the first dot, but no image "
+                f"is called {short}.{path.rpartition('.')[2]}: add the .cls or rename the image"
+            )
     if lacking := sorted(images.keys() - labels.keys()):
         raise InputError(f"{here}: {images[lacking[0]].removeprefix(prefix)} has no {lacking[0]}.cls: add it")
-    if alone := sorted(labels.keys() - images.keys()):
+    # A member such as a.fine.cls belongs to the key of a.jpg.
+    if alone := sorted(key for key in labels.keys() - images.keys() if _key_of(key)[0] not in images):
         kinds = " ".join(sorted(EXTENSIONS))
         raise InputError(f"{here}: {alone[0]}.cls has no image ({kinds}) of its key: add it or remove the key")
-    return {images[key]: label for key, label in labels.items()}
+    return {path: labels[key] for key, path in images.items()}
 
 
 def _label(shard: Path, key: str, data: bytes) -> Label:

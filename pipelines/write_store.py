@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,21 +64,27 @@ _AHEAD_BYTES = 256 << 20  # of decoded pixels that wait to be written
 _NAMED_IMAGES = 5  # bad images named in a message
 
 Outcome = Pixels | bytes | RefusedImage
+# Decodes files; the function gets the place and a sentence about each that may be damaged.
+Decoder = Callable[[Sequence[bytes], Callable[[int, str], None]], list[Pixels | ImageError]]
 
 
 class SourceError(InputError):
     """Images that cannot become the requested store, however often it is tried."""
 
 
-def write_store(folder: Path, request: StoreRequest, log: Log) -> None:
+def write_store(folder: Path, request: StoreRequest, bad_list: Path, log: Log) -> None:
     """Fill `folder`, which is empty or what an interrupted call left: shards that are still intact are kept.
+
+    Args:
+        bad_list: the file that gets the images that stop the call, or those that may be damaged where none does, if
+            they are too many for a message: a line "<path> tab <reason>" for each.
 
     Raises:
         SourceError: bad images, or images that changed meanwhile.
         InputError: no room on the disk.
         OSError: the disk fails.
     """
-    writer = _StoreWriter(folder, request, log)
+    writer = _StoreWriter(folder, request, bad_list, log)
     try:
         writer.keep_complete_shards()
         writer.announce()
@@ -99,21 +106,22 @@ def read_unfinished(folder: Path) -> dict[str, Any] | None:
     return identity if identity and any(folder.glob(f"*{DONE}")) else None
 
 
-def describe_refused(refused: Sequence[RefusedImage]) -> str:
+def describe_refused(refused: Sequence[RefusedImage], what: str = "cannot be decoded") -> str:
     """Return a sentence with the number of images that cannot be decoded and the first of them."""
     some = "; ".join(f"{path} ({reason})" for path, reason in refused[:_NAMED_IMAGES])
     more = f"; and {len(refused) - _NAMED_IMAGES:,} more" if len(refused) > _NAMED_IMAGES else ""
-    return f"{len(refused):,} image{'' if len(refused) == 1 else 's'} cannot be decoded: {some}{more}"
+    return f"{len(refused):,} image{'' if len(refused) == 1 else 's'} {what}: {some}{more}"
 
 
 class _StoreWriter:
     """The shards of a store that are planned and those that are complete, by their records, in order."""
 
-    def __init__(self, folder: Path, request: StoreRequest, log: Log) -> None:
-        self._folder, self._request, self._log = folder, request, log
+    def __init__(self, folder: Path, request: StoreRequest, bad_list: Path, log: Log) -> None:
+        self._folder, self._request, self._bad_list, self._log = folder, request, bad_list, log
         self._plan = plan_shards(request.listing, request.kind, request.size)
         self._digest = Digest(request.listing.classes, request.size, request.kind)
         self._records: list[ShardRecord] = []
+        self._suspicious: list[RefusedImage] = []  # decoded in this process, but maybe damaged
 
     def keep_complete_shards(self) -> None:
         """Feed the leading shards that are intact to the digest; remove all other files.
@@ -149,8 +157,6 @@ class _StoreWriter:
             InputError: the disk has less room.
         """
         request, listing, folder = self._request, self._request.listing, self._folder.parent
-        for note in listing.notes:
-            self._log(f"prepare: {listing.source}: {note}")
         about = "about " if request.kind == "jpeg" else ""
         present = sum(record.bytes for record in self._records)
         need, free = expected_bytes(request.kind, request.images, request.size), shutil.disk_usage(self._folder).free
@@ -178,7 +184,8 @@ class _StoreWriter:
         refused: list[RefusedImage] = []
         flush: Future[ShardRecord] | None = None
         progress = ProgressLog("prepare", request.images, self._log, request.images - _count_images(todo))
-        decoded = _decoded(request, [image for shard in todo for image in shard.images], progress)
+        images = [image for shard in todo for image in shard.images]
+        decoded = _decoded(request, images, self._suspicious, progress)
         with ThreadPoolExecutor(1, thread_name_prefix="flush") as disk, closing(decoded):
             for shard in todo:
                 bad: list[RefusedImage] = []
@@ -198,9 +205,22 @@ class _StoreWriter:
         if archive_stamp(listing.source) != request.identity["archive"]:
             raise _changed(listing, "it")
         if refused:
-            every = f"{listing.source}: {describe_refused(refused)}"
+            every = f"{listing.source}: {describe_refused(refused)}{self._list_all(refused)}"
             raise SourceError(f"{every}: repair or remove them, or leave them out with --bad-images skip")
+        suspicious = sorted(self._suspicious)
+        listed = self._list_all(suspicious)
+        if suspicious:
+            self._log(f"prepare: {describe_refused(suspicious, 'may be damaged')}{listed}: kept")
         return progress
+
+    def _list_all(self, images: Sequence[RefusedImage]) -> str:
+        """Write images that are too many for a message into a file, which an earlier call may have left; name it."""
+        if len(images) <= _NAMED_IMAGES:
+            self._bad_list.unlink(missing_ok=True)
+            return ""
+        with replace_file(self._bad_list) as file:
+            file.writelines(os.fsencode(f"{path}\t{reason}\n") for path, reason in images)
+        return f" (all are listed in {self._bad_list})"
 
     def finish(self) -> None:
         """Write the labels, the index and the manifest; remove what only an unfinished store needs.
@@ -217,7 +237,7 @@ class _StoreWriter:
         }
         if refused:
             _check_classes(listing, labels, refused)
-            self._log(f"prepare: {describe_refused(refused)}: left out, listed in {MANIFEST}")
+            self._log(f"prepare: {describe_refused(refused)}: left out, all listed in the store's {MANIFEST}")
         files: dict[str, dict[str, Any]] = {}
         parts: dict[str, dict[str, Any]] = {}
         for part in PARTS:
@@ -287,14 +307,22 @@ def _sort_out(
 
 
 def _decoded(
-    request: StoreRequest, images: Sequence[ImageFile], progress: ProgressLog
+    request: StoreRequest, images: Sequence[ImageFile], suspicious: list[RefusedImage], progress: ProgressLog
 ) -> Generator[tuple[ImageFile, Outcome], None, None]:
-    """Yield each image in order with its pixels, its JPEG or why it has neither; threads decode some ahead."""
+    """Yield each image in order with its pixels, its JPEG or why it has neither; threads decode some ahead.
+
+    Those that were decoded but may be damaged are added to `suspicious`.
+    """
     decoder, most, threads = _decoder(request)
 
     def decode(some: Sequence[ImageFile]) -> list[Outcome]:
         read = [_read(request.listing, image) for image in some]
-        pixels = iter(decoder([data for data in read if isinstance(data, bytes)]))
+        paths = [image.path for image, data in zip(some, read, strict=True) if isinstance(data, bytes)]
+
+        def warn(place: int, text: str) -> None:
+            suspicious.append(RefusedImage(paths[place], text))
+
+        pixels = iter(decoder([data for data in read if isinstance(data, bytes)], warn))
         outcomes: list[Outcome] = []
         for image, data in zip(some, read, strict=True):
             outcome = data if isinstance(data, RefusedImage) else next(pixels)
@@ -315,14 +343,18 @@ def _decoded(
             progress.step(len(some))
 
 
-def _decoder(request: StoreRequest) -> tuple[Callable[[Sequence[bytes]], list[Pixels | ImageError]], int, int]:
+def _decoder(request: StoreRequest) -> tuple[Decoder, int, int]:
     """Return a function that decodes some files, how many of them suit it, and how many threads should call it."""
     size, fit = request.size, request.fit
     if request.device == "cuda":
         from fasttransfer.pipelines.gpu_decoder import GpuDecoder  # here, for DALI takes half a second to load
 
         return GpuDecoder(size, fit), GpuDecoder.images, GpuDecoder.threads
-    return lambda blobs: [decode_or_error(data, size, fit) for data in blobs], _CPU_IMAGES, machine.cores()
+
+    def decode(blobs: Sequence[bytes], warn: Callable[[int, str], None]) -> list[Pixels | ImageError]:
+        return [decode_or_error(data, size, fit, partial(warn, place)) for place, data in enumerate(blobs)]
+
+    return decode, _CPU_IMAGES, machine.cores()
 
 
 def _read(listing: Listing, image: ImageFile) -> bytes | RefusedImage:

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from fasttransfer.core.errors import InputError
+from fasttransfer.pipelines.layouts import list_images
 
 
 def noise(seed: int, *, width: int = 10, height: int = 8) -> Image.Image:
@@ -50,6 +54,15 @@ def by_class(part: str, classes: Iterable[str], count: int, *, inside: str = "")
         for index, name in enumerate(classes)
         for number in range(count)
     }
+
+
+def listing_refusal(source: Path) -> str:
+    """Return the sentence with which `list_images` refuses a source."""
+    with pytest.raises(InputError) as caught:
+        list_images(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def pack(folder: Path, archive: Path, *, top: str = "", mode: Any = "w") -> Path:

@@ -22,6 +22,9 @@ from fasttransfer.core.errors import InputError, os_reason
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
+STUDY_FILE, LOCK_FILE = "study.toml", ".lock"
+"""Files of a study's folder that tell it from a folder of images; the lock is there first."""
+
 # The errors of a full, read-only, forbidden or failing disk, which the user can put right.
 _DISK_ERRNOS = {
     errno.ENOSPC,
@@ -110,6 +113,22 @@ def make_folder(folder: Path) -> Path:
         except FileExistsError:
             raise InputError(f"{folder}: a file has this name, a folder is needed: choose another") from None
     return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Check that `make_folder` could create `folder`, or that files can be written into it where it is there.
+
+    Raises:
+        InputError: they cannot, or a file has its name or that of a folder above it.
+    """
+    folder = Path(os.path.abspath(folder))
+    with disk_errors(folder):
+        above = next(each for each in (folder, *folder.parents) if each.exists())
+        folder.exists()  # raises where the name is too long
+        if not above.is_dir():
+            raise InputError(f"{above}: a file has this name, a folder is needed: choose another")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager

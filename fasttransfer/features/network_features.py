@@ -244,7 +244,8 @@ def _open_store(
     folder: Path, recorded: records.StudyResults, study: Study, task: str, data: str | None, log: Log
 ) -> tuple[Store, str]:
     """Return the store of `data`, else of the study's task, prepared where it is not, and the images' name."""
-    source, side = images.find_source(study.data_of(task) if data is None else data), study.recipe.network.store
+    source = images.find_source(recorded.data_of(task) if data is None else data)
+    side = study.recipe.network.store
     kind: Kind = recorded.store_kind(task) if data is None else "raw"
     store = images.open_store(source, side, kind=kind, bad_images=study.bad_images, log=log)
     if data is None and store.digest != study.images_of(task):

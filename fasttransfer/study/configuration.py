@@ -224,7 +224,8 @@ class Study:
     """All values that determine the weights and records of a run.
 
     Attributes:
-        data: "builtin" or the absolute path of the source or store; images: digest of the prepared images.
+        data: "builtin" or the absolute path of the source or store when the study began; images: digest of the prepared
+            images, by which they are known wherever they lie now, see `at_place_of`.
         data_b, images_b: those of task B, where the tasks are two data sets and the former are task A's.
         split: its form in `Choices`, or `TWO_DATA_SETS`; tasks: digest of the two lists of classes that result from it.
         layers, treatments, targets, seeds: select the networks, see `fasttransfer.study.cells.study_cells`.
@@ -305,9 +306,24 @@ class Study:
         table = _rename_keys(table, {old: name for name, old in _ON_DISK.items()})
         return build_from_table(Study, {**table, "recipe": parse_recipe(table["recipe"], str(path))}, str(path))
 
+    def at_place_of(self, other: Study) -> Study:
+        """Return the study with its images where those of `other` are, as far as they are the same images.
+
+        Images are what their digest says: a folder that was moved, or a store made of it, holds the same.
+        """
+        moved = {
+            place: getattr(other, place)
+            for place, digest in (("data", "images"), ("data_b", "images_b"))
+            if getattr(self, digest) == getattr(other, digest)
+        }
+        return dataclasses.replace(self, **moved)
+
     def differences(self, other: Study) -> list[str]:
-        """Return one line per value in which `other` differs: `batch: 64 in the study, 128 in the command`."""
-        ours, theirs = (flatten(to_plain(dataclasses.asdict(study))) for study in (self, other))
+        """Return one line per value in which `other` differs: `batch: 64 in the study, 128 in the command`.
+
+        The place of the same images is no difference.
+        """
+        ours, theirs = (flatten(to_plain(dataclasses.asdict(study))) for study in (self, other.at_place_of(self)))
         return [
             f"{name}: {ours.get(name, 'not set')} in the study, {theirs.get(name, 'not set')} in the command"
             for name in sorted(ours.keys() | theirs.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def find_source(data: str) -> ImageSource:
     listing = list_images(path)
     labels = {part: [image.label for image in getattr(listing, part)] for part in PARTS}
     return ImageSource(
-        listing.source.stem,
+        Path(os.path.abspath(path)).stem or "images",  # "." and ".." have no name of their own, "/" has none at all
         str(listing.source.resolve()),
         listing.classes,
         listing.words,

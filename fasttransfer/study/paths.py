@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fasttransfer.core.files import LOCK_FILE, STUDY_FILE
 from fasttransfer.study.cells import Cell
 
 WORKING_FOLDERS = ("weights", "checkpoints", "means")
@@ -24,7 +25,7 @@ WORKING_FOLDERS = ("weights", "checkpoints", "means")
 
 def study_file(folder: Path) -> Path:
     """Return the path of study.toml."""
-    return folder / "study.toml"
+    return folder / STUDY_FILE
 
 
 def records_file(folder: Path) -> Path:
@@ -69,4 +70,4 @@ def tensorboard_folder(folder: Path, cell: Cell) -> Path:
 
 def lock_file(folder: Path) -> Path:
     """Return the path of the file that is locked by the process that trains the study."""
-    return folder / ".lock"
+    return folder / LOCK_FILE

@@ -138,6 +138,12 @@ class StudyResults:
     environment: dict[str, str]
     events: tuple[tuple[str, str, str], ...]
 
+    def data_of(self, task: str) -> str:
+        """Return where the images of a task were when the study was trained last, see `Study.data_of`."""
+        name = "data_b" if task == "B" and "data_b" in self.study else "data"
+        place: str = self.facts.get("data", {}).get(task, self.study[name])
+        return place
+
     def store_kind(self, task: str) -> Kind:
         """Return the kind of store that the images of a task were prepared as."""
         stores = self.facts.get("stores") or dict.fromkeys(TASKS, self.facts.get("store", {"kind": "raw"}))

@@ -20,6 +20,7 @@ import numpy as np
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.randomness import key, permutation
+from fasttransfer.pipelines.class_folders import compose_name
 from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.study.configuration import NATURAL_MANMADE, TWO_DATA_SETS
 
@@ -237,7 +238,12 @@ def _from_file(path: Path, classes: Sequence[str]) -> Split:
     name = table.get("name", path.stem)
     if not isinstance(name, str) or not name.strip():
         raise InputError(f'{path}: name is not text: write name = "mine" or leave it out')
-    a, b = (_task_classes(path, table, task) for task in _TASKS)
+    # macOS spells the é of a folder's name otherwise than an editor.
+    spelled = {compose_name(name): name for name in classes} | {name: name for name in classes}
+    a, b = (
+        {spelled.get(name) or spelled.get(compose_name(name), name) for name in _task_classes(path, table, task)}
+        for task in _TASKS
+    )
     if both := sorted(a & b):
         raise InputError(f"{path}: {_few(both)} in both tasks: a class belongs to one")
     if unknown := sorted((a | b) - set(classes)):

@@ -21,8 +21,8 @@ from fasttransfer.core.progress import Log
 from fasttransfer.networks.precision import choose_precision
 from fasttransfer.networks.pretrained import Pretrained, load_pretrained
 from fasttransfer.pipelines import choose_feed, prepare
-from fasttransfer.pipelines.dali_feed import has_dali
-from fasttransfer.pipelines.store import Kind, expected_bytes
+from fasttransfer.pipelines.dali_feed import has_dali, require_dali
+from fasttransfer.pipelines.store import Kind, check_both_parts, expected_bytes
 from fasttransfer.study import images, paths, records, splits
 from fasttransfer.study.cells import TASKS, Cell, study_cells
 from fasttransfer.study.configuration import BUILTIN, TWO_DATA_SETS, VERSION, Choices, Feeding, Study
@@ -119,8 +119,7 @@ def make_plan(choices: Choices, feeding: Feeding | None = None, log: Log = lambd
     train = {task: source.count("train", classes[task], choices.per_class) for task, source in found.items()}
     val = {task: source.count("val", classes[task]) for task, source in found.items()}
     for task, source in found.items():
-        if not val[task]:
-            raise InputError(f"{source.where}: task {task} has no validation images: add some under val/")
+        check_both_parts(source.where, source.classes, source.per_class, classes[task])
     return StudyPlan(
         choices,
         layers,
@@ -189,7 +188,9 @@ def resume_plan(plan: StudyPlan, feeding: Feeding, out: Path) -> StudyPlan:
         precision=plan.precision if plan.choices.precision else begun.precision,
         threads=begun.threads,
     )
-    require_same(begun, make_study(plan, {task: begun.images_of(task) for task in TASKS}), out)
+    known = {task: source.images.store for task, source in plan.sources.items()}  # of a source only when prepared
+    digests = {task: begun.images_of(task) if store is None else store.digest for task, store in known.items()}
+    require_same(begun, make_study(plan, digests), out)
     if not paths.records_file(out).is_file():
         return plan
     sources, recorded = {}, records.read_results(out)
@@ -225,6 +226,16 @@ def read_study(out: Path) -> Study | None:
     if out.is_dir() and (strangers := [p.name for p in out.iterdir() if p.name not in own]):
         raise InputError(f"{out}: holds {strangers[0]} but no study: choose another --out or empty it")
     return None
+
+
+def require_feeds(plan: StudyPlan) -> None:
+    """Check that this machine can read the stores that the sources become, before images are prepared for nothing.
+
+    Raises:
+        InputError: DALI is needed and not installed.
+    """
+    if any(source.images.store is None and source.kind == "jpeg" for source in plan.sources.values()):
+        require_dali()
 
 
 def require_same(begun: Study, study: Study, out: Path) -> None:

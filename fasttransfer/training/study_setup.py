@@ -14,7 +14,6 @@ import numpy as np
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder, hold_lock, make_folder, replace_file
 from fasttransfer.core.progress import Log
-from fasttransfer.pipelines.dali_feed import require_dali
 from fasttransfer.pipelines.mean_images import load_mean_image
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import select_task_images
@@ -26,7 +25,14 @@ from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Records
 from fasttransfer.training.checkpoint import load_end, save_pretrained
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.study_plan import StudyPlan, command_words, make_study, read_study, require_same
+from fasttransfer.training.study_plan import (
+    StudyPlan,
+    command_words,
+    make_study,
+    read_study,
+    require_feeds,
+    require_same,
+)
 
 
 def lock_folder(out: Path) -> AbstractContextManager[None]:
@@ -49,8 +55,7 @@ def open_stores(plan: StudyPlan, log: Log) -> dict[str, Store]:
         InputError: an image cannot be decoded; a class has no images; DALI is needed and not installed.
     """
     stores: dict[str, Store] = {}
-    if any(source.images.store is None and source.kind == "jpeg" for source in plan.sources.values()):
-        require_dali()  # before images are prepared for nothing
+    require_feeds(plan)
     for task in plan.data_sets:
         source = plan.sources[task]
         stores[task] = images.open_store(
@@ -70,12 +75,15 @@ def open_stores(plan: StudyPlan, log: Log) -> dict[str, Store]:
 def open_study(plan: StudyPlan, stores: Mapping[str, Store], out: Path) -> StudyContext:
     """Return the study of `plan` on the images in `stores`, created in folder `out` unless it is there.
 
+    A study that is there keeps the place where its images were when it began: its weights carry a digest of it.
+
     Raises:
         InputError: another study, or something else, is in `out`.
     """
     study = make_study(plan, {task: store.digest for task, store in stores.items()})
     if begun := read_study(out):
         require_same(begun, study, out)
+        study = study.at_place_of(begun)
     else:
         for name in paths.WORKING_FOLDERS:
             make_folder(out / name)
@@ -145,6 +153,7 @@ def prepare_records(
             task: {"kind": store.kind, "size": store.size, "source": store.manifest["source"]}
             for task, store in stores.items()
         },
+        "data": {task: source.images.where for task, source in plan.sources.items()},
         "held_out": any(manifest["held_out"] for manifest in manifests),
         "refused": sum(len(manifest["refused"]) for manifest in manifests),
         "words": words,

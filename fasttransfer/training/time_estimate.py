@@ -15,11 +15,11 @@ from rich.text import Text
 
 from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.files import cache_folder
+from fasttransfer.core.files import cache_folder, require_writable
 from fasttransfer.core.progress import format_bytes, format_duration
 from fasttransfer.core.tables import plain_table
 from fasttransfer.features import cut_timing
-from fasttransfer.pipelines import mean_images, prepare
+from fasttransfer.pipelines import choose_feed, mean_images, prepare
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import Store, expected_bytes
 from fasttransfer.pipelines.streams import select_task_images
@@ -31,7 +31,16 @@ from fasttransfer.training import memory_use, simulation, study_plan
 from fasttransfer.training.checkpoint import checkpoint_step
 from fasttransfer.training.job_times import SECONDS, time_jobs
 from fasttransfer.training.planning import JobPlan, TrainingJob
-from fasttransfer.training.study_plan import StudyPlan, TaskSource, describe_feed, make_plan, make_study, resume_plan
+from fasttransfer.training.study_plan import (
+    StudyPlan,
+    TaskSource,
+    describe_feed,
+    make_plan,
+    make_study,
+    require_feeds,
+    resume_plan,
+)
+from fasttransfer.training.workers import require_engine
 
 # The report takes as long as so many starts of a process, and so many more per network: both are imports and drawing
 # in Python, which slow down alike on a loaded machine. From one report of 72 networks, 5.4 s.
@@ -86,9 +95,14 @@ def dry_run(
         InputError: as `grid.run`, as far as it can be known without decoding images.
     """
     console, feeding = console or Console(), feeding or Feeding()
+    require_engine(feeding.engine)
     plan = make_plan(choices, feeding)
     out = out or plan.out
+    require_writable(out)
     plan = resume_plan(plan, feeding, out)
+    require_feeds(plan)
+    for note in _notes(plan):
+        console.print(Text(note), soft_wrap=True)
     progress = read_progress(plan, out)
     division = study_plan.plan_study_jobs(plan, _unfinished(plan, progress))
     console.print(_list_networks(plan))
@@ -105,6 +119,13 @@ def dry_run(
     console.print(Text(describe_feed(plan, where)), soft_wrap=True)
     if choices.views is not None:
         print_features(plan, plan.cells(), feeding.features, console)
+
+
+def _notes(plan: StudyPlan) -> Iterator[str]:
+    """Yield what a run logs about the images that it leaves out."""
+    for task in plan.data_sets:
+        if (listing := plan.sources[task].images.listing) is not None:
+            yield from (f"{listing.source}: {note}" for note in listing.notes)
 
 
 def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: Console) -> None:
@@ -296,7 +317,16 @@ def _prepare_sample(plan: StudyPlan, task: str, scratch: Path) -> tuple[Store, f
     # All of a source is prepared, whatever the study uses of it.
     total = sum(map(sum, source.images.per_class.values()))
     written = expected_bytes(source.kind, total, side)
-    listing = source.images.listing
+    listing, cache, free = source.images.listing, cache_folder(), choose_feed.free_disk(cache_folder())
+    require_writable(cache)
+    is_begun = listing is not None and source.kind in prepare.find_started(
+        listing, size=side, cache=cache, bad_images=plan.choices.bad_images
+    )
+    if written > free and not is_begun:  # of one that was interrupted, `prepare` knows how much is there
+        raise InputError(
+            f"{cache}: the store takes {format_bytes(written)}, the disk has {format_bytes(free)} free: free space or "
+            "choose another folder"
+        )
     if listing is None:
         from fasttransfer.pipelines import synthetic  # here, for it imports the whole renderer
 
@@ -304,7 +334,7 @@ def _prepare_sample(plan: StudyPlan, task: str, scratch: Path) -> tuple[Store, f
         synthetic.render(scratch / "images", train=1, val=1, size=side)
         listing = list_images(scratch / "images")
         share = total / (len(listing.train) + len(listing.val))
-        if not prepare.builtin_folder(size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
+        if not prepare.builtin_folder(size=side, cache=cache, train=BUILTIN_TRAIN, val=BUILTIN_VAL).exists():
             seconds += (time.perf_counter() - begun) * share / machine.cores()
             files = (scratch / "images").glob("*/*/*")
             written += int(share * sum(file.stat().st_size for file in files))

@@ -48,6 +48,7 @@ def test_only_ordinary_jpegs_go_to_the_fast_decoders(name: str) -> None:
         image = Image.open(io.BytesIO(data))
         assert (header.height, header.width) == (image.height, image.width)
         assert header.progressive == ("progressive" in image.info)
+        assert header.orientation == image.getexif().get(0x0112, 1)
         of_scan = 6 + 2 * len(image.getbands())
         assert data[header.pixels - of_scan - 2 : header.pixels - of_scan] == b"\xff\xda" or header.progressive
 
@@ -58,7 +59,7 @@ def test_jpegs_with_one_whole_scan() -> None:
         assert header is not None
         return one_whole_scan(data, header)
 
-    for name in ("plain", "grey", "1 x 1", "restart markers", "thumbnail", "comment", "cut and ended"):
+    for name in ("plain", "grey", "1 x 1", "restart markers", "thumbnail", "comment", "cut and ended", "turned 6>"):
         assert whole(STRANGE[name].data), name
     assert not whole(STRANGE["progressive"].data)
     plain = STRANGE["plain"].data
@@ -72,13 +73,13 @@ def test_jpegs_with_one_whole_scan() -> None:
 def test_strange_images_and_the_same_from_both_decoders(name: str, fit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, good, _ = STRANGE[name]
     if not good:
-        message = reason(data, fit)
-        monkeypatch.setattr(module, "_decode_fast", lambda data: None)
+        message, fast = reason(data, fit), module._decode_fast
+        monkeypatch.setattr(module, "_decode_fast", lambda data: (None, fast(data)[1]))
         assert message and message == reason(data, fit)
         return
     pixels = decode(data, 24, fit)
     assert pixels.shape == (24, 24, 3) and pixels.dtype == np.uint8
-    monkeypatch.setattr(module, "_decode_fast", lambda data: None)
+    monkeypatch.setattr(module, "_decode_fast", lambda data: (None, ""))
     assert np.array_equal(pixels, decode(data, 24, fit))
 
 
@@ -163,7 +164,7 @@ def test_real_images_are_the_same_from_both_decoders(shared: Path, monkeypatch: 
     assert len(files) == 100
     assert sum(ordinary_jpeg(data) is not None for data in files) > 95
     fast = [decode(data, 64) for data in files]
-    monkeypatch.setattr(module, "_decode_fast", lambda data: None)
+    monkeypatch.setattr(module, "_decode_fast", lambda data: (None, ""))
     for data, pixels in zip(files, fast, strict=True):
         assert np.array_equal(pixels, decode(data, 64))
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -168,6 +169,20 @@ def test_only_the_first_bad_images_are_named(tmp_path: Path) -> None:
     message = refusal(source, tmp_path / "cache")
     assert "50 images cannot be decoded" in message and "and 45 more" in message
     assert message.count("the file is empty") == 5
+    (bad_list,) = (tmp_path / "cache/stores").glob("*.bad-images.txt")
+    assert f"(all are listed in {bad_list})" in message
+    assert sorted(bad_list.read_text().splitlines()) == sorted(
+        f"train/cat/x{i}.jpg\tthe file is empty" for i in range(50)
+    )
+
+
+def test_a_list_of_bad_images_goes_when_they_are_left_out(tmp_path: Path) -> None:
+    source = write(source_of(tmp_path / "source"), {f"train/cat/x{i}.jpg": b"" for i in range(6)})
+    into = partial(prepare_into, source, tmp_path / "store", size=8, log=quiet)
+    with pytest.raises(InputError, match=r"\(all are listed in .*/store.bad-images.txt\)"):
+        into()
+    assert into(bad_images="skip").folder == tmp_path / "store"
+    assert not (tmp_path / "store.bad-images.txt").exists()
 
 
 @pytest.mark.parametrize("rows", [1, 5, 8, 1000])

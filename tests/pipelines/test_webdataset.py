@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
-from sources import by_class, jpeg, pack, write
+from sources import by_class, jpeg, listing_refusal, pack, write
 
-from fasttransfer.core.errors import InputError
 from fasttransfer.pipelines.ilsvrc12 import ilsvrc12
 from fasttransfer.pipelines.layouts import Listing, list_images
 
@@ -36,14 +35,6 @@ def described(listing: Listing) -> dict[str, list[tuple[str, str]]]:
     return {
         part: [(each.path, listing.classes[each.label]) for each in getattr(listing, part)] for part in ("train", "val")
     }
-
-
-def refusal(source: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        list_images(source)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(
@@ -117,6 +108,32 @@ def test_keys_with_folders_other_members_and_other_kinds(tmp_path: Path) -> None
     assert "1 .avif" in found.notes[0]
 
 
+def test_keys_with_dots_that_an_image_and_its_class_agree_on(tmp_path: Path) -> None:
+    members = keys(0, ("a", "b"))
+    for name in ("n01440764_1.v2", "n01440764_1.v3", "x.y/n01440764_2.1.2", "000000.crop"):
+        members |= {f"{name}.jpg": jpeg(len(members)), f"{name}.cls": "a"}
+    members |= {"000001.seg.png": b"a mask", "000001.fine.cls": "bb"}
+    found = list_images(shard(tmp_path / "all.tar", members))
+    assert found.classes == ("a", "b")
+    labelled = {each.path: found.classes[each.label] for each in found.train + found.val}
+    assert labelled == {
+        "000000.jpg": "a",
+        "000000.crop.jpg": "a",
+        "000001.jpg": "b",
+        "n01440764_1.v2.jpg": "a",
+        "n01440764_1.v3.jpg": "a",
+        "x.y/n01440764_2.1.2.jpg": "a",
+    }
+    read = {each.path: found.read(each) for each in found.train + found.val}
+    assert all(read[path] == members[path] for path in read)
+
+
+def test_shards_of_nothing_but_keys_with_dots(tmp_path: Path) -> None:
+    members = {f"{i}.v2.{kind}": data for i in range(6) for kind, data in (("jpg", jpeg(i)), ("cls", str(i % 2)))}
+    found = list_images(shard(tmp_path / "all.tar", members))
+    assert (found.layout, len(found.train) + len(found.val)) == ("webdataset", 6)
+
+
 def test_the_same_images_as_folders_and_as_shards(tmp_path: Path) -> None:
     files = by_class("train/", ("cat", "dog"), 4) | by_class("val/", ("cat", "dog"), 2)
     plain = list_images(write(tmp_path / "folders", files))
@@ -171,11 +188,15 @@ def test_bad_shards_are_refused(tmp_path: Path) -> None:
         folder = tmp_path / name
         shard(folder / "train-0.tar", members)  # type: ignore[arg-type]
         write(folder, {f"{file}.txt": text for file, text in texts.items()})
-        return refusal(folder)
+        return listing_refusal(folder)
 
     assert "train-0.tar: 7.jpg has no 7.cls: add it" in said("lacks", good | {"7.jpg": jpeg()})
     assert "train-0.tar: 7.cls has no image" in said("alone", good | {"7.cls": "1"})
     assert "train-0.tar: key 000000 has two images (000000.png" in said("two", good | {"000000.png": jpeg()})
+    assert "8.v2.jpg has no 8.v2.cls, and a key ends at the first dot" in said(
+        "dots", good | {"8.v2.jpg": jpeg(), "8.cls": "1"}
+    )
+    assert "8.v2.cls has no image" in said("half", good | {"8.v2.cls": "1"})
     assert "000000.cls is there twice" in said("twice", [*good.items(), ("000000.cls", "1")])
     assert "7.cls is not UTF-8 text" in said("latin", good | {"7.jpg": jpeg(), "7.cls": b"\xe9"})
     assert "7.cls holds no class" in said("empty", good | {"7.jpg": jpeg(), "7.cls": " \n"})
@@ -193,31 +214,33 @@ def test_bad_shards_are_refused(tmp_path: Path) -> None:
 def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", keys(0, ("a", "b")))
     shard(tmp_path / "more-0.tar", keys(2, ("a", "b")))
-    assert "more-0.tar says neither train nor val" in refusal(tmp_path)
+    assert "more-0.tar says neither train nor val" in listing_refusal(tmp_path)
     (tmp_path / "more-0.tar").rename(tmp_path / "val-0.tar")
     shard(tmp_path / "val-1.tar", keys(4, ("c",)))
-    assert "the validation shards has class c, which train has not" in refusal(tmp_path)
+    assert "the validation shards has class c, which train has not" in listing_refusal(tmp_path)
     (tmp_path / "val-1.tar").unlink()
     (tmp_path / "train-0.tar").unlink()
-    assert "none of the 1 shards is for training" in refusal(tmp_path)
+    assert "none of the 1 shards is for training" in listing_refusal(tmp_path)
 
 
 def test_compressed_shards(tmp_path: Path) -> None:
     shard(tmp_path / "train-0.tar", keys(0, ("a", "b")))
     (tmp_path / "train-1.tar.gz").write_bytes(b"\x1f\x8b rest")
-    assert "train-1.tar.gz: is compressed" in refusal(tmp_path)
+    assert "train-1.tar.gz: is compressed" in listing_refusal(tmp_path)
     (tmp_path / "train-0.tar").unlink()
-    assert "holds no images but archives (train-1.tar.gz)" in refusal(tmp_path)
+    assert "holds no images but archives (train-1.tar.gz)" in listing_refusal(tmp_path)
     (tmp_path / "train-1.tar.gz").rename(tmp_path / "train-1.tar")
-    assert "train-1.tar: is compressed, but archives are read in place: unpack it with gunzip" in refusal(tmp_path)
+    assert "train-1.tar: is compressed, but archives are read in place: unpack it with gunzip" in listing_refusal(
+        tmp_path
+    )
 
 
 def test_a_damaged_shard(tmp_path: Path) -> None:
     path = shard(tmp_path / "train-0.tar", keys(0, ("a", "b")))
     path.write_bytes(path.read_bytes()[:4200])
-    assert "train-0.tar: the archive is damaged after 1 images" in refusal(tmp_path)
+    assert "train-0.tar: the archive is damaged after 1 images" in listing_refusal(tmp_path)
 
 
 def test_tars_without_classes_are_no_shards(tmp_path: Path) -> None:
     shard(tmp_path / "cats.tar", {"1.jpg": jpeg(), "2.jpg": jpeg()})
-    assert "holds no images but archives (cats.tar)" in refusal(tmp_path)
+    assert "holds no images but archives (cats.tar)" in listing_refusal(tmp_path)

@@ -48,6 +48,17 @@ def test_the_recipe_of_a_store_follows_its_size(tmp_path: Path, size: int, recip
     assert default_recipe(None, is_small=found.is_small) == recipe
 
 
+@pytest.mark.parametrize(
+    ("place", "data"), [("birds", "."), ("birds/train", ".."), ("birds", "../birds/."), (".", "./birds/")]
+)
+def test_the_name_of_a_source_is_that_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, data: str
+) -> None:
+    draw_images(tmp_path / "birds", CLASSES[:2], train=1, val=1)
+    monkeypatch.chdir(tmp_path / place)
+    assert images.find_source(data).name == "birds"
+
+
 def test_data_that_is_neither_source_nor_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         images.find_source(str(tmp_path / "nowhere"))

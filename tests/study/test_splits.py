@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,10 @@ def test_list_and_show() -> None:
     assert len(members) == 1000
     assert members[0] == ("A", 0, "n01440764", "tench, Tinca tinca")
     assert members[449][:2] == ("B", 0)
+
+
+def test_a_split_file_may_spell_letters_with_accents_in_another_way(tmp_path: Path) -> None:
+    classes = tuple(unicodedata.normalize("NFD", name) for name in ("bar", "café", "hôtel", "quay"))
+    path = tmp_path / "mine.toml"
+    path.write_text('A = ["café", "bar"]\nB = ["hôtel", "quay"]\n', encoding="utf-8")
+    assert make_split(str(path), classes).tasks == {"A": classes[:2], "B": classes[2:]}

@@ -12,15 +12,27 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from studies import MANMADE, NATURAL, RECIPE, draw_images, network_tensors, quiet, said, same_study, tiny_choices
+from studies import (
+    MANMADE,
+    NATURAL,
+    RECIPE,
+    draw_images,
+    network_tensors,
+    quiet,
+    said,
+    same_study,
+    store_of,
+    tiny_choices,
+)
 from waiting import once_there
 
+from fasttransfer import features
 from fasttransfer.cli.grid import outcome_printer
 from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
-from fasttransfer.study import records
+from fasttransfer.study import paths, records
 from fasttransfer.study.cells import Cell
-from fasttransfer.study.configuration import Choices
+from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.training import grid, memory_use, study_plan, study_setup, time_estimate
 from fasttransfer.training.messages import Advanced, Ended, Message, Started
 from fasttransfer.training.planning import JobPlan
@@ -104,8 +116,41 @@ def test_changed_images_are_another_study(tmp_path: Path) -> None:
     choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("random",)), tmp_path / "run"
     grid.run(choices, out, console=quiet())
     (Path(choices.data) / "train" / NATURAL[0] / "0.jpg").unlink()
-    with pytest.raises(InputError, match="images: "):
+    Path(choices.data).rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"\(data: .*/images in the study, .*/moved in the command; images: "):
+        grid.run(replace(choices, data=str(tmp_path / "moved")), out, console=quiet())
+    (tmp_path / "moved").rename(choices.data)
+    with pytest.raises(InputError, match=r"\(images: "):
         grid.run(choices, out, console=quiet())
+
+
+def test_a_study_goes_on_with_its_images_at_another_place(tmp_path: Path) -> None:
+    """Under the name of a link, in a folder that was moved, and as a store that was made of them."""
+    choices, out = (
+        tiny_choices(tmp_path, layers=(3,), treatments=("random",), targets=("A",), steps=2),
+        tmp_path / "run",
+    )
+    grid.run(choices, out, console=quiet())
+    before = {p: p.stat().st_mtime_ns for p in (out / "weights").iterdir()}
+    link, moved, store = (tmp_path / name for name in ("link", "moved", "store"))
+
+    def check(named: Path, place: Path) -> None:
+        console = quiet()
+        assert grid.run(replace(choices, data=str(named)), out, console=console)
+        assert "nothing to do" in said(console)
+        assert before == {p: p.stat().st_mtime_ns for p in (out / "weights").iterdir()}
+        assert records.read_results(out).data_of("A") == str(place)
+
+    link.symlink_to(choices.data)
+    check(link, Path(choices.data))
+    Path(choices.data).rename(moved)
+    check(moved, moved)
+    assert len(features.of(out, "baseA", 3).labels) == 15  # of the images where they are now
+    with pytest.raises(InputError) as refused:
+        study_plan.resume_plan(study_plan.make_plan(replace(choices, data=str(moved), batch=16)), Feeding(), out)
+    assert "recipe.batch: 8 in the study" in str(refused.value) and "data:" not in str(refused.value)
+    store_of(replace(choices, data=str(moved)), store, "raw")
+    check(store, store)
 
 
 def test_lost_and_damaged_weights_are_trained_again_to_the_same_bits(tmp_path: Path) -> None:
@@ -268,6 +313,28 @@ def test_a_folder_whose_name_is_too_long_is_refused_in_a_sentence(tmp_path: Path
 
 def test_default_folder_is_named_after_images_and_split(tmp_path: Path) -> None:
     assert study_plan.make_plan(tiny_choices(tmp_path, split="random:3")).out == Path("runs/images-random-3")
+
+
+@pytest.mark.parametrize(("folder", "data"), [("images", "."), ("images/train", "..")])
+def test_a_default_folder_inside_the_images_has_their_name_and_is_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, data: str
+) -> None:
+    choices = tiny_choices(tmp_path, split="random:3", layers=(3,), treatments=("random",), targets=("A",), steps=2)
+    before = study_plan.make_plan(choices)
+    monkeypatch.chdir(tmp_path / folder)
+    inside = replace(choices, data=data)
+    plan = study_plan.make_plan(inside)
+    assert plan.out == Path("runs/images-random-3")
+    setting = study_setup.open_study(plan, study_setup.open_stores(plan, lambda text: None), plan.out)
+    page = paths.report_folder(plan.out) / "curves.png"
+    page.parent.mkdir()
+    page.write_bytes(next((tmp_path / "images").rglob("*.jpg")).read_bytes())
+    again = study_plan.make_plan(inside)
+    assert (again.classes, again.train, again.val) == (before.classes, before.train, before.val)
+    same = study_setup.open_study(again, study_setup.open_stores(again, lambda text: None), plan.out)
+    assert same.study == setting.study
+    listing = again.sources["A"].images.listing
+    assert listing is not None and "folders that fasttransfer wrote left out: " in listing.notes[0]
 
 
 def test_the_recipe_follows_the_images(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_a_dry_run_counts_all_that_is_prepared(tmp_path: Path, monkeypatch: pyte
     every = sum(map(sum, study_plan.make_plan(choices).sources["A"].images.per_class.values()))
     monkeypatch.setattr(time_estimate, "time_jobs", unit_times)
     monkeypatch.setattr(time_estimate, "expected_bytes", lambda kind, images, side: images * 10**9)
+    monkeypatch.setattr(choose_feed, "free_disk", lambda folder: 10**12)
     console = quiet()
     time_estimate.dry_run(replace(choices, classes=2), tmp_path / "run", console=console)
     assert f"{format_bytes(every * 10**9)} of prepared images" in " ".join(said(console).split())

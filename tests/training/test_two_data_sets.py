@@ -74,7 +74,7 @@ def test_the_same_command_does_nothing_more_and_an_interrupted_one_resumes_exact
     assert "nothing to do" in said(console)
     assert compare([records.read_results(whole), records.read_results(parts)])
     with pytest.raises(InputError, match="another study is here"):
-        grid.run(replace(choices, data_b=str(tmp_path / "roads")), whole, console=quiet())
+        grid.run(replace(choices, data_b=str(tmp_path / "pets")), whole, console=quiet())
 
 
 def test_features_of_a_network_over_either_task_are_of_that_tasks_images(tmp_path: Path) -> None:
