@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.text import printable
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
 from fasttransfer.study.cells import TASKS, Cell
@@ -167,7 +168,10 @@ class Records:
         with self._input_errors(), self._db:
             as_json = [(k, json.dumps(v)) for k, v in facts.items()]
             self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", as_json)
-            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
+            self._db.executemany(
+                "INSERT OR REPLACE INTO environment VALUES (?, ?)",
+                {k: printable(v) for k, v in environment.items()}.items(),
+            )
 
     def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
         """Enter validation checks; a check that is there already is replaced (by the same numbers)."""
@@ -190,7 +194,7 @@ class Records:
                 self._db.execute("INSERT OR REPLACE INTO correct VALUES (?, ?, ?)", (cell.seed, cell.name, correct))
             self._db.execute(
                 "UPDATE cells SET state = ?, steps = ?, reason = ? WHERE seed = ? AND name = ?",
-                (state, steps, reason, cell.seed, cell.name),
+                (state, steps, printable(reason), cell.seed, cell.name),
             )
 
     def reopen(self, cell: Cell) -> None:
@@ -207,7 +211,7 @@ class Records:
         """Log an event, with the time."""
         with self._input_errors(), self._db:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
+            self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, printable(text)))
 
     def read_ended(self) -> dict[tuple[int, str], str]:
         """Return (seed, name) -> state of every cell that has ended."""
