@@ -139,11 +139,7 @@ def legend(figure: Figure, styles: Sequence[Style]) -> None:
     columns = max(1, int(72 * width / (3.6 * longest + 36)))
     figure.set_size_inches(width, height + 0.17 * math.ceil(len(styles) / columns))
     handles = [_handle(style) for style in styles]
-    # The labels come later: of those that begin with "_", as names of studies may, matplotlib shows none.
-    look: dict[str, Any] = {"ncols": columns, "fontsize": 7.5, "columnspacing": 1.2}
-    box = figure.legend(handles=handles, labels=["-"] * len(handles), loc="outside lower center", **look)
-    for text, style in zip(box.get_texts(), styles, strict=True):
-        text.set_text(style.label)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=7.5, columnspacing=1.2)
 
 
 def _handle(style: Style) -> Artist:
