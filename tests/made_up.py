@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
-from fasttransfer.study.cells import BASE_PLUS, study_cells
-from fasttransfer.study.records import Evaluation, Result, StudyResults
+from fasttransfer.study.cells import BASE_PLUS, Cell, study_cells
+from fasttransfer.study.records import Evaluation, Records, Result, StudyResults
 
 # What each treatment loses against a base at 0.74, from the first of a network's cuts to the last.
 LOSSES = {
@@ -132,3 +133,18 @@ def made_up(
         environment={"python": "3.11.9", "torch": "2.15.0", "cpu": "two cores", "fasttransfer": "0.1.0"},
         events=(("2025-01-01T10:00:00+00:00", "", "started"), ("2025-01-01T10:04:00+00:00", "baseA", "done")),
     )
+
+
+def on_disk(recorded: StudyResults, folder: Path) -> Path:
+    """The study as a grid leaves it, with the first layer of a base."""
+    (folder / "weights").mkdir(parents=True)
+    (folder / "study.toml").write_text(f'split = "{recorded.study["split"]}"\n', encoding="utf-8")
+    cells = {Cell(r.seed, r.target, r.treatment, r.n): r for r in recorded.results}
+    with Records(folder / "study.db") as records:
+        records.plan(cells)
+        records.describe(recorded.facts, recorded.environment)
+        for cell, result in cells.items():
+            records.record_checks((cell, check) for check in result.evaluations)
+            records.end_cell(cell, result.state, result.steps)
+    save_file({"conv1.weight": np.ones((8, 3, 5, 5), np.float32)}, folder / "weights" / "baseB.s0.safetensors")
+    return folder

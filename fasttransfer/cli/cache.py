@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from fasttransfer.cli.console import print_facts, print_table, printer
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.progress import format_bytes, format_duration
+from fasttransfer.core.text import printable
 from fasttransfer.study.configuration import Choices
 
 if TYPE_CHECKING:  # printing --help does not load PyTorch
@@ -52,8 +54,12 @@ class CacheBuild:
         train = network_features.open_network(self.study, self.network, task=self.task, views=self.views, log=log)
         val = train.with_first_view()
         with console.status("") as status:
-            entries = network_features.keep_features(train, self.cuts, "train", log=log, progress=status.update)
-            entries += network_features.keep_features(val, self.cuts, "val", log=log, progress=status.update)
+
+            def show(text: str) -> None:
+                status.update(Text(printable(text)))
+
+            entries = network_features.keep_features(train, self.cuts, "train", log=log, progress=show)
+            entries += network_features.keep_features(val, self.cuts, "val", log=log, progress=show)
         for entry in entries:
             size = format_bytes(entry.bytes)
             log(f"{entry.folder.name[:_DIGITS]}: {_describe(entry)}, {size}, {_share(entry)} of dense")

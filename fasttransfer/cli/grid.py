@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fasttransfer.cli.console import printer
+from fasttransfer.core import interrupts
 from fasttransfer.study.configuration import Choices, Feeding
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Grid(Choices):
             tensorboard=self.tensorboard,
             show=outcome_printer(console),
         )
-        return 0 if done else 130
+        return 0 if done else interrupts.exit_code()
 
 
 def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]], None]:
@@ -65,7 +66,6 @@ def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]]
     log = printer(console)
 
     def show(results: StudyResults, trained: Sequence[Cell]) -> None:
-        index = write_report(results, results.folder)
         if trained and len(trained) == len(results.results):
             console.print(table(results))
         else:
@@ -73,6 +73,6 @@ def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]]
             for result in results.results:
                 if result.trained and (result.name, result.seed) in now:
                     log(f"{result.name}.s{result.seed}: {100 * (result.last_top1 or 0):.1f} % top-1")
-        log(f"report: {index}")
+        log(f"report: {write_report(results, results.folder)}")
 
     return show

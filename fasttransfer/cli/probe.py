@@ -79,8 +79,8 @@ class Probe:
         results = run_probe(request, settings, log=log)
         reference = study_reference(request)
         folder = paths.probe_folder(self.study, self.name or f"{request.cell.label}-on-{request.task}")
-        write_probe(results, reference, folder, self.command())
         console.print(probe_table(results, reference))
+        write_probe(results, reference, folder, self.command())
         log(f"again: {self.command()}\nwritten: {folder}")
         return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,16 +49,16 @@ class Report:
                 raise InputError("report: name the folder of a study, or --paper for the published results alone")
             score: Score = self.score or "best10"
             recorded = paper.load_results("random")
-            index = write_paper(self.out or Path("runs") / "paper", score=score)
+            write = partial(write_paper, self.out or Path("runs") / "paper", score=score)
         else:
             if self.out is not None:
                 raise InputError(f"--out goes with --paper alone: the report of {self.study} lies in its folder")
             score = self.score or "last"
             recorded = records.read_results(self.study)
             overlay = paper.matching_part(recorded) if self.paper else None
-            index = write_report(recorded, self.study, score=score, overlay=overlay)
+            write = partial(write_report, recorded, self.study, score=score, overlay=overlay)
             if overlay is not None and not Stages.of(recorded.facts).are_papers:
                 printer(console)(NO_OVERLAY)
         console.print(table(recorded, score=score))
-        printer(console)(f"report: {index}")
+        printer(console)(f"report: {write()}")
         return 0

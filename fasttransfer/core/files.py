@@ -53,8 +53,25 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _DISK_ERRNOS:
             raise
-        remedy = "free space or choose another folder"
-        raise InputError(f"{path}: cannot write here ({os_reason(error)}): {remedy}") from error
+        raise InputError(f"{path}: cannot write here ({os_reason(error)}): free space or {_other(path)}") from error
+
+
+@contextmanager
+def access_errors() -> Iterator[None]:
+    """Turn the refusal of a file or folder, wherever it comes up, into an `InputError` about that."""
+    try:
+        yield
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        path = Path(os.fsdecode(error.filename))
+        raise InputError(f"{path}: {os_reason(error)}: see to its permissions or {_other(path)}") from error
+
+
+def _other(path: Path) -> str:
+    """Return the remedy that is always left where `path` cannot be used."""
+    is_cached = path.absolute().is_relative_to(cache_folder().absolute())
+    return "name another folder for the cache with FASTTRANSFER_CACHE" if is_cached else "choose another folder"
 
 
 @contextmanager

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from fasttransfer.core import cgroups
+
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may use, by its affinity and the quota of its container."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, cgroups.cores() or here)
 
 
 def free_memory() -> int | None:
-    """Return the bytes of memory available without swapping, page cache included; None if the system does not say."""
-    try:
+    """Return the bytes of memory available without swapping, page cache included; None if the system does not say.
+
+    It is what the machine has and what the limits of this process's container leave, whichever is less.
+    """
+    known = [cgroups.free_memory()]
+    with suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+                known.append(int(line.split()[1]) * 1024)
+    return min((each for each in known if each is not None), default=None)
 
 
 def processor() -> str:

@@ -8,7 +8,9 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
-from rich.text import Text
+
+from fasttransfer.core.console import print_line
+from fasttransfer.core.text import printable
 
 LINE_SECONDS = 5.0  # between lines
 
@@ -33,7 +35,7 @@ class Display:
                 SpinnerColumn(),
                 TaskProgressColumn(),
                 BarColumn(None),
-                TextColumn("{task.fields[left]}"),
+                TextColumn("{task.fields[left]}", markup=False),
                 console=console,
                 transient=True,
             )
@@ -52,7 +54,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(Text(text))
+        print_line(self._console, text)
 
     def doing(self, activity: str) -> None:
         """Show the present activity."""
@@ -73,7 +75,7 @@ class Display:
             self._bar.update(self._task, completed=self._done, left=self._left())
         elif now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            self._console.print(Text(f"{100 * self._share():3.0f} %  {self._left()}"), soft_wrap=True)
+            print_line(self._console, f"{100 * self._share():3.0f} %  {self._left()}")
 
     def _share(self) -> float:
         return min(self._done / self._total, 1.0) if self._total else 1.0
@@ -81,7 +83,7 @@ class Display:
     def _left(self) -> str:
         seconds, done = time.monotonic() - self._start, self._done - self._done_before
         left = f"{format_duration(seconds / done * max(self._total - self._done, 0))} left" if done > 0 else "starting"
-        return f"{left}  {self._activity}" if self._activity else left
+        return f"{left}  {printable(self._activity)}" if self._activity else left
 
 
 class ProgressLog:

@@ -29,7 +29,7 @@ def key(seed: int, purpose: str, *indices: int | str) -> int:
     The key is a digest, so that neighbouring seeds and similar purposes have unrelated keys.
     """
     text = "\x1f".join([str(seed), purpose, *map(str, indices)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def philox(key: int, blocks: int, *, first: int = 0, at: int = 0, device: torch.device | str = "cpu") -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.text import escape_name, unescape_name
 
 
 def read_toml(path: Path, kind: str) -> dict[str, Any]:
@@ -40,8 +41,7 @@ def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> A
             if field.default is dataclasses.MISSING:
                 raise InputError(f"{where}: {name!r} is missing")
             continue
-        annotation, value = str(field.type), table[name]
-        value = tuple(value) if isinstance(value, list) else value
+        annotation, value = str(field.type), _from_plain(table[name])
         value = float(value) if annotation.startswith("float") and type(value) is int else value
         for type_ in (str, int, float, tuple):
             if annotation.startswith(type_.__name__) and (not isinstance(value, type_) or isinstance(value, bool)):
@@ -51,10 +51,21 @@ def build_from_table(kind: type[Any], table: Mapping[str, Any], where: str) -> A
 
 
 def to_plain(value: Any) -> Any:
-    """Return nested values as TOML has them: without None, which it lacks, and with lists for tuples."""
+    """Return nested values as TOML has them: without None, with lists for tuples, and all text as `escape_name` has it.
+
+    `build_from_table` turns such text back.
+    """
+    if isinstance(value, str):
+        return escape_name(value)
     if isinstance(value, dict):
         return {k: to_plain(v) for k, v in value.items() if v is not None}
     return [to_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return unescape_name(value)
+    return tuple(map(_from_plain, value)) if isinstance(value, list) else value
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,6 +24,7 @@ from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import make_folder, replace_file
 from fasttransfer.core.progress import Log, format_bytes
 from fasttransfer.core.tensor_files import TensorSource, write_safetensors
+from fasttransfer.core.text import json_text
 from fasttransfer.features.cache_entry import CacheEntry, print_warning
 from fasttransfer.features.shards import empty_features
 
@@ -57,7 +58,7 @@ def export(entry: CacheEntry, out: Path, log: Log = print_warning) -> list[Path]
                 with replace_file(path) as file:
                     np.save(file, arrays[name], allow_pickle=False)
             with replace_file(out.with_suffix(".json"), "w") as file:
-                json.dump(_describe(entry), file, indent=1)
+                file.write(json_text(_describe(entry)))
             with replace_file(out) as file:  # last: where it is, the others are
                 header = {"descr": "<f4", "fortran_order": False, "shape": _shape(entry)}
                 np.lib.format.write_array_header_1_0(file, header)

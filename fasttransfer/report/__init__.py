@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from fasttransfer.pipelines.views import describe_views
 from fasttransfer.report.analysis.comparison import Comparison
+from fasttransfer.report.attempts import raise_errors_last
 from fasttransfer.report.table import table
 from fasttransfer.study import paths
 from fasttransfer.study.records import Score, StudyResults
@@ -13,9 +15,11 @@ from fasttransfer.study.records import Score, StudyResults
 __all__ = ["table", "write_comparison", "write_paper", "write_report"]
 
 # The functions import what draws: matplotlib takes a second to import and the table does without it. They return the
-# path of index.html, and raise an InputError if the folder cannot be written.
+# path of index.html. They raise an InputError if the folder cannot be written, and after everything else is written an
+# ExceptionGroup of what prevented figures.
 
 
+@raise_errors_last()
 def write_report(
     recorded: StudyResults, folder: Path, *, score: Score = "last", overlay: StudyResults | None = None
 ) -> Path:
@@ -35,15 +39,15 @@ def write_report(
     from fasttransfer.report.files import write_files
 
     drawn = {
-        "accuracy": figures.accuracy(recorded, score),
-        "differences": figures.differences(recorded, score, overlay=overlay),
-        "decomposition": figures.decomposition(recorded, score),
-        "learning": figures.learning(recorded),
+        "accuracy": partial(figures.accuracy, recorded, score),
+        "differences": partial(figures.differences, recorded, score, overlay=overlay),
+        "decomposition": partial(figures.decomposition, recorded, score),
+        "learning": partial(figures.learning, recorded),
     }
     if any(result.treatment in (PRETRAINED, PRETRAINED_PLUS) for result in recorded.results):
-        drawn["worth"] = figures.worth(recorded, score)
+        drawn["worth"] = partial(figures.worth, recorded, score)
     if filters.first_filters(recorded):
-        drawn["filters"] = figures.filters(recorded)
+        drawn["filters"] = partial(figures.filters, recorded)
     texts = {
         "results.csv": spreadsheet.results_csv(recorded),
         "means.csv": spreadsheet.means_csv({folder.resolve().name: recorded}, score),
@@ -52,6 +56,7 @@ def write_report(
     return write_files(paths.report_folder(folder), drawn, texts, f"views: {describe_views(recorded.study)}")
 
 
+@raise_errors_last()
 def write_paper(folder: Path, *, score: Score = "best10") -> Path:
     """Write the paper's figures, drawn from its published results alone, a page with them and means.csv."""
     from fasttransfer.report import side_by_side, spreadsheet
@@ -66,6 +71,7 @@ def write_paper(folder: Path, *, score: Score = "best10") -> Path:
     return write_files(folder, side_by_side.paper_figures(score), texts)
 
 
+@raise_errors_last()
 def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> Path:
     """Write a page with studies side by side, and its figure; `command` makes it again."""
     from fasttransfer.report import figures, side_by_side
@@ -74,6 +80,6 @@ def write_comparison(comparison: Comparison, folder: Path, *, command: str) -> P
     views = {name: describe_views(study.study) for name, study in comparison.by_name.items()}
     each = "; ".join(f"{name} {shown}" for name, shown in views.items())
     caption = f"views: {each if len(set(views.values())) > 1 else next(iter(views.values()))}"
-    drawn = {"comparison": figures.comparison(comparison.by_name, comparison.score)}
+    drawn = {"comparison": partial(figures.comparison, comparison.by_name, comparison.score)}
     texts = {"index.html": side_by_side.comparison_page(comparison, command=command)}
     return write_files(folder, drawn, texts, caption)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,26 +156,26 @@ def _draw(
     score, targets = summary.score, summary.targets
     if summary.base is not None or any(row.top1 for row in summary.rows):
         for target in targets:
-            figure = figures.accuracy(recorded, score, target=target, keys=False)
+            figure = partial(figures.accuracy, recorded, score, target=target, keys=False)
             drawn["accuracy"].append(element(figure, f"top1-{target}", f"Top-1 against n on task {target}"))
         if summary.rows:
-            figure = figures.differences(recorded, score, overlay=overlay, keys=False)
+            figure = partial(figures.differences, recorded, score, overlay=overlay, keys=False)
             label = "Difference of top-1 from the base against n"
             drawn["accuracy"].append(element(figure, "differences", label))
     if parts.complete:
         for one in (*targets, None) if len(targets) > 1 else (None,):
-            figure = figures.decomposition(recorded, score, target=one, keys=False)
+            figure = partial(figures.decomposition, recorded, score, target=one, keys=False)
             where = f"task {one}" if one else "mean"
             label = f"Points lost to {parts.first.name} and to specificity against n, {where}"
             drawn["decomposition"].append(element(figure, f"parts-{one or 'mean'}", label))
     if any(row[effect] for row in summary.rows for effect in WORTHS):
-        figure = figures.worth(recorded, score, keys=False)
+        figure = partial(figures.worth, recorded, score, keys=False)
         drawn["worth"].append(element(figure, "worth", "Points that the pretrained weights are worth against n"))
     for treatment in figures.curves_of(recorded):
-        figure = figures.learning(recorded, treatment, keys=False)
+        figure = partial(figures.learning, recorded, treatment, keys=False)
         label = f"Validation top-1 against steps, {STYLES[treatment].label}"
         drawn["learning"].append(element(figure, f"learning-{treatment.replace('+', '-plus')}", label))
     for task, found in first_filters(recorded).items():
-        figure = figures.filters(recorded, target=task)
+        figure = partial(figures.filters, recorded, target=task)
         drawn["filters"].append(element(figure, f"filters-{task}", f"Filters of {found.layer} of base{task}"))
     return drawn

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from fasttransfer.core.text import json_text
 from fasttransfer.features.network_features import FeatureRequest
 from fasttransfer.probe.examples import BATCH, FOLDS, MANY, STEPS
 from fasttransfer.probe.heads import MOMENTUM
 from fasttransfer.probe.sweep import Head, ProbeResults, choose_head
 from fasttransfer.report import drawing
+from fasttransfer.report.attempts import raise_errors_last
 from fasttransfer.report.drawing import Style
 from fasttransfer.report.files import write_files
 from fasttransfer.report.numbers import count, half, per_cent, plain
@@ -145,6 +147,7 @@ def _rules(probed: ProbeResults, beside: StudyReference) -> list[str]:
     return lines
 
 
+@raise_errors_last()
 def write_probe(probed: ProbeResults, beside: StudyReference, folder: Path, command: str) -> None:
     """Write heads.csv, probe.json and accuracy.svg, .pdf, .png into `folder`; `command` makes them again.
 
@@ -152,10 +155,11 @@ def write_probe(probed: ProbeResults, beside: StudyReference, folder: Path, comm
 
     Raises:
         InputError: the folder cannot be written.
+        ExceptionGroup: the figure could not be drawn; the rest is written.
     """
     texts = {"heads.csv": heads_csv(probed, beside.stages)}
-    texts |= {"probe.json": json.dumps(facts(probed, beside, command), indent=1) + "\n"}
-    write_files(folder, {"accuracy": probe_accuracy(probed, beside)}, texts)
+    texts |= {"probe.json": json_text(facts(probed, beside, command)) + "\n"}
+    write_files(folder, {"accuracy": partial(probe_accuracy, probed, beside)}, texts)
 
 
 def heads_csv(probed: ProbeResults, stages: Stages) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 from markupsafe import Markup
@@ -102,7 +103,7 @@ def _sections(part: Comparison, mark: str = "", of: str = "") -> list[Comparison
         sections.append(_transfer_section(part, mark, of))
     for treatment, effect in FROM_BASE.items():
         if treatment not in _FIGURE_3 and (tables := _tables(part, [effect])):
-            figure = figures.comparison(studies, score, treatments=(treatment,), keys=False)
+            figure = partial(figures.comparison, studies, score, treatments=(treatment,), keys=False)
             name = treatment.replace("+", "-plus") + mark
             drawn = element(figure, name, f"Difference from the base of {treatment} networks{of}")
             lead = f"{_FROM_BASE}{_BUDGETS.get(treatment, '')}."
@@ -154,15 +155,15 @@ def _paper_comparison(score: Score) -> Comparison:
     return replace(compared, names=tuple(parts), notes=tuple(notes))
 
 
-def paper_figures(score: Score = "best10") -> dict[str, Figure]:
-    """Return the figures of `paper_page` to be written as files: name -> figure."""
+def paper_figures(score: Score = "best10") -> dict[str, Callable[[], Figure]]:
+    """Return the figures of `paper_page` to be written as files: name -> the function that draws it."""
     halves, compared = paper.load_results("random"), _paper_comparison(score)
     return {
-        "accuracy": figures.accuracy(halves, score, pooled=True),
-        "differences": figures.differences(halves, score),
-        "decomposition": figures.decomposition(halves, score),
-        "comparison": figures.comparison(compared.by_name, score),
-        "volume": figures.volume([paper.load_results("reduced")], score),
+        "accuracy": partial(figures.accuracy, halves, score, pooled=True),
+        "differences": partial(figures.differences, halves, score),
+        "decomposition": partial(figures.decomposition, halves, score),
+        "comparison": partial(figures.comparison, compared.by_name, score),
+        "volume": partial(figures.volume, [paper.load_results("reduced")], score),
     }
 
 
@@ -171,6 +172,9 @@ def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection
     parts = part_styles(decompose(halves, summary).first, BOTH_TOGETHER)
     top1, equal, from_base = summary_tables(halves, summary)
     top1 = replace(top1, caption="Top-1 in per cent; smaller, points from the base, paired")
+    top1_figure = partial(figures.accuracy, halves, score, pooled=True, keys=False)
+    paired = partial(figures.differences, halves, score, keys=False)
+    pieces = partial(figures.decomposition, halves, score, keys=False)
     return ComparisonSection(
         "halves",
         "Random halves (the paper's figure 2)",
@@ -181,9 +185,9 @@ def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection
         "halves have no fine-tuned selffer, which a comparison at equal training takes. Each piece is over the halves "
         "that have both networks.",
         [
-            element(figures.accuracy(halves, score, pooled=True, keys=False), "top1", "Top-1 against n, random halves"),
-            element(figures.differences(halves, score, keys=False), "paired", "Paired differences, random halves"),
-            element(figures.decomposition(halves, score, keys=False), "parts", "Co-adaptation and specificity, by n"),
+            element(top1_figure, "top1", "Top-1 against n, random halves"),
+            element(paired, "paired", "Paired differences, random halves"),
+            element(pieces, "parts", "Co-adaptation and specificity, by n"),
         ],
         [*treatment_styles(["base", *summary.treatments]), *parts],
         [top1, from_base, equal],
@@ -192,11 +196,11 @@ def _halves_section(halves: StudyResults, summary: Summary) -> ComparisonSection
 
 def _transfer_section(comparison: Comparison, mark: str = "", of: str = "") -> ComparisonSection:
     score, studies, word = comparison.score, comparison.by_name, comparison.groups[0].stages.word
-    figure = figures.comparison(studies, score, keys=False)
+    figure = partial(figures.comparison, studies, score, keys=False)
     label = f"Difference from the base of frozen transfer and random networks{of}"
     drawn = [element(figure, f"transfer-random{mark}", label)]
     if sum(any("transfer" in row.difference for row in summary.rows) for summary in comparison.summaries) > 1:
-        alone = figures.comparison(studies, score, treatments=("transfer",), keys=False)
+        alone = partial(figures.comparison, studies, score, treatments=("transfer",), keys=False)
         label = f"Difference from the base of frozen transfer networks{of}"
         drawn.append(element(alone, f"transfer-alone{mark}", label))
     lines = [Style("frozen transfer", INK), Style(f"frozen random {word}s", INK, line=":")]
@@ -240,7 +244,7 @@ def _volume_section(studies: Sequence[StudyResults], score: Score, mark: str = "
         (f"{images:,}", tuple(_volume_cell(points[task].get(images, [])) for task in points))
         for images in sorted({k for runs in points.values() for k in runs})
     )
-    figure = figures.volume(studies, score, keys=False)
+    figure = partial(figures.volume, studies, score, keys=False)
     several = [f"task {task}" for task in points] if len(points) > 1 else ["top-1"]
     return ComparisonSection(
         f"volume{mark}",

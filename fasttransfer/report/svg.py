@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib.style
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from fasttransfer.core.text import printable
 
 INK = "#24292f"  # text and axes
 FAINT = "#8c959f"  # grid, chance, notes
@@ -37,10 +40,15 @@ _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",  # letters stay letters: small files, and a screen reader can read them
     "svg.hashsalt": "fasttransfer",
     "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "xtick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.color": FAINT,
     "ytick.labelcolor": INK,
+}
+# Not `matplotlib.style`, which reads the user's styles.
+_DEFAULTS: dict[Any, Any] = {
+    name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
 }
 _LOCK = threading.RLock()  # matplotlib's settings belong to the process
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -49,13 +57,14 @@ _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 @contextmanager
 def settings() -> Iterator[None]:
     """Give figures their look, whatever the user's matplotlibrc says; also serves as a decorator."""
-    with _LOCK, matplotlib.style.context(["default", _SETTINGS]):
+    with _LOCK, matplotlib.rc_context(_DEFAULTS | _SETTINGS):
         yield
 
 
 @settings()
 def svg(figure: Figure) -> bytes:
     """Return `figure` as an SVG file, coordinates rounded to a hundredth of a point."""
+    _make_printable(figure)
     out = io.BytesIO()
     FigureCanvasSVG(figure).print_svg(out, metadata=_NO_METADATA)
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", out.getvalue().decode())
@@ -65,6 +74,7 @@ def svg(figure: Figure) -> bytes:
 @settings()
 def pdf(figure: Figure) -> bytes:
     """Return `figure` as a PDF file, for LaTeX."""
+    _make_printable(figure)
     out = io.BytesIO()
     FigureCanvasPdf(figure).print_pdf(out, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return out.getvalue()
@@ -73,7 +83,14 @@ def pdf(figure: Figure) -> bytes:
 @settings()
 def png(figure: Figure, *, dpi: int = 200) -> bytes:
     """Return `figure` as a PNG file."""
+    _make_printable(figure)
     figure.set_dpi(dpi)
     out = io.BytesIO()
     FigureCanvasAgg(figure).print_png(out)
     return out.getvalue()
+
+
+def _make_printable(figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(printable(text.get_text()))

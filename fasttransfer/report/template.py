@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 import fasttransfer
+from fasttransfer.report.attempts import attempt
 from fasttransfer.report.drawing import PANEL
 from fasttransfer.report.svg import FAINT, INK, PAPER, svg
 from fasttransfer.study.records import Score
@@ -30,6 +32,7 @@ _SVG = Markup(
     '<svg{} viewBox="{}" role="img" aria-label="{}" '
     'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
 )
+_MISSING = Markup('<p class="note">Missing figure, {}: it cannot be drawn ({}: {}).</p>')
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -51,12 +54,18 @@ def render(template: str, **values: Any) -> str:
     return _TEMPLATES.get_template(template).render(version=fasttransfer.__version__, **values) + "\n"
 
 
-def element(figure: Figure, name: str, label: str) -> Markup:
-    """Return `figure` as an `<svg>` element of a page.
+def element(draw: Callable[[], Figure], name: str, label: str) -> Markup:
+    """Return the figure that `draw` returns as an `<svg>` element of a page, see `attempt`.
 
     `name` keeps its ids apart from those of the page's other figures; a screen reader reads `label`. The colours of
     ink and background become the page's.
     """
+    return attempt(
+        lambda: _element(draw(), name, label), lambda error: _MISSING.format(label, type(error).__name__, error)
+    )
+
+
+def _element(figure: Figure, name: str, label: str) -> Markup:
     text = svg(figure).decode()
     head = re.search(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', text)
     assert head is not None

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import fasttransfer
-from fasttransfer.core import machine
+from fasttransfer.core import cgroups, machine
 from fasttransfer.core.files import cache_folder
 from fasttransfer.ops import native
 
@@ -68,7 +68,8 @@ def _memory() -> str:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return "unknown"
-    return _gib(total)
+    limit = cgroups.memory_limit()
+    return _gib(total) if limit is None or limit >= total else f"{_gib(limit)} of {_gib(total)}, a container's limit"
 
 
 def _cuda() -> str:
@@ -81,9 +82,9 @@ def _cuda() -> str:
 
 def _free_disk(folder: Path) -> str:
     """Return the free space of the disk that `folder` is on, or would be."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
     try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
         return _gib(shutil.disk_usage(folder).free)
     except OSError:
         return "unknown"

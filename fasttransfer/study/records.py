@@ -22,6 +22,7 @@ import xxhash
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors, has_locks
+from fasttransfer.core.text import printable
 from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
 from fasttransfer.study.cells import TASKS, Cell
@@ -182,7 +183,10 @@ class Records:
         with self._transaction():
             as_json = [(k, json.dumps(v)) for k, v in facts.items()]
             self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", as_json)
-            self._db.executemany("INSERT OR REPLACE INTO environment VALUES (?, ?)", environment.items())
+            self._db.executemany(
+                "INSERT OR REPLACE INTO environment VALUES (?, ?)",
+                {k: printable(v) for k, v in environment.items()}.items(),
+            )
             self._sign(*_FACTS)
 
     def record_checks(self, checks: Iterable[tuple[Cell, Evaluation]]) -> None:
@@ -207,7 +211,7 @@ class Records:
                 self._db.execute("INSERT OR REPLACE INTO correct VALUES (?, ?, ?)", (cell.seed, cell.name, correct))
             self._db.execute(
                 "UPDATE cells SET state = ?, steps = ?, reason = ? WHERE seed = ? AND name = ?",
-                (state, steps, reason, cell.seed, cell.name),
+                (state, steps, printable(reason), cell.seed, cell.name),
             )
             self._sign(cell.seed, cell.name)
 
@@ -226,7 +230,7 @@ class Records:
         """Log an event, with the time."""
         with self._transaction():
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, text))
+            self._db.execute("INSERT INTO events VALUES (?, ?, ?)", (now, cell, printable(text)))
 
     def read_ended(self) -> dict[tuple[int, str], str]:
         """Return (seed, name) -> state of every cell that has ended."""
@@ -295,8 +299,8 @@ def _find_damage(db: sqlite3.Connection) -> str:
 def quarantine_damaged(folder: Path) -> str:
     """Move study.db out of the way if it is damaged; return what is damaged in words, else "".
 
-    One that a run was killed amid creating is removed. A damaged one is made again from the networks' files, see `fasttransfer.training.study_setup.prepare_records`. The caller holds
-    the study's folder.
+    One that a run was killed amid creating is removed. A damaged one is made again from the networks' files, see
+    `fasttransfer.training.study_setup.prepare_records`. The caller holds the study's folder.
     """
     path = paths.records_file(folder)
     if not path.exists():

@@ -20,6 +20,7 @@ import numpy as np
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.randomness import key, permutation
+from fasttransfer.core.text import escape_name, unescape_name
 from fasttransfer.pipelines.class_folders import compose_name
 from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
 from fasttransfer.study.configuration import NATURAL_MANMADE, TWO_DATA_SETS
@@ -272,6 +273,7 @@ def _task_classes(path: Path, table: Mapping[str, Any], task: str) -> set[str]:
     names = table.get(task)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: {task} is not a list of class names: write it as {_FILE_FORM}, a line each")
+    names = [unescape_name(name) for name in names]
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(f"{path}: {_few(twice)} twice in {task}: name each class once")
     if len(names) < _MIN_CLASSES:
@@ -281,7 +283,7 @@ def _task_classes(path: Path, table: Mapping[str, Any], task: str) -> set[str]:
 
 def _quote(text: str) -> str:
     # TOML's basic strings have JSON's escapes, but must escape DEL too.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(escape_name(text), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _one_line(text: str) -> str:

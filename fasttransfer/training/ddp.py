@@ -21,11 +21,11 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from rich.console import Console
-from rich.text import Text
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fasttransfer.core import devices
+from fasttransfer.core import devices, interrupts
+from fasttransfer.core.console import print_line
 from fasttransfer.core.errors import InputError
 from fasttransfer.networks.architecture import StagedNetwork, StepDraws
 from fasttransfer.pipelines.streams import Share
@@ -40,13 +40,11 @@ from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import JobPlan
 from fasttransfer.training.step import StageTrainer
 from fasttransfer.training.synced_batch_norm import SyncedBatchNorm
-from fasttransfer.training.workers.schedule import catch_signals
 
 _CHECK_STOP = 16  # steps between two checks whether a process was asked to stop
 # The others wait while the first prepares images. A process that dies is noticed at once, by its connections and by
 # torchrun.
 _TIMEOUT = timedelta(days=7)
-_INTERRUPTED = 130
 
 
 def train_bases(
@@ -78,14 +76,14 @@ def train_bases(
         raise InputError(f"--task {tasks[0]}: the study trains no base on it: drop --task, or add to --targets")
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
-        return 0 if run() else _INTERRUPTED
+        return 0 if run() else interrupts.exit_code()
     with _join_group(devices.choose_device(choices.device)) as share:
         if share.rank:
             _follow(share)
             return 0  # the first has the exit code: torchrun ends all processes when one exits with another
         if console:
-            console.print(Text(f"{ranks} processes train each network together"))
-        return 0 if _lead(share, run) else _INTERRUPTED
+            print_line(console, f"{ranks} processes train each network together")
+        return 0 if _lead(share, run) else interrupts.exit_code()
 
 
 @contextmanager
@@ -162,7 +160,7 @@ def _train(setting: StudyContext, cells: tuple[Cell, ...], share: Share, on_mess
     study = setting.study
     device = devices.configure_process(study.device, study.threads, int(os.environ["LOCAL_RANK"]))
     # torchrun repeats the signals that a terminal has sent already.
-    with _explain_loss(), catch_signals(interrupts_again=False) as stop:
+    with _explain_loss(), interrupts.catch_signals(interrupts_again=False) as stop:
         cohort = build_cohort(setting, cells, device, processes=Processes(share))
         return cohort.run(on_message, _any_stops(stop), setting.checkpoint_seconds)
 

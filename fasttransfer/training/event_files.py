@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.text import printable
 from fasttransfer.study import paths
 from fasttransfer.study.cells import Cell
 from fasttransfer.study.records import Evaluation
@@ -32,6 +33,16 @@ def import_writer() -> Any:
             "--tensorboard needs the package tensorboard: install it with pip install 'fasttransfer[tensorboard]'"
         ) from error
     return SummaryWriter
+
+
+def check_folder(folder: Path) -> None:
+    """Check that TensorBoard can write into the folder of a study.
+
+    Raises:
+        InputError: the name of the folder is not UTF-8.
+    """
+    if printable(str(folder)) != str(folder):
+        raise InputError(f"--tensorboard: cannot write into {folder}, whose name is not UTF-8: choose another --out")
 
 
 @contextmanager

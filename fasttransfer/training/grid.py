@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
+from fasttransfer.core.console import make_console, print_line
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors, make_folder, remove_temporary_files
 from fasttransfer.core.progress import Display, format_duration
@@ -65,16 +65,15 @@ def run(
     Raises:
         InputError: bad input; another study is in `out`; the disk is full.
     """
-    console, feeding = console or Console(), feeding or Feeding()
-
-    def log(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
-
+    console, feeding = console or make_console(), feeding or Feeding()
+    log = partial(print_line, console)
     if tensorboard:
         event_files.import_writer()  # refuses before anything is written
     require_engine(feeding.engine)
     plan = make_plan(choices, feeding, log)
     out = out or plan.out
+    if tensorboard:
+        event_files.check_folder(out)
     with disk_errors(out):
         is_new = not out.exists()
     if feeding.engine == "local" and not paths.study_file(out).exists():
@@ -204,4 +203,4 @@ class _StudyRun:
         return change
 
     def _log(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        print_line(self._console, text)

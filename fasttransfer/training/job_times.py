@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from fasttransfer.core import devices, tensor_files
+from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.pipelines.store import Store, StorePart
 from fasttransfer.pipelines.streams import Batch, Feed, TaskImages
 from fasttransfer.study.configuration import Study
@@ -81,13 +82,19 @@ def time_jobs(
         seconds: how long each is timed.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the disk is full; the machine gives no semaphores.
         RuntimeError: a process failed.
     """
     rounds = _rounds(list(dict.fromkeys(job.shape for job in jobs)), workers)
     context = mp.get_context("spawn")
-    barrier = context.Barrier(workers)
-    with ProcessPoolExecutor(workers, context, initializer=_join, initargs=(barrier,)) as pool:
+    try:
+        pool = ProcessPoolExecutor(workers, context, initializer=_join, initargs=(context.Barrier(workers),))
+    except OSError as refused:
+        raise InputError(
+            f"times cannot be measured: there is no shared memory ({os_reason(refused)}): make /dev/shm writable, or "
+            "train without an estimate"
+        ) from refused
+    with pool:
         own = [[each[index] for each in rounds] for index in range(workers)]
         futures = [pool.submit(_time_all, study, own[i], store, i, seconds, time.time()) for i in range(workers)]
     errors = [error for future in futures if (error := future.exception())]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from fasttransfer.core import machine
+from fasttransfer.core.console import make_console, print_line
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import cache_folder, require_writable
 from fasttransfer.core.progress import format_bytes, format_duration
@@ -94,7 +94,7 @@ def dry_run(
     Raises:
         InputError: as `grid.run`, as far as it can be known without decoding images.
     """
-    console, feeding = console or Console(), feeding or Feeding()
+    console, feeding = console or make_console(), feeding or Feeding()
     require_engine(feeding.engine)
     plan = make_plan(choices, feeding)
     out = out or plan.out
@@ -102,21 +102,20 @@ def dry_run(
     plan = resume_plan(plan, feeding, out)
     require_feeds(plan)
     for note in _notes(plan):
-        console.print(Text(note), soft_wrap=True)
+        print_line(console, note)
     progress = read_progress(plan, out)
     division = study_plan.plan_study_jobs(plan, _unfinished(plan, progress))
     console.print(_list_networks(plan))
     for task in TASKS:
-        console.print(
-            Text(
-                f"task {task}: {len(plan.classes[task])} classes, {plan.train[task]:,} training and {plan.val[task]:,} "
-                "validation images"
-            )
+        print_line(
+            console,
+            f"task {task}: {len(plan.classes[task])} classes, {plan.train[task]:,} training and {plan.val[task]:,} "
+            "validation images",
         )
     for line in _describe(plan, out, progress, forecast(plan, progress, division)):
-        console.print(Text(line), soft_wrap=True)
+        print_line(console, line)
     where = {task: source.images.where for task, source in plan.sources.items()}
-    console.print(Text(describe_feed(plan, where)), soft_wrap=True)
+    print_line(console, describe_feed(plan, where))
     if choices.views is not None:
         print_features(plan, plan.cells(), feeding.features, console)
 
@@ -139,7 +138,7 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: C
         cut_timing.cuts_read(plan.recipe.network, (cell.n for cell in cells if cell.frozen)),
     )
     if mode == "live" or not views or not cuts:
-        console.print(Text(f"views: {views}; frozen features run live"))
+        print_line(console, f"views: {views}; frozen features run live")
         return
     records = max(views * plan.train[task] + plan.val[task] for task in TASKS)
     sources = {(cell.source, cell.target, cell.seed) for cell in cells if cell.frozen}
@@ -148,12 +147,12 @@ def print_features(plan: StudyPlan, cells: Sequence[Cell], mode: str, console: C
             plan.recipe, records, cuts, device=plan.device, precision=plan.precision, threads=plan.threads
         )
     except InputError as error:
-        console.print(Text(f"views: {views}; frozen features run live: {error}"), soft_wrap=True)
+        print_line(console, f"views: {views}; frozen features run live: {error}")
         return
-    console.print(Text(f"views: {views}; features of each of {len(sources)} frozen sources, times an image and view:"))
+    print_line(console, f"views: {views}; features of each of {len(sources)} frozen sources, times an image and view:")
     console.print(rows)
     if mode == "cache":
-        console.print(Text("--features cache: all are kept, whatever reading takes"))
+        print_line(console, "--features cache: all are kept, whatever reading takes")
 
 
 def _list_networks(plan: StudyPlan) -> Table:

@@ -8,6 +8,7 @@ import threading
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import made_up
@@ -310,7 +311,7 @@ def test_png_and_pdf(study: Callable[..., StudyResults]) -> None:
 
 def test_inline_figures_share_no_id(study: Callable[..., StudyResults]) -> None:
     made = study(("B",), (0,))
-    texts = [element(figures.accuracy(made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
+    texts = [element(partial(figures.accuracy, made, target="B"), name, 'a "b" <c> & d') for name in ("one", "two")]
     ids = [{part.get("id") for part in ET.fromstring(text).iter()} - {None} for text in texts]
     assert ids[0] and not ids[0] & ids[1]
     for text, own in zip(texts, ids, strict=True):

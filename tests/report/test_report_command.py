@@ -4,29 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from made_up import made_up
-from safetensors.numpy import save_file
+from made_up import made_up, on_disk
 
 from fasttransfer import cli
-from fasttransfer.study.cells import Cell
-from fasttransfer.study.records import Records, StudyResults
-
-
-def on_disk(recorded: StudyResults, folder: Path) -> Path:
-    """The study as a grid leaves it, with the first layer of a base."""
-    (folder / "weights").mkdir(parents=True)
-    (folder / "study.toml").write_text(f'split = "{recorded.study["split"]}"\n', encoding="utf-8")
-    cells = {Cell(r.seed, r.target, r.treatment, r.n): r for r in recorded.results}
-    with Records(folder / "study.db") as records:
-        records.plan(cells)
-        records.describe(recorded.facts, recorded.environment)
-        for cell, result in cells.items():
-            records.record_checks((cell, check) for check in result.evaluations)
-            records.end_cell(cell, result.state, result.steps)
-    save_file({"conv1.weight": np.ones((8, 3, 5, 5), np.float32)}, folder / "weights" / "baseB.s0.safetensors")
-    return folder
 
 
 def test_the_paper_behind_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

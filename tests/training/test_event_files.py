@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +45,14 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+
+
+@pytest.mark.usefixtures("writer")
+def test_a_folder_that_tensorboard_cannot_name_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(InputError, match=r"--tensorboard: .* is not UTF-8: choose another --out"):
+        grid.run(tiny_choices(tmp_path), out, tensorboard=True)
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("writer")

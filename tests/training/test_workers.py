@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import multiprocessing as mp
+import multiprocessing.synchronize
 import resource
 import shutil
 import sys
@@ -276,6 +279,30 @@ def test_other_errors_keep_their_sentence_or_their_stack_trace(setting: StudyCon
         crew._said.append((1, failure))
         with pytest.raises(type(failure), match=str(failure)):
             run_jobs(crew, setting, JobPlan((job_of(setting),), 1, ""), Heard(), ended=Heard().states.get)
+
+
+def test_a_worker_that_cannot_be_started_is_one_sentence(
+    setting: StudyContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose new process ends before it has read its work: its pipe breaks."""
+
+    def broken(_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(mp.context.SpawnProcess, "start", broken)
+    with closing(LocalWorkers(setting)) as crew, pytest.raises(InputError, match=r"worker 1 .* \(broken pipe\): see"):
+        crew.start_worker()
+
+
+def test_workers_need_no_shared_memory(setting: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers may lack /dev/shm, where semaphores lie."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(mp.synchronize.SemLock, "__init__", forbidden)
+    with closing(LocalWorkers(setting)) as crew:
+        assert crew.size
 
 
 def test_engines_are_validated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fasttransfer.core import devices
+from fasttransfer.core.errors import InputError, os_reason
+from fasttransfer.core.interrupts import STOPPING
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.planning import TrainingJob
 from fasttransfer.training.workers import worker_loop
-from fasttransfer.training.workers.schedule import STOPPING
 from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, WorkerMessage
 
 
@@ -31,7 +32,6 @@ class LocalWorkers:
     def __init__(self, setting: StudyContext) -> None:
         self._setting = setting
         self._context = mp.get_context("spawn")
-        self._stop = self._context.Event()
         self._workers: dict[int, _WorkerProcess] = {}
         self._kills = _kills_for_memory()
 
@@ -42,19 +42,27 @@ class LocalWorkers:
     def start_worker(self) -> None:
         number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
         pipe, theirs = self._context.Pipe()
-        work = self._setting, number, theirs, self._stop
+        work = self._setting, number, theirs
         process = self._context.Process(target=_work, args=work, name=f"fasttransfer-{number}", daemon=True)
         # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes get,
         # would end it with a stack trace and the study with it. Ours are delivered once they are unblocked.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             process.start()
+        except OSError as error:
+            raise InputError(
+                f"worker {number + 1} cannot be started ({os_reason(error)}): see whether memory, or the number of "
+                "processes or open files that you may have, is short; the same command goes on"
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self._workers[number] = _WorkerProcess(pipe, process)
 
     def assign_job(self, worker: int, job: TrainingJob) -> None:
+        self._send(worker, job)
+
+    def _send(self, worker: int, job: TrainingJob | None) -> None:
         with suppress(OSError):  # a worker that is gone closes its pipe, which `receive` sees
             self._workers[worker].pipe.send(job)
 
@@ -80,7 +88,8 @@ class LocalWorkers:
         return WorkerLost(f"signal {-code}" if code is not None and code < 0 else f"exit code {code}")
 
     def stop(self) -> None:
-        self._stop.set()
+        for worker in self._workers:
+            self._send(worker, None)
 
     def close(self) -> None:
         for pipe, process in self._workers.values():
@@ -100,8 +109,12 @@ def _kills_for_memory() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.Event) -> None:
-    """Run a worker process: jobs in, messages out, until the pipe closes."""
+def _work(setting: StudyContext, index: int, pipe: Connection) -> None:
+    """Run a worker process: jobs in, messages out, until the pipe closes.
+
+    Whatever comes while it trains, None or the end of the pipe, is the request to stop: unlike an event of
+    `multiprocessing`, a pipe needs no shared memory, which a container may lack.
+    """
     for each in STOPPING:  # the driver gets them and sets `stop`
         signal.signal(each, signal.SIG_IGN)
     _die_with_parent()
@@ -109,17 +122,18 @@ def _work(setting: StudyContext, index: int, pipe: Connection, stop: threading.E
     def log(message: WorkerMessage) -> None:
         try:
             pipe.send(message)
-        except BrokenPipeError:  # the driver has closed it
+        except ConnectionError:  # the driver has closed it
             raise SystemExit from None
 
     device = devices.configure_process(setting.study.device, setting.study.threads, index)
     log(WorkerFree())
     while True:
         try:
-            job: TrainingJob = pipe.recv()
-        except EOFError:
+            job: TrainingJob | None = pipe.recv()
+        except (EOFError, ConnectionError):
             return
-        worker_loop.train_job(setting, job, device, log, stop.is_set)
+        if job is not None:
+            worker_loop.train_job(setting, job, device, log, pipe.poll)
 
 
 def _die_with_parent() -> None:

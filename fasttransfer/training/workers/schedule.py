@@ -6,14 +6,12 @@ result, whichever pool the workers are of: every cell goes on from its last chec
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.interrupts import catch_signals
 from fasttransfer.study.cells import Cell
 from fasttransfer.training.checkpoint import load_end
 from fasttransfer.training.cohort_builder import StudyContext
@@ -21,8 +19,6 @@ from fasttransfer.training.messages import Ended, Message, Noted
 from fasttransfer.training.planning import JobPlan, TrainingJob, split_in_half
 from fasttransfer.training.workers.worker_loop import OutOfMemory, WorkerError, WorkerFree, WorkerLost, WorkerMessage
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-"""The signals that stop a study cleanly."""
 RETRIES = 3
 """How often a job whose worker was lost is given to another one."""
 
@@ -197,26 +193,3 @@ def _skip_orphans(waiting: list[_JobState], ended: EndedState, on_message: Calla
         state.parts = parts
         if not parts:
             waiting.remove(state)
-
-
-@contextmanager
-def catch_signals(*, interrupts_again: bool) -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set, for a clean stop.
-
-    Args:
-        interrupts_again: whether a second signal is an ordinary KeyboardInterrupt.
-    """
-    stop = threading.Event()
-
-    def note(number: int, frame: object) -> None:
-        stop.set()
-        if interrupts_again:
-            signal.signal(number, signal.default_int_handler)
-
-    is_main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, note) for number in STOPPING} if is_main else {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,34 @@
+"""A signal in the middle of `fasttransfer grid`: checkpoints, a sentence, the signal's exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from studies import tiny_choices
+from waiting import once_there
+
+from fasttransfer import cli
+from fasttransfer.study import records
+from fasttransfer.training import grid
+
+
+def test_slurms_warning_ends_a_study_with_checkpoints_and_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices, out = tiny_choices(tmp_path), tmp_path / "run"
+    command = ["grid", "--data", choices.data, "--recipe", str(choices.recipe), "--out", str(out)]
+    command += ["--layers", "3", "--treatments", "transfer", "--targets", "B", "--steps", "1500"]
+    before = signal.getsignal(signal.SIGUSR1)
+    monkeypatch.setattr(grid, "run", partial(grid.run, checkpoint_seconds=0.5))
+    with once_there(out, "checkpoints/*", partial(os.kill, os.getpid(), signal.SIGUSR1)):
+        assert cli.run(command) == 138
+    assert f"everything so far is in {out}. The same command goes on from here." in capsys.readouterr().out
+    results = records.read_results(out).results
+    running = {f"{r.name}.s{r.seed}.safetensors" for r in results if r.state == "running"}
+    assert running <= {path.name for path in (out / "checkpoints").iterdir()}
+    assert any(result.waiting for result in results)
+    assert signal.getsignal(signal.SIGUSR1) == before
