@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from workers_here import WorkersHere
+
+from fasttransfer.training import grid, workers
+from fasttransfer.training.cohort_builder import StudyContext
+from fasttransfer.training.workers import Engine, WorkerPool
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -37,6 +43,23 @@ def _gpu(request: pytest.FixtureRequest) -> None:
     """Skip tests marked `gpu` on machines without one."""
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _no_workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Train in the process of the test unless it is marked `workers`: starting processes takes seconds."""
+    if request.node.get_closest_marker("workers"):
+        yield
+        return
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
+
+    def open_workers(engine: Engine, setting: StudyContext) -> WorkerPool:
+        return WorkersHere(setting) if engine == "local" else workers.open_workers(engine, setting)
+
+    monkeypatch.setattr(grid, "open_workers", open_workers)
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.deterministic = deterministic
 
 
 @pytest.fixture

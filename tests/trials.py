@@ -14,8 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -23,17 +22,16 @@ from types import TracebackType
 
 import torch
 from studies import quiet, tiny_choices
+from workers_here import WorkersHere
 
-from fasttransfer.core import devices
 from fasttransfer.core.errors import InputError
 from fasttransfer.study.configuration import Feeding
 from fasttransfer.training import grid
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Message
-from fasttransfer.training.planning import JobPlan, TrainingJob
-from fasttransfer.training.workers import run_jobs, worker_loop
+from fasttransfer.training.planning import JobPlan
+from fasttransfer.training.workers import run_jobs
 from fasttransfer.training.workers.schedule import EndedState
-from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerMessage
 
 LONGEST = 300  # seconds for a trial, which takes a few
 INPUT_ERROR, BUG = 2, 1  # exit codes of `fasttransfer`
@@ -146,39 +144,7 @@ def _run_forked(library: ctypes.CDLL, folder: Path, fault: Fault, log: str | Non
 def _train_here(
     setting: StudyContext, division: JobPlan, on_message: Callable[[Message], None], *, ended: EndedState
 ) -> bool:
-    return run_jobs(_ThisProcess(setting), setting, division, on_message, ended=ended)
-
-
-class _ThisProcess:
-    """A pool with one worker, which trains in this process, see `fasttransfer.training.workers.WorkerPool`."""
-
-    size = 1
-
-    def __init__(self, setting: StudyContext) -> None:
-        self._setting = setting
-        self._messages: deque[tuple[int, WorkerMessage]] = deque()
-        self._is_stopping = False
-
-    def start_worker(self) -> None:
-        self._messages.append((0, WorkerFree()))
-
-    def assign_job(self, worker: int, job: TrainingJob) -> None:
-        def log(message: WorkerMessage) -> None:
-            self._messages.append((worker, message))
-
-        device = devices.configure_process("cpu", 1, 0)
-        worker_loop.train_job(self._setting, job, device, log, lambda: self._is_stopping)
-
-    def receive(self, seconds: float) -> Sequence[tuple[int, WorkerMessage]]:
-        messages = list(self._messages)
-        self._messages.clear()
-        return messages
-
-    def stop(self) -> None:
-        self._is_stopping = True
-
-    def close(self) -> None:
-        pass
+    return run_jobs(WorkersHere(setting), setting, division, on_message, ended=ended)
 
 
 if __name__ == "__main__":

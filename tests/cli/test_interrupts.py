@@ -15,6 +15,8 @@ from fasttransfer import cli
 from fasttransfer.study import records
 from fasttransfer.training import grid
 
+pytestmark = pytest.mark.workers
+
 
 def test_slurms_warning_ends_a_study_with_checkpoints_and_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,8 @@ from fasttransfer.training import grid
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.workers import local
 
+pytestmark = pytest.mark.workers
+
 # Checkpoints as often as possible, so that kills meet every stage of writing them.
 DRIVER = """
 import sys

@@ -38,6 +38,7 @@ from fasttransfer.training.messages import Advanced, Ended, Message, Started
 from fasttransfer.training.planning import JobPlan
 
 
+@pytest.mark.workers
 def test_the_whole_grid(tmp_path: Path) -> None:
     console, out = quiet(), tmp_path / "run"
     assert grid.run(tiny_choices(tmp_path, seeds=(0, 1)), out, console=console, show=outcome_printer(console))
@@ -248,6 +249,7 @@ def test_a_base_at_chance_has_nothing_to_copy(tmp_path: Path) -> None:
     assert "1 of 10 networks" in said(again)
 
 
+@pytest.mark.workers
 def test_an_interrupt_stops_cleanly_and_the_rest_follows(tmp_path: Path) -> None:
     """While the bases train: the first checkpoint of one says when, and the copies are still to come."""
     choices = tiny_choices(tmp_path, layers=(2,), steps=100)
