@@ -15,12 +15,13 @@ SOURCES := $(shell find csrc -path csrc/third_party -prune -o \( -name '*.cpp' -
 # The build tools' warnings address packagers only, so they are off; errors are shown.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help grid test sanitize lint format bench bench-check clean
+.PHONY: help grid test test-faults sanitize lint format bench bench-check clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make grid         train the study on the built-in images and write its page  (ARGS="--dry-run" adds arguments)'
 	@echo 'make test         run the tests                                              (ARGS="-k dropout" adds arguments)'
+	@echo 'make test-faults  kill, fill, corrupt and fuzz for an hour                        (FAULTS="--fault-seed 1" repeats others)'
 	@echo 'make sanitize     run the tests of native code with memory access checked    (ARGS="-k augment" adds arguments)'
 	@echo 'make lint         check style, types and the direction of imports'
 	@echo 'make format       format Python and C++'
@@ -36,11 +37,17 @@ grid: $(VENV)/.installed
 test: $(VENV)/.installed
 	@$(BIN)/python -m pytest $(ARGS)
 
+# The tests of faults again, each with many faults instead of a few; their seed decides which.
+FAULTS ?= --fault-seed 0
+test-faults: $(VENV)/.installed
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 --fault-trials 100 --fault-seconds 600 $(FAULTS) tests/faults $(ARGS)
+
 # This builds the libraries for CPUs and for shards in a copy of the package with GCC's sanitizers. The sanitizers must
 # load before anything else, and so must libstdc++, whose exceptions they intercept. Leak detection is off because
 # Python itself does not free all of its memory.
 SANITIZED := build/sanitize
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+WARNINGS := -Wall -Wextra -Werror
 RUNTIMES = $(foreach name,asan ubsan stdc++,$(shell $(COMPILER) -print-file-name=lib$(name).so))
 
 sanitize: $(VENV)/.installed
@@ -48,7 +55,7 @@ sanitize: $(VENV)/.installed
 		{ echo "make sanitize needs GCC and its libasan: name it with make CXX=g++." >&2; exit 2; }
 	@rm -rf $(SANITIZED)/fasttransfer && mkdir -p $(SANITIZED) && cp -RL fasttransfer $(SANITIZED)/
 	@rm -f $(SANITIZED)/fasttransfer/ops/_native_* $(SANITIZED)/fasttransfer/features/_shards*
-	@FASTTRANSFER_CUDA=0 CXX=$(COMPILER) CFLAGS='$(SANITIZERS) -g1 -fno-omit-frame-pointer' LDFLAGS='$(SANITIZERS)' \
+	@FASTTRANSFER_CUDA=0 CXX=$(COMPILER) CFLAGS='$(SANITIZERS) $(WARNINGS) -g1 -fno-omit-frame-pointer' LDFLAGS='$(SANITIZERS)' \
 		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects \
 		> $(SANITIZED)/build.txt 2>&1 || { cat $(SANITIZED)/build.txt; exit 1; }
 	@FASTTRANSFER_CUDA=0 PYTHONPATH=$(SANITIZED) LD_PRELOAD='$(RUNTIMES)' ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -61,6 +68,7 @@ lint: $(VENV)/.installed
 	@$(call typed,build/typed)
 	@cd build/typed && ../../$(BIN)/lint-imports --no-logo --no-cache ../../pyproject.toml > ../imports.txt || { cat ../imports.txt; exit 1; }
 	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+	@$(call tidied,build/tidy)
 
 format: $(VENV)/.installed
 	@$(BIN)/ruff check --fix-only --quiet .
@@ -79,6 +87,17 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find fasttransfer pipelines tests bench -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(foreach end,so dylib pyd,fasttransfer/ops/_native_*.$(end) fasttransfer/features/_shards.*$(end))
+
+# The flags are those of setup.py, with PyTorch's headers as a system's.
+define tidied
+mkdir -p $(1) && $(BIN)/python -c 'import sysconfig; from torch.utils.cpp_extension import include_paths; \
+	print(*(f"-isystem{path}" for path in [*include_paths("cpu"), sysconfig.get_paths()["include"]]))' \
+	2> /dev/null > $(1)/includes.txt && \
+printf '%s\n' $(wildcard csrc/cpu/*.cpp csrc/shards/*.cpp) | xargs -P $$(getconf _NPROCESSORS_ONLN) -I FILE \
+	$(BIN)/clang-tidy --quiet FILE -- -std=c++20 -Icsrc $$(cat $(1)/includes.txt) \
+	-DTORCH_STABLE_ONLY -DTORCH_TARGET_VERSION=0x020a000000000000 > $(1)/found.txt 2> $(1)/errors.txt || \
+	{ cat $(1)/found.txt; grep -v 'warnings generated' $(1)/errors.txt; exit 1; }
+endef
 
 # mypy cannot follow packages that setup.py maps from other folders, so it gets a folder of links that looks like the
 # installed package, with bench/ beside it. sed makes the paths that it prints those of the tree.

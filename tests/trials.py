@@ -14,18 +14,18 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 
 import torch
-from studies import quiet, tiny_choices
+from studies import quiet, tiny_recipe
 from workers_here import WorkersHere
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.study.configuration import Feeding
+from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.training import grid
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.messages import Message
@@ -90,10 +90,17 @@ class Trials:
         Args:
             log: file that operations are written to, see `replay`.
         """
+        return self._ask(folder, fault or Fault(), log, ["run"])[0]
+
+    def run_together(self, folder: Path, outs: Sequence[str]) -> list[Outcome]:
+        """Train it in a process per folder of `outs` at the same time, with one cache."""
+        return self._ask(folder, Fault(), None, outs)
+
+    def _ask(self, folder: Path, fault: Fault, log: Path | None, outs: Sequence[str]) -> list[Outcome]:
         assert self._program.stdin is not None and self._program.stdout is not None
-        request = {"folder": str(folder), "fault": asdict(fault or Fault()), "log": str(log) if log else None}
+        request = {"folder": str(folder), "fault": asdict(fault), "log": str(log) if log else None, "outs": [*outs]}
         print(json.dumps(request), file=self._program.stdin, flush=True)
-        return Outcome(**json.loads(self._program.stdout.readline()))
+        return [Outcome(**each) for each in json.loads(self._program.stdout.readline())]
 
 
 def main() -> None:
@@ -103,17 +110,23 @@ def main() -> None:
     library = ctypes.CDLL(sys.argv[1])
     for line in sys.stdin:
         request = json.loads(line)
-        folder = Path(request["folder"])
-        answer = folder / "answer.json"
-        answer.unlink(missing_ok=True)
-        if not (child := os.fork()):
-            _run_forked(library, folder, Fault(**request["fault"]), request["log"], answer)
-        _, status = os.waitpid(child, 0)
-        outcome = json.loads(answer.read_text()) if answer.exists() else {"operations": 0, "text": ""}
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), **outcome}), flush=True)
+        folder, children = Path(request["folder"]), {}
+        tiny_recipe(folder)
+        for number, out in enumerate(request["outs"]):
+            answer = folder / f"answer-{number}.json"
+            answer.unlink(missing_ok=True)
+            if not (child := os.fork()):
+                _run_forked(library, folder, Fault(**request["fault"]), request["log"], answer, out)
+            children[child] = answer
+        outcomes = []
+        for child, answer in children.items():
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            told = json.loads(answer.read_text()) if answer.exists() else {"operations": 0, "text": ""}
+            outcomes.append({"code": code, **told})
+        print(json.dumps(outcomes), flush=True)
 
 
-def _run_forked(library: ctypes.CDLL, folder: Path, fault: Fault, log: str | None, answer: Path) -> None:
+def _run_forked(library: ctypes.CDLL, folder: Path, fault: Fault, log: str | None, answer: Path, out: str) -> None:
     """Train under a fault, write what became of it to `answer`, and end the process."""
     code, text = 0, ""
     try:
@@ -123,8 +136,16 @@ def _run_forked(library: ctypes.CDLL, folder: Path, fault: Fault, log: str | Non
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else -1
         library.fault_arm(os.fsencode(files), int(fault.mode), ctypes.c_long(fault.at), fault.error, handle)
         grid.run(
-            tiny_choices(folder, layers=(2,), targets=("B",), treatments=("selffer", "transfer+"), views=1),
-            files / "run",
+            Choices(
+                data=str(folder / "images"),
+                recipe=str(folder / "tiny.toml"),
+                device="cpu",
+                layers=(2,),
+                targets=("B",),
+                treatments=("selffer", "transfer+"),
+                views=1,
+            ),
+            files / out,
             feeding=Feeding(features="cache"),
             console=quiet(),
             checkpoint_seconds=0.0,

@@ -51,10 +51,10 @@ struct TileFunctions {
 #if defined(__GNUC__)
 template <int width>
 struct Registers;
-#define FT_REGISTER(width)                                                                         \
-  template <>                                                                                      \
-  struct Registers<width> {                                                                        \
-    typedef float Type __attribute__((vector_size(width * sizeof(float)), aligned(4), may_alias)); \
+#define FT_REGISTER(width)                                                                           \
+  template <>                                                                                        \
+  struct Registers<width> {                                                                          \
+    typedef float Type __attribute__((vector_size((width) * sizeof(float)), aligned(4), may_alias)); \
   };
 FT_REGISTER(4)
 FT_REGISTER(8)

@@ -67,7 +67,7 @@ Pending read_packed(const std::shared_ptr<Reader>& reader, std::vector<int64_t> 
 
 PYBIND11_MODULE(_shards, m) {
   py::register_exception<Damaged>(m, "Damaged");
-  py::register_exception_translator([](std::exception_ptr thrown) {
+  py::register_exception_translator([](std::exception_ptr thrown) {  // NOLINT(performance-unnecessary-value-param)
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const Refused& error) {

@@ -223,7 +223,7 @@ class Records:
                 (cell.seed, cell.name),
             )
             for table in ("evaluations", "correct"):
-                self._db.execute(f"DELETE FROM {table} WHERE seed = ? AND name = ?", (cell.seed, cell.name))
+                self._db.execute(f"DELETE FROM {table} WHERE seed = ? AND name = ?", (cell.seed, cell.name))  # noqa: S608
             self._sign(cell.seed, cell.name)
 
     def log_event(self, text: str, cell: str = "") -> None:
@@ -275,7 +275,8 @@ def _checksum(db: sqlite3.Connection, seed: int, name: str) -> str:
         return xxhash.xxh3_64_hexdigest(repr(db.execute("SELECT * FROM facts ORDER BY key").fetchall()).encode())
     state = xxhash.xxh3_64()
     for table, key in (("cells", "name"), ("evaluations", "step"), ("correct", "name")):
-        rows = db.execute(f"SELECT * FROM {table} WHERE seed = ? AND name = ? ORDER BY {key}", (seed, name))
+        query = f"SELECT * FROM {table} WHERE seed = ? AND name = ? ORDER BY {key}"  # noqa: S608
+        rows = db.execute(query, (seed, name))
         state.update(repr(rows.fetchall()).encode())
     return state.hexdigest()
 

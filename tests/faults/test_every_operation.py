@@ -140,3 +140,22 @@ def test_power_cuts_lose_nothing_that_was_recorded(bench: Bench, tmp_path: Path)
             else:
                 Path(name).write_bytes(contents)
         bench.check()
+
+
+def test_processes_that_want_the_same_make_it_once(bench: Bench) -> None:
+    """Images and features of one cache, each study in its own folder; then one study in one folder."""
+    bench.start()
+    count = min(16, 2 * bench.count)
+    outs = [f"run{number}" for number in range(count)]
+    for outcome in bench.trials.run_together(bench.folder, outs):
+        assert outcome.code == 0, outcome.text
+    files = bench.folder / "files"
+    for out in outs:
+        same_study(bench.alone / "run", files / out)
+    ours, theirs = stored(files), stored(bench.alone)
+    assert all(ours[name] == contents for name, contents in theirs.items() if name.startswith("cache"))
+    outcomes = bench.trials.run_together(bench.folder, ["run"] * count)
+    assert {outcome.code for outcome in outcomes} <= {0, INPUT_ERROR}
+    refused = [outcome.text for outcome in outcomes if outcome.code]
+    assert len(refused) < count and all("another run is working here" in text for text in refused)
+    bench.check()
