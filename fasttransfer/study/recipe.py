@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fasttransfer.networks.architecture import Architecture
 
 _LARGE = 128  # side of images, in pixels, from which they are large
+_LARGEST = 1e6  # of a rate or factor; products of them must be numbers in float32
+_MOST_CHECKS = 10_000
 _RECIPES = Path(__file__).with_name("recipes")
 _CHOICES = {
     "outputs": ("task", "all"),
@@ -89,6 +91,10 @@ class Recipe:
         for name in ("lr", "first_init"):
             value = getattr(self, name)
             need(value > 0 and math.isfinite(value), f"{name} is {value}, a positive number is needed")
+        for name in ("lr", "lr_factor", "weight_decay", "bias_lr", "bias_decay", "scale", "first_init"):
+            value = getattr(self, name)
+            need(value is None or abs(value) <= _LARGEST, f"{name} is {value}, at most {_LARGEST:g} is possible")
+        need(self.checks <= _MOST_CHECKS, f"checks is {self.checks}, at most {_MOST_CHECKS:,} are possible")
         for name in ("dropout", "momentum", "beta2", "label_smoothing"):
             value = getattr(self, name)
             need(value is None or 0 <= value < 1, f"{name} is {value}, 0 <= {name} < 1 is needed")
