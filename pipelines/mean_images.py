@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from fasttransfer.core import machine
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.core.files import make_folder, remove_temporary_files, replace_file
 from fasttransfer.pipelines.store import Rows, Store, StorePart
 from fasttransfer.pipelines.streams import TaskImages, select_task_images
 
 Mean = NDArray[np.float32]
 
+_STALE_SECONDS = 3600.0  # age from which a half-written file has no writer
 _CHUNK = 64 << 20  # bytes of pixels held at a time
 
 
@@ -75,7 +76,7 @@ def _path(store: Store, classes: Sequence[str], per_class: int | None, cache: Pa
 def _write(path: Path, mean: Mean) -> None:
     content = io.BytesIO()
     np.save(content, mean, allow_pickle=False)
-    make_folder(path.parent)
+    remove_temporary_files(make_folder(path.parent), _STALE_SECONDS)
     with replace_file(path) as file:
         file.write(content.getvalue() + xxhash.xxh3_128_digest(content.getvalue()))
 

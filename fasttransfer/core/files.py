@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,11 +103,16 @@ def replace_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
                 os.unlink(temporary)
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Remove the temporary files that writers killed in `replace_file` left in `folder`, which nobody writes to now."""
+def remove_temporary_files(folder: Path, seconds: float = 0.0) -> None:
+    """Remove the temporary files that writers killed in `replace_file` left in `folder`.
+
+    Args:
+        seconds: least age of what is removed, where others may be writing.
+    """
     for file in folder.glob(".*.tmp"):
-        if file.is_file():
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if file.is_file() and time.time() - file.stat().st_mtime >= seconds:
+                file.unlink()
 
 
 def sync_folder(folder: Path) -> None:

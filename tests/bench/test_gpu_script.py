@@ -114,7 +114,7 @@ def test_only_what_is_missing_is_installed(tmp_path: Path, monkeypatch: pytest.M
     there = {"torch", "torchvision", "numpy", "nvidia-dali-cuda130"}
     monkeypatch.setattr(gpu, "_installed", lambda name: name in there)
     lacking = gpu.missing(None)
-    assert "rich>=13.9" in lacking and "pytest>=9.0" in lacking and "matplotlib>=3.9" in lacking
+    assert "rich>=13.9" in lacking and "pytest>=9.0" in lacking and "matplotlib>=3.10" in lacking
     assert not any(line.startswith(("torch", "numpy", "nvidia")) for line in lacking)
     there.remove("nvidia-dali-cuda130")
     assert not any("dali" in line for line in gpu.missing(tmp_path))  # large: only where it was brought along

@@ -65,7 +65,8 @@ def test_the_reader_of_shards_reads_or_refuses_any_bytes(tmp_path: Path, request
     corpus = shutil.copytree(HERE / "corpus", tmp_path / "corpus")
     seconds, seed = (request.config.getoption(f"--fault-{name}") for name in ("seconds", "seed"))
     found = f"-artifact_prefix={tmp_path}/"
-    run([program, f"-max_total_time={seconds}", f"-seed={seed + 1}", "-max_len=4096", found, str(corpus)])
+    limits = ["-max_len=4096", "-malloc_limit_mb=512", "-rss_limit_mb=0"]  # its own memory is counted with pytest's
+    run([program, f"-max_total_time={seconds}", f"-seed={seed + 1}", *limits, found, str(corpus)])
 
 
 def mutate(data: bytes, random: Random) -> bytes:

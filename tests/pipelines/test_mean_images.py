@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,13 @@ def test_a_damaged_mean_is_computed_again(store: Store, tmp_path: Path, how: str
 def test_a_cache_that_cannot_be_written_is_no_error(store: Store, tmp_path: Path) -> None:
     (tmp_path / "means").write_text("a file, where a folder is needed")
     assert load_mean_image(store, NATURAL, None, tmp_path).shape == (32, 32, 3)
+
+
+def test_what_a_killed_writer_left_is_removed_when_nobody_can_be_writing_it(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "means").mkdir()
+    old, new = tmp_path / "means" / ".a.npy.x.tmp", tmp_path / "means" / ".b.npy.y.tmp"
+    old.touch()
+    new.touch()
+    os.utime(old, (0, 0))
+    load_mean_image(store, store.classes, None, tmp_path)
+    assert not old.exists() and new.exists()

@@ -11,6 +11,7 @@ import os
 import platform
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +38,8 @@ for _name, _value in _QUIET.items():  # read when Ray is imported
 # `ray start` asks for a token where this machine has one, but `ray.init` shows none unless told to. A cluster that asks
 # for none takes no offence at one.
 _TOKENS = (os.environ.get("RAY_AUTH_TOKEN_PATH"), Path.home() / ".ray" / "auth_token")
-if os.environ.get("RAY_AUTH_TOKEN") or any(path and Path(path).is_file() for path in _TOKENS):
+_has_token = os.environ.get("RAY_AUTH_TOKEN") or any(path and Path(path).is_file() for path in _TOKENS)
+if _has_token and "ray" not in sys.modules:  # it reads the mode once
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray  # noqa: E402
