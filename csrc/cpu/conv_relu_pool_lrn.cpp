@@ -37,8 +37,8 @@ FT_INLINE void convert(float from, uint16_t* to) { *to = float_to_bf16(from); }
 // A group's vectors are distributed among blocks as evenly as tiles allow; block b has those from `first_vector(b)` on.
 struct Blocks {
   int64_t vectors, count;
+  // A tile holds at least one vector. NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
   Blocks(int64_t vectors, int64_t most) : vectors(vectors), count((vectors + most - 1) / most) {}
-  // A block that is asked for exists. NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
   int64_t first_vector(int64_t block) const { return block * vectors / count; }
 };
 
