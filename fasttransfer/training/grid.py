@@ -134,7 +134,7 @@ class _StudyRun:
             names = f"all {len(cells)} networks" if is_all else ", ".join(cell.label for cell in cells)
             self._log(f"{out}: {names} are trained, nothing to do")
             return True
-        study_setup.verify_stores(plan, stores, self._log)
+        stores = study_setup.verify_stores(plan, stores, self._log)
         study_setup.write_mean_images(self._setting, stores)
         self._book.log_event(f"{'resumed' if len(left) < len(cells) else 'started'} with {len(left)} networks to train")
         networks = f"{len(left)} of {len(cells)} networks" if len(left) < len(cells) else f"{len(cells)} networks"

@@ -93,8 +93,11 @@ def open_study(plan: StudyPlan, stores: Mapping[str, Store], out: Path) -> Study
     return StudyContext(study, out, {task: store.folder for task, store in stores.items()}, plan.classes)
 
 
-def verify_stores(plan: StudyPlan, stores: Mapping[str, Store], log: Log) -> None:
+def verify_stores(plan: StudyPlan, stores: Mapping[str, Store], log: Log) -> Mapping[str, Store]:
     """Read all images once before networks are trained on them; prepare those again that are in the cache and damaged.
+
+    Returns:
+        task -> the store to use: a damaged one stays mapped where it was opened.
 
     Raises:
         InputError: a store that the user named is damaged.
@@ -107,7 +110,8 @@ def verify_stores(plan: StudyPlan, stores: Mapping[str, Store], log: Log) -> Non
                 raise
             log(f"{error}: done now")
             shutil.rmtree(stores[task].folder)
-            open_stores(plan, log)
+            stores = open_stores(plan, log)
+    return stores
 
 
 def write_mean_images(setting: StudyContext, stores: Mapping[str, Store]) -> None:

@@ -97,6 +97,25 @@ def test_damage_never_changes_a_result(
             same_study(folder / "alone" / "run", folder / "files" / "run")
 
 
+def test_mean_images_are_those_of_images_that_were_prepared_again(place: tuple[Path, Callable[[], Outcome]]) -> None:
+    folder, train = place
+    files = folder / "files"
+    shutil.rmtree(files, ignore_errors=True)
+    shutil.copytree(folder / "alone", files)
+    (pixels,) = files.glob("cache/stores/*/train-0000.npy")
+    contents = bytearray(pixels.read_bytes())
+    contents[HEADER:] = bytes(len(contents) - HEADER)
+    pixels.write_bytes(contents)
+    shutil.rmtree(files / "cache" / "means")
+    for file in (*files.glob("run/means/*"), files / "run" / "weights" / "B2B.s0.safetensors"):
+        file.unlink()
+    outcome = train()
+    assert outcome.code == 0, outcome.text
+    for file in (folder / "alone" / "run" / "means").iterdir():
+        assert (files / "run" / "means" / file.name).read_bytes() == file.read_bytes()
+    same_study(folder / "alone" / "run", files / "run")
+
+
 def test_reports_do_not_show_damaged_records(place: tuple[Path, Callable[[], Outcome]], tmp_path: Path) -> None:
     folder, _ = place
     run = tmp_path / "run"
