@@ -27,7 +27,7 @@ SIZE = 8
 SHARD_BYTES = {kind: 20 * expected_bytes(kind, 1, SIZE) for kind in ("raw", "jpeg")}  # 20 images of the list
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "torchvision.io", "fasttransfer.pipelines.prepare"])
+_context.set_forkserver_preload(["pytest", "torchvision.io", "fasttransfer.training.workers.local"])
 
 
 def quiet(text: str) -> None:

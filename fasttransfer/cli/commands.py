@@ -5,7 +5,6 @@ Each command is a dataclass in a module of this package; its docstring and its f
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +20,9 @@ from fasttransfer.cli.data import Data
 from fasttransfer.cli.grid import Grid
 from fasttransfer.cli.info import Info
 from fasttransfer.cli.networks import Networks
-from fasttransfer.cli.output import guard_output
 from fasttransfer.cli.probe import Probe
 from fasttransfer.cli.report import Report
 from fasttransfer.cli.splits import Splits
-from fasttransfer.core import interrupts
 from fasttransfer.core.console import make_console
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import access_errors
@@ -35,31 +32,9 @@ Commands = Grid | Base | Report | Advise | Compare | Probe | Networks | Splits |
 
 _RENAMED = {"--bad-pictures": "--bad-images"}  # old names of options, which scripts and written commands still use
 
-# Figures are drawn into files, with settings of their own: a backend of the user's, such as a notebook's that is not
-# installed here, or a damaged file of settings must not prevent a report.
-_PLAIN_MATPLOTLIB = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
 
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `fasttransfer` and exit with its code: 0 (done), 1 (done, but something is missing or not as it should be).
-
-    2 is bad input, 128 and a signal's number an interruption: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1, 129 for
-    SIGHUP. A bug keeps its stack trace.
-    """
-    interrupts.handle_signals()
-    os.environ |= _PLAIN_MATPLOTLIB
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code."""
-    interrupts.forget_signals()
-    with guard_output() as output:
-        code = _run_command(arguments)
-    return 1 if output.is_lost and code == 0 else code
-
-
-def _run_command(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code, see `fasttransfer.cli.main`."""
     try:
         with access_errors():
             return int(_parse([_rename_option(word) for word in arguments]).run(make_console()))
@@ -68,9 +43,6 @@ def _run_command(arguments: Sequence[str]) -> int:
         return 2
     except SystemExit as ended:  # the parser's, which has printed a manual page or what is wrong
         return int(ended.code or 0)
-    except KeyboardInterrupt:
-        print("fasttransfer: interrupted: what is done is kept, the same command goes on from there", file=sys.stderr)
-        return interrupts.exit_code()
 
 
 def _rename_option(word: str) -> str:

@@ -66,7 +66,7 @@ def outcome_printer(console: Console) -> Callable[[StudyResults, Sequence[Cell]]
     log = printer(console)
 
     def show(results: StudyResults, trained: Sequence[Cell]) -> None:
-        if trained and len(trained) == len(results.results):
+        if len(trained) == len(results.results):
             console.print(table(results))
         else:
             now = {(cell.name, cell.seed) for cell in trained}

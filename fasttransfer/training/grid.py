@@ -56,8 +56,8 @@ def run(
     Args:
         wanted: says of a network whether to train it now; what it copies from is trained now too, or done.
         together: trains jobs instead of workers, see `fasttransfer.training.ddp`.
-        show: called at the end, before the folder is released, with the records and the wanted cells, none of them
-            where the run was interrupted: writes or prints the results.
+        show: called with the records and the wanted cells once these have ended, before the folder is released: writes
+            or prints the results. Not after an interruption: whoever sends a signal kills soon.
 
     Returns:
         False when it was interrupted; everything done so far is on disk.
@@ -102,7 +102,8 @@ def run(
                 train, val = study_setup.prepare_records(book, plan, stores, setting)
                 study_run = _StudyRun(setting, replace(plan, train=train, val=val), book, console, on_checks)
                 finished = study_run.train(cells, stores, feeding.engine, together)
-                show(records.read_results(out), cells if finished else ())
+                if finished:
+                    show(records.read_results(out), cells)
             if finished:
                 what = "complete" if len(cells) == len(plan.cells()) else "what was asked for is trained"
                 log(f"{out}: {what} after {format_duration(time.monotonic() - start)}")
@@ -151,7 +152,10 @@ class _StudyRun:
                 finished = self._train_jobs(plan_study_jobs(plan, left, workers.size), partial(run_jobs, workers))
         if not finished:
             self._book.log_event("interrupted")
-            self._log(f"stopped; everything so far is in {out}. The same command goes on from here.")
+            self._log(
+                f"stopped; everything so far is in {out}, and fasttransfer report shows it. The same command goes on "
+                "from here."
+            )
         return finished
 
     def _train_jobs(self, division: JobPlan, train: Train) -> bool:

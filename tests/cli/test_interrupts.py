@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +17,8 @@ from fasttransfer import cli
 from fasttransfer.study import records
 from fasttransfer.training import grid
 
-pytestmark = pytest.mark.workers
 
-
+@pytest.mark.workers
 def test_slurms_warning_ends_a_study_with_checkpoints_and_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -28,9 +29,24 @@ def test_slurms_warning_ends_a_study_with_checkpoints_and_its_exit_code(
     monkeypatch.setattr(grid, "run", partial(grid.run, checkpoint_seconds=0.5))
     with once_there(out, "checkpoints/*", partial(os.kill, os.getpid(), signal.SIGUSR1)):
         assert cli.run(command) == 138
-    assert f"everything so far is in {out}. The same command goes on from here." in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"everything so far is in {out}, and fasttransfer report shows it. The same command goes on" in said
     results = records.read_results(out).results
     running = {f"{r.name}.s{r.seed}.safetensors" for r in results if r.state == "running"}
     assert running <= {path.name for path in (out / "checkpoints").iterdir()}
     assert any(result.waiting for result in results)
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_ctrl_c_while_a_command_is_imported_is_an_interruption(tmp_path: Path) -> None:
+    (tmp_path / "tyro.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "fasttransfer", "info"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert done.stderr.splitlines() == [
+        "fasttransfer: interrupted: what is done is kept, the same command goes on from there"
+    ]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import cast
 
@@ -183,6 +184,7 @@ def test_rays_workers_stop_cleanly(undisturbed: tuple[Choices, Path], tmp_path: 
 
 def test_ctrl_c_while_a_worker_starts_does_not_end_it(tmp_path: Path) -> None:
     """A worker blocks the signals until it ignores them; its parent handles them as before."""
+    forkserver._forkserver._stop()  # another may be there, which others started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     with closing(local.LocalWorkers(cast(StudyContext, None))) as workers:
         workers.start_worker()

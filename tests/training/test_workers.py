@@ -281,16 +281,19 @@ def test_other_errors_keep_their_sentence_or_their_stack_trace(setting: StudyCon
             run_jobs(crew, setting, JobPlan((job_of(setting),), 1, ""), Heard(), ended=Heard().states.get)
 
 
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(BrokenPipeError(errno.EPIPE, "Broken pipe"), "broken pipe"), (EOFError("unexpected EOF"), "its process has ended")],
+    ids=["its pipe breaks", "the process that forks it has ended"],
+)
 def test_a_worker_that_cannot_be_started_is_one_sentence(
-    setting: StudyContext, monkeypatch: pytest.MonkeyPatch
+    setting: StudyContext, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
 ) -> None:
-    """As one whose new process ends before it has read its work: its pipe breaks."""
-
     def broken(_: object) -> None:
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        raise error
 
-    monkeypatch.setattr(mp.context.SpawnProcess, "start", broken)
-    with closing(LocalWorkers(setting)) as crew, pytest.raises(InputError, match=r"worker 1 .* \(broken pipe\): see"):
+    monkeypatch.setattr(mp.context.ForkServerProcess, "start", broken)
+    with closing(LocalWorkers(setting)) as crew, pytest.raises(InputError, match=rf"worker 1 .* \({why}\): see"):
         crew.start_worker()
 
 

@@ -6,8 +6,9 @@ import multiprocessing as mp
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from fasttransfer.training.workers.worker_loop import WorkerFree, WorkerLost, Wo
 
 class _WorkerProcess(NamedTuple):
     pipe: Connection
-    process: mp.context.SpawnProcess
+    process: mp.context.ForkServerProcess
 
 
 class LocalWorkers:
@@ -31,7 +32,9 @@ class LocalWorkers:
 
     def __init__(self, setting: StudyContext) -> None:
         self._setting = setting
-        self._context = mp.get_context("spawn")
+        # Workers are forks of one process that imports this module once, which takes seconds, and uses no GPU.
+        self._context = mp.get_context("forkserver")
+        self._context.set_forkserver_preload([__name__])
         self._workers: dict[int, _WorkerProcess] = {}
         self._kills = _kills_for_memory()
 
@@ -42,16 +45,19 @@ class LocalWorkers:
     def start_worker(self) -> None:
         number = next(n for n in range(len(self._workers) + 1) if n not in self._workers)
         pipe, theirs = self._context.Pipe()
-        work = self._setting, number, theirs
+        work = self._setting, number, theirs, dict(os.environ)
         process = self._context.Process(target=_work, args=work, name=f"fasttransfer-{number}", daemon=True)
         # A worker starts with the signals blocked that it will ignore: a Ctrl-C meanwhile, which all processes get,
-        # would end it with a stack trace and the study with it. Ours are delivered once they are unblocked.
+        # would end it with a stack trace and the study with it. Ours are delivered once they are unblocked. Python
+        # starts another process with the first worker, and unblocks signals after that.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             process.start()
-        except OSError as error:
+        except (OSError, EOFError) as error:  # the latter where the process that forks it has ended
+            why = os_reason(error) if isinstance(error, OSError) else "its process has ended"
             raise InputError(
-                f"worker {number + 1} cannot be started ({os_reason(error)}): see whether memory, or the number of "
+                f"worker {number + 1} cannot be started ({why}): see whether memory, or the number of "
                 "processes or open files that you may have, is short; the same command goes on"
             ) from error
         finally:
@@ -109,12 +115,15 @@ def _kills_for_memory() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def _work(setting: StudyContext, index: int, pipe: Connection) -> None:
+def _work(setting: StudyContext, index: int, pipe: Connection, environment: Mapping[str, str]) -> None:
     """Run a worker process: jobs in, messages out, until the pipe closes.
 
+    It gets the driver's `environment`: that of the process it is a fork of may be older.
     Whatever comes while it trains, None or the end of the pipe, is the request to stop: unlike an event of
     `multiprocessing`, a pipe needs no shared memory, which a container may lack.
     """
+    os.environ.clear()
+    os.environ.update(environment)
     for each in STOPPING:  # the driver gets them and sets `stop`
         signal.signal(each, signal.SIG_IGN)
     _die_with_parent()
