@@ -39,6 +39,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
+def _no_xdist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of pytest that a test starts are by themselves: pytest-benchmark measures nothing in a worker of xdist."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _gpu(request: pytest.FixtureRequest) -> None:
     """Skip tests marked `gpu` on machines without one."""
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -51,7 +51,8 @@ class Output:
             act()
         except OSError as error:
             self._error, self._lost_at = error, time.monotonic()
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # what is in buffers goes there too
+            with open(os.devnull, "wb") as null:
+                os.dup2(null.fileno(), self._stream.fileno())  # what is in buffers goes there too
         if self._error is not None and not self._has_reported:
             self._report(self._error)
 

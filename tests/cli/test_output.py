@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,23 +18,25 @@ from fasttransfer.training import grid
 FULL = Path("/dev/full")
 
 
-def closed_pipe() -> io.TextIOWrapper:
-    """Return a pipe whose reader is gone, as that of `… | head` after ten lines."""
+@pytest.fixture
+def closed_pipe() -> Iterator[io.TextIOWrapper]:
+    """A pipe whose reader is gone, as that of `… | head` after ten lines."""
     reader, writer = os.pipe()
     os.close(reader)
-    return os.fdopen(writer, "w")
+    with os.fdopen(writer, "w") as pipe:
+        yield pipe
 
 
 def test_a_closed_pipe_ends_a_command_quietly_and_well(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    closed_pipe: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", closed_pipe())
+    monkeypatch.setattr(sys, "stdout", closed_pipe)
     assert cli.run(["splits", "show", "random:0"]) == 0
     assert capsys.readouterr().err == ""
 
 
 def test_a_command_that_goes_on_without_a_reader_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    closed_pipe: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = []
 
@@ -46,7 +48,7 @@ def test_a_command_that_goes_on_without_a_reader_says_so(
 
     monkeypatch.setattr(grid, "run", prints_three_lines)
     monkeypatch.setattr(output, "_PATIENCE", -1.0)
-    monkeypatch.setattr(sys, "stdout", closed_pipe())
+    monkeypatch.setattr(sys, "stdout", closed_pipe)
     assert cli.run(["grid"]) == 0
     assert lines == [0, 1, 2]
     assert capsys.readouterr().err.count("its reader is gone): the command goes on without output") == 1
