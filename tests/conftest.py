@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from workers_here import WorkersHere
 
+from fasttransfer.study import records
 from fasttransfer.training import grid, workers
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.workers import Engine, WorkerPool
@@ -36,6 +38,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """No test reads or fills the user's cache; all of one session share one of their own."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(folder))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported: each worker, and so each small study, ends with a collection."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk at every record of a study: only programs of tests/faults meet power cuts."""
+    monkeypatch.setattr(records, "_SYNCHRONOUS", "OFF")
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
 CREATE TABLE IF NOT EXISTS checksums (seed INTEGER, name TEXT, xxh3 TEXT, PRIMARY KEY (seed, name));
 """
 _VERSION = 1
+_SYNCHRONOUS = "FULL"  # what is committed survives a power cut
 _FACTS = (-1, "facts")  # seed and name of the checksum of facts
 BEST_CHECKS = 10
 
@@ -161,7 +162,7 @@ class Records:
             path.touch()
         with self._input_errors():
             self._db = _connect(path, is_owner=True)
-            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS}")
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")  # all or nothing
 
     def __enter__(self) -> Records:
