@@ -1,11 +1,7 @@
-"""Sources to prepare, and another process that prepares and stops where a test wants it to.
-
-Processes are forked from a server that has imported everything, which would otherwise take longer than the tests.
-"""
+"""Sources to prepare, and another process that prepares and stops where a test wants it to."""
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -14,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Any
 
+import forks
 import pytest
 from sources import by_class, write
 
@@ -25,9 +22,6 @@ from fasttransfer.pipelines.store import Kind, expected_bytes
 CLASSES = ("cat", "dog")
 SIZE = 8
 SHARD_BYTES = {kind: 20 * expected_bytes(kind, 1, SIZE) for kind in ("raw", "jpeg")}  # 20 images of the list
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "torchvision.io", "fasttransfer.training.workers.local"])
 
 
 def quiet(text: str) -> None:
@@ -78,8 +72,8 @@ class Preparing:
     """
 
     def __init__(self, source: Path, cache: Path, kind: Kind = "raw", hold: str = "") -> None:
-        self._connection, theirs = _context.Pipe()
-        self.process = _context.Process(target=_work, args=(theirs, source, cache, kind, hold))
+        self._connection, theirs = forks.context.Pipe()
+        self.process = forks.context.Process(target=_work, args=(theirs, source, cache, kind, hold))
         self.process.start()
         theirs.close()
 

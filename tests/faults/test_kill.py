@@ -1,6 +1,6 @@
 """SIGKILL in the middle of a study, of its driver or of a worker: it ends with the very bits of one left alone.
 
-Whose workers they are makes no difference, nor that a study goes on with others than it began with.
+The engine makes no difference, nor does going on with another one.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from functools import partial
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import cast
 
+import forks
 import pytest
 from studies import quiet, said, same_study, tiny_choices
 from waiting import once_there, wait_until
@@ -26,39 +25,29 @@ from fasttransfer.study import records
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.training import grid
 from fasttransfer.training.cohort_builder import StudyContext
-from fasttransfer.training.workers import local
+from fasttransfer.training.workers import Engine, local
 
 pytestmark = pytest.mark.workers
 
-# Checkpoints as often as possible, so that kills meet every stage of writing them.
-DRIVER = """
-import sys
-from pathlib import Path
-from fasttransfer.training import grid
-from fasttransfer.study.configuration import Choices, Feeding
-if __name__ == "__main__":
-    choices = Choices(**eval(sys.argv[1]))
-    grid.run(choices, Path(sys.argv[2]), feeding=Feeding(engine=sys.argv[3]), checkpoint_seconds=0.0)
-"""
 STEPS = 200
 
 
+def train(choices: Choices, out: Path, engine: Engine) -> None:
+    """Train in a session of its own, with checkpoints as often as possible: kills meet every stage of writing them."""
+    os.setsid()
+    grid.run(choices, out, feeding=Feeding(engine=engine), console=quiet(), checkpoint_seconds=0.0)
+
+
 @contextmanager
-def driving(choices: Choices, out: Path, engine: str) -> Iterator[subprocess.Popen[bytes]]:
+def driving(choices: Choices, out: Path, engine: Engine) -> Iterator[ForkServerProcess]:
     """The study in a process of its own, which does not outlive the block."""
-    script = out.parent / "driver.py"
-    script.write_text(DRIVER)
-    driver = subprocess.Popen(
-        [sys.executable, str(script), repr(asdict(choices)), str(out), engine],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    driver = forks.context.Process(target=train, args=(choices, out, engine))
+    driver.start()
     try:
         yield driver
     finally:
         driver.kill()
-        driver.wait()
+        driver.join()
 
 
 def processes(wanted: Callable[[list[str]], bool]) -> list[int]:
@@ -75,8 +64,9 @@ def processes(wanted: Callable[[list[str]], bool]) -> list[int]:
 
 
 def gone(session: int) -> bool:
-    """Return whether a session has ended, apart from the process that watches its Ray cluster for another minute."""
-    left = processes(lambda fields: int(fields[3]) == session)
+    """Return whether workers and a session have ended, apart from what watches its Ray cluster for another minute."""
+    forker = forkserver._forkserver._forkserver_pid
+    left = processes(lambda fields: int(fields[3]) == session or int(fields[1]) == forker)
     return all(command(pid).rstrip(b"\0 ").endswith(b"Agent") for pid in left)
 
 
@@ -87,9 +77,9 @@ def command(pid: int) -> bytes:
         return b"Agent"
 
 
-def met(out: Path, pattern: str, driver: subprocess.Popen[bytes]) -> bool:
+def met(out: Path, pattern: str, driver: ForkServerProcess) -> bool:
     """A file of this pattern is there, or the driver was too fast."""
-    return any(out.glob(pattern)) or driver.poll() is not None
+    return any(out.glob(pattern)) or not driver.is_alive()
 
 
 def kill_worker() -> None:
@@ -136,8 +126,8 @@ def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path
     for wanted, engine in (("checkpoints/base*", "local"), ("weights/base*", "ray"), ("checkpoints/A*", "local")):
         with driving(choices, out, engine) as driver:
             assert wait_until(partial(met, out, wanted, driver)), wanted
-            kills += driver.poll() is None
-        assert wait_until(partial(gone, driver.pid)), "workers outlived their driver"
+            kills += driver.is_alive()
+        assert wait_until(partial(gone, driver.pid or 0)), "workers outlived their driver"
     assert kills == 3
     assert {r.state for r in records.read_results(out).results} != {"done"}
     assert grid.run(choices, out, console=quiet())

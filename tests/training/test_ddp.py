@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
+import forks
 import pytest
 import torch
 from studies import network_tensors, quiet, said, tiny_choices
@@ -24,49 +26,45 @@ from fasttransfer.study import records
 from fasttransfer.study.configuration import Choices
 from fasttransfer.training import ddp, grid
 
-# What the command does, with checkpoints as often as possible; the second process may be killed at a step.
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from fasttransfer.training import ddp
-from fasttransfer.core.errors import InputError
-from fasttransfer.study.configuration import Choices
-if __name__ == "__main__":
-    choices, out, killed_at = Choices(**eval(sys.argv[1])), Path(sys.argv[2]), int(sys.argv[3])
-    gradients, steps = ddp.DistributedTrainer._gradients, iter(range(10_000))
-
-    def last_step(*arguments):
-        if next(steps) == killed_at and os.environ["RANK"] == "1":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return gradients(*arguments)
-
-    ddp.DistributedTrainer._gradients = last_step
-    try:
-        sys.exit(ddp.train_bases(choices, out, tasks=("A",), checkpoint_seconds=0.0))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-"""
 STEPS = 40
 
 
-def two_processes(choices: Choices, out: Path, killed_at: int = STEPS) -> list[subprocess.Popen[bytes]]:
-    """Start two processes as torchrun does, without its own process."""
-    script = out.parent / "bases.py"
-    script.write_text(SCRIPT)
+def train(choices: Choices, out: Path, killed_at: int, environment: dict[str, str], told: Path) -> None:
+    """Do what the command does, with checkpoints as often as possible; the second process may be killed at a step."""
+    os.environ |= environment
+    gradients, steps = ddp.DistributedTrainer._gradients, iter(range(10_000))
+
+    def last_step(*arguments: Any) -> Any:
+        if next(steps) == killed_at and environment["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return gradients(*arguments)
+
+    ddp.DistributedTrainer._gradients = last_step  # type: ignore[method-assign]
+    with told.open("w") as errors, redirect_stderr(errors):
+        try:
+            code = ddp.train_bases(choices, out, tasks=("A",), console=quiet(), checkpoint_seconds=0.0)
+        except InputError as error:
+            print(error, file=errors)
+            code = 2
+    sys.exit(code)
+
+
+def train_in_two(choices: Choices, out: Path, killed_at: int = STEPS) -> list[tuple[int | None, str]]:
+    """Train in two processes as torchrun starts them, without its own; return their exit codes and errors."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return [
-        subprocess.Popen(
-            [sys.executable, str(script), repr(asdict(choices)), str(out), str(killed_at)],
-            env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for rank in "01"
-    ]
+    started = []
+    for rank in "01":
+        told = out.with_name(f"{out.name}-{rank}.txt")
+        work = (choices, out, killed_at, {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}, told)
+        process = forks.context.Process(target=train, args=work, daemon=True)
+        process.start()
+        started.append((process, told))
+    for process, _ in started:
+        process.join(timeout=PATIENCE)
+    return [(process.exitcode, told.read_text()) for process, told in started]
 
 
 @pytest.mark.parametrize("batch", [8, 7])
@@ -106,13 +104,11 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     command += ["--steps", str(STEPS), "--out", str(two)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    leader, other = two_processes(choices, killed, killed_at=25)
-    assert b"another process of this run has ended" in leader.communicate(timeout=PATIENCE)[1]
-    assert (leader.returncode, other.wait()) == (2, -signal.SIGKILL)
+    (code, told), (other, _) = train_in_two(choices, killed, killed_at=25)
+    assert (code, other) == (2, -signal.SIGKILL)
+    assert "another process of this run has ended" in told
     assert list(killed.glob("checkpoints/base*")) and not list(killed.glob("weights/*"))
-    for process in two_processes(choices, killed):
-        told = process.communicate(timeout=PATIENCE)[1]
-        assert process.returncode == 0, told
+    assert [code for code, _ in train_in_two(choices, killed)] == [0, 0]
 
     path = Path("weights") / "baseA.s0.safetensors"
     (alone, about), (together, theirs), (resumed, again) = (tensor_files.load(run / path) for run in (one, two, killed))

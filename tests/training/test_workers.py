@@ -283,7 +283,10 @@ def test_other_errors_keep_their_sentence_or_their_stack_trace(setting: StudyCon
 
 @pytest.mark.parametrize(
     ("error", "why"),
-    [(BrokenPipeError(errno.EPIPE, "Broken pipe"), "broken pipe"), (EOFError("unexpected EOF"), "its process has ended")],
+    [
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "broken pipe"),
+        (EOFError("unexpected EOF"), "its process has ended"),
+    ],
     ids=["its pipe breaks", "the process that forks it has ended"],
 )
 def test_a_worker_that_cannot_be_started_is_one_sentence(
