@@ -43,7 +43,7 @@ class Grid(Choices):
         from fasttransfer.training import grid, time_estimate
 
         if self.dry_run:
-            time_estimate.dry_run(self, self.out, feeding=self.feeding, console=console)
+            time_estimate.dry_run(self, self.out, feeding=self.feeding, console=console, tensorboard=self.tensorboard)
             return 0
         done = grid.run(
             self,

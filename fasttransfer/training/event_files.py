@@ -20,27 +20,13 @@ from fasttransfer.study.records import Evaluation
 Listener = Callable[[Cell, Sequence[Evaluation]], None]
 
 
-def import_writer() -> Any:
-    """Return TensorBoard's writer of event files.
+def require_events(folder: Path) -> None:
+    """Check that TensorBoard is installed and can write into the folder of a study.
 
     Raises:
-        InputError: the package tensorboard is not installed.
+        InputError: it is not, or the name of the folder is not UTF-8.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            "--tensorboard needs the package tensorboard: install it with pip install 'fasttransfer[tensorboard]'"
-        ) from error
-    return SummaryWriter
-
-
-def check_folder(folder: Path) -> None:
-    """Check that TensorBoard can write into the folder of a study.
-
-    Raises:
-        InputError: the name of the folder is not UTF-8.
-    """
+    _import_writer()
     if printable(str(folder)) != str(folder):
         raise InputError(f"--tensorboard: cannot write into {folder}, whose name is not UTF-8: choose another --out")
 
@@ -51,7 +37,7 @@ def write_events(folder: Path) -> Iterator[Listener]:
 
     A resumed cell reports all its checks again: its events are written anew, so that none is there twice.
     """
-    make_writer = import_writer()
+    make_writer = _import_writer()
     writers: dict[Cell, Any] = {}
     last: dict[Cell, int] = {}
 
@@ -74,3 +60,13 @@ def write_events(folder: Path) -> Iterator[Listener]:
     finally:
         for writer in writers.values():
             writer.close()
+
+
+def _import_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "--tensorboard needs the package tensorboard: install it with pip install 'fasttransfer[tensorboard]'"
+        ) from error
+    return SummaryWriter

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,15 +67,13 @@ def run(
     """
     console, feeding = console or make_console(), feeding or Feeding()
     log = partial(print_line, console)
-    if tensorboard:
-        event_files.import_writer()  # refuses before anything is written
     require_engine(feeding.engine)
     plan = make_plan(choices, feeding, log)
     out = out or plan.out
     if tensorboard:
-        event_files.check_folder(out)
+        event_files.require_events(out)
     with disk_errors(out):
-        is_new = not out.exists()
+        new = [folder for folder in (out, *out.parents) if not folder.exists()]
     if feeding.engine == "local" and not paths.study_file(out).exists():
         plan_study_jobs(plan, plan.cells())  # refuses what does not fit into memory before anything is written
     make_folder(out)
@@ -108,8 +106,11 @@ def run(
                 what = "complete" if len(cells) == len(plan.cells()) else "what was asked for is trained"
                 log(f"{out}: {what} after {format_duration(time.monotonic() - start)}")
     except InputError:
-        if is_new and not paths.study_file(out).exists():  # nothing half-written
+        if new and not paths.study_file(out).exists():  # nothing half-written
             shutil.rmtree(out, ignore_errors=True)
+            with suppress(OSError):  # another study's folder is in it by now
+                for parent in new[1:]:
+                    parent.rmdir()
         raise
     return finished
 

@@ -27,7 +27,7 @@ from fasttransfer.study import paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Choices, Feeding
 from fasttransfer.study.images import BUILTIN_TRAIN, BUILTIN_VAL
-from fasttransfer.training import memory_use, simulation, study_plan
+from fasttransfer.training import event_files, memory_use, simulation, study_plan
 from fasttransfer.training.checkpoint import checkpoint_step
 from fasttransfer.training.job_times import SECONDS, time_jobs
 from fasttransfer.training.planning import JobPlan, TrainingJob
@@ -85,6 +85,7 @@ def dry_run(
     *,
     feeding: Feeding | None = None,
     console: Console | None = None,
+    tensorboard: bool = False,
 ) -> None:
     """Print the networks, what depends on what, and the time, memory and disk that what is left of them will take.
 
@@ -99,6 +100,8 @@ def dry_run(
     plan = make_plan(choices, feeding)
     out = out or plan.out
     require_writable(out)
+    if tensorboard:
+        event_files.require_events(out)
     plan = resume_plan(plan, feeding, out)
     require_feeds(plan)
     for note in _notes(plan):

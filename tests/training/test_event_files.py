@@ -91,8 +91,9 @@ def test_a_missing_package_is_named_before_anything_is_written(
     with pytest.raises(InputError, match=r"pip install 'fasttransfer\[tensorboard\]'"):
         grid.run(tiny_choices(tmp_path), tmp_path / "out", tensorboard=True)
     assert not (tmp_path / "out").exists()
-    assert cli.run(["grid", "--tensorboard", "--out", str(tmp_path / "out")]) == 2
-    assert "pip install 'fasttransfer[tensorboard]'" in capsys.readouterr().err
+    for words in ([], ["--dry-run"]):
+        assert cli.run(["grid", "--tensorboard", "--out", str(tmp_path / "out"), *words]) == 2
+        assert "pip install 'fasttransfer[tensorboard]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

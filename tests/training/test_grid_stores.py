@@ -122,8 +122,8 @@ def test_a_feed_that_cannot_read_the_store_is_refused_before_anything_is_written
     choices = tiny_choices(tmp_path)
     store_of(choices, tmp_path / "store", kind)
     with pytest.raises(InputError, match=f"--feed {feed} reads .* drop --feed"):
-        grid.run(replace(choices, data=str(tmp_path / "store")), tmp_path / "run", feeding=Feeding(feed))
-    assert not (tmp_path / "run").exists()
+        grid.run(replace(choices, data=str(tmp_path / "store")), tmp_path / "runs" / "run", feeding=Feeding(feed))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_images_that_were_drawn_stay_synthetic_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
