@@ -86,7 +86,8 @@ def time_jobs(
         RuntimeError: a process failed.
     """
     rounds = _rounds(list(dict.fromkeys(job.shape for job in jobs)), workers)
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")  # as workers start
+    context.set_forkserver_preload([__name__])
     try:
         pool = ProcessPoolExecutor(workers, context, initializer=_join, initargs=(context.Barrier(workers),))
     except OSError as refused:

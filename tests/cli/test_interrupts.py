@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +28,15 @@ def test_slurms_warning_ends_a_study_with_checkpoints_and_its_exit_code(
     command += ["--layers", "3", "--treatments", "transfer", "--targets", "B", "--steps", "1500"]
     before = signal.getsignal(signal.SIGUSR1)
     monkeypatch.setattr(grid, "run", partial(grid.run, checkpoint_seconds=0.5))
-    with once_there(out, "checkpoints/*", partial(os.kill, os.getpid(), signal.SIGUSR1)):
+    signalled = []
+
+    def warn() -> None:
+        signalled.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    with once_there(out, "checkpoints/*", warn):
         assert cli.run(command) == 138
+    assert time.monotonic() - signalled[0] < 10, "SIGKILL may come ten seconds later, as from docker stop"
     said = " ".join(capsys.readouterr().out.split())
     assert f"everything so far is in {out}, and fasttransfer report shows it. The same command goes on" in said
     results = records.read_results(out).results
