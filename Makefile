@@ -21,7 +21,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 help:
 	@echo 'make grid         train the study on the built-in images and write its page  (ARGS="--dry-run" adds arguments)'
 	@echo 'make test         run the tests                                              (ARGS="-k dropout" adds arguments)'
-	@echo 'make test-faults  kill, fill, corrupt and fuzz for an hour                        (FAULTS="--fault-seed 1" repeats others)'
+	@echo 'make test-faults  kill, fill, corrupt and fuzz for half an hour                   (FAULTS="--fault-seed 1" repeats others)'
 	@echo 'make sanitize     run the tests of native code with memory access checked    (ARGS="-k augment" adds arguments)'
 	@echo 'make lint         check style, types and the direction of imports'
 	@echo 'make format       format Python and C++'
@@ -35,14 +35,16 @@ grid: $(VENV)/.installed
 	@$(BIN)/fasttransfer grid --split natural-manmade $(ARGS)
 
 # As many tests at a time as there are cores, up to four, for each may need gigabytes; a file's share what they set up.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 # The kernels of csrc/cuda are tested by `make sanitize`.
 test: $(VENV)/.installed
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/cuda $(ARGS)
+	@$(PYTEST) --ignore tests/cuda $(ARGS)
 
 # The tests of faults again, each with many faults instead of a few; their seed decides which.
 FAULTS ?= --fault-seed 0
 test-faults: $(VENV)/.installed
-	@$(BIN)/python -m pytest -o faulthandler_timeout=0 --fault-trials 100 --fault-seconds 600 $(FAULTS) tests/faults $(ARGS)
+	@$(PYTEST) -o faulthandler_timeout=0 --fault-trials 20 --fault-seconds 60 $(FAULTS) tests/faults $(ARGS)
 
 # This builds the libraries for CPUs and for shards in a copy of the package with GCC's sanitizers. The sanitizers must
 # load before anything else, and so must libstdc++, whose exceptions they intercept. Leak detection is off because

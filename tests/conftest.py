@@ -11,17 +11,19 @@ import pytest
 import torch
 from workers_here import WorkersHere
 
+from fasttransfer.report import files
 from fasttransfer.study import records
 from fasttransfer.training import grid, workers
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.workers import Engine, WorkerPool
 
+FEW = 2  # faults where no sweep is asked for
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "tests/faults")
-    group.addoption("--fault-trials", type=int, default=3, help="faults that each test of a sweep injects")
+    group.addoption("--fault-trials", type=int, default=FEW, help="faults that each test injects")
     group.addoption("--fault-seconds", type=int, default=3, help="time that each fuzzer takes")
     group.addoption("--fault-seed", type=int, default=0, help="decides which")
 
@@ -63,6 +65,20 @@ def _gpu(request: pytest.FixtureRequest) -> None:
     """Skip tests marked `gpu` on machines without one."""
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _sweep(request: pytest.FixtureRequest) -> None:
+    """Skip tests marked `sweep` where no sweep of faults is asked for."""
+    if request.node.get_closest_marker("sweep") and request.config.getoption("--fault-trials") <= FEW:
+        pytest.skip("make test-faults runs it")
+
+
+@pytest.fixture(autouse=True)
+def _svg_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write figures as SVG only, unless a test is marked `prints`: PDF and PNG take as long as all else of a report."""
+    if not request.node.get_closest_marker("prints"):
+        monkeypatch.setattr(files, "_KINDS", {"svg": files._KINDS["svg"]})
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path
     assert not leftovers
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.sweep)])
 def test_a_killed_worker_is_told_and_its_job_goes_on(
     undisturbed: tuple[Choices, Path], tmp_path: Path, engine: str, request: pytest.FixtureRequest
 ) -> None:
@@ -154,6 +154,7 @@ def test_a_killed_worker_is_told_and_its_job_goes_on(
     assert "worker lost" in said(console)
 
 
+@pytest.mark.sweep
 @pytest.mark.usefixtures("cluster")
 def test_rays_workers_stop_cleanly(undisturbed: tuple[Choices, Path], tmp_path: Path) -> None:
     choices, expected = undisturbed

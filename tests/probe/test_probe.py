@@ -46,6 +46,7 @@ def run_quietly(features: FeatureRequest, settings: SweepSettings) -> ProbeResul
     return run_probe(features, settings, log=lambda text: None)
 
 
+@pytest.mark.prints
 def test_the_command_writes_its_files_and_prints_its_table(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["probe", str(study), "--task", "B", *SMALL, "--name", "first"]
     assert cli.run(command) == 0

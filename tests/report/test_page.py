@@ -226,6 +226,7 @@ def test_means_csv_has_every_part(study: Callable[..., StudyResults]) -> None:
     assert kinds["selffer+ - transfer"] == "pooled" and set(kinds.values()) <= {"pooled", "seeds"}
 
 
+@pytest.mark.prints
 def test_writes_every_file_whole(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     made = study(("B",), (0, 1), treatments=["selffer", "transfer"], layers=[3])
     index = write_report(made, tmp_path / "runs" / "x")

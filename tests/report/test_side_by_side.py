@@ -51,6 +51,7 @@ def test_the_papers_page_has_its_figures_and_failed_networks(papers_page: str) -
     assert "ten best" in read.text and "last validation check" in check_stands_alone(paper_page("last")).text
 
 
+@pytest.mark.prints
 def test_the_paper_alone(tmp_path: Path, papers_page: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a" / "paper"
     assert cli.run(["report", "--paper", "--out", str(folder)]) == 0
@@ -72,6 +73,7 @@ def named(name: str, recorded: StudyResults) -> StudyResults:
     return replace(recorded, folder=Path("runs") / name)
 
 
+@pytest.mark.prints
 def test_studies_side_by_side(study: Callable[..., StudyResults], tmp_path: Path) -> None:
     one, other = study(seeds=(0, 1)), study(("B",), treatments=["transfer"], layers=[2, 5])
     compared = compare([named("one", one), named("<other>", other), paper.load_results("random")])

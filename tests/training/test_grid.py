@@ -55,7 +55,7 @@ def test_the_whole_grid(tmp_path: Path) -> None:
     assert "--seeds 0 1" in recorded.facts["command"]
     assert len(network_tensors(out)) == 2 * 74
     assert not list((out / "checkpoints").iterdir())
-    for name in ("index.html", "accuracy.svg", "filters.png", "results.csv"):
+    for name in ("index.html", "accuracy.svg", "filters.svg", "results.csv"):
         assert (out / "report" / name).stat().st_size > 0
     assert "selffer" in said(console)
     assert "complete after" in said(console)
