@@ -21,7 +21,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 help:
 	@echo 'make grid         train the study on the built-in images and write its page  (ARGS="--dry-run" adds arguments)'
 	@echo 'make test         run the tests                                              (ARGS="-k dropout" adds arguments)'
-	@echo 'make test-faults  kill, fill, corrupt and fuzz for half an hour                   (FAULTS="--fault-seed 1" repeats others)'
+	@echo 'make test-faults  kill, fill, corrupt and fuzz for a quarter of an hour     (FAULTS="--fault-seed 1" repeats others)'
 	@echo 'make sanitize     run the tests of native code with memory access checked    (ARGS="-k augment" adds arguments)'
 	@echo 'make lint         check style, types and the direction of imports'
 	@echo 'make format       format Python and C++'
