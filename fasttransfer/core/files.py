@@ -26,20 +26,11 @@ os.umask(_UMASK)
 STUDY_FILE, LOCK_FILE = "study.toml", ".lock"
 """Files of a study's folder that tell it from a folder of images; the lock is there first."""
 
-# The errors of a full, read-only, forbidden or failing disk, which the user can put right.
-_DISK_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-    errno.EIO,
-    errno.ESTALE,
-}
+# Errors that the user can put right: of a full, failing, read-only or forbidden disk, and of a path that cannot be.
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+_FORBIDDEN_ERRNOS = {errno.EROFS, errno.EACCES, errno.EPERM}
+_PATH_ERRNOS = {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+_DISK_ERRNOS = _FULL_ERRNOS | _FORBIDDEN_ERRNOS | _PATH_ERRNOS
 
 # The errors of locking a file on a file system without locks, as some mounts of NFS and Lustre are.
 _LOCKLESS_ERRNOS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -59,14 +50,18 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def access_errors() -> Iterator[None]:
-    """Turn the refusal of a file or folder, wherever it comes up, into an `InputError` about that."""
+    """Turn an error of the disk or a refusal, wherever it comes up, into an `InputError` about the file or folder.
+
+    It also serves as a decorator.
+    """
     try:
         yield
-    except PermissionError as error:
-        if error.filename is None:
+    except OSError as error:
+        if error.filename is None or error.errno not in _FULL_ERRNOS | _FORBIDDEN_ERRNOS:
             raise
         path = Path(os.fsdecode(error.filename))
-        raise InputError(f"{path}: {os_reason(error)}: see to its permissions or {_other(path)}") from error
+        what = "see to its disk" if error.errno in _FULL_ERRNOS else "see to its permissions"
+        raise InputError(f"{path}: {os_reason(error)}: {what} or {_other(path)}") from error
 
 
 def _other(path: Path) -> str:

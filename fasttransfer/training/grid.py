@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fasttransfer.core.console import make_console, print_line
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.files import disk_errors, make_folder, remove_temporary_files
+from fasttransfer.core.files import access_errors, disk_errors, make_folder, remove_temporary_files
 from fasttransfer.core.progress import Display, format_duration
 from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.views import UNLIMITED
@@ -36,6 +36,7 @@ Show = Callable[[StudyResults, Sequence[Cell]], None]  # see `run`
 Train = Callable[..., bool]  # trains jobs, as `fasttransfer.training.workers.run_jobs` with its workers
 
 
+@access_errors()
 def run(
     choices: Choices,
     out: Path | None = None,

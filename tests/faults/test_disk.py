@@ -108,3 +108,23 @@ def test_a_bug_while_writing_keeps_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), replace_file(tmp_path / "x") as file:
         file.write(str(1 // 0).encode())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [errno.EDQUOT, errno.EIO, errno.EROFS], ids=errno.errorcode.get)
+def test_a_file_that_cannot_be_removed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """On some disks removing takes room too: a finished network's checkpoint, in a worker."""
+    remove = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.parent.name == "checkpoints" and path.exists():
+            raise OSError(error, os.strerror(error), str(path))
+        remove(path, missing_ok=missing_ok)
+
+    choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("random",), targets=("B",)), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        with pytest.raises(InputError, match=rf"checkpoints/\S+safetensors: {os.strerror(error).lower()}: see to its"):
+            grid.run(choices, out, console=quiet(), checkpoint_seconds=0.0)
+    assert grid.run(choices, out, console=quiet())

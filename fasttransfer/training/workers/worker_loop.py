@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from fasttransfer.core.errors import InputError
+from fasttransfer.core.files import access_errors
 from fasttransfer.training.cohort_builder import StudyContext, build_cohort
 from fasttransfer.training.messages import Message
 from fasttransfer.training.planning import TrainingJob
@@ -66,9 +67,10 @@ def train_job(
     """Train the cells of `job` until they end or `stop` returns True; the last message logged is how that ended."""
     end: WorkerMessage = WorkerFree()
     try:
-        cohort = build_cohort(setting, job.cells, device, log, stop)
-        cohort.run(log, stop, setting.checkpoint_seconds)
-        del cohort
+        with access_errors():
+            cohort = build_cohort(setting, job.cells, device, log, stop)
+            cohort.run(log, stop, setting.checkpoint_seconds)
+            del cohort
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # a panic in Rust is no Exception
