@@ -50,10 +50,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def access_errors() -> Iterator[None]:
-    """Turn an error of the disk or a refusal, wherever it comes up, into an `InputError` about the file or folder.
-
-    It also serves as a decorator.
-    """
+    """Turn an error of the disk or a refusal, wherever it comes up, into an `InputError` about the file or folder."""
     try:
         yield
     except OSError as error:

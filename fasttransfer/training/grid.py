@@ -36,7 +36,6 @@ Show = Callable[[StudyResults, Sequence[Cell]], None]  # see `run`
 Train = Callable[..., bool]  # trains jobs, as `fasttransfer.training.workers.run_jobs` with its workers
 
 
-@access_errors()
 def run(
     choices: Choices,
     out: Path | None = None,
@@ -79,7 +78,7 @@ def run(
         plan_study_jobs(plan, plan.cells())  # refuses what does not fit into memory before anything is written
     make_folder(out)
     try:
-        with study_setup.lock_folder(out):
+        with access_errors(), study_setup.lock_folder(out):
             start = time.monotonic()
             for name in (".", *paths.WORKING_FOLDERS):
                 remove_temporary_files(out / name)
