@@ -42,7 +42,7 @@ _DROPOUT += ["--treatments", "selffer", "selffer+"]
 # images better: one seed of base B reached 53 % with it, and 37 to 46 % with SGD's learning rates 0.05, 0.02 and 0.01.
 _RESNET = [*_TINY, "--split", "natural-manmade", "--network", "torchvision:resnet18", "--size", "32", "--targets", "B"]
 _RESNET += ["--cuts", "layer1", "layer2", "layer3", "layer4", "--treatments", "selffer", "selffer+", "transfer"]
-_RESNET += ["transfer+", "--recipe", "small-adamw", "--lr", "0.001", "--batch", "32", "--epochs", "30"]
+_RESNET += ["transfer+", "--recipe", "small-adamw", "--lr", "0.001", "--batch", "64", "--epochs", "30"]
 _BASES = ["--treatments", "--seeds", *map(str, range(16))]  # no treatment after the option: bases only
 STUDIES = {
     "builtin": ["--split", "natural-manmade"],

@@ -8,6 +8,7 @@ the native libraries have no kernel (see `fasttransfer.ops.native`), its fake fo
 from __future__ import annotations
 
 from fasttransfer.ops._augment import augment
+from fasttransfer.ops._conv2d_small_maps import conv2d_small_maps
 from fasttransfer.ops._conv_relu_pool_lrn import conv_relu_pool_lrn, conv_relu_pool_lrn_pays
 from fasttransfer.ops._dropout import dropout
 from fasttransfer.ops._pack_features import PackedFeatures, pack_features, unpack_features
@@ -20,6 +21,7 @@ from fasttransfer.ops._sparse_conv_backward import conv2d_to_pool, sparse_conv_b
 __all__ = [
     "PackedFeatures",
     "augment",
+    "conv2d_small_maps",
     "conv2d_to_pool",
     "conv_relu_pool_lrn",
     "conv_relu_pool_lrn_pays",
