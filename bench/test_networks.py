@@ -1,4 +1,4 @@
-"""A network of torchvision in a study against plain PyTorch: a training step, a cohort of frozen cells, the cache.
+"""A network of torchvision in a study against plain PyTorch: its gradients, a training step, a cohort, the cache.
 
 ResNet-18 on images of 64 pixels, batches of 64. Values are the library's initial ones: the speed does not depend on
 what a network has learned.
@@ -22,6 +22,7 @@ from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.files import make_folder
 from fasttransfer.networks.architecture import StepDraws
 from fasttransfer.networks.find import find_network
+from fasttransfer.ops._conv2d_small_maps import weight_gradient
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.study.configuration import Choices
 from fasttransfer.study.paths import weights_file
@@ -76,6 +77,28 @@ def test_step(compare: Compare, device: torch.device) -> None:
         "compiled channels-last": plain(precision, device, torch.channels_last, is_compiled=True),
     }
     compare(calls, sample=1.0, work=BATCH, precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("channels_in", "channels_out", "side", "stride"),
+    [(256, 256, 4, 1), (256, 256, 2, 1), (256, 512, 2, 2), (512, 512, 7, 1), (512, 512, 2, 1), (512, 512, 1, 1)],
+)
+def test_weight_gradient(
+    compare: Compare, device: torch.device, channels_in: int, channels_out: int, side: int, stride: int
+) -> None:
+    """The gradient of the weights of 3 x 3 convolutions late in a network, as one product per tap and by PyTorch."""
+
+    def channels_last(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+
+    x, weight = channels_last(BATCH, channels_in, side, side), channels_last(channels_out, channels_in, 3, 3)
+    gradient = torch.randn_like(F.conv2d(x, weight, None, stride, 1))
+    options = ([stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [False, True, False])
+    calls = {
+        "a product per tap": lambda i: weight_gradient(gradient, x, weight, (stride, stride), (1, 1)),
+        "eager": lambda i: torch.ops.aten.convolution_backward(gradient, x, weight, None, *options),
+    }
+    compare(calls, sample=0.1, work=BATCH, precision="fp32")
 
 
 @pytest.fixture
