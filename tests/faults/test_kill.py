@@ -119,11 +119,12 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path: Path) -> None:
-    """Kill each driver in another stage and with other workers, which are gone soon after."""
+@pytest.mark.parametrize("second", ["local", pytest.param("ray", marks=pytest.mark.sweep)])
+def test_killed_drivers_lose_nothing(undisturbed: tuple[Choices, Path], tmp_path: Path, second: Engine) -> None:
+    """Kill each driver in another stage, the second with workers of either kind, which are gone soon after."""
     choices, expected = undisturbed
     out, kills = tmp_path / "run", 0
-    for wanted, engine in (("checkpoints/base*", "local"), ("weights/base*", "ray"), ("checkpoints/A*", "local")):
+    for wanted, engine in (("checkpoints/base*", "local"), ("weights/base*", second), ("checkpoints/A*", "local")):
         with driving(choices, out, engine) as driver:
             assert wait_until(partial(met, out, wanted, driver)), wanted
             kills += driver.is_alive()
