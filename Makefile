@@ -35,7 +35,8 @@ grid: $(VENV)/.installed
 	@$(BIN)/fasttransfer grid --split natural-manmade $(ARGS)
 
 # As many tests at a time as there are cores, up to four, for each may need gigabytes; a file's share what they set up.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# Each has one thread, and compiles without helpers, which take as long to start as all there is to compile.
+PYTEST := OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The kernels of csrc/cuda are tested by `make sanitize`.
 test: $(VENV)/.installed
