@@ -42,6 +42,20 @@ class Bench:
     def run(self, mode: Mode = Mode.OFF, at: int = 0, error: int = 0) -> Outcome:
         return self.trials.run(self.folder, Fault(mode, at, error))
 
+    def kill(self, mode: Mode, at: int) -> int:
+        """Run a study from the beginning that an operation ends; return which.
+
+        It is `at`, or the last one that there was: records are written as results come, some together, so that no two
+        runs have the same number of operations.
+        """
+        while True:
+            self.start()
+            outcome = self.run(mode, at)
+            if outcome.code == KILLED:
+                return at
+            assert outcome.code == 0 and outcome.operations < at, outcome.text
+            at = outcome.operations
+
     def places(self) -> list[int]:
         """Return the operations to disturb: evenly spread ones from a drawn one on, or all."""
         step = max(1, self.operations // self.count)
@@ -99,8 +113,7 @@ def bench(trials: Trials, place: Path, request: pytest.FixtureRequest) -> Bench:
 
 def test_killed_before_or_amid_an_operation_and_again_as_it_resumes(bench: Bench) -> None:
     for at in bench.places():
-        bench.start()
-        assert bench.run(bench.random.choice([Mode.KILL, Mode.TEAR]), at).code == KILLED
+        at = bench.kill(bench.random.choice([Mode.KILL, Mode.TEAR]), at)
         left = max(1, bench.operations - at)
         again = bench.run(Mode.TEAR, bench.random.randint(1, left))
         assert again.code in (0, KILLED), again.text
