@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import tomllib
 from importlib.metadata import version
+from unittest.mock import Mock
 
 import pytest
 import tomli_w
@@ -19,6 +20,7 @@ from fasttransfer.networks.architecture import StepDraws, rounded_cuts
 from fasttransfer.networks.random_modules import RandomModule, StageDraws, replace_random_modules
 from fasttransfer.networks.traced import TracedArchitecture, trace_network
 from fasttransfer.networks.traced_network import TracedNetwork
+from fasttransfer.ops import _conv2d_small_maps
 
 CPU = torch.device("cpu")
 NO_STEP = torch.zeros((), dtype=torch.int64)
@@ -332,3 +334,23 @@ def test_the_bytes_of_a_step_bound_those_kept_for_backward(name: str) -> None:
 def test_a_step_in_bfloat16_takes_fewer_bytes() -> None:
     exact, rounded = (resnet18().step_bytes(3, 256, precision, 0) for precision in ("fp32", "bf16"))
     assert 0.5 * exact < rounded < 0.7 * exact
+
+
+def test_weights_that_see_small_maps_get_the_librarys_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed by the package's own operator, the others by the library."""
+    spy = Mock(wraps=_conv2d_small_maps.weight_gradient)
+    monkeypatch.setattr(_conv2d_small_maps, "weight_gradient", spy)
+    architecture = resnet18()
+    network, model = made(architecture), torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(network.state())
+    model.train().to(memory_format=torch.channels_last)
+    images, labels = images_for(architecture), torch.tensor([0, 1, 2, 0])
+    nn.functional.cross_entropy(network(images, draws=draws_of(architecture)), labels).backward()
+    assert 0 < spy.call_count < 20
+    scale = 1.0 / torch.tensor(architecture.std).view(3, 1, 1)
+    nn.functional.cross_entropy(model(images * scale), labels).backward()
+    weights = network.named_weights()
+    for name, parameter in model.named_parameters():
+        ours, theirs = weights[name].grad, parameter.grad
+        assert ours is not None and theirs is not None
+        assert float((ours - theirs).norm()) <= 1e-5 * float(theirs.norm()), name
