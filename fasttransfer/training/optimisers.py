@@ -81,11 +81,11 @@ class TorchOptimiser(Optimiser):
 
     def __init__(self, recipe: Recipe, weights: Mapping[str, Tensor], copies: Sequence[Tensor]) -> None:
         self._weights, self._copies = list(weights.values()), list(copies)
-        self._updated = [_in_order_of_memory(w.detach()) for w in self._weights]
+        self._views = [_in_order_of_memory(w.detach()) for w in self._weights]
         groups = [
-            {"params": [w for w in self._updated if is_decayed(w)], "weight_decay": recipe.weight_decay},
+            {"params": [w for w in self._views if is_decayed(w)], "weight_decay": recipe.weight_decay},
             {
-                "params": [w for w in self._updated if not is_decayed(w)],
+                "params": [w for w in self._views if not is_decayed(w)],
                 "weight_decay": recipe.weight_decay * recipe.bias_decay,
             },
         ]
@@ -102,23 +102,23 @@ class TorchOptimiser(Optimiser):
             self._optimiser = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True, capturable=is_cuda)
             moments = ("exp_avg", "exp_avg_sq", "step")
         self.state = {}
-        for (name, weight), updated in zip(weights.items(), self._updated, strict=True):
+        for (name, weight), view in zip(weights.items(), self._views, strict=True):
             # torch would make these at the first step.
             for moment in moments:
                 zeros = torch.zeros((), device=weight.device) if moment == "step" else torch.zeros_like(weight)
                 self.state[f"{moment}/{name}"] = zeros
-                self._optimiser.state[updated][moment] = _in_order_of_memory(zeros)
+                self._optimiser.state[view][moment] = _in_order_of_memory(zeros)
 
     def step(self, gradients: Sequence[Tensor], lr: Tensor) -> None:
         for group in self._optimiser.param_groups:
             group["lr"] = lr
-        for weight, updated, gradient in zip(self._weights, self._updated, gradients, strict=True):
+        for weight, view, gradient in zip(self._weights, self._views, gradients, strict=True):
             if gradient.stride() != weight.stride() or gradient.dtype != weight.dtype:  # fused kernels need both alike
                 gradient = torch.empty_like(weight).copy_(gradient)
-            updated.grad = _in_order_of_memory(gradient)
+            view.grad = _in_order_of_memory(gradient)
         self._optimiser.step()
-        for updated in self._updated:
-            updated.grad = None
+        for view in self._views:
+            view.grad = None
         if self._copies:
             torch._foreach_copy_(self._copies, self._weights)
 
