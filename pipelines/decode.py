@@ -18,13 +18,10 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from fasttransfer.core.progress import Log
-from fasttransfer.ops import resize
 from fasttransfer.pipelines.jpeg_header import ordinary_jpeg
 from fasttransfer.pipelines.jpeg_warnings import is_damage, is_suspicious
 
@@ -70,6 +67,22 @@ def decode(data: bytes, size: int, fit: str = "stretch", warn: Log = ignore) -> 
         warn: called with a sentence about an image that was decoded but may be damaged.
 
     Raises:
+        ImageError: see `decoded`.
+    """
+    with decoded(data, warn) as (pixels, turn):
+        return _turn(_fit(pixels, size, fit), turn)
+
+
+@contextmanager
+def decoded(data: bytes, warn: Log = ignore) -> Iterator[tuple[Pixels, Image.Transpose | None]]:
+    """Yield an image's pixels, (H, W, 3) uint8 RGB, and how to turn them upright; None: they are.
+
+    Images that are decoded at a time are bounded; one counts until the context ends.
+
+    Args:
+        warn: see `decode`.
+
+    Raises:
         ImageError: truncated or otherwise damaged, not an image, a decompression bomb, a kind of pixel without an
             agreed meaning.
     """
@@ -82,7 +95,8 @@ def decode(data: bytes, size: int, fit: str = "stretch", warn: Log = ignore) -> 
             if is_suspicious(warning):
                 warn(f"pixels may be lost ({warning})")
             if fast is not None:
-                return _turn(_fit(torch.from_numpy(fast), size, fit), header.orientation)
+                yield fast, _TURN.get(header.orientation)
+                return
     with open_image(data) as opened, _room.reserve(opened.width * opened.height):
         try:
             opened.load()
@@ -93,7 +107,7 @@ def decode(data: bytes, size: int, fit: str = "stretch", warn: Log = ignore) -> 
             raise
         except Exception as error:  # damaged bytes make Pillow raise nearly anything
             raise ImageError(_reason(error)) from error
-        return _turn(_fit(image, size, fit), orientation)
+        yield image, _TURN.get(orientation)
 
 
 def decode_or_error(data: bytes, size: int, fit: str, warn: Log = ignore) -> Pixels | ImageError:
@@ -140,13 +154,17 @@ def _decode_fast(data: bytes) -> tuple[Pixels | None, str]:
         return None, ""
 
 
-def _fit(image: Tensor, size: int, fit: str) -> Pixels:
-    return resize(image, size, visible_box(fit, *image.shape[:2])).numpy()
+def _fit(pixels: Pixels, size: int, fit: str) -> Pixels:
+    # Here, because importing PyTorch takes longer than most commands that only look at images.
+    import torch
+
+    from fasttransfer.ops import resize
+
+    return resize(torch.from_numpy(pixels), size, visible_box(fit, *pixels.shape[:2])).numpy()
 
 
-def _turn(pixels: Pixels, orientation: Any) -> Pixels:
-    """Return a square image turned as a camera's mark says: after the resize, when there is less to turn."""
-    turn = _TURN.get(orientation)
+def _turn(pixels: Pixels, turn: Image.Transpose | None) -> Pixels:
+    """Return a square image turned: after the resize, when there is less to turn."""
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 
@@ -188,7 +206,7 @@ def _orientation(image: Image.Image) -> Any:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Tensor:
+def _to_rgb(image: Image.Image) -> Pixels:
     """Return (H, W, 3) uint8; converts strip by strip, because that takes several times the memory of the pixels."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _STRIP // image.width)
@@ -197,7 +215,7 @@ def _to_rgb(image: Image.Image) -> Tensor:
         whole = bottom - top == image.height
         strip = image if whole else image.crop((0, top, image.width, bottom))
         pixels[top:bottom] = np.asarray(_strip_to_rgb(strip, image.format))
-    return torch.from_numpy(pixels)
+    return pixels
 
 
 def _strip_to_rgb(image: Image.Image, kind: str | None) -> Image.Image:

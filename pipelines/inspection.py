@@ -15,12 +15,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from fasttransfer.pipelines.decode import ImageError, decode, open_image
+from fasttransfer.pipelines.decode import ImageError, decoded, open_image
 from fasttransfer.pipelines.layouts import ImageFile, Listing, list_images
 from fasttransfer.pipelines.store import Store, is_store
 
 SAMPLE = 200
-_PROBE = 8  # pixels; an image is decoded whole whatever its size then
 
 
 class Spread(NamedTuple):
@@ -100,7 +99,8 @@ def inspect(what: Path | Listing | Store) -> Inspection:
                     sizes.append(opened.size)
                     modes[opened.mode] += 1
                     formats[opened.format or "unknown"] += 1
-                decode(data, _PROBE, warn=partial(note, image))
+                with decoded(data, partial(note, image)):
+                    pass
             except (OSError, ImageError) as error:
                 bad.append((image.path, str(error)))
     return Inspection(

@@ -26,7 +26,7 @@ from fasttransfer.pipelines.store import Store
 from fasttransfer.pipelines.streams import Feed, Sweep, TaskImages
 from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study.configuration import Study
-from fasttransfer.study.images import study_feed
+from fasttransfer.study.feeds import study_feed
 
 Part = Literal["train", "val"]
 

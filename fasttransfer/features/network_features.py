@@ -29,6 +29,7 @@ from fasttransfer.pipelines.views import COUNTS, View, list_views
 from fasttransfer.study import images, paths, records
 from fasttransfer.study.cells import TASKS, Cell
 from fasttransfer.study.configuration import Study
+from fasttransfer.study.feeds import load_means
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +215,7 @@ def open_network(
         folder=folder,
         weights=weights,
         means_of=study.means_of(cell),
-        means=images.load_means(study, folder, study.means_of(cell)),
+        means=load_means(study, folder, study.means_of(cell)),
         data=where,
         task=task,
         classes=classes,

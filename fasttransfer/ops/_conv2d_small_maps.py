@@ -14,10 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fasttransfer.core import machine
-
-# Measured (docs/decisions/small-maps.md): up to 7 x 7 pixels without AVX-512. With it only where padding prevails.
-_MOST_PIXELS = 4 if "avx512f" in machine.instructions() else 49
+# Measured (docs/decisions/small-maps.md), with AVX2 and with AVX-512.
+_MOST_PIXELS = 49
 _FEWEST_WEIGHTS_PER_TAP = 128 * 256
 
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fasttransfer.core.files import cache_folder
 from fasttransfer.core.progress import Log
-from fasttransfer.networks.precision import dtype_of
 from fasttransfer.pipelines import prepare
-from fasttransfer.pipelines.choose_feed import open_feed
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.store import PARTS, Kind, Store, is_store
-from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 from fasttransfer.pipelines.synthetic import SIDES
-from fasttransfer.study import paths
-from fasttransfer.study.configuration import BUILTIN, Study
+from fasttransfer.study.configuration import BUILTIN
 
 _LARGE = 160  # side of a store, in pixels, from which its images are large
 BUILTIN_TRAIN, BUILTIN_VAL = 160, 80
@@ -114,47 +108,6 @@ def builtin_store(side: int, log: Log, kind: Kind = "raw") -> Store:
     return prepare.prepare_builtin(
         size=side, cache=cache_folder(), train=BUILTIN_TRAIN, val=BUILTIN_VAL, kind=kind, log=log
     )
-
-
-def study_feed(
-    study: Study,
-    device: torch.device,
-    hw_share: float | None,
-    train: TaskImages,
-    val: TaskImages,
-    stream: Stream,
-    means: Mapping[str, Tensor],
-) -> Feed:
-    """Open the feed of images in the form that the networks of `study` read, on `device`.
-
-    For the other parameters see `fasttransfer.pipelines.choose_feed.open_feed`.
-    """
-    network = study.recipe.network
-    return open_feed(
-        train,
-        val,
-        stream,
-        means,
-        device=device,
-        threads=study.threads,
-        hw_share=hw_share,
-        crop=network.crop,
-        scale=study.recipe.pixel_scale,
-        **network.input_form(device.type, dtype_of(study.precision)),
-    )
-
-
-def load_means(study: Study, folder: Path, name: str) -> Tensor:
-    """Return the means that are subtracted from pixels, (S, S, 3) float32: a task's mean image, or one per channel.
-
-    Args:
-        folder: of the study.
-        name: see `Study.means_of`.
-    """
-    network = study.recipe.network
-    if network.channel_mean is None:
-        return torch.from_numpy(np.load(paths.mean_file(folder, name)))
-    return torch.tensor(network.channel_mean).expand(network.store, network.store, 3).contiguous()
 
 
 def _count_per_class(labels: Sequence[int] | np.ndarray, classes: int) -> tuple[int, ...]:

@@ -16,16 +16,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
 from fasttransfer.core.errors import InputError
 from fasttransfer.core.files import disk_errors, has_locks
 from fasttransfer.core.text import printable
-from fasttransfer.pipelines.store import Kind
 from fasttransfer.study import paths
 from fasttransfer.study.cells import TASKS, Cell
+
+if TYPE_CHECKING:
+    from fasttransfer.pipelines.store import Kind
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS cells (

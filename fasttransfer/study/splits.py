@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.randomness import key, permutation
 from fasttransfer.core.text import escape_name, unescape_name
 from fasttransfer.pipelines.class_folders import compose_name
 from fasttransfer.pipelines.ilsvrc12 import ilsvrc12, ilsvrc12_val_labels
@@ -103,6 +102,8 @@ def limit_classes(split: Split, k: int, seed: int) -> Split:
     """
     if k < _MIN_CLASSES:
         raise InputError(f"{k} classes per task: too few to tell apart: say at least {_MIN_CLASSES}")
+    from fasttransfer.core.randomness import key, permutation  # PyTorch, which no other function here needs
+
     chosen = {}
     for task, names in split.tasks.items():
         if k > len(names):

@@ -18,7 +18,7 @@ from fasttransfer.pipelines.streams import TaskImages, select_task_images
 from fasttransfer.pipelines.views import list_views
 from fasttransfer.study.cells import Cell, frozen_by_source
 from fasttransfer.study.configuration import Study
-from fasttransfer.study.images import load_means, study_feed
+from fasttransfer.study.feeds import load_means, study_feed
 from fasttransfer.training.checkpoint import load_network, load_pretrained_state
 from fasttransfer.training.cohort import Cohort, CohortTask, OneProcess
 from fasttransfer.training.draws import image_stream

@@ -28,7 +28,7 @@ from fasttransfer.core.errors import InputError, os_reason
 from fasttransfer.pipelines.store import Store, StorePart
 from fasttransfer.pipelines.streams import Batch, Feed, TaskImages
 from fasttransfer.study.configuration import Study
-from fasttransfer.study.images import study_feed
+from fasttransfer.study.feeds import study_feed
 from fasttransfer.training.cohort import Cohort, CohortTask
 from fasttransfer.training.draws import image_stream, start_weights
 from fasttransfer.training.planning import TrainingJob
