@@ -11,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 
 namespace fasttransfer {
@@ -105,21 +105,14 @@ FT_INLINE void augment_rows(const View* views, const Shape& shape, int64_t begin
   }
 }
 
-FT_CLONES void augment_float(const View* views, const Shape& shape, int64_t begin, int64_t end, float* result) {
-  augment_rows(views, shape, begin, end, result);
-}
-
-FT_CLONES void augment_bf16(const View* views, const Shape& shape, int64_t begin, int64_t end, uint16_t* result) {
-  augment_rows(views, shape, begin, end, result);
-}
-
-template <typename T, typename Rows>
-void run(const std::vector<View>& views, const Shape& shape, Tensor& result, Rows augment_some) {
+template <typename T>
+void run(const std::vector<View>& views, const Shape& shape, Tensor& result) {
   T* const to = static_cast<T*>(result.mutable_data_ptr());
   const int64_t values = kColours * shape.block * shape.block * shape.side;  // in a row of the result
   torch::stable::parallel_for(0, static_cast<int64_t>(views.size()) * shape.side,
-                              (kValuesPerThread + values - 1) / values,
-                              [&](int64_t begin, int64_t end) { augment_some(views.data(), shape, begin, end, to); });
+                              (kValuesPerThread + values - 1) / values, [&](int64_t begin, int64_t end) {
+                                dispatch([&]() FT_INLINED { augment_rows(views.data(), shape, begin, end, to); });
+                              });
 }
 
 void check_indices(const char* name, const Tensor& x, int64_t count) {
@@ -186,10 +179,10 @@ Tensor augment(const std::vector<Tensor>& shards, const Tensor& rows, const Tens
       torch::stable::empty(sizes, dtype, std::nullopt, std::nullopt, std::nullopt, MemoryFormat::ChannelsLast);
   switch (dtype) {
     case ScalarType::Float:
-      run<float>(views, shape, result, augment_float);
+      run<float>(views, shape, result);
       break;
     case ScalarType::BFloat16:
-      run<uint16_t>(views, shape, result, augment_bf16);
+      run<uint16_t>(views, shape, result);
       break;
     default:
       STD_TORCH_CHECK(false, "augment: dtype must be float32 or bfloat16, not ", torch::headeronly::toString(dtype));

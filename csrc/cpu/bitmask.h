@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "math/bitmask.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -150,8 +150,7 @@ FT_VBMI2 inline int64_t count(const uint8_t* mask, int64_t elements) {
 }
 
 inline bool is_here() {
-  static const bool here =
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2");
+  static const bool here = isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512vbmi2");
   return here;
 }
 

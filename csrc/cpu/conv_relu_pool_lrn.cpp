@@ -9,8 +9,8 @@
 
 #include "conv_tensors.h"
 #include "cpu/buffer.h"
-#include "cpu/clones.h"
 #include "cpu/conv_tile.h"
+#include "cpu/dispatch.h"
 #include "math/bf16.h"
 #include "math/conv.h"
 #include "math/lrn.h"
@@ -84,14 +84,6 @@ FT_INLINE void pack_row(const T* row, Packed* packed, const Sizes& sizes) {
   }
 }
 
-FT_CLONES void pack_row_bf16(const uint16_t* row, uint16_t* packed, const Sizes& sizes) {
-  pack_row(row, packed, sizes);
-}
-FT_CLONES void pack_row_widened(const uint16_t* row, float* packed, const Sizes& sizes) {
-  pack_row(row, packed, sizes);
-}
-FT_CLONES void pack_row_float(const float* row, float* packed, const Sizes& sizes) { pack_row(row, packed, sizes); }
-
 // ReLU of (the largest of the nine pixels of a window + bias), channel by channel.
 FT_INLINE void maximum(const float* const* window, int64_t channels, const float* bias, float* values) {
   const float *x0 = window[0], *x1 = window[1], *x2 = window[2], *x3 = window[3], *x4 = window[4], *x5 = window[5],
@@ -137,16 +129,6 @@ FT_INLINE void finish_row(const float* const* rows, const float* bias, const Siz
   }
 }
 
-FT_CLONES void finish_row_bf16(const float* const* rows, const float* bias, const Sizes& sizes, float* values,
-                               uint16_t* y) {
-  finish_row(rows, bias, sizes, values, y);
-}
-
-FT_CLONES void finish_row_float(const float* const* rows, const float* bias, const Sizes& sizes, float* values,
-                                float* y) {
-  finish_row(rows, bias, sizes, values, y);
-}
-
 // The buffers and work of a thread.
 template <typename Packed>
 class Strip {
@@ -164,8 +146,8 @@ class Strip {
   }
 
   // Rows `begin` to `end` of an image's pooled pixels.
-  template <typename T, typename PackRow, typename FinishRow>
-  void run(const T* x, const float* bias, T* y, int64_t begin, int64_t end, PackRow pack, FinishRow finish) {
+  template <typename T>
+  void run(const T* x, const float* bias, T* y, int64_t begin, int64_t end) {
     int64_t next_packed = 0;  // first row of the image that is not packed yet
     int64_t next_out = begin * kPoolStride;
     for (int64_t pooled = begin; pooled < end; ++pooled) {
@@ -176,13 +158,16 @@ class Strip {
         const int64_t kernel_end = std::min(sizes_.kernel_h, sizes_.h - top);
         next_packed = std::max(next_packed, top);
         for (; next_packed < top + kernel_end; ++next_packed) {
-          pack(x + next_packed * sizes_.w * sizes_.c, packed_row(next_packed), sizes_);
+          const T* const row = x + next_packed * sizes_.w * sizes_.c;
+          Packed* const to = packed_row(next_packed);
+          dispatch([&]() FT_INLINED { pack_row(row, to, sizes_); });
         }
         convolve(top, kernel_begin, kernel_end, sums_row(next_out));
       }
       const float* rows[kWindow];
       for (int i = 0; i < kWindow; ++i) rows[i] = sums_row(std::min(first + i, last));
-      finish(rows, bias, sizes_, values_.get(), y + pooled * sizes_.pooled_w * sizes_.k);
+      T* const to = y + pooled * sizes_.pooled_w * sizes_.k;
+      dispatch([&]() FT_INLINED { finish_row(rows, bias, sizes_, values_.get(), to); });
     }
   }
 
@@ -232,9 +217,8 @@ class Strip {
   Buffer<float> values_;
 };
 
-template <typename T, typename Packed, typename PackRow, typename FinishRow>
-void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& sizes, const TileFunctions<Packed>& tiles,
-         PackRow pack, FinishRow finish) {
+template <typename T, typename Packed>
+void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& sizes, const TileFunctions<Packed>& tiles) {
   const Blocks blocks(sizes.vectors(), tiles.vectors);
   const int64_t units = (sizes.window() + tiles.unit - 1) / tiles.unit;
   const auto packed = buffer<Packed>(sizes.groups * sizes.vectors() * sizes.kernel_h * units * tiles.unit * kLanes);
@@ -247,7 +231,7 @@ void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& size
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / strips, part = task % strips;
       strip.run(x + image * sizes.h * sizes.w * sizes.c, bias, y + image * sizes.pooled_h * sizes.pooled_w * sizes.k,
-                part * sizes.pooled_h / strips, (part + 1) * sizes.pooled_h / strips, pack, finish);
+                part * sizes.pooled_h / strips, (part + 1) * sizes.pooled_h / strips);
     }
   });
 }
@@ -263,11 +247,11 @@ const TileFunctions<float>& float_tiles() {
 void run_bf16(const uint16_t* x, const uint16_t* weight, const float* bias, uint16_t* y, const Sizes& sizes) {
 #if defined(FT_X86_TILES)
   if (Avx512Bf16::here()) {
-    run(x, weight, bias, y, sizes, tile_functions<Avx512Bf16>(), pack_row_bf16, finish_row_bf16);
+    run(x, weight, bias, y, sizes, tile_functions<Avx512Bf16>());
     return;
   }
 #endif
-  run(x, weight, bias, y, sizes, float_tiles(), pack_row_widened, finish_row_bf16);
+  run(x, weight, bias, y, sizes, float_tiles());
 }
 
 Tensor conv_relu_pool_lrn(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t stride, int64_t padding,
@@ -279,7 +263,7 @@ Tensor conv_relu_pool_lrn(const Tensor& x, const Tensor& weight, const Tensor& b
   switch (x.scalar_type()) {
     case ScalarType::Float:
       run(static_cast<const float*>(x.const_data_ptr()), static_cast<const float*>(weight.const_data_ptr()), added,
-          static_cast<float*>(y.mutable_data_ptr()), sizes, float_tiles(), pack_row_float, finish_row_float);
+          static_cast<float*>(y.mutable_data_ptr()), sizes, float_tiles());
       break;
     case ScalarType::BFloat16:
       run_bf16(static_cast<const uint16_t*>(x.const_data_ptr()), static_cast<const uint16_t*>(weight.const_data_ptr()),

@@ -1,6 +1,6 @@
 // A tile of a convolution's row in registers: a few neighbouring pixels times a few vectors of output channels, every
 // sum complete before it is stored. One function per size of tile and kind of processor; the kind is chosen at run
-// time, not with FT_CLONES, because the largest tile depends on the number of registers.
+// time, not by dispatch(), because the largest tile depends on the number of registers.
 #pragma once
 
 #include <array>
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <utility>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FT_X86_TILES
@@ -121,7 +121,7 @@ struct Avx2 {
   using Packed = float;
   static constexpr int kUnit = 1;
   static constexpr std::array<int, kMostVectors> kPixels = {6};  // 2 of 16
-  static bool here() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+  static bool here() { return isa() >= Isa::kAvx2; }
   template <int kPixels, int kVectors>
   __attribute__((target("avx2,fma"))) static void multiply(const Tile<float>& tile) {
     multiply_tile<8, kPixels, kVectors>(tile);
@@ -132,7 +132,7 @@ struct Avx512 {
   using Packed = float;
   static constexpr int kUnit = 1;
   static constexpr std::array<int, kMostVectors> kPixels = {12, 12, 8, 6};  // 1 of 32
-  static bool here() { return __builtin_cpu_supports("avx512f") && Avx2::here(); }
+  static bool here() { return isa() >= Isa::kAvx512; }
   template <int kPixels, int kVectors>
   __attribute__((target("avx512f,avx2,fma"))) static void multiply(const Tile<float>& tile) {
     multiply_tile<16, kPixels, kVectors>(tile);
@@ -143,7 +143,7 @@ struct Avx512Bf16 {
   using Packed = uint16_t;
   static constexpr int kUnit = 2;
   static constexpr std::array<int, kMostVectors> kPixels = {12, 12, 8, 6};
-  static bool here() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512f"); }
+  static bool here() { return isa() >= Isa::kAvx512 && __builtin_cpu_supports("avx512bf16"); }
   template <int kPixels, int kVectors>
   __attribute__((target("avx512f,avx512bf16"))) static void multiply(const Tile<uint16_t>& tile);
 };

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 #include "math/philox.h"
 
@@ -49,28 +49,15 @@ FT_INLINE void drop(const T* x, T* y, int64_t n, int64_t begin, int64_t end, Dra
   }
 }
 
-FT_CLONES void drop_float(const float* x, float* y, int64_t n, int64_t begin, int64_t end, Draws draws, double scale) {
-  drop(x, y, n, begin, end, draws, static_cast<float>(scale));
-}
-
-FT_CLONES void drop_double(const double* x, double* y, int64_t n, int64_t begin, int64_t end, Draws draws,
-                           double scale) {
-  drop(x, y, n, begin, end, draws, scale);
-}
-
-FT_CLONES void drop_bf16(const uint16_t* x, uint16_t* y, int64_t n, int64_t begin, int64_t end, Draws draws,
-                         double scale) {
-  drop(x, y, n, begin, end, draws, static_cast<float>(scale));
-}
-
-template <typename T, typename Drop>
-void run(const Tensor& x, Tensor& y, Draws draws, double scale, Drop drop_chunks) {
+template <typename T>
+void run(const Tensor& x, Tensor& y, Draws draws, double scale) {
   const T* from = static_cast<const T*>(x.const_data_ptr());
   T* to = static_cast<T*>(y.mutable_data_ptr());
   const int64_t n = x.numel();
   const int64_t chunks = (n + kChunk - 1) / kChunk;
-  torch::stable::parallel_for(0, chunks, kChunksPerThread,
-                              [&](int64_t begin, int64_t end) { drop_chunks(from, to, n, begin, end, draws, scale); });
+  torch::stable::parallel_for(0, chunks, kChunksPerThread, [&](int64_t begin, int64_t end) {
+    dispatch([&]() FT_INLINED { drop(from, to, n, begin, end, draws, static_cast<Wide<T>>(scale)); });
+  });
 }
 
 Tensor dropout(const Tensor& x, int64_t key, const Tensor& at, double p) {
@@ -85,13 +72,13 @@ Tensor dropout(const Tensor& x, int64_t key, const Tensor& at, double p) {
   Tensor y = torch::stable::empty_like(x);
   switch (x.scalar_type()) {
     case ScalarType::Float:
-      run<float>(x, y, draws, scale, drop_float);
+      run<float>(x, y, draws, scale);
       break;
     case ScalarType::Double:
-      run<double>(x, y, draws, scale, drop_double);
+      run<double>(x, y, draws, scale);
       break;
     case ScalarType::BFloat16:
-      run<uint16_t>(x, y, draws, scale, drop_bf16);
+      run<uint16_t>(x, y, draws, scale);
       break;
     default:
       STD_TORCH_CHECK(false, "dropout: x must be float32, bfloat16 or float64, not ",

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "math/bf16.h"
 
 namespace fasttransfer {

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "cpu/bitmask.h"
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 
 namespace fasttransfer {
@@ -41,10 +41,6 @@ void list_pixel(const T* gradient, int64_t channels, int32_t offset, Entry* list
 
 namespace avx512 {
 
-inline bool here() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-}
-
 FT_LISTS inline __mmask16 valid(int64_t left) {
   return static_cast<__mmask16>(left >= kListed ? 0xffff : (1 << left) - 1);
 }
@@ -74,8 +70,7 @@ FT_LISTS void list_pixel(const T* gradient, int64_t channels, int32_t offset, En
 template <typename T>
 void list_pixel(const T* gradient, int64_t channels, int32_t offset, Entry* lists, int64_t room, int32_t* counts) {
 #if defined(__x86_64__) && defined(__GNUC__)
-  static const bool fast = avx512::here();
-  if (fast) return avx512::list_pixel(gradient, channels, offset, lists, room, counts);
+  if (isa() == Isa::kAvx512) return avx512::list_pixel(gradient, channels, offset, lists, room, counts);
 #endif
   portable::list_pixel(gradient, channels, offset, lists, room, counts);
 }

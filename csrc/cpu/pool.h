@@ -13,7 +13,7 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 #include "layout.h"
 #include "math/pool.h"

@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 #include "cpu/pool.h"
 #include "math/lrn.h"
@@ -121,51 +121,6 @@ FT_INLINE void backward_rows(const PoolShape& shape, int64_t begin, int64_t end,
   });
 }
 
-FT_CLONES void forward_keep(const PoolShape& shape, int64_t begin, int64_t end, const float* x, const Bias<float>& bias,
-                            float* y, float* pooled, uint8_t* argmax) {
-  forward_rows<true>(shape, begin, end, x, bias, y, pooled, argmax);
-}
-
-FT_CLONES void forward_keep(const PoolShape& shape, int64_t begin, int64_t end, const double* x,
-                            const Bias<double>& bias, double* y, double* pooled, uint8_t* argmax) {
-  forward_rows<true>(shape, begin, end, x, bias, y, pooled, argmax);
-}
-
-FT_CLONES void forward_keep(const PoolShape& shape, int64_t begin, int64_t end, const uint16_t* x,
-                            const Bias<uint16_t>& bias, uint16_t* y, uint16_t* pooled, uint8_t* argmax) {
-  forward_rows<true>(shape, begin, end, x, bias, y, pooled, argmax);
-}
-
-FT_CLONES void forward(const PoolShape& shape, int64_t begin, int64_t end, const float* x, const Bias<float>& bias,
-                       float* y) {
-  forward_rows<false>(shape, begin, end, x, bias, y, static_cast<float*>(nullptr), nullptr);
-}
-
-FT_CLONES void forward(const PoolShape& shape, int64_t begin, int64_t end, const double* x, const Bias<double>& bias,
-                       double* y) {
-  forward_rows<false>(shape, begin, end, x, bias, y, static_cast<double*>(nullptr), nullptr);
-}
-
-FT_CLONES void forward(const PoolShape& shape, int64_t begin, int64_t end, const uint16_t* x,
-                       const Bias<uint16_t>& bias, uint16_t* y) {
-  forward_rows<false>(shape, begin, end, x, bias, y, static_cast<uint16_t*>(nullptr), nullptr);
-}
-
-FT_CLONES void backward(const PoolShape& shape, int64_t begin, int64_t end, const float* gradient, const float* pooled,
-                        const uint8_t* argmax, float* dx, float* sums) {
-  backward_rows(shape, begin, end, gradient, pooled, argmax, dx, sums);
-}
-
-FT_CLONES void backward(const PoolShape& shape, int64_t begin, int64_t end, const double* gradient,
-                        const double* pooled, const uint8_t* argmax, double* dx, double* sums) {
-  backward_rows(shape, begin, end, gradient, pooled, argmax, dx, sums);
-}
-
-FT_CLONES void backward(const PoolShape& shape, int64_t begin, int64_t end, const uint16_t* gradient,
-                        const uint16_t* pooled, const uint8_t* argmax, uint16_t* dx, float* sums) {
-  backward_rows(shape, begin, end, gradient, pooled, argmax, dx, sums);
-}
-
 template <typename T>
 void run(const PoolShape& shape, const Tensor& x, const Tensor& bias, Tensor& y, Tensor& pooled, Tensor& argmax,
          bool keep) {
@@ -176,9 +131,9 @@ void run(const PoolShape& shape, const Tensor& x, const Tensor& bias, Tensor& y,
   uint8_t* codes = static_cast<uint8_t*>(argmax.mutable_data_ptr());
   torch::stable::parallel_for(0, shape.rows(), rows_per_thread(shape), [&](int64_t begin, int64_t end) {
     if (keep) {
-      forward_keep(shape, begin, end, from, added, to, kept, codes);
+      dispatch([&]() FT_INLINED { forward_rows<true>(shape, begin, end, from, added, to, kept, codes); });
     } else {
-      forward(shape, begin, end, from, added, to);
+      dispatch([&]() FT_INLINED { forward_rows<false>(shape, begin, end, from, added, to, kept, codes); });
     }
   });
 }
@@ -210,7 +165,7 @@ void run_backward(const PoolShape& shape, const Tensor& gradient, const Tensor& 
   T* to = static_cast<T*>(dx.mutable_data_ptr());
   std::vector<Wide<T>> sums(shape.rows() * shape.c);
   torch::stable::parallel_for(0, shape.rows(), rows_per_thread(shape), [&](int64_t begin, int64_t end) {
-    backward(shape, begin, end, from, values, codes, to, sums.data());
+    dispatch([&]() FT_INLINED { backward_rows(shape, begin, end, from, values, codes, to, sums.data()); });
   });
   add_rows(shape, sums, static_cast<Wide<T>*>(dbias.mutable_data_ptr()));
 }

@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/dispatch.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FT_X86_RESIZE
 #include <immintrin.h>
@@ -72,7 +74,7 @@ struct Portable {
 
 // Multiplies two neighbouring bytes at once: pixels side by side horizontally, rows one above the other vertically.
 struct Avx2 {
-  static bool here() { return __builtin_cpu_supports("avx2"); }
+  static bool here() { return isa() >= Isa::kAvx2; }
 
   FT_AVX2 static __m256i two_weights(const int16_t* weights) {
     int both;

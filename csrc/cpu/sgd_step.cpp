@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 #include "math/sgd.h"
 #include "sgd_tensors.h"
@@ -38,7 +38,7 @@ struct Parameter {
 
 // Gradient, Copy: what is stored; a Copy of void is none.
 template <typename Gradient, typename Copy>
-FT_INLINE void update(const Parameter& parameter, int64_t begin, int64_t end) {
+FT_INLINE void update_inline(const Parameter& parameter, int64_t begin, int64_t end) {
   const SgdRule rule = parameter.rule;
   float* __restrict weight = parameter.weight;
   float* __restrict velocity = parameter.velocity;
@@ -53,28 +53,9 @@ FT_INLINE void update(const Parameter& parameter, int64_t begin, int64_t end) {
   }
 }
 
-FT_CLONES void from_float(const Parameter& parameter, int64_t begin, int64_t end) {
-  update<float, void>(parameter, begin, end);
-}
-
-FT_CLONES void from_float_to_float(const Parameter& parameter, int64_t begin, int64_t end) {
-  update<float, float>(parameter, begin, end);
-}
-
-FT_CLONES void from_float_to_bf16(const Parameter& parameter, int64_t begin, int64_t end) {
-  update<float, uint16_t>(parameter, begin, end);
-}
-
-FT_CLONES void from_bf16(const Parameter& parameter, int64_t begin, int64_t end) {
-  update<uint16_t, void>(parameter, begin, end);
-}
-
-FT_CLONES void from_bf16_to_float(const Parameter& parameter, int64_t begin, int64_t end) {
-  update<uint16_t, float>(parameter, begin, end);
-}
-
-FT_CLONES void from_bf16_to_bf16(const Parameter& parameter, int64_t begin, int64_t end) {
-  update<uint16_t, uint16_t>(parameter, begin, end);
+template <typename Gradient, typename Copy>
+void update(const Parameter& parameter, int64_t begin, int64_t end) {
+  dispatch([&]() FT_INLINED { update_inline<Gradient, Copy>(parameter, begin, end); });
 }
 
 void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& velocities,
@@ -85,8 +66,9 @@ void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& vel
   const float rate = *static_cast<const float*>(lr.const_data_ptr());
 
   // Indexed by whether the gradient is bfloat16, and by what the copy is: none, float32, bfloat16.
-  constexpr decltype(Parameter::update) updates[2][3] = {{from_float, from_float_to_float, from_float_to_bf16},
-                                                         {from_bf16, from_bf16_to_float, from_bf16_to_bf16}};
+  constexpr decltype(Parameter::update) updates[2][3] = {
+      {update<float, void>, update<float, float>, update<float, uint16_t>},
+      {update<uint16_t, void>, update<uint16_t, float>, update<uint16_t, uint16_t>}};
   std::vector<Parameter> parameters;
   std::vector<int64_t> starts{0};  // the first chunk of each parameter, then how many there are
   for (size_t i = 0; i < count; ++i) {

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "cpu/buffer.h"
-#include "cpu/clones.h"
 #include "cpu/conv_tile.h"
+#include "cpu/dispatch.h"
 #include "cpu/element.h"
 #include "cpu/entries.h"
 #include "layout.h"
@@ -78,7 +78,7 @@ FT_INLINE void add_weights(const Entry* entries, int64_t count, const float* wei
 }
 
 // The same for a patch whose rows are not whole vectors: beyond their ends lie other patches' numbers.
-FT_CLONES void add_weights_rows(const Sizes& s, const Entry* entries, int64_t count, const float* weights, float* dx) {
+FT_INLINE void add_weights_rows(const Sizes& s, const Entry* entries, int64_t count, const float* weights, float* dx) {
   for (int64_t e = 0; e < count; ++e) {
     for (int64_t row = 0; row < s.kernel_h; ++row) {
       const float* from = weights + row * s.row_vectors() * kLanes;
@@ -110,44 +110,31 @@ FT_INLINE void choose_weights(int64_t vectors, const Entry* entries, int64_t cou
   }
 }
 
-FT_CLONES void add_patches_small(int64_t vectors, const Entry* entries, int64_t count, const float* x,
-                                 const int32_t* at, float* sums) {
-  choose_patches<kSmallTile>(vectors, entries, count, x, at, sums);
+// The functions for tiles of at most so many vectors.
+template <int kTile>
+void add_patches_tile(int64_t vectors, const Entry* entries, int64_t count, const float* x, const int32_t* at,
+                      float* sums) {
+  dispatch([&]() FT_INLINED { choose_patches<kTile>(vectors, entries, count, x, at, sums); });
 }
 
-FT_CLONES void add_weights_small(int64_t vectors, const Entry* entries, int64_t count, const float* weights,
-                                 const int32_t* at, float* dx) {
-  choose_weights<kSmallTile>(vectors, entries, count, weights, at, dx);
+template <int kTile>
+void add_weights_tile(int64_t vectors, const Entry* entries, int64_t count, const float* weights, const int32_t* at,
+                      float* dx) {
+  dispatch([&]() FT_INLINED { choose_weights<kTile>(vectors, entries, count, weights, at, dx); });
 }
-
-#if defined(FT_X86_TILES)
-#define FT_LARGE __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma")))
-FT_LARGE void add_patches_large(int64_t vectors, const Entry* entries, int64_t count, const float* x, const int32_t* at,
-                                float* sums) {
-  choose_patches<kLargeTile>(vectors, entries, count, x, at, sums);
-}
-
-FT_LARGE void add_weights_large(int64_t vectors, const Entry* entries, int64_t count, const float* weights,
-                                const int32_t* at, float* dx) {
-  choose_weights<kLargeTile>(vectors, entries, count, weights, at, dx);
-}
-#undef FT_LARGE
-#endif
 
 using AddTile = void (*)(int64_t, const Entry*, int64_t, const float*, const int32_t*, float*);
 
 // The functions of this processor.
 struct Tiles {
   int64_t most = kSmallTile;
-  AddTile add_patches = add_patches_small, add_weights = add_weights_small;
+  AddTile add_patches = add_patches_tile<kSmallTile>, add_weights = add_weights_tile<kSmallTile>;
 
   Tiles() {
-#if defined(FT_X86_TILES)
-    if (!Avx512::here() || !avx512::here() || !__builtin_cpu_supports("avx512dq")) return;
+    if (isa() < Isa::kAvx512) return;
     most = kLargeTile;
-    add_patches = add_patches_large;
-    add_weights = add_weights_large;
-#endif
+    add_patches = add_patches_tile<kLargeTile>;
+    add_weights = add_weights_tile<kLargeTile>;
   }
 };
 
@@ -176,11 +163,6 @@ FT_INLINE void pad_image(const Sizes& s, const T* x, float* to, int64_t group_st
   }
 }
 
-FT_CLONES void pad(const Sizes& s, const float* x, float* to, int64_t group_step) { pad_image(s, x, to, group_step); }
-FT_CLONES void pad(const Sizes& s, const uint16_t* x, float* to, int64_t group_step) {
-  pad_image(s, x, to, group_step);
-}
-
 // The other way round.
 template <typename T>
 FT_INLINE void take_image(const Sizes& s, const float* padded, int64_t group_step, T* dx) {
@@ -195,13 +177,6 @@ FT_INLINE void take_image(const Sizes& s, const float* padded, int64_t group_ste
       }
     }
   }
-}
-
-FT_CLONES void take(const Sizes& s, const float* padded, int64_t group_step, float* dx) {
-  take_image(s, padded, group_step, dx);
-}
-FT_CLONES void take(const Sizes& s, const float* padded, int64_t group_step, uint16_t* dx) {
-  take_image(s, padded, group_step, dx);
 }
 
 // Bytes of images that are processed together: a part of the L2 cache, beside weights and their sums.
@@ -235,7 +210,8 @@ class Worker {
     for (int64_t first = begin; first < end; first += images_) {
       const int64_t count = std::min(images_, end - first);
       for (int64_t i = 0; i < count; ++i) {
-        pad(s_, x + (first + i) * s_.h * s_.w * s_.c, x_.get() + i * s_.image(), group_step_);
+        const T* const image = x + (first + i) * s_.h * s_.w * s_.c;
+        dispatch([&]() FT_INLINED { pad_image(s_, image, x_.get() + i * s_.image(), group_step_); });
       }
       if (input_) std::fill(dx_.get(), dx_.get() + s_.groups * group_step_ + kLanes, 0.0f);
       for (int64_t top = 0; top < s_.out_h; top += strip_) {
@@ -244,7 +220,8 @@ class Worker {
       }
       if (!input_) continue;
       for (int64_t i = 0; i < count; ++i) {
-        take(s_, dx_.get() + i * s_.image(), group_step_, dx + (first + i) * s_.h * s_.w * s_.c);
+        T* const image = dx + (first + i) * s_.h * s_.w * s_.c;
+        dispatch([&]() FT_INLINED { take_image(s_, dx_.get() + i * s_.image(), group_step_, image); });
       }
     }
   }
@@ -278,7 +255,8 @@ class Worker {
         }
       }
       if (input_ && !whole_) {
-        add_weights_rows(s_, entries, count, weights_ + channel * s_.patch(), dx_.get() + group);
+        const float* const weights = weights_ + channel * s_.patch();
+        dispatch([&]() FT_INLINED { add_weights_rows(s_, entries, count, weights, dx_.get() + group); });
       }
     }
   }

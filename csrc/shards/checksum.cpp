@@ -1,5 +1,7 @@
 #include "shards/checksum.h"
 
+#include "cpu/dispatch.h"
+
 // xxhash.h uses the widest registers that the compiler's flags allow, which in a library for every x86-64 are those of
 // SSE2: half as fast as AVX2 on data in the cache. With XXH_X86DISPATCH it defines the loops for AVX2 and AVX-512 too,
 // and the choice is made here, at run time. These are its internals: an update has to be held against them.
@@ -40,8 +42,8 @@ XXH_TARGET_AVX512 XXH64_hash_t with_avx512(const void* data, size_t size) {
 }
 
 Hash fastest() {
-  if (__builtin_cpu_supports("avx512f")) return with_avx512;
-  return __builtin_cpu_supports("avx2") ? with_avx2 : with_sse2;
+  if (isa() == Isa::kAvx512) return with_avx512;
+  return isa() == Isa::kAvx2 ? with_avx2 : with_sse2;
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpu/clones.h"
+#include "cpu/dispatch.h"
 
 namespace fasttransfer::shards {
 namespace {
@@ -13,7 +13,7 @@ struct Range {
   uint16_t least, most;
 };
 
-FT_CLONES Range upper_bytes(const uint16_t* values, int64_t count) {
+FT_INLINE Range upper_bytes(const uint16_t* values, int64_t count) {
   uint16_t least = 0xffff, most = 0;
   for (int64_t i = 0; i < count; ++i) {
     least = std::min(least, values[i]);
@@ -22,7 +22,7 @@ FT_CLONES Range upper_bytes(const uint16_t* values, int64_t count) {
   return {static_cast<uint16_t>(least >> 8), static_cast<uint16_t>(most >> 8)};
 }
 
-FT_CLONES void split(const uint16_t* values, int64_t count, int least, uint8_t* to) {
+FT_INLINE void split(const uint16_t* values, int64_t count, int least, uint8_t* to) {
   const int64_t half = (count + 1) / 2, rest = count - half;
   const auto base = static_cast<uint16_t>(least << 8);
   uint8_t* const upper = to + count;
@@ -36,7 +36,7 @@ FT_CLONES void split(const uint16_t* values, int64_t count, int least, uint8_t* 
   if (rest < half) upper[rest] = static_cast<uint8_t>((values[rest] - base) >> 8);
 }
 
-FT_CLONES void join(const uint8_t* from, int64_t count, int least, uint16_t* values) {
+FT_INLINE void join(const uint8_t* from, int64_t count, int least, uint16_t* values) {
   const int64_t half = (count + 1) / 2, rest = count - half;
   const auto base = static_cast<uint16_t>(least << 8);
   const uint8_t* const upper = from + count;
@@ -52,12 +52,15 @@ FT_CLONES void join(const uint8_t* from, int64_t count, int least, uint16_t* val
 
 int narrow(const uint16_t* values, int64_t count, uint8_t* to) {
   if (count == 0) return 0;
-  const Range range = upper_bytes(values, count);
+  Range range;
+  dispatch([&]() FT_INLINED { range = upper_bytes(values, count); });
   if (range.most - range.least >= kWindow) return -1;
-  split(values, count, range.least, to);
+  dispatch([&]() FT_INLINED { split(values, count, range.least, to); });
   return range.least;
 }
 
-void widen(const uint8_t* from, int64_t count, int least, uint16_t* values) { join(from, count, least, values); }
+void widen(const uint8_t* from, int64_t count, int least, uint16_t* values) {
+  dispatch([&]() FT_INLINED { join(from, count, least, values); });
+}
 
 }  // namespace fasttransfer::shards

@@ -10,6 +10,10 @@ from importlib import metadata
 from pathlib import Path
 
 from fasttransfer.core import cgroups
+from fasttransfer.core.errors import InputError
+
+# FASTTRANSFER_ISA -> the beginnings of the names of extensions that it holds back; see csrc/cpu/dispatch.h.
+_BEYOND = {"portable": ("avx", "amx", "fma", "bmi"), "avx2": ("avx512", "avx10", "amx"), "avx512": ()}
 
 
 def cores() -> int:
@@ -37,8 +41,18 @@ def processor() -> str:
 
 
 def instructions() -> tuple[str, ...]:
-    """Return the processor's extensions by Linux's names, e.g. "avx512_bf16"; empty if they are unknown."""
-    return tuple((_cpuinfo().get("flags") or _cpuinfo().get("features") or "").split())
+    """Return the processor's extensions by Linux's names, e.g. "avx512_bf16"; empty if they are unknown.
+
+    Extensions that FASTTRANSFER_ISA holds back are left out, so that every choice is that of a lesser processor.
+
+    Raises:
+        InputError: FASTTRANSFER_ISA has an unknown value.
+    """
+    isa = os.environ.get("FASTTRANSFER_ISA", "")
+    if isa and isa not in _BEYOND:
+        raise InputError(f"FASTTRANSFER_ISA={isa}: choose among {', '.join(_BEYOND)}")
+    known = (_cpuinfo().get("flags") or _cpuinfo().get("features") or "").split()
+    return tuple(name for name in known if not name.startswith(_BEYOND.get(isa, ())))
 
 
 def version(package: str) -> str:

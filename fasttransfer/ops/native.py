@@ -7,6 +7,7 @@ missing, or is an old build that lacks a kernel, the reference registered beside
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,7 @@ SCHEMAS = {
 CPU_ONLY = {"resize", "sparse_conv_backward"}
 """The operators that need no kernel for GPUs."""
 
+_FOLDER = Path(__file__).resolve().parent
 _NAMES = {"cpu": "the native library", "cuda": "the native library for GPUs"}
 _RUN_PLAIN = {"cpu": "run as plain PyTorch", "cuda": "on GPUs run as plain PyTorch"}
 _OLDEST_GPU = (8, 0)  # the first compute capability with bfloat16
@@ -96,6 +98,15 @@ def why_not() -> str:
     return _load()
 
 
+def isa() -> str:
+    """Return the instructions that native operators on the CPU use, see csrc/cpu/dispatch.h; "" if none is native."""
+    if load_library(_FOLDER):
+        return ""
+    name = ctypes.CDLL(str(find_libraries(_FOLDER)[0])).fasttransfer_isa
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
+
+
 def operators() -> dict[str, str]:
     """Return every operator and where it runs, e.g. `{"dropout": "native on the CPU and CUDA"}`."""
     load()
@@ -115,8 +126,7 @@ def _describe_kernels(cpu: bool, cuda: bool, *, only_cpu: bool = False) -> str:
 @cache
 def _load() -> str:
     """Load the libraries and define the operators; return why kernels are missing, or an empty string."""
-    folder = Path(__file__).resolve().parent
-    failure = load_library(folder)
+    failure = load_library(_FOLDER)
     for name, schema in SCHEMAS.items():
         # Libraries built before the schemas moved here define their own; PyTorch refuses a second definition.
         if not hasattr(torch.ops.fasttransfer, name):
@@ -124,7 +134,7 @@ def _load() -> str:
     reason = failure or _name_missing_kernels("cpu")
     if torch.cuda.is_available():
         # Both may be missing for the same reason: report the first.
-        gpu_reason = name_old_gpu() or load_library(folder, "cuda") or _name_missing_kernels("cuda")
+        gpu_reason = name_old_gpu() or load_library(_FOLDER, "cuda") or _name_missing_kernels("cuda")
         reason = reason or gpu_reason
     return reason
 
@@ -159,9 +169,14 @@ def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
+def find_libraries(folder: Path, device: str = "cpu") -> list[Path]:
+    """Return the files of the library for `device` in `folder`, at most one after a build."""
+    return sorted(folder.glob(f"_native_{device}*"))
+
+
 def load_library(folder: Path, device: str = "cpu") -> str:
     """Load the library for `device` in `folder`; return why that failed, or an empty string."""
-    libraries = sorted(folder.glob(f"_native_{device}*"))
+    libraries = find_libraries(folder, device)
     if not libraries:
         how = _HOW_TO_BUILD if device == "cpu" else f"{_HOW_TO_BUILD}, where nvcc is on PATH"
         return f"{_NAMES[device]} is not built, operators {_RUN_PLAIN[device]}: {how}"

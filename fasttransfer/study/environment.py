@@ -28,13 +28,13 @@ def describe_environment() -> dict[str, str]:
         "python": f"{platform.python_version()} ({platform.python_implementation()})",
         "system": platform.platform(),
         "processor": machine.processor(),
-        "instructions": " ".join(name for name in _EXTENSIONS if name in machine.instructions()) or "unknown",
+        "instructions": _instructions(),
         "cores": str(machine.cores()),
         "memory": _memory(),
     }
     facts |= {name: machine.version(package) for name, package in _PACKAGES.items()}
     facts["cuda"] = _cuda()
-    facts["native library"] = native.why_not() or "loaded"
+    facts["native library"] = native.why_not() or f"loaded, for {native.isa()}"
     facts["operators"] = "; ".join(f"{name}: {where}" for name, where in native.operators().items())
     facts["cache"] = str(cache_folder())
     facts["free disk"] = _free_disk(cache_folder())
@@ -44,6 +44,14 @@ def describe_environment() -> dict[str, str]:
 def describe_machine() -> dict[str, str]:
     """Return the facts to store beside a measurement: those that bear on speed."""
     return {name: fact for name, fact in describe_environment().items() if name not in ("cache", "commit", "free disk")}
+
+
+def _instructions() -> str:
+    """Return the extensions of the processor, without those that FASTTRANSFER_ISA holds back."""
+    known = machine.instructions()
+    names = " ".join(name for name in _EXTENSIONS if name in known) or ("none" if known else "unknown")
+    isa = os.environ.get("FASTTRANSFER_ISA")
+    return f"{names}, held back by FASTTRANSFER_ISA={isa}" if isa else names
 
 
 def _commit(root: Path) -> str:

@@ -13,7 +13,6 @@ from studies import MANMADE, NATURAL, draw_images
 from fasttransfer.pipelines.layouts import list_images
 from fasttransfer.pipelines.prepare import prepare_into
 
-
 HEAVY = ("torch", "torchvision", "timm", "nvidia.dali", "matplotlib")
 
 PROGRAM = """

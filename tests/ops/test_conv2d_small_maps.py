@@ -1,8 +1,9 @@
-"""The weight gradient that is computed tap by tap, against float64 and PyTorch's own."""
+"""The convolution for small maps, its weight gradient computed tap by tap, against float64 and PyTorch's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from unittest.mock import Mock
 
 import pytest
@@ -27,11 +28,17 @@ def tensors(n: int, channels: Pair, size: Pair, kernel: Pair) -> tuple[Tensor, T
     return x, weight, torch.randn(k, generator=generator)
 
 
-def gradients(forward: Callable[..., Tensor], given: tuple[Tensor, ...], stride: Pair, padding: Pair) -> list[Tensor]:
+def gradients(
+    forward: Callable[..., Tensor],
+    given: tuple[Tensor, ...],
+    stride: Pair,
+    padding: Pair,
+    sign: Callable[[Tensor], Tensor] = torch.clone,
+) -> list[Tensor]:
     """Return the output, and the gradients of x, weight and bias for a random gradient of the output."""
-    leaves = [t.detach().clone().requires_grad_() for t in given]
+    leaves = [sign(t.detach()).requires_grad_() for t in given]
     y = forward(*leaves, stride, padding)
-    gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y.dtype)
+    gradient = sign(torch.randn(y.shape, generator=torch.Generator().manual_seed(1))).to(y.dtype)
     return [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
 
 
@@ -75,13 +82,42 @@ def cases(draw: st.DrawFn) -> tuple[tuple[Tensor, ...], Pair, Pair]:
     return tensors(draw(st.integers(1, 5)), pair(1, 9), (height, width), kernel), stride, padding
 
 
-@given(cases())
-@settings(max_examples=60, deadline=None)
-def test_any_shape(case: tuple[tuple[Tensor, ...], Pair, Pair]) -> None:
+@contextmanager
+def used_for_any_shape() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MOST_PIXELS", 10**6)
         patch.setattr(module, "_FEWEST_WEIGHTS_PER_TAP", 1)
+        yield
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_any_shape(case: tuple[tuple[Tensor, ...], Pair, Pair]) -> None:
+    with used_for_any_shape():
         assert_as_precise_as_pytorch(*case)
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_any_shape_in_bfloat16(case: tuple[tuple[Tensor, ...], Pair, Pair]) -> None:
+    """Under autocast, as the library: a bfloat16 output, gradients of the type of what they are for."""
+    given, stride, padding = case
+    with used_for_any_shape(), torch.autocast("cpu", torch.bfloat16):
+        ours = gradients(ops.conv2d_small_maps, given, stride, padding)
+    double = tuple(t.double() for t in given)
+    exact, sizes = (gradients(F.conv2d, double, stride, padding, sign) for sign in (torch.clone, torch.abs))
+    assert [t.dtype for t in ours] == [torch.bfloat16, *[torch.float32] * 3]
+    assert ours[2].stride() == given[1].stride()
+    for mine, wanted, size in zip(ours, exact, sizes, strict=True):
+        assert mine.shape == wanted.shape
+        assert torch.all((mine - wanted).abs() <= 4 * 2**-8 * size)  # both factors and the sum are rounded to 8 bits
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "seen"), [(1, 1, slice(1, 2)), (2, 2, slice(1, 3)), (2, 1, slice(0, 3)), (1, 2, slice(1, 2))]
+)
+def test_taps_that_see_only_padding_are_left_out(size: int, stride: int, seen: slice) -> None:
+    assert module._seen_taps(size, kernel=3, stride=stride, padding=1) == seen
 
 
 def test_pytorch_computes_the_gradient_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +126,6 @@ def test_pytorch_computes_the_gradient_elsewhere(monkeypatch: pytest.MonkeyPatch
         x, weight, _ = tensors(2, channels, size, (3, 3))
         ops.conv2d_small_maps(x, weight.requires_grad_(), None, (1, 1), (1, 1)).sum().backward()
     x, weight, _ = tensors(2, LARGE, (1, 1), (3, 3))
-    with torch.autocast("cpu", torch.bfloat16):
-        y = ops.conv2d_small_maps(x, weight.requires_grad_(), None, (1, 1), (1, 1))
-    assert y.dtype == torch.bfloat16
-    y.sum().backward()
     ops.conv2d_small_maps(x.requires_grad_(), weight.detach(), None, (1, 1), (1, 1)).sum().backward()
 
 

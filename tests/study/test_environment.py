@@ -19,7 +19,7 @@ def test_the_environment_has_the_facts_of_a_bug_report() -> None:
     assert facts["fasttransfer"] == fasttransfer.__version__
     assert facts["python"].startswith(platform.python_version())
     assert facts["torch"] == torch.__version__.split("+")[0]
-    assert facts["native library"] == "loaded"
+    assert facts["native library"] in {f"loaded, for {isa}" for isa in ("portable", "avx2", "avx512")}
     assert "dropout: native on the CPU" in facts["operators"]
     assert facts["cache"] == os.environ["FASTTRANSFER_CACHE"]  # need not be there yet
     assert facts["free disk"].endswith(" GiB")
@@ -39,6 +39,14 @@ def test_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_cpuinfo", dict)
     assert not machine.instructions()
     assert environment.describe_environment()["instructions"] == "unknown"
+
+
+@pytest.mark.parametrize(("isa", "left"), [("avx512", "avx2 avx512f amx_bf16"), ("avx2", "avx2"), ("portable", "none")])
+def test_instructions_are_held_back(isa: str, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: {"flags": "fpu avx avx2 fma avx512f amx_bf16"})
+    monkeypatch.setenv("FASTTRANSFER_ISA", isa)
+    said = environment.describe_environment()["instructions"]
+    assert said == f"{left}, held back by FASTTRANSFER_ISA={isa}"
 
 
 def test_commit(tmp_path: Path) -> None:

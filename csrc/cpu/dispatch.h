@@ -1,0 +1,102 @@
+// The form of an operator on this processor: the compiler makes one for each level of x86-64, and the first call
+// chooses the highest that the processor has, or a lower one that FASTTRANSFER_ISA names.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+// Before a function, or after the parameters of a lambda, which must be inlined: into each form that calls it.
+#if defined(_MSC_VER)
+#define FT_INLINE __forceinline
+#else
+#define FT_INLINE inline __attribute__((always_inline))
+#endif
+
+#if defined(_MSC_VER)
+#define FT_INLINED [[msvc::forceinline]]
+#else
+#define FT_INLINED __attribute__((always_inline))
+#endif
+
+// Before a loop whose steps do not write what others read: saves the test of whether they do.
+#if defined(__GNUC__) && !defined(__clang__)
+#define FT_NO_ALIAS _Pragma("GCC ivdep")
+#elif defined(__clang__)
+#define FT_NO_ALIAS _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FT_NO_ALIAS
+#endif
+
+// Before a loop of at most 32 steps, a number known at compile time: its operands can stay in registers.
+#if defined(__GNUC__) && !defined(__clang__)
+#define FT_UNROLL _Pragma("GCC unroll 32")
+#elif defined(__clang__)
+#define FT_UNROLL _Pragma("unroll")
+#else
+#define FT_UNROLL
+#endif
+
+#if defined(__GNUC__)
+#define FT_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define FT_PREFETCH(address) static_cast<void>(address)
+#endif
+
+namespace fasttransfer {
+
+// Instructions, each with those before it: x86-64-v3 (AVX2, FMA, BMI) and x86-64-v4 (AVX-512 F, BW, CD, DQ and VL).
+// Elsewhere than on x86-64 there is only kPortable, what the compiler makes of plain code.
+enum class Isa { kPortable, kAvx2, kAvx512 };
+constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
+
+inline Isa find_isa() {
+  Isa found = Isa::kPortable;
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  // What else the two levels have came to processors with these or before.
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+      __builtin_cpu_supports("bmi2")) {
+    found = Isa::kAvx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      found = Isa::kAvx512;
+    }
+  }
+#endif
+  const char* const named = std::getenv("FASTTRANSFER_ISA");
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2}) {
+    if (named && std::strcmp(named, kIsaNames[static_cast<int>(isa)]) == 0) found = std::min(found, isa);
+  }
+  return found;
+}
+
+// Returns the instructions that operators use in this process.
+inline Isa isa() {
+  static const Isa chosen = find_isa();
+  return chosen;
+}
+
+// Calls `body`, a lambda with FT_INLINED that takes no arguments, in the form for this processor.
+#if defined(__x86_64__) && defined(__GNUC__)
+template <typename Body>
+__attribute__((target("arch=x86-64-v4"))) void dispatch_avx512(const Body& body) {
+  body();
+}
+
+template <typename Body>
+__attribute__((target("arch=x86-64-v3"))) void dispatch_avx2(const Body& body) {
+  body();
+}
+#endif
+
+template <typename Body>
+void dispatch(const Body& body) {
+#if defined(__x86_64__) && defined(__GNUC__)
+  if (isa() == Isa::kAvx512) return dispatch_avx512(body);
+  if (isa() == Isa::kAvx2) return dispatch_avx2(body);
+#endif
+  body();
+}
+
+}  // namespace fasttransfer
