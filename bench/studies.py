@@ -38,11 +38,11 @@ _WHOLE = [*_TINY, "--epochs", "40", "--layers", "1", "4", "7"]
 # layers that dropout acts on. Longer than the others, for dropout slows learning.
 _DROPOUT = [*_TINY, "--split", "natural-manmade", "--epochs", "60", "--layers", "4", "6"]
 _DROPOUT += ["--treatments", "selffer", "selffer+"]
-# The paper's five curves for a residual network, at the ends of its four groups of blocks. AdamW learns these few
-# images better: with batches of 32 a base B reached 53 % by it, and 37 to 46 % by SGD at 0.05, 0.02 and 0.01.
-_RESNET = [*_TINY, "--split", "natural-manmade", "--network", "torchvision:resnet18", "--size", "32", "--targets", "B"]
+# The paper's five curves for a residual network, at the ends of its four groups of blocks. Of two views per image
+# networks learn all there is within these epochs, while with any crops base+ still gained 2.7 points after 45 epochs.
+_RESNET = [*_TINY, "--split", "natural-manmade", "--network", "torchvision:resnet18", "--size", "32", "--views", "2"]
 _RESNET += ["--cuts", "layer1", "layer2", "layer3", "layer4", "--treatments", "selffer", "selffer+", "transfer"]
-_RESNET += ["transfer+", "--recipe", "small-adamw", "--lr", "0.001", "--batch", "64", "--epochs", "30"]
+_RESNET += ["transfer+", "--recipe", "small-adamw", "--lr", "0.001", "--epochs", "40", "--precision", "bf16"]
 _BASES = ["--treatments", "--seeds", *map(str, range(16))]  # no treatment after the option: bases only
 STUDIES = {
     "builtin": ["--split", "natural-manmade"],

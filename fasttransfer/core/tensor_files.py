@@ -130,14 +130,35 @@ def read_about(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         CorruptFileError: `save` did not write the file.
     """
+    about, _ = _read_header(path)
+    return about
+
+
+def stamp(path: Path) -> str:
+    """Return what tells a file that `save` wrote from another, without reading the tensors.
+
+    Returns:
+        its size in bytes, time of change in nanoseconds and checksum, as text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFileError: `save` did not write the file.
+    """
+    status = path.stat()
+    _, checksum = _read_header(path)
+    return f"{status.st_size} {status.st_mtime_ns} {checksum}"
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], str]:
+    """Return the `about` and the checksum of a file that `save` wrote."""
     with path.open("rb") as file:
         try:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            about = json.loads(header["__metadata__"]["fasttransfer"])
+            metadata = json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]
+            about, checksum = json.loads(metadata["fasttransfer"]), str(metadata[_CHECKSUM])
         except (KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
             raise CorruptFileError(f"{path}: damaged or not written by fasttransfer ({error})") from error
     assert isinstance(about, dict)
-    return about
+    return about, checksum
 
 
 def quarantine(path: Path) -> Path:

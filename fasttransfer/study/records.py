@@ -2,7 +2,8 @@
 
 Tables: `cells` (one row per network), `evaluations` (one row per validation check), `correct` (the validation images
 that each network got right at its last check), `events`, `environment`, `facts`; `checksums` (one row per network, over
-its rows in the first three, and one over the facts, which SQLite does not protect against damage of the disk).
+its rows in the first three, and one over the facts, which SQLite does not protect against damage of the disk);
+`verified` (the stamp of each network's file when it was last read and its checksum compared).
 Nothing in the first three depends on time or machine, so that two runs of one study can be compared.
 """
 
@@ -42,6 +43,7 @@ CREATE TABLE IF NOT EXISTS events (utc TEXT, cell TEXT, text TEXT);
 CREATE TABLE IF NOT EXISTS environment (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, json TEXT);
 CREATE TABLE IF NOT EXISTS checksums (seed INTEGER, name TEXT, xxh3 TEXT, PRIMARY KEY (seed, name));
+CREATE TABLE IF NOT EXISTS verified (seed INTEGER, name TEXT, stamp TEXT, PRIMARY KEY (seed, name));
 """
 _VERSION = 1
 _SYNCHRONOUS = "FULL"  # what is committed survives a power cut
@@ -228,6 +230,17 @@ class Records:
             for table in ("evaluations", "correct"):
                 self._db.execute(f"DELETE FROM {table} WHERE seed = ? AND name = ?", (cell.seed, cell.name))  # noqa: S608
             self._sign(cell.seed, cell.name)
+
+    def record_verified(self, stamps: Iterable[tuple[Cell, str]]) -> None:
+        """Enter the stamps of networks' files that were just read and compared with their checksums."""
+        with self._transaction():
+            rows = [(cell.seed, cell.name, stamp) for cell, stamp in stamps]
+            self._db.executemany("INSERT OR REPLACE INTO verified VALUES (?, ?, ?)", rows)
+
+    def read_verified(self) -> dict[tuple[int, str], str]:
+        """Return (seed, name) -> stamp of the network's file when it was verified last."""
+        rows = self._db.execute("SELECT seed, name, stamp FROM verified")
+        return {(seed, name): stamp for seed, name, stamp in rows}
 
     def log_event(self, text: str, cell: str = "") -> None:
         """Log an event, with the time."""

@@ -146,6 +146,14 @@ def load_end(folder: Path, study: Study, cell: Cell) -> tuple[Checked, Ended] | 
     return Checked(cell, _evaluations(about)), end
 
 
+def network_stamp(folder: Path, cell: Cell) -> str:
+    """Return what tells the network's file from another: size, time of change and checksum; "" where there is none."""
+    try:
+        return tensor_files.stamp(paths.weights_file(folder, cell))
+    except (OSError, tensor_files.CorruptFileError):
+        return ""
+
+
 def checkpoint_step(folder: Path, cell: Cell) -> int | None:
     """Return how many steps the checkpoint of `cell` has behind it, unverified; None where there is none."""
     try:

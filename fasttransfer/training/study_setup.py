@@ -23,7 +23,7 @@ from fasttransfer.study import environment, images, paths
 from fasttransfer.study.cells import TASKS
 from fasttransfer.study.configuration import Study
 from fasttransfer.study.records import Records
-from fasttransfer.training.checkpoint import load_end, save_pretrained
+from fasttransfer.training.checkpoint import load_end, network_stamp, save_pretrained
 from fasttransfer.training.cohort_builder import StudyContext
 from fasttransfer.training.study_plan import (
     StudyPlan,
@@ -168,18 +168,29 @@ def prepare_records(
 
 
 def _reconcile(book: Records, study: Study, out: Path) -> None:
-    """Make the records agree with the weights on disk, which decide whether a cell is done."""
-    states = book.read_ended()
+    """Make the records agree with the weights on disk, which decide whether a cell is done.
+
+    A file is read as a whole and compared with its checksum at the first start after it was written or changed; those
+    of a study of the paper's network are 240 MB each. Networks that others start from are verified at each use anyway.
+    """
+    states, verified, now_verified = book.read_ended(), book.read_verified(), []
     for cell in study.cells():
-        state = states.get((cell.seed, cell.name))
+        key = cell.seed, cell.name
+        state = states.get(key)
         if state in ("diverged", "skipped"):
+            continue
+        stamp = network_stamp(out, cell)
+        if state is not None and stamp and verified.get(key) == stamp:
             continue
         messages = load_end(out, study, cell)
         if messages is None:
             if state is not None:
                 book.log_event("its weights are missing or damaged: trained again", cell.label)
                 book.reopen(cell)
-        elif state is None:
+            continue
+        now_verified.append((cell, stamp))
+        if state is None:
             checked, end = messages
             book.record_checks((cell, e) for e in checked.evaluations)
             book.end_cell(cell, end.state, end.steps, end.reason, end.correct)
+    book.record_verified(now_verified)

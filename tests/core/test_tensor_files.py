@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,3 +123,17 @@ def test_about_is_read_without_the_tensors(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 100)
     with pytest.raises(tensor_files.CorruptFileError, match=DAMAGED):
         tensor_files.read_about(path)
+
+
+def test_a_stamp_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "network.safetensors"
+    tensor_files.save(path, {"a": torch.zeros(12)}, {})
+    first = tensor_files.stamp(path)
+    assert tensor_files.stamp(path) == first
+    before = path.stat()
+    tensor_files.save(path, {"a": torch.ones(12)}, {})  # of the same size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert tensor_files.stamp(path) != first
+    path.write_bytes(b"\xff" * 100)
+    with pytest.raises(tensor_files.CorruptFileError, match=DAMAGED):
+        tensor_files.stamp(path)

@@ -55,10 +55,12 @@ def dense(case: Case, gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tens
 def assert_as_precise_as_pytorch(case: Case, dtype: torch.dtype, density: float) -> None:
     given = drawn(case, dtype, density)
     exact = dense(case, *(t.double() for t in given))
-    for ours, eager, wanted in zip(sparse(case, *given), dense(case, *given), exact, strict=True):
+    # Not in bfloat16: on narrow images with strides oneDNN's kernels for AMX read memory that nobody has written.
+    eager = (y.to(dtype) for y in dense(case, *(t.float() for t in given)))
+    for ours, theirs, wanted in zip(sparse(case, *given), eager, exact, strict=True):
         assert ours.dtype == dtype and ours.shape == wanted.shape
         assert ours.is_contiguous(memory_format=torch.channels_last)
-        error, allowed = ((y.double() - wanted).abs().max().item() for y in (ours, eager))
+        error, allowed = ((y.double() - wanted).abs().max().item() for y in (ours, theirs))
         assert error <= 2 * allowed + 1e-6 * wanted.abs().max().item()
     (none, alone) = sparse(case, *given, input=False)
     assert none.numel() == 0 and torch.equal(alone, sparse(case, *given)[1])

@@ -28,7 +28,7 @@ from waiting import once_there
 
 from fasttransfer import features
 from fasttransfer.cli.grid import outcome_printer
-from fasttransfer.core import devices
+from fasttransfer.core import devices, tensor_files
 from fasttransfer.core.errors import InputError
 from fasttransfer.study import paths, records
 from fasttransfer.study.cells import Cell
@@ -167,6 +167,26 @@ def test_lost_and_damaged_weights_are_trained_again_to_the_same_bits(tmp_path: P
     assert damaged.with_name(damaged.name + ".damaged").exists()
     texts = [text for _, _, text in records.read_results(out).events]
     assert sum("trained again" in text for text in texts) == 2
+
+
+def test_weights_are_read_once_after_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again after their file has changed, for which its time is enough."""
+    choices, out = tiny_choices(tmp_path, layers=(3,), treatments=("transfer",), targets=("A",)), tmp_path / "run"
+    assert grid.run(choices, out, console=quiet())
+    spy = MagicMock(wraps=tensor_files.load)
+    monkeypatch.setattr(tensor_files, "load", spy)
+
+    def files_read() -> set[str]:
+        spy.reset_mock()
+        assert grid.run(choices, out, console=quiet())
+        return {call.args[0].name for call in spy.call_args_list}
+
+    written = {path.name for path in (out / "weights").iterdir()}
+    assert files_read() == written and len(written) == 4
+    assert files_read() == set()
+    os.utime(out / "weights" / "B3A.s0.safetensors")
+    assert files_read() == {"B3A.s0.safetensors"}
+    assert files_read() == set()
 
 
 def test_weights_that_were_written_but_not_recorded_count(tmp_path: Path) -> None:
