@@ -109,10 +109,9 @@ template <typename T>
 void run(const std::vector<View>& views, const Shape& shape, Tensor& result) {
   T* const to = static_cast<T*>(result.mutable_data_ptr());
   const int64_t values = kColours * shape.block * shape.block * shape.side;  // in a row of the result
-  torch::stable::parallel_for(0, static_cast<int64_t>(views.size()) * shape.side,
-                              (kValuesPerThread + values - 1) / values, [&](int64_t begin, int64_t end) {
-                                dispatch([&]() FT_INLINED { augment_rows(views.data(), shape, begin, end, to); });
-                              });
+  torch::stable::parallel_for(
+      0, static_cast<int64_t>(views.size()) * shape.side, (kValuesPerThread + values - 1) / values,
+      [&](int64_t begin, int64_t end) { dispatch(FT_FORM(augment_rows), views.data(), shape, begin, end, to); });
 }
 
 void check_indices(const char* name, const Tensor& x, int64_t count) {

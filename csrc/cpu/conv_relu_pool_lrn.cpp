@@ -160,14 +160,14 @@ class Strip {
         for (; next_packed < top + kernel_end; ++next_packed) {
           const T* const row = x + next_packed * sizes_.w * sizes_.c;
           Packed* const to = packed_row(next_packed);
-          dispatch([&]() FT_INLINED { pack_row(row, to, sizes_); });
+          dispatch(FT_FORM(pack_row), row, to, sizes_);
         }
         convolve(top, kernel_begin, kernel_end, sums_row(next_out));
       }
       const float* rows[kWindow];
       for (int i = 0; i < kWindow; ++i) rows[i] = sums_row(std::min(first + i, last));
       T* const to = y + pooled * sizes_.pooled_w * sizes_.k;
-      dispatch([&]() FT_INLINED { finish_row(rows, bias, sizes_, values_.get(), to); });
+      dispatch(FT_FORM(finish_row), rows, bias, sizes_, values_.get(), to);
     }
   }
 

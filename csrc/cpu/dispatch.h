@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 // Before a function, or after the parameters of a lambda, which must be inlined: into each form that calls it.
 #if defined(_MSC_VER)
@@ -77,26 +78,39 @@ inline Isa isa() {
   return chosen;
 }
 
-// Calls `body`, a lambda with FT_INLINED that takes no arguments, in the form for this processor.
+// A lambda that calls a function, which is inlined: what dispatch() takes.
+#define FT_FORM(...) [](const auto&... arguments) FT_INLINED { __VA_ARGS__(arguments...); }
+
+// Scalars and pointers are passed by value: of parameters, unlike of what is read from a closure, the compiler knows
+// that they do not point to memory which the function allocates.
+template <typename T>
+using Passed = std::conditional_t<std::is_scalar_v<T>, T, const T&>;
+
 #if defined(__x86_64__) && defined(__GNUC__)
-template <typename Body>
-__attribute__((target("arch=x86-64-v4"))) void dispatch_avx512(const Body& body) {
-  body();
+template <typename Form, typename... Arguments>
+__attribute__((target("arch=x86-64-v4"))) void dispatch_avx512(const Form& form, Passed<Arguments>... arguments) {
+  form(arguments...);
 }
 
-template <typename Body>
-__attribute__((target("arch=x86-64-v3"))) void dispatch_avx2(const Body& body) {
-  body();
+template <typename Form, typename... Arguments>
+__attribute__((target("arch=x86-64-v3"))) void dispatch_avx2(const Form& form, Passed<Arguments>... arguments) {
+  form(arguments...);
 }
 #endif
 
-template <typename Body>
-void dispatch(const Body& body) {
+template <typename Form, typename... Arguments>
+void dispatch_portable(const Form& form, Passed<Arguments>... arguments) {
+  form(arguments...);
+}
+
+// Calls a form for this processor: dispatch(FT_FORM(function), arguments...).
+template <typename Form, typename... Arguments>
+void dispatch(const Form& form, const Arguments&... arguments) {
 #if defined(__x86_64__) && defined(__GNUC__)
-  if (isa() == Isa::kAvx512) return dispatch_avx512(body);
-  if (isa() == Isa::kAvx2) return dispatch_avx2(body);
+  if (isa() == Isa::kAvx512) return dispatch_avx512<Form, Arguments...>(form, arguments...);
+  if (isa() == Isa::kAvx2) return dispatch_avx2<Form, Arguments...>(form, arguments...);
 #endif
-  body();
+  dispatch_portable<Form, Arguments...>(form, arguments...);
 }
 
 }  // namespace fasttransfer

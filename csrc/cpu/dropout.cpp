@@ -56,7 +56,7 @@ void run(const Tensor& x, Tensor& y, Draws draws, double scale) {
   const int64_t n = x.numel();
   const int64_t chunks = (n + kChunk - 1) / kChunk;
   torch::stable::parallel_for(0, chunks, kChunksPerThread, [&](int64_t begin, int64_t end) {
-    dispatch([&]() FT_INLINED { drop(from, to, n, begin, end, draws, static_cast<Wide<T>>(scale)); });
+    dispatch(FT_FORM(drop), from, to, n, begin, end, draws, static_cast<Wide<T>>(scale));
   });
 }
 

@@ -55,9 +55,9 @@ void run(const PoolShape& shape, const Tensor& x, const Tensor& bias, Tensor& y,
   uint8_t* codes = static_cast<uint8_t*>(argmax.mutable_data_ptr());
   torch::stable::parallel_for(0, shape.rows(), rows_per_thread(shape), [&](int64_t begin, int64_t end) {
     if (keep) {
-      dispatch([&]() FT_INLINED { forward_rows<true>(shape, begin, end, from, added, to, codes); });
+      dispatch(FT_FORM(forward_rows<true>), shape, begin, end, from, added, to, codes);
     } else {
-      dispatch([&]() FT_INLINED { forward_rows<false>(shape, begin, end, from, added, to, codes); });
+      dispatch(FT_FORM(forward_rows<false>), shape, begin, end, from, added, to, codes);
     }
   });
 }
@@ -86,7 +86,7 @@ void run_backward(const PoolShape& shape, const Tensor& gradient, const Tensor& 
   T* to = static_cast<T*>(dx.mutable_data_ptr());
   std::vector<Wide<T>> sums(shape.rows() * shape.c);
   torch::stable::parallel_for(0, shape.rows(), rows_per_thread(shape), [&](int64_t begin, int64_t end) {
-    dispatch([&]() FT_INLINED { backward_rows(shape, begin, end, from, codes, to, sums.data()); });
+    dispatch(FT_FORM(backward_rows), shape, begin, end, from, codes, to, sums.data());
   });
   add_rows(shape, sums, static_cast<Wide<T>*>(dbias.mutable_data_ptr()));
 }

@@ -55,7 +55,7 @@ FT_INLINE void update_inline(const Parameter& parameter, int64_t begin, int64_t 
 
 template <typename Gradient, typename Copy>
 void update(const Parameter& parameter, int64_t begin, int64_t end) {
-  dispatch([&]() FT_INLINED { update_inline<Gradient, Copy>(parameter, begin, end); });
+  dispatch(FT_FORM(update_inline<Gradient, Copy>), parameter, begin, end);
 }
 
 void sgd_step(const std::vector<Tensor>& weights, const std::vector<Tensor>& velocities,

@@ -42,38 +42,42 @@ struct Sizes {
   int64_t image() const { return padded_h() * padded_w() * group_c(); }  // of one group, in floats
 };
 
-using Vector = Register<kLanes>;
-
-// A patch's vectors are processed in tiles of as many as there are registers for: the 32 of AVX-512, each a whole
-// vector, or the number that any processor has.
-constexpr int kLargeTile = 26, kSmallTile = 6;
-
-template <int kVectors>
+// A patch's vectors are processed in tiles of as many as there are registers for, which are 16 floats wide with
+// AVX-512, 8 with AVX2 and else 4: a vector is one register, two or four.
+template <int kVectors, int kWidth>
 FT_INLINE void add_patches(const Entry* entries, int64_t count, const float* x, const int32_t* at, float* sums) {
-  Vector sum[kVectors];
-  Vector* to = reinterpret_cast<Vector*>(sums);
+  constexpr int kParts = kLanes / kWidth;
+  using Part = Register<kWidth>;
+  Part sum[kVectors * kParts];
+  Part* to = reinterpret_cast<Part*>(sums);
   FT_UNROLL
-  for (int i = 0; i < kVectors; ++i) sum[i] = to[i];
+  for (int i = 0; i < kVectors * kParts; ++i) sum[i] = to[i];
   for (int64_t e = 0; e < count; ++e) {
     const float value = entries[e].value;
     const float* from = x + entries[e].offset;
     FT_UNROLL
-    for (int i = 0; i < kVectors; ++i) sum[i] += *reinterpret_cast<const Vector*>(from + at[i]) * value;
+    for (int i = 0; i < kVectors * kParts; ++i) {
+      sum[i] += *reinterpret_cast<const Part*>(from + at[i / kParts] + i % kParts * kWidth) * value;
+    }
   }
   FT_UNROLL
-  for (int i = 0; i < kVectors; ++i) to[i] = sum[i];
+  for (int i = 0; i < kVectors * kParts; ++i) to[i] = sum[i];
 }
 
-template <int kVectors>
+template <int kVectors, int kWidth>
 FT_INLINE void add_weights(const Entry* entries, int64_t count, const float* weights, const int32_t* at, float* dx) {
-  Vector weight[kVectors];
+  constexpr int kParts = kLanes / kWidth;
+  using Part = Register<kWidth>;
+  Part weight[kVectors * kParts];
   FT_UNROLL
-  for (int i = 0; i < kVectors; ++i) weight[i] = reinterpret_cast<const Vector*>(weights)[i];
+  for (int i = 0; i < kVectors * kParts; ++i) weight[i] = reinterpret_cast<const Part*>(weights)[i];
   for (int64_t e = 0; e < count; ++e) {
     const float value = entries[e].value;
     float* to = dx + entries[e].offset;
     FT_UNROLL
-    for (int i = 0; i < kVectors; ++i) *reinterpret_cast<Vector*>(to + at[i]) += weight[i] * value;
+    for (int i = 0; i < kVectors * kParts; ++i) {
+      *reinterpret_cast<Part*>(to + at[i / kParts] + i % kParts * kWidth) += weight[i] * value;
+    }
   }
 }
 
@@ -90,53 +94,55 @@ FT_INLINE void add_weights_rows(const Sizes& s, const Entry* entries, int64_t co
 }
 
 // The function for so many vectors, a number that must be known at compile time.
-template <int kVectors>
+template <int kVectors, int kWidth>
 FT_INLINE void choose_patches(int64_t vectors, const Entry* entries, int64_t count, const float* x, const int32_t* at,
                               float* sums) {
   if (vectors == kVectors) {
-    add_patches<kVectors>(entries, count, x, at, sums);
+    add_patches<kVectors, kWidth>(entries, count, x, at, sums);
   } else if constexpr (kVectors > 1) {
-    choose_patches<kVectors - 1>(vectors, entries, count, x, at, sums);
+    choose_patches<kVectors - 1, kWidth>(vectors, entries, count, x, at, sums);
   }
 }
 
-template <int kVectors>
+template <int kVectors, int kWidth>
 FT_INLINE void choose_weights(int64_t vectors, const Entry* entries, int64_t count, const float* weights,
                               const int32_t* at, float* dx) {
   if (vectors == kVectors) {
-    add_weights<kVectors>(entries, count, weights, at, dx);
+    add_weights<kVectors, kWidth>(entries, count, weights, at, dx);
   } else if constexpr (kVectors > 1) {
-    choose_weights<kVectors - 1>(vectors, entries, count, weights, at, dx);
+    choose_weights<kVectors - 1, kWidth>(vectors, entries, count, weights, at, dx);
   }
-}
-
-// The functions for tiles of at most so many vectors.
-template <int kTile>
-void add_patches_tile(int64_t vectors, const Entry* entries, int64_t count, const float* x, const int32_t* at,
-                      float* sums) {
-  dispatch([&]() FT_INLINED { choose_patches<kTile>(vectors, entries, count, x, at, sums); });
-}
-
-template <int kTile>
-void add_weights_tile(int64_t vectors, const Entry* entries, int64_t count, const float* weights, const int32_t* at,
-                      float* dx) {
-  dispatch([&]() FT_INLINED { choose_weights<kTile>(vectors, entries, count, weights, at, dx); });
 }
 
 using AddTile = void (*)(int64_t, const Entry*, int64_t, const float*, const int32_t*, float*);
 
-// The functions of this processor.
+// The functions of one kind of processor. kTile: vectors of a tile, at most.
 struct Tiles {
-  int64_t most = kSmallTile;
-  AddTile add_patches = add_patches_tile<kSmallTile>, add_weights = add_weights_tile<kSmallTile>;
-
-  Tiles() {
-    if (isa() < Isa::kAvx512) return;
-    most = kLargeTile;
-    add_patches = add_patches_tile<kLargeTile>;
-    add_weights = add_weights_tile<kLargeTile>;
-  }
+  int64_t most;
+  AddTile add_patches, add_weights;
 };
+
+template <int kTile, int kWidth>
+constexpr Tiles tiles_of() {
+  return {kTile,
+          [](int64_t vectors, const Entry* entries, int64_t count, const float* x, const int32_t* at, float* sums) {
+            dispatch(FT_FORM(choose_patches<kTile, kWidth>), vectors, entries, count, x, at, sums);
+          },
+          [](int64_t vectors, const Entry* entries, int64_t count, const float* w, const int32_t* at, float* dx) {
+            dispatch(FT_FORM(choose_weights<kTile, kWidth>), vectors, entries, count, w, at, dx);
+          }};
+}
+
+Tiles tiles_here() {
+  switch (isa()) {
+    case Isa::kAvx512:
+      return tiles_of<26, 16>();  // of 32 registers
+    case Isa::kAvx2:
+      return tiles_of<6, 8>();  // 12 of 16
+    default:
+      return tiles_of<3, 4>();
+  }
+}
 
 // An image as float32 with its border, each group's channels by themselves.
 template <typename T>
@@ -211,7 +217,7 @@ class Worker {
       const int64_t count = std::min(images_, end - first);
       for (int64_t i = 0; i < count; ++i) {
         const T* const image = x + (first + i) * s_.h * s_.w * s_.c;
-        dispatch([&]() FT_INLINED { pad_image(s_, image, x_.get() + i * s_.image(), group_step_); });
+        dispatch(FT_FORM(pad_image), s_, image, x_.get() + i * s_.image(), group_step_);
       }
       if (input_) std::fill(dx_.get(), dx_.get() + s_.groups * group_step_ + kLanes, 0.0f);
       for (int64_t top = 0; top < s_.out_h; top += strip_) {
@@ -221,7 +227,7 @@ class Worker {
       if (!input_) continue;
       for (int64_t i = 0; i < count; ++i) {
         T* const image = dx + (first + i) * s_.h * s_.w * s_.c;
-        dispatch([&]() FT_INLINED { take_image(s_, dx_.get() + i * s_.image(), group_step_, image); });
+        dispatch(FT_FORM(take_image), s_, dx_.get() + i * s_.image(), group_step_, image);
       }
     }
   }
@@ -256,7 +262,7 @@ class Worker {
       }
       if (input_ && !whole_) {
         const float* const weights = weights_ + channel * s_.patch();
-        dispatch([&]() FT_INLINED { add_weights_rows(s_, entries, count, weights, dx_.get() + group); });
+        dispatch(FT_FORM(add_weights_rows), s_, entries, count, weights, dx_.get() + group);
       }
     }
   }
@@ -265,7 +271,7 @@ class Worker {
   const float* weights_;
   float* dweight_;
   bool input_, whole_;
-  const Tiles tiles_;
+  const Tiles tiles_ = tiles_here();
   int64_t images_, strip_, group_step_, room_;
   Buffer<float> x_, dx_;
   Buffer<Entry> lists_;  // [channel][room_]

@@ -34,10 +34,11 @@ FT_HOST_DEVICE inline T lrn_power(T scale) {
 // infinity, which counts as the largest number.
 template <>
 FT_HOST_DEVICE inline float lrn_power(float scale) {
-  constexpr float kLargest = 3.402823466e38f;
-  scale = scale > kLargest ? kLargest : scale;  // a NaN stays
+  constexpr int32_t kInfinity = 0x7F800000;
   int32_t bits;
   std::memcpy(&bits, &scale, sizeof bits);
+  bits -= bits == kInfinity;  // a NaN stays; a comparison of floats would keep GCC from vectorising with AVX2
+  std::memcpy(&scale, &bits, sizeof scale);
   bits = 0x6F150000 - (bits >> 1) - (bits >> 2);
   float power;
   std::memcpy(&power, &bits, sizeof power);

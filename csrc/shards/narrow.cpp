@@ -13,13 +13,13 @@ struct Range {
   uint16_t least, most;
 };
 
-FT_INLINE Range upper_bytes(const uint16_t* values, int64_t count) {
+FT_INLINE void find_upper_bytes(const uint16_t* values, int64_t count, Range* range) {
   uint16_t least = 0xffff, most = 0;
   for (int64_t i = 0; i < count; ++i) {
     least = std::min(least, values[i]);
     most = std::max(most, values[i]);
   }
-  return {static_cast<uint16_t>(least >> 8), static_cast<uint16_t>(most >> 8)};
+  *range = {static_cast<uint16_t>(least >> 8), static_cast<uint16_t>(most >> 8)};
 }
 
 FT_INLINE void split(const uint16_t* values, int64_t count, int least, uint8_t* to) {
@@ -53,14 +53,14 @@ FT_INLINE void join(const uint8_t* from, int64_t count, int least, uint16_t* val
 int narrow(const uint16_t* values, int64_t count, uint8_t* to) {
   if (count == 0) return 0;
   Range range;
-  dispatch([&]() FT_INLINED { range = upper_bytes(values, count); });
+  dispatch(FT_FORM(find_upper_bytes), values, count, &range);
   if (range.most - range.least >= kWindow) return -1;
-  dispatch([&]() FT_INLINED { split(values, count, range.least, to); });
+  dispatch(FT_FORM(split), values, count, range.least, to);
   return range.least;
 }
 
 void widen(const uint8_t* from, int64_t count, int least, uint16_t* values) {
-  dispatch([&]() FT_INLINED { join(from, count, least, values); });
+  dispatch(FT_FORM(join), from, count, least, values);
 }
 
 }  // namespace fasttransfer::shards

@@ -17,7 +17,7 @@ def _find_faster_dtypes() -> frozenset[torch.dtype]:
     """Return the types for which a single operator is faster on this processor."""
     instructions = machine.instructions() if native.load() else ()
     is_faster = {
-        torch.float32: "avx512f" in instructions,
+        torch.float32: "avx2" in instructions,
         torch.bfloat16: "avx512_bf16" in instructions and "amx_bf16" not in instructions,
     }
     return frozenset(dtype for dtype, faster in is_faster.items() if faster)

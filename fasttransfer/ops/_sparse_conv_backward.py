@@ -18,9 +18,11 @@ _FEW_CHANNELS = 4
 def _find_faster_dtypes() -> frozenset[torch.dtype]:
     """Return the types for which this operator is faster on this processor."""
     instructions = machine.instructions() if native.load() else ()
-    if "avx512f" not in instructions:
-        return frozenset()
-    return frozenset((torch.float32,) if "amx_bf16" in instructions else (torch.float32, torch.bfloat16))
+    is_faster = {
+        torch.float32: "avx2" in instructions,
+        torch.bfloat16: "avx512f" in instructions and "amx_bf16" not in instructions,
+    }
+    return frozenset(dtype for dtype, faster in is_faster.items() if faster)
 
 
 _FASTER_DTYPES = _find_faster_dtypes()
