@@ -20,7 +20,8 @@ import torch
 
 from fasttransfer.core import devices, machine
 from fasttransfer.core.errors import InputError
-from fasttransfer.core.files import make_folder
+from fasttransfer.core.files import make_folder, replace_file
+from fasttransfer.core.progress import format_duration
 from fasttransfer.study import environment
 
 SUITES = Path(__file__).with_name("test_suites.py")
@@ -55,8 +56,8 @@ def lines(entry: Mapping[str, Any]) -> list[str]:
 
 
 def show(benchmark: Any) -> None:
-    """Print the table of a benchmark that has just been recorded; pytest must not capture it (-s)."""
-    print(*lines({"name": benchmark.name, "extra_info": benchmark.extra_info}), sep="\n", flush=True)
+    """Print the table of a benchmark that has just been recorded, below its name; pytest must not capture it (-s)."""
+    print(*lines({"name": benchmark.name, "extra_info": benchmark.extra_info})[1:], sep="\n", flush=True)
 
 
 def _rate(rate: float, unit: str) -> str:
@@ -158,6 +159,55 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--epochs", type=float, help="length of training in the study of test_grid")
     group.addoption("--classes", type=int, help="classes per task in the study of test_grid")
     group.addoption("--without-plain", action="store_true", help="leave plain PyTorch out of test_grid")
+    group.addoption("--quick-grid", action="store_true", help="one epoch and three cuts in test_grid")
+
+
+class Progress:
+    """Prints before each case which it is and about how long the rest takes, and what is left out and why.
+
+    Attributes:
+        left_out: a line for each case, or variant of one, that is not measured here.
+    """
+
+    def __init__(self) -> None:
+        self.left_out: list[str] = []
+        self._start, self._done, self._total = time.perf_counter(), 0, 0
+
+    def leave_out(self, what: str) -> None:
+        """Note and print what is not measured, with the reason."""
+        self.left_out.append(what)
+        print(f"    left out: {what}", flush=True)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self._total, self._start = len(session.items), time.perf_counter()
+
+    def pytest_runtest_logstart(self, location: tuple[str, int | None, str]) -> None:
+        name, rest = location[2].removeprefix("test_"), ""
+        if self._done:
+            each = (time.perf_counter() - self._start) / self._done
+            rest = f", about {format_duration(each * (self._total - self._done))} left"
+        print(f"[{self._done + 1} of {self._total}{rest}] {name}", flush=True)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and isinstance(report.longrepr, tuple):
+            name = report.location[2].removeprefix("test_")
+            self.leave_out(f"{name}: {report.longrepr[2].removeprefix('Skipped: ')}")
+        self._done += report.when == "teardown"
+
+
+_PROGRESS = pytest.StashKey[Progress]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_PROGRESS] = next((p for p in config.pluginmanager.get_plugins() if type(p) is Progress), Progress())
+    if not config.pluginmanager.is_registered(config.stash[_PROGRESS]):
+        config.pluginmanager.register(config.stash[_PROGRESS])
+
+
+@pytest.fixture
+def leave_out(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Call it with a variant that is not measured here, and why."""
+    return request.config.stash[_PROGRESS].leave_out
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -283,6 +333,41 @@ def read(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def write_page(results: Mapping[str, Any], left_out: Sequence[str]) -> str:
+    """Return a page in Markdown: the machine, a table of every case, and what was left out and why.
+
+    Args:
+        results: see `read`.
+    """
+    facts = [f"* {name}: {fact}" for name, fact in results["machine_info"].items() if name != "operators"]
+    rows = []
+    for name, entry in results["benchmarks"].items():
+        info = entry["extra_info"]
+        ours, *others = info["seconds"]
+        work, unit = info["work"]
+        taken = statistics.median(info["seconds"][ours])
+        ratios = ", ".join(f"{other} {ratio(info['seconds'], other):.2f}x" for other in others)
+        rows.append(f"| {name} | {ours} | {taken * 1e3:,.2f} ms | {_rate(work / taken, unit)} | {ratios} |")
+    return "\n".join(
+        [
+            "# fasttransfer bench",
+            "",
+            *facts,
+            "",
+            "The last column has how many times as long the others take: medians of the ratios within rounds.",
+            "",
+            "| | variant | time | rate | compared with |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            "## Left out",
+            "",
+            *([f"* {what}" for what in left_out] or ["Nothing."]),
+            "",
+        ]
+    )
+
+
 # -- fasttransfer bench ---------------------------------------------------------------------------------------------
 
 
@@ -303,11 +388,14 @@ class _Refusals:
         return report
 
 
-def run(suite: str, *, out: Path | None = None, baseline: Path | None = None, **options: Any) -> int:
-    """Run one suite, "operators", "step", "feed" or "grid", and return the exit code: 1 if a ratio has shrunk.
+def run(
+    suite: str, *, out: Path | None = None, baseline: Path | None = None, page: Path | None = None, **options: Any
+) -> int:
+    """Run one suite, "operators", "step", "feed" or "grid", or "all"; return the exit code: 1 if a ratio has shrunk.
 
     Args:
         out: the JSON file to write.
+        page: the Markdown file to write, with what is in the JSON file and what was left out.
         options: the values of pytest's options, see `pytest_addoption`; false and None are left out.
 
     Raises:
@@ -319,7 +407,7 @@ def run(suite: str, *, out: Path | None = None, baseline: Path | None = None, **
     if out is not None:
         make_folder(out.parent)
     arguments = [
-        f"{SUITES}::test_{suite}",
+        str(SUITES) if suite == "all" else f"{SUITES}::test_{suite}",
         "-p",
         __name__,
         "-p",
@@ -336,15 +424,18 @@ def run(suite: str, *, out: Path | None = None, baseline: Path | None = None, **
         if value is not None and value is not False and value != "":
             option = name.replace("_", "-")
             arguments.append(f"--{option}" if value is True else f"--{option}={value}")
-    refusals = _Refusals()
+    refusals, progress = _Refusals(), Progress()
     try:
-        code = pytest.main(arguments, plugins=[refusals])
+        code = pytest.main(arguments, plugins=[refusals, progress])
         if refusals.refused is not None:
             raise refusals.refused
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
             raise InputError(f"--only {options.get('only')}: no case of bench {suite} has that in its name")
         if out is not None and written is not None and written.stat().st_size:
             written.replace(out)  # also when it was interrupted: with what was measured until then
+            if page is not None:
+                with replace_file(page) as file:
+                    file.write(write_page(read(out), progress.left_out).encode())
         if code == pytest.ExitCode.INTERRUPTED:
             raise KeyboardInterrupt
     finally:

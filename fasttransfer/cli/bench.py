@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 from rich.console import Console
 
+from fasttransfer.cli.console import printer
 from fasttransfer.core.errors import InputError
 
 
@@ -30,10 +31,7 @@ class _Suite:
     """The JSON file of an earlier run: exit with 1 if a ratio to PyTorch has become smaller on the same machine."""
 
     def run(self, console: Console) -> int:
-        try:
-            import pytest_benchmark  # noqa: F401
-        except ImportError as error:
-            raise InputError("bench needs pytest-benchmark: pip install 'fasttransfer[bench]'") from error
+        _need_pytest_benchmark()
         from fasttransfer.bench import harness
 
         return harness.run(self.suite, **{field.name: getattr(self, field.name) for field in fields(self)})
@@ -108,6 +106,37 @@ class BenchGrid(_SuiteWithImages):
 
 
 @dataclass(frozen=True)
+class BenchAll:
+    """Measure all of it within a quarter of an hour, and write a page.
+
+    The study is one epoch of three cuts. The page names what was left out, as precisions that the processor emulates.
+
+    For example:
+
+        fasttransfer bench all --out runs/bench
+    """
+
+    device: Literal["cpu", "cuda"] | None = None
+    """By default a GPU where there is one."""
+    data: Path | None = None
+    """Images: a source as grid takes it; by default some are drawn."""
+    out: Path = Path("runs/bench")
+    """Folder to write results.json and page.md into."""
+    quick: bool = False
+    """Fewer samples, smaller batches, nothing compiled: rough numbers in a fraction of the time."""
+
+    def run(self, console: Console) -> int:
+        _need_pytest_benchmark()
+        from fasttransfer.bench import harness
+
+        results, page = self.out / "results.json", self.out / "page.md"
+        options = {"device": self.device, "data": self.data, "quick": self.quick, "quick_grid": True}
+        code = harness.run("all", out=results, page=page, **options)
+        printer(console)(f"page: {page}")
+        return code
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure this program on this machine against plain PyTorch."""
 
@@ -116,7 +145,15 @@ class Bench:
         | Annotated[BenchStep, tyro.conf.subcommand("step")]
         | Annotated[BenchFeed, tyro.conf.subcommand("feed")]
         | Annotated[BenchGrid, tyro.conf.subcommand("grid")]
+        | Annotated[BenchAll, tyro.conf.subcommand("all")]
     )
 
     def run(self, console: Console) -> int:
         return self.command.run(console)
+
+
+def _need_pytest_benchmark() -> None:
+    try:
+        import pytest_benchmark  # noqa: F401
+    except ImportError as error:
+        raise InputError("bench needs pytest-benchmark: pip install 'fasttransfer[bench]'") from error

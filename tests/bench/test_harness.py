@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,25 @@ def test_the_file_holds_what_was_printed(measured: Path, capfd: pytest.CaptureFi
     cli.run(["bench", "operators", "--only", "dropout 256x9216 float32", "--device", "cpu"])
     printed = capfd.readouterr().out
     assert all(name in printed for name in names) and printed.count("native") == 2
+
+
+def test_the_output_says_what_is_next_and_what_is_left_out(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a processor without products in bfloat16, whether or not the output is a terminal."""
+    monkeypatch.setattr("fasttransfer.core.machine.instructions", lambda: ("avx2",))
+    monkeypatch.setattr("fasttransfer.bench.operators.BATCH", 1)
+    out, page = tmp_path / "results.json", tmp_path / "page.md"
+    case = "conv_relu_pool_lrn stage 1, batch 64"
+    assert harness.run("operators", only=case, device="cpu", quick=True, out=out, page=page) == 0
+    left_out = f"operators[{case} bfloat16 forward]: this processor emulates products in bfloat16"
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[0] == f"[1 of 2] operators[{case} bfloat16 forward]"
+    assert printed[1] == f"    left out: {left_out}"
+    assert re.fullmatch(r"\[2 of 2, about \d+ s left\] " + re.escape(f"operators[{case} float32 forward]"), printed[2])
+    written = page.read_text()
+    assert f"| operators[{case} float32 forward] | native |" in written
+    assert written.endswith(f"## Left out\n\n* {left_out}\n")
 
 
 def _slow_down(path: Path) -> dict[str, Any]:
