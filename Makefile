@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 BENCHES ?= bench
 OUT ?= runs/bench.json
-BASELINE ?= bench/results/speed-avx2.json
+BASELINE ?= $(wildcard bench/results/speed-*.json)
 
 NATIVE := $(shell find csrc -type f)
 # Vendored files keep their own style, so that they stay identical to upstream's.

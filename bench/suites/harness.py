@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ SUITES = Path(__file__).with_name("test_suites.py")
 CACHES = 128 << 20  # bytes: inputs are rotated until they take more than this
 ROUNDS, QUICK_ROUNDS = 7, 3
 TRIES, TOLERANCE = 3, 0.2  # of the guard, see `shrunk`
+ELSEWHERE = 0.5  # its tolerance on another kind of machine than was recorded
 _SAME_MACHINE = ("processor", "instructions", "cores", "threads", "cuda")  # where ratios may be expected to be equal
 
 Call = Callable[[int], object]
@@ -64,20 +66,26 @@ def _rate(rate: float, unit: str) -> str:
     return f"{rate / 1e9:,.1f} GB/s" if unit == "bytes" else f"{rate:,.0f} {unit}/s"
 
 
-def shrunk(seconds: Samples, baseline: Samples) -> list[str]:
+def shrunk(seconds: Samples, recorded: Sequence[Samples], *, tolerance: float = 0.0) -> list[str]:
     """Return what has become slower: variants that take fewer times as long as ours than in every recorded round.
 
-    The least recorded ratio is the bound, less the range of the recorded ones or a fifth, whichever is more.
+    Args:
+        seconds: of the rounds now; the first variant is ours.
+        recorded: of earlier runs.
+        tolerance: the share of the least recorded ratio that may be missing; by default the range of the recorded
+            ones, a fifth to a half.
     """
     found = []
     ours = next(iter(seconds))
     for name in list(seconds)[1:]:
-        if name in baseline and name != "copy":
-            recorded = [a / b for a, b in zip(baseline[name], baseline[ours], strict=True)]
-            spread = (max(recorded) - min(recorded)) / statistics.median(recorded)
-            bound = min(recorded) * (1 - min(0.5, max(TOLERANCE, spread)))
-            if ratio(seconds, name) < bound:
-                found.append(f"{name} takes {ratio(seconds, name):.2f}x as long, at least {bound:.2f}x is expected")
+        runs = [[a / b for a, b in zip(run[name], run[ours], strict=True)] for run in recorded if name in run]
+        if not runs or name == "copy":
+            continue
+        spread = max((max(run) - min(run)) / statistics.median(run) for run in runs)
+        allowed = tolerance or min(0.5, max(TOLERANCE, spread))
+        bound = min(map(min, runs)) * (1 - allowed)
+        if ratio(seconds, name) < bound:
+            found.append(f"{name} takes {ratio(seconds, name):.2f}x as long, at least {bound:.2f}x is expected")
     return found
 
 
@@ -155,7 +163,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", help="cpu or cuda; by default a GPU where there is one")
     group.addoption("--data", type=Path, help="images to decode and feed; by default some are drawn")
     group.addoption("--only", default="", help="run only the cases whose names contain this")
-    group.addoption("--baseline", type=Path, help="a JSON file of an earlier run: fail where a ratio has shrunk")
+    group.addoption("--baseline", type=Path, action="append", help="an earlier run: fail where a ratio has shrunk")
     group.addoption("--epochs", type=float, help="length of training in the study of test_grid")
     group.addoption("--classes", type=int, help="classes per task in the study of test_grid")
     group.addoption("--without-plain", action="store_true", help="leave plain PyTorch out of test_grid")
@@ -254,20 +262,37 @@ def quick(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("quick"))
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """The recorded benchmarks that this run is compared with: of this kind of machine, or of others."""
+
+    runs: Sequence[Mapping[str, Any]]  # name -> entry, see `read`
+    tolerance: float  # see `shrunk`
+
+    def shrunk(self, name: str, seconds: Samples) -> list[str] | None:
+        """Return what has become slower in a case; None where it was not recorded."""
+        recorded = [run[name]["extra_info"]["seconds"] for run in self.runs if name in run]
+        return shrunk(seconds, recorded, tolerance=self.tolerance) if recorded else None
+
+
 @pytest.fixture(scope="session")
-def baseline(request: pytest.FixtureRequest) -> Mapping[str, Any]:
-    """The benchmarks of the earlier run by name; none where it was of another kind of machine."""
-    path = request.config.getoption("baseline")
-    if path is None:
-        return {}
-    recorded, here = read(path), describe()
-    same = all(recorded["machine_info"].get(key) == here.get(key) for key in _SAME_MACHINE)
-    return recorded["benchmarks"] if same else {}
+def baseline(request: pytest.FixtureRequest) -> Baseline | None:
+    """The earlier runs on this kind of machine; where there are none, those on others with the same kind of device."""
+    paths = request.config.getoption("baseline")
+    if not paths:
+        return None
+    recorded, here = [read(path) for path in paths], describe()
+
+    def on_same(*keys: str) -> list[Mapping[str, Any]]:
+        return [run["benchmarks"] for run in recorded if all(run["machine_info"].get(k) == here.get(k) for k in keys)]
+
+    same = on_same(*_SAME_MACHINE)
+    return Baseline(same, 0.0) if same else Baseline(on_same("cuda"), ELSEWHERE)
 
 
 @pytest.fixture
 def compare(
-    benchmark: Any, request: pytest.FixtureRequest, device: torch.device, quick: bool, baseline: Mapping[str, Any]
+    benchmark: Any, request: pytest.FixtureRequest, device: torch.device, quick: bool, baseline: Baseline | None
 ) -> Iterator[Callable[..., Samples]]:
     """Yield a function that times variants of the same work in turn, records and prints them: see `run` below.
 
@@ -295,7 +320,7 @@ def compare(
         info = {"work": [work, unit], "seconds": {k: [float(f"{s:.4g}") for s in v] for k, v in samples.items()}}
         benchmark.extra_info.update(info | facts)
         show(benchmark)
-        if request.config.getoption("baseline") is not None:
+        if baseline is not None:
             _guard(baseline, benchmark.name, samples, timer)
         return samples
 
@@ -303,17 +328,16 @@ def compare(
     torch.compiler.reset()
 
 
-def _guard(baseline: Mapping[str, Any], name: str, samples: Samples, timer: Rounds) -> None:
+def _guard(baseline: Baseline, name: str, samples: Samples, timer: Rounds) -> None:
     """Fail where a ratio is smaller than the baseline's, and is so again in two further tries."""
-    entry = baseline.get(name)
-    if entry is None:
-        pytest.skip("the baseline is of another kind of machine, or has no such case")
     for _ in range(TRIES - 1):
-        if not shrunk(samples, entry["extra_info"]["seconds"]):
+        found = baseline.shrunk(name, samples)
+        if found is None:
+            pytest.skip("no baseline has this case on this kind of device")
+        if not found:
             return
         samples = timer.run(ROUNDS)
-    found = shrunk(samples, entry["extra_info"]["seconds"])
-    if found:
+    if found := baseline.shrunk(name, samples):
         pytest.fail(f"{name}: {'; '.join(found)}", pytrace=False)
 
 
@@ -389,12 +413,13 @@ class _Refusals:
 
 
 def run(
-    suite: str, *, out: Path | None = None, baseline: Path | None = None, page: Path | None = None, **options: Any
+    suite: str, *, out: Path | None = None, baseline: Sequence[Path] = (), page: Path | None = None, **options: Any
 ) -> int:
     """Run one suite, "operators", "step", "feed" or "grid", or "all"; return the exit code: 1 if a ratio has shrunk.
 
     Args:
         out: the JSON file to write.
+        baseline: the JSON files of earlier runs.
         page: the Markdown file to write, with what is in the JSON file and what was left out.
         options: the values of pytest's options, see `pytest_addoption`; false and None are left out.
 
@@ -402,8 +427,8 @@ def run(
         InputError: no case has that name, a device or file is missing, or the images make no benchmark.
     """
     devices.choose_device(options.get("device"))
-    if baseline is not None:
-        read(baseline)
+    for path in baseline:
+        read(path)
     if out is not None:
         make_folder(out.parent)
     arguments = [
@@ -420,7 +445,8 @@ def run(
     arguments += ["--rootdir", str(SUITES.parent), "--import-mode=importlib", "-s", "-q", "--no-header"]
     arguments += ["--benchmark-quiet", "--benchmark-disable-gc"]
     written = None if out is None else out.with_name(f".{out.name}.part")
-    for name, value in {**options, "baseline": baseline, "benchmark_json": written}.items():
+    arguments += [f"--baseline={path}" for path in baseline]
+    for name, value in {**options, "benchmark_json": written}.items():
         if value is not None and value is not False and value != "":
             option = name.replace("_", "-")
             arguments.append(f"--{option}" if value is True else f"--{option}={value}")

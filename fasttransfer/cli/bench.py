@@ -27,8 +27,9 @@ class _Suite:
     """By default a GPU where there is one."""
     out: Path | None = None
     """Write the numbers to this JSON file, in pytest-benchmark's format."""
-    baseline: Path | None = None
-    """The JSON file of an earlier run: exit with 1 if a ratio to PyTorch has become smaller on the same machine."""
+    baseline: tuple[Path, ...] = ()
+    """The JSON files of earlier runs: exit with 1 if a ratio to PyTorch has become smaller than on the same kind of
+    machine, or than half of the least where there is none of this kind."""
 
     def run(self, console: Console) -> int:
         _need_pytest_benchmark()
