@@ -131,8 +131,8 @@ class BenchAll:
         from fasttransfer.bench import harness
 
         results, page = self.out / "results.json", self.out / "page.md"
-        options = {"device": self.device, "data": self.data, "quick": self.quick, "quick_grid": True}
-        code = harness.run("all", out=results, page=page, **options)
+        given = {"device": self.device, "data": self.data, "quick": self.quick}
+        code = harness.run("all", baseline=(), out=results, page=page, quick_grid=True, **given)
         printer(console)(f"page: {page}")
         return code
 
