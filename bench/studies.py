@@ -40,9 +40,10 @@ _DROPOUT = [*_TINY, "--split", "natural-manmade", "--epochs", "60", "--layers", 
 _DROPOUT += ["--treatments", "selffer", "selffer+"]
 # The paper's five curves for a residual network, at the ends of its four groups of blocks. Of two views per image
 # networks learn all there is within these epochs, while with any crops base+ still gained 2.7 points after 45 epochs.
-_RESNET = [*_TINY, "--split", "natural-manmade", "--network", "torchvision:resnet18", "--size", "32", "--views", "2"]
-_RESNET += ["--cuts", "layer1", "layer2", "layer3", "layer4", "--treatments", "selffer", "selffer+", "transfer"]
-_RESNET += ["transfer+", "--recipe", "small-adamw", "--lr", "0.001", "--epochs", "40", "--precision", "bf16"]
+_RESNET = [*_TINY, "--split", "natural-manmade", "--network", "torchvision:resnet18", "--size", "32"]
+_RESNET += ["--cuts", "layer1", "layer2", "layer3", "layer4", "--recipe", "small-adamw", "--lr", "0.001"]
+_RESNET_VIEWS = [*_RESNET, "--views", "2", "--epochs", "40", "--precision", "bf16"]
+_RESNET_VIEWS += ["--treatments", "selffer", "selffer+", "transfer", "transfer+"]
 _BASES = ["--treatments", "--seeds", *map(str, range(16))]  # no treatment after the option: bases only
 STUDIES = {
     "builtin": ["--split", "natural-manmade"],
@@ -51,7 +52,8 @@ STUDIES = {
     "builtin-bases-bf16": [*_BASES, "--precision", "bf16"],
     "tiny-natural-manmade": ["--split", "natural-manmade", *_WHOLE],
     "tiny-random-0": ["--split", "random:0", *_WHOLE],
-    "tiny-resnet18": _RESNET,
+    "tiny-resnet18": _RESNET_VIEWS,
+    "tiny-resnet18-crops": [*_RESNET, "--epochs", "45", "--treatments"],  # bases only
     "tiny-dropout-0": [*_DROPOUT, "--dropout", "0"],
     "tiny-dropout-0.5": [*_DROPOUT, "--dropout", "0.5"],
 }
