@@ -35,26 +35,28 @@ Compare = Callable[..., Any]
 NETWORK, SIZE, BATCH, OUTPUTS = "torchvision:resnet18", 64, 64, 100
 
 
-def ours(precision: str, device: torch.device) -> Call:
+def ours(precision: str, device: torch.device, side: int) -> Call:
     """Return a training step of this project on random images."""
-    network = find_network(NETWORK, size=SIZE)
+    network = find_network(NETWORK, size=side)
     net = network.build(OUTPUTS, precision, device)
     trainer = StageTrainer(net, 0, network.draw(OUTPUTS, "own", lambda stage: stage), load_recipe("small", network))
-    x = torch.randn(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(BATCH, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(OUTPUTS, (BATCH,), device=device)
     at, lr = torch.zeros((), dtype=torch.int64, device=device), torch.tensor(1e-4, device=device)
     draws = StepDraws({}, at, 0.0)
     return lambda i: trainer.step(x, labels, draws, lr)
 
 
-def plain(precision: str, device: torch.device, layout: torch.memory_format, *, is_compiled: bool = False) -> Call:
+def plain(
+    precision: str, device: torch.device, side: int, layout: torch.memory_format, *, is_compiled: bool = False
+) -> Call:
     """Return the step as one writes it in PyTorch, with the fused optimiser."""
     net = torchvision.models.resnet18(num_classes=OUTPUTS).to(device).to(memory_format=layout)
     decayed = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 5e-4}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=1e-4, momentum=0.9, fused=True)
-    x = torch.randn(BATCH, 3, SIZE, SIZE, device=device).contiguous(memory_format=layout)
+    x = torch.randn(BATCH, 3, side, side, device=device).contiguous(memory_format=layout)
     labels = torch.randint(OUTPUTS, (BATCH,), device=device)
     forward = torch.compile(net) if is_compiled else net
 
@@ -68,15 +70,18 @@ def plain(precision: str, device: torch.device, layout: torch.memory_format, *, 
     return step
 
 
-def test_step(compare: Compare, device: torch.device) -> None:
-    precision = "fp32" if emulates(device, torch.bfloat16) else "bf16"
-    calls = {
-        "fasttransfer": ours(precision, device),
-        "eager": plain(precision, device, torch.contiguous_format),
-        "eager channels-last": plain(precision, device, torch.channels_last),
-        "compiled channels-last": plain(precision, device, torch.channels_last, is_compiled=True),
+@pytest.mark.parametrize("side", [SIZE, 32])
+def test_step(compare: Compare, device: torch.device, side: int) -> None:
+    """In bfloat16, unless the processor emulates it, and in float32."""
+    precisions = ["fp32"] if emulates(device, torch.bfloat16) else ["bf16", "fp32"]
+    best, last = precisions[0], torch.channels_last
+    calls = {f"fasttransfer {each}": ours(each, device, side) for each in precisions}
+    calls |= {
+        f"eager {best}": plain(best, device, side, torch.contiguous_format),
+        f"eager {best} channels-last": plain(best, device, side, last),
+        f"compiled {best} channels-last": plain(best, device, side, last, is_compiled=True),
     }
-    compare(calls, sample=1.0, work=BATCH, precision=precision)
+    compare(calls, sample=1.0, work=BATCH)
 
 
 @pytest.mark.parametrize(

@@ -110,16 +110,26 @@ class Rounds:
     Args:
         sample: seconds a sample takes at least, by repeating the call.
         lead: calls before each sample, so that what a loader made ahead while others had their turn is not counted.
+
+    Attributes:
+        variants: those that are timed.
+        failed: variant -> why it cannot be timed. Others than ours may fail, as PyTorch's compiler does in places.
     """
 
     def __init__(self, variants: Mapping[str, Call], device: torch.device, *, sample: float = 0.01, lead: int = 0):
-        self.variants, self._device, self._lead = dict(variants), device, lead
-        self._repeats = {}
-        for name, call in self.variants.items():
-            for i in range(1 + lead):
-                call(i)
-            self._repeats[name] = 1
-            self._repeats[name] = max(1, round(sample / max(self.time(name), 1e-7)))
+        self.variants, self.failed, self._device, self._lead = dict(variants), dict[str, str](), device, lead
+        self._repeats = dict.fromkeys(variants, 1)
+        ours = next(iter(variants))
+        for name, call in variants.items():
+            try:
+                for i in range(1 + lead):
+                    call(i)
+                self._repeats[name] = max(1, round(sample / max(self.time(name), 1e-7)))
+            except RuntimeError as error:
+                if name == ours:
+                    raise
+                del self.variants[name]
+                self.failed[name] = str(error).partition("\n")[0]
 
     def prepare(self, name: str) -> None:
         """Make the calls that come before a sample."""
@@ -292,7 +302,12 @@ def baseline(request: pytest.FixtureRequest) -> Baseline | None:
 
 @pytest.fixture
 def compare(
-    benchmark: Any, request: pytest.FixtureRequest, device: torch.device, quick: bool, baseline: Baseline | None
+    benchmark: Any,
+    request: pytest.FixtureRequest,
+    device: torch.device,
+    quick: bool,
+    baseline: Baseline | None,
+    leave_out: Callable[[str], None],
 ) -> Iterator[Callable[..., Samples]]:
     """Yield a function that times variants of the same work in turn, records and prints them: see `run` below.
 
@@ -305,6 +320,9 @@ def compare(
         """
         settings = {name: facts.pop(name) for name in ("sample", "lead") if name in facts}
         timer = Rounds(variants, device, **settings)
+        benchmark.name = benchmark.name.removeprefix("test_")
+        for name, why in timer.failed.items():
+            leave_out(f"{name} in {benchmark.name}: {why}")
         ours, *others = timer.variants
         samples: Samples = {name: [] for name in timer.variants}
 
@@ -313,7 +331,6 @@ def compare(
                 samples[name].append(timer.time(name))
             timer.prepare(ours)
 
-        benchmark.name = benchmark.name.removeprefix("test_")
         benchmark.group = request.node.originalname.removeprefix("test_")
         calls = benchmark.pedantic(timer.repeat, (ours,), setup=set_up, rounds=QUICK_ROUNDS if quick else ROUNDS)
         samples[ours] = [seconds / calls for seconds in benchmark.stats.stats.data]

@@ -62,6 +62,17 @@ def test_short_calls_are_repeated_and_numbered(clock: Clock) -> None:
     assert samples["short"] == [0.0625, 0.0625]
 
 
+def test_a_variant_that_fails_is_left_out_unless_it_is_ours() -> None:
+    def fail(i: int) -> None:
+        raise RuntimeError("no such index\nin some frame")
+
+    rounds = harness.Rounds({"ours": lambda i: None, "broken": fail, "theirs": lambda i: None}, CPU, sample=0.0)
+    assert rounds.failed == {"broken": "no such index"}
+    assert list(rounds.run(1)) == ["ours", "theirs"]
+    with pytest.raises(RuntimeError, match="no such index"):
+        harness.Rounds({"ours": fail, "theirs": lambda i: None}, CPU)
+
+
 def test_batches_made_ahead_are_not_timed() -> None:
     order: list[str] = []
     calls = {name: lambda i, name=name: order.append(name) for name in "ab"}  # type: ignore[misc]
