@@ -84,7 +84,8 @@ def _pooling(results: Results) -> str | None:
     seconds = _seconds(results, POOLING)
     if seconds is None:
         return None
-    return " / ".join(f"{ratio(seconds, name):.2g}x" for name in ("eager", "compiled", "copy"))
+    against = ("eager", "compiled", "copy")
+    return " / ".join(f"{ratio(seconds, name):.2g}x" if name in seconds else "–" for name in against)
 
 
 def _sparse(results: Results) -> str | None:
