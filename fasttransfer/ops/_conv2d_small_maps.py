@@ -33,7 +33,7 @@ def conv2d_small_maps(
     Returns:
         (N, K, H', W'), in float32 exactly that of `conv2d`.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
     if x.device.type != "cpu" or not _is_faster(x, weight, stride, padding, dtype):
         return F.conv2d(x, weight, bias, stride, padding)
     y: Tensor = _Convolution.apply(x.to(dtype), weight, None if bias is None else bias.to(dtype), stride, padding)
@@ -41,7 +41,7 @@ def conv2d_small_maps(
 
 
 def _is_faster(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dtype: torch.dtype) -> bool:
-    if weight.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
+    if weight.dtype != torch.float32 or dtype not in (x.dtype, torch.bfloat16):
         return False
     height, width = (
         (size + 2 * pad - kernel) // step + 1

@@ -143,3 +143,9 @@ def test_every_run_gives_the_same_bits() -> None:
     x, weight, bias = tensors(64, LARGE, (2, 2), (3, 3))
     first, *others = (gradients(ops.conv2d_small_maps, (x, weight, bias), (1, 1), (1, 1))[2] for _ in range(3))
     assert all(torch.equal(first, other) for other in others)
+
+
+def test_types_that_do_not_fit_are_pytorchs_error() -> None:
+    x, weight, _ = tensors(2, LARGE, (1, 1), (3, 3))
+    with pytest.raises(RuntimeError, match="type"):
+        ops.conv2d_small_maps(x.bfloat16(), weight, None, (1, 1), (1, 1))
