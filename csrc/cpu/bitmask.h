@@ -13,7 +13,7 @@
 #include "cpu/dispatch.h"
 #include "math/bitmask.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
 #include <immintrin.h>
 #define FT_VBMI2 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt,bmi2")))
 #endif

@@ -237,7 +237,7 @@ void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& size
 }
 
 const TileFunctions<float>& float_tiles() {
-#if defined(FT_X86_TILES)
+#if defined(FT_X86)
   if (Avx512::here()) return tile_functions<Avx512>();
   if (Avx2::here()) return tile_functions<Avx2>();
 #endif
@@ -245,7 +245,7 @@ const TileFunctions<float>& float_tiles() {
 }
 
 void run_bf16(const uint16_t* x, const uint16_t* weight, const float* bias, uint16_t* y, const Sizes& sizes) {
-#if defined(FT_X86_TILES)
+#if defined(FT_X86)
   if (Avx512Bf16::here()) {
     run(x, weight, bias, y, sizes, tile_functions<Avx512Bf16>());
     return;

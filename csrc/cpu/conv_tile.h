@@ -10,8 +10,7 @@
 
 #include "cpu/dispatch.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define FT_X86_TILES
+#if defined(FT_X86)
 #include <immintrin.h>
 #endif
 
@@ -116,7 +115,7 @@ struct Portable {
   }
 };
 
-#if defined(FT_X86_TILES)
+#if defined(FT_X86)
 struct Avx2 {
   using Packed = float;
   static constexpr int kUnit = 1;

@@ -7,16 +7,17 @@
 #include <cstring>
 #include <type_traits>
 
+// Where there are forms beside the portable one, and the intrinsics of their instructions.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define FT_X86
+#endif
+
 // Before a function, or after the parameters of a lambda, which must be inlined: into each form that calls it.
 #if defined(_MSC_VER)
 #define FT_INLINE __forceinline
-#else
-#define FT_INLINE inline __attribute__((always_inline))
-#endif
-
-#if defined(_MSC_VER)
 #define FT_INLINED [[msvc::forceinline]]
 #else
+#define FT_INLINE inline __attribute__((always_inline))
 #define FT_INLINED __attribute__((always_inline))
 #endif
 
@@ -53,7 +54,7 @@ constexpr const char* kIsaNames[] = {"portable", "avx2", "avx512"};
 
 inline Isa find_isa() {
   Isa found = Isa::kPortable;
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
   __builtin_cpu_init();
   // What else the two levels have came to processors with these or before.
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
@@ -86,7 +87,7 @@ inline Isa isa() {
 template <typename T>
 using Passed = std::conditional_t<std::is_scalar_v<T>, T, const T&>;
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
 template <typename Form, typename... Arguments>
 __attribute__((target("arch=x86-64-v4"))) void dispatch_avx512(const Form& form, Passed<Arguments>... arguments) {
   form(arguments...);
@@ -106,7 +107,7 @@ void dispatch_portable(const Form& form, Passed<Arguments>... arguments) {
 // Calls a form for this processor: dispatch(FT_FORM(function), arguments...).
 template <typename Form, typename... Arguments>
 void dispatch(const Form& form, const Arguments&... arguments) {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
   if (isa() == Isa::kAvx512) return dispatch_avx512<Form, Arguments...>(form, arguments...);
   if (isa() == Isa::kAvx2) return dispatch_avx2<Form, Arguments...>(form, arguments...);
 #endif

@@ -36,7 +36,7 @@ void list_pixel(const T* gradient, int64_t channels, int32_t offset, Entry* list
 
 }  // namespace portable
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
 #define FT_LISTS __attribute__((target("avx512f,avx512bw,avx512vl,bmi")))
 
 namespace avx512 {
@@ -69,7 +69,7 @@ FT_LISTS void list_pixel(const T* gradient, int64_t channels, int32_t offset, En
 
 template <typename T>
 void list_pixel(const T* gradient, int64_t channels, int32_t offset, Entry* lists, int64_t room, int32_t* counts) {
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
   if (isa() == Isa::kAvx512) return avx512::list_pixel(gradient, channels, offset, lists, room, counts);
 #endif
   portable::list_pixel(gradient, channels, offset, lists, room, counts);

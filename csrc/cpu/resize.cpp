@@ -136,7 +136,7 @@ Tensor resize(const Tensor& image, int64_t size, int64_t top, int64_t left, int6
       std::memcpy(to + y * size * kColours, part.pixels + y * part.pitch, size * kColours);
     return result;
   }
-#if defined(FT_X86_RESIZE)
+#if defined(FT_X86)
   if (Avx2::here()) {
     resize_part<Avx2>(part, size, to);
     return result;

@@ -9,8 +9,7 @@
 
 #include "cpu/dispatch.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define FT_X86_RESIZE
+#if defined(FT_X86)
 #include <immintrin.h>
 #endif
 
@@ -69,7 +68,7 @@ struct Portable {
   }
 };
 
-#if defined(FT_X86_RESIZE)
+#if defined(FT_X86)
 #define FT_AVX2 __attribute__((target("avx2")))
 
 // Multiplies two neighbouring bytes at once: pixels side by side horizontally, rows one above the other vertically.

@@ -5,7 +5,7 @@
 // xxhash.h uses the widest registers that the compiler's flags allow, which in a library for every x86-64 are those of
 // SSE2: half as fast as AVX2 on data in the cache. With XXH_X86DISPATCH it defines the loops for AVX2 and AVX-512 too,
 // and the choice is made here, at run time. These are its internals: an update has to be held against them.
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(FT_X86)
 #ifndef __clang__
 // GCC 12 warns of its own AVX-512 intrinsics, which start from undefined registers on purpose.
 #pragma GCC diagnostic ignored "-Wuninitialized"

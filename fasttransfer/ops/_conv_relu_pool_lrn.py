@@ -6,24 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.core import machine
 from fasttransfer.ops import native
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 
 _FEW_CHANNELS = 4  # up to here PyTorch's own convolution, made for many channels, is slower
 
 
-def _find_faster_dtypes() -> frozenset[torch.dtype]:
-    """Return the types for which a single operator is faster on this processor."""
-    instructions = machine.instructions() if native.load() else ()
-    is_faster = {
-        torch.float32: "avx2" in instructions,
-        torch.bfloat16: "avx512_bf16" in instructions and "amx_bf16" not in instructions,
-    }
-    return frozenset(dtype for dtype, faster in is_faster.items() if faster)
-
-
-_FASTER_DTYPES = _find_faster_dtypes()
+_FASTER_DTYPES = native.find_faster_dtypes(bf16="avx512_bf16")
 
 
 def conv_relu_pool_lrn(

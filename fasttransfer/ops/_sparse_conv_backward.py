@@ -8,24 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fasttransfer.core import machine
 from fasttransfer.ops import native
 
 # In bfloat16 PyTorch's own is as fast if a window has few channels (docs/decisions/sparse-gradients.md).
 _FEW_CHANNELS = 4
 
 
-def _find_faster_dtypes() -> frozenset[torch.dtype]:
-    """Return the types for which this operator is faster on this processor."""
-    instructions = machine.instructions() if native.load() else ()
-    is_faster = {
-        torch.float32: "avx2" in instructions,
-        torch.bfloat16: "avx512f" in instructions and "amx_bf16" not in instructions,
-    }
-    return frozenset(dtype for dtype, faster in is_faster.items() if faster)
-
-
-_FASTER_DTYPES = _find_faster_dtypes()
+_FASTER_DTYPES = native.find_faster_dtypes(bf16="avx512f")
 
 
 def conv2d_to_pool(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:

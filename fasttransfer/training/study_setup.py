@@ -180,7 +180,7 @@ def _reconcile(book: Records, study: Study, out: Path) -> None:
         if state in ("diverged", "skipped"):
             continue
         stamp = network_stamp(out, cell)
-        if state is not None and stamp and verified.get(key) == stamp:
+        if state is not None and verified.get(key) == stamp:
             continue
         messages = load_end(out, study, cell)
         if messages is None:

@@ -238,7 +238,7 @@ int check(const char* name) {
 
 int main() {
   int wrong = check<Portable>("portable");
-#if defined(FT_X86_TILES)
+#if defined(FT_X86)
   if (Avx2::here()) wrong += check<Avx2>("avx2");
   if (Avx512::here()) wrong += check<Avx512>("avx512");
   if (Avx512Bf16::here()) wrong += check<Avx512Bf16>("avx512bf16");

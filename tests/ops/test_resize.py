@@ -217,7 +217,7 @@ int check(const char* name) {
 
 int main() {
   int wrong = check<Portable>("portable");
-#if defined(FT_X86_RESIZE)
+#if defined(FT_X86)
   if (Avx2::here()) wrong += check<Avx2>("avx2");
 #endif
   return wrong;
