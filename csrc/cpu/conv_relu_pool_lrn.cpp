@@ -34,14 +34,6 @@ FT_INLINE void convert(uint16_t from, uint16_t* to) { *to = from; }
 FT_INLINE void convert(uint16_t from, float* to) { *to = bf16_to_float(from); }
 FT_INLINE void convert(float from, uint16_t* to) { *to = float_to_bf16(from); }
 
-// A group's vectors are distributed among blocks as evenly as tiles allow; block b has those from `first_vector(b)` on.
-struct Blocks {
-  int64_t vectors, count;
-  // A tile holds at least one vector. NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
-  Blocks(int64_t vectors, int64_t most) : vectors(vectors), count((vectors + most - 1) / most) {}
-  int64_t first_vector(int64_t block) const { return block * vectors / count; }
-};
-
 // Weights as tiles read them: [group][block][kernel row][unit][channel of the block][within the unit], channels last
 // before: (K, kernel, kernel, C / groups).
 template <typename T, typename Packed>
@@ -141,6 +133,7 @@ class Strip {
         packed_(buffer<Packed>(sizes.kernel_h * sizes.groups * sizes.packed_row())),
         sums_(buffer<float>(kWindow * sizes.out_w * sizes.sums_pixel())),
         rows_(buffer<const Packed*>(sizes.kernel_h)),
+        weight_rows_(buffer<const Packed*>(sizes.kernel_h)),
         values_(buffer<float>(sizes.k + 2 * kLrnReach)) {
     std::fill(values_.get(), values_.get() + sizes.k + 2 * kLrnReach, 0.0f);
   }
@@ -184,9 +177,11 @@ class Strip {
     const int64_t row_elements = units * tiles_.unit * kLanes;  // of a vector's weights
     Tile<Packed> tile;
     tile.rows = rows_.get();
-    tile.kernel_rows = std::max<int64_t>(0, kernel_end - kernel_begin);
+    tile.row_count = std::max<int64_t>(0, kernel_end - kernel_begin);
     tile.length = sizes_.window();
     tile.step = sizes_.stride * sizes_.group_c();
+    tile.next = 1;
+    tile.weights = weight_rows_.get();
     tile.sums_step = sizes_.sums_pixel();
     for (int64_t group = 0; group < sizes_.groups; ++group) {
       for (int64_t block = 0; block < blocks_.count; ++block) {
@@ -194,7 +189,10 @@ class Strip {
         const int64_t vectors = blocks_.first_vector(block + 1) - blocks_.first_vector(block);
         const int64_t most = tiles_.pixels[static_cast<size_t>(vectors - 1)];
         const int64_t count = (sizes_.out_w + most - 1) / most;
-        tile.weights = weights_ + (first * sizes_.kernel_h + kernel_begin * vectors) * row_elements;
+        tile.weights_next = vectors * kLanes * tiles_.unit;
+        for (int64_t row = kernel_begin; row < kernel_end; ++row) {
+          weight_rows_[row - kernel_begin] = weights_ + (first * sizes_.kernel_h + row * vectors) * row_elements;
+        }
         for (int64_t i = 0; i < count; ++i) {
           const int64_t begin = i * sizes_.out_w / count, end = (i + 1) * sizes_.out_w / count;
           for (int64_t row = kernel_begin; row < kernel_end; ++row) {
@@ -213,7 +211,7 @@ class Strip {
   const Packed* weights_;
   Buffer<Packed> packed_;  // rows of the image, row i in place i % kernel_h: [place][group][pixel][channel]
   Buffer<float> sums_;     // rows of the convolution, likewise, of kWindow
-  Buffer<const Packed*> rows_;
+  Buffer<const Packed*> rows_, weight_rows_;
   Buffer<float> values_;
 };
 
@@ -234,14 +232,6 @@ void run(const T* x, const T* weight, const float* bias, T* y, const Sizes& size
                 part * sizes.pooled_h / strips, (part + 1) * sizes.pooled_h / strips);
     }
   });
-}
-
-const TileFunctions<float>& float_tiles() {
-#if defined(FT_X86)
-  if (Avx512::here()) return tile_functions<Avx512>();
-  if (Avx2::here()) return tile_functions<Avx2>();
-#endif
-  return tile_functions<Portable>();
 }
 
 void run_bf16(const uint16_t* x, const uint16_t* weight, const float* bias, uint16_t* y, const Sizes& sizes) {

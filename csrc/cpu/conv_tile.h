@@ -19,15 +19,17 @@ namespace fasttransfer {
 constexpr int kLanes = 16;  // output channels in a vector, whatever the processor
 
 // Packed: float, or uint16_t for bfloat16, of which two neighbours are multiplied at once.
-// The window of a pixel covers, in each row of the kernel, `length` elements that are contiguous: channels-last.
+// Sums of products of pixels' elements, `length` in each of some rows, with vectors of weights: [pixel][output channel].
 template <typename Packed>
 struct Tile {
-  const Packed* const* rows;  // a row of the image for each row of the kernel, from the first pixel's window on
-  int64_t kernel_rows;
+  const Packed* const* rows;  // the first pixel's elements
+  int64_t row_count;
   int64_t length;
-  int64_t step;           // elements from one pixel's window to the next
-  const Packed* weights;  // [kernel row][element, or pair of them][output channel][within the pair]
-  float* sums;            // [pixel][output channel]
+  int64_t step;                  // from one pixel to the next
+  int64_t next;                  // from an element to the next, 1 for pairs
+  const Packed* const* weights;  // for each row: [element, or pair of them][output channel][within the pair]
+  int64_t weights_next;          // from one element's weights, or a pair's, to the next
+  float* sums;
   int64_t sums_step;
 };
 
@@ -83,10 +85,10 @@ FT_INLINE void multiply_tile(const Tile<float>& tile) {
   for (int p = 0; p < kPixels; ++p) {
     for (int r = 0; r < kRegisters; ++r) sums[p][r] = Register<width>{};
   }
-  const float* weights = tile.weights;
-  for (int64_t row = 0; row < tile.kernel_rows; ++row) {
+  for (int64_t row = 0; row < tile.row_count; ++row) {
     const float* x = tile.rows[row];
-    for (int64_t i = 0; i < tile.length; ++i, ++x, weights += kVectors * kLanes) {
+    const float* weights = tile.weights[row];
+    for (int64_t i = 0; i < tile.length; ++i, x += tile.next, weights += tile.weights_next) {
       Register<width> w[kRegisters];
       for (int r = 0; r < kRegisters; ++r) w[r] = reinterpret_cast<const Register<width>*>(weights)[r];
       for (int p = 0; p < kPixels; ++p) {
@@ -155,12 +157,12 @@ __attribute__((target("avx512f,avx512bf16"))) void Avx512Bf16::multiply(const Ti
   for (int p = 0; p < kPixels; ++p) {
     for (int v = 0; v < kVectors; ++v) sums[p][v] = _mm512_setzero_ps();
   }
-  const uint16_t* weights = tile.weights;
   const int64_t step = tile.step;
-  for (int64_t row = 0; row < tile.kernel_rows; ++row) {
+  for (int64_t row = 0; row < tile.row_count; ++row) {
     const uint16_t* x = tile.rows[row];
+    const uint16_t* weights = tile.weights[row];
     int64_t i = 0;
-    for (; i + 1 < tile.length; i += 2, x += 2, weights += kVectors * kLanes * 2) {
+    for (; i + 1 < tile.length; i += 2, x += 2, weights += tile.weights_next) {
       __m512bh w[kVectors];
       for (int v = 0; v < kVectors; ++v) w[v] = (__m512bh)_mm512_loadu_si512(weights + v * kLanes * 2);
       for (int p = 0; p < kPixels; ++p) {
@@ -178,7 +180,6 @@ __attribute__((target("avx512f,avx512bf16"))) void Avx512Bf16::multiply(const Ti
           sums[p][v] = _mm512_dpbf16_ps(sums[p][v], one, w);
         }
       }
-      weights += kVectors * kLanes * 2;
     }
   }
   for (int p = 0; p < kPixels; ++p) {
@@ -205,5 +206,22 @@ const TileFunctions<typename Kind::Packed>& tile_functions() {
   static const auto found = list_vectors<Kind>(std::make_index_sequence<kMostVectors>());
   return found;
 }
+
+// Returns the functions for this processor.
+inline const TileFunctions<float>& float_tiles() {
+#if defined(FT_X86)
+  if (Avx512::here()) return tile_functions<Avx512>();
+  if (Avx2::here()) return tile_functions<Avx2>();
+#endif
+  return tile_functions<Portable>();
+}
+
+// Vectors are distributed among blocks as evenly as tiles allow; block b has those from `first_vector(b)` on.
+struct Blocks {
+  int64_t vectors, count;
+  // A tile holds at least one vector. NOLINTNEXTLINE(clang-analyzer-core.DivideZero)
+  Blocks(int64_t vectors, int64_t most) : vectors(vectors), count((vectors + most - 1) / most) {}
+  int64_t first_vector(int64_t block) const { return block * vectors / count; }
+};
 
 }  // namespace fasttransfer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypedDict
 
@@ -97,6 +97,21 @@ class StagedNetwork(nn.Module, ABC):
         for stage in self.stages[start:stop]:
             x = stage(x, draws)
         return x
+
+    def gradients(
+        self, x: Tensor, labels: Tensor, draws: StepDraws, *, start: int, label_smoothing: float
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the mean loss of a batch, and its gradients by the weights of the stages behind cut `start`.
+
+        Args:
+            x: the batch at cut `start`.
+            labels: (N,) int64.
+
+        Returns:
+            The loss, float32 without dimensions, and one gradient per weight, in the order of `named_weights`.
+        """
+        loss = F.cross_entropy(self(x, start=start, draws=draws).float(), labels, label_smoothing=label_smoothing)
+        return loss.detach(), torch.autograd.grad(loss, list(self.named_weights(start).values()))
 
     @abstractmethod
     def full_name(self, stage: int, name: str) -> str:

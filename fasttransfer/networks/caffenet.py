@@ -8,106 +8,29 @@ convolutions 2, 4 and 5 in two groups, pooling that rounds up.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fasttransfer import ops
 from fasttransfer.core import randomness
 from fasttransfer.core.toml import to_plain
-from fasttransfer.networks.architecture import Architecture, InputForm, KeyOf, Profile, StagedNetwork, StepDraws
+from fasttransfer.networks.architecture import (
+    Architecture,
+    InputForm,
+    KeyOf,
+    Profile,
+    StagedNetwork,
+    StepDraws,
+)
+from fasttransfer.networks.caffenet_stage import Stage
 from fasttransfer.networks.geometry import DROPOUT_STAGES, LAYER_NAMES, STAGES, Geometry, layer_of
 from fasttransfer.networks.precision import dtype_of
 
 _ROWS = 64  # stage 6 computes the cuts of frozen prefixes on a multiple of so many images
 _LOOSE = 1.5  # factor on a step's activations: scratch memory, tensors that wait to be freed
-
-
-class Stage(nn.Module):
-    """One stage: a layer with pooling, normalisation or ReLU. Input and output have `Geometry.cut_shape`, batch first.
-
-    The first stage reads images, or images that `ops.augment` turned into blocks of the stage's stride: it is then a
-    convolution with stride 1 that sums the same products.
-    """
-
-    def __init__(self, geometry: Geometry, stage: int, outputs: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.stage = stage
-        layer = layer_of(stage)
-        self.stride = geometry.stride if stage == 1 else 1
-        self.padding, self.groups, self.after, self.pools = layer.padding, layer.groups, layer.after, layer.pools
-        self.convolves = layer.kernel > 0
-        if stage == STAGES:
-            dtype = torch.float32  # logits rounded to 8 bits tie
-        shape = geometry.weight_shapes(outputs)[stage - 1]
-        format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-        self.weight = nn.Parameter(torch.zeros(shape, dtype=dtype).contiguous(memory_format=format))
-        # The operators that pool add the bias too, in float32.
-        self.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.float32 if self.pools else dtype))
-
-    def forward(self, x: Tensor, draws: StepDraws | None = None) -> Tensor:
-        if self.after == "pool+lrn" and self._is_one_operator_faster(x):
-            return ops.conv_relu_pool_lrn(
-                x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
-            )
-        if self.convolves:
-            x = self._convolve(x)
-        else:
-            x = x.flatten(1)
-            if draws is not None and self.stage in draws.keys:
-                x = draws.dropout(self.stage, x)
-            x = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-        match self.after:
-            case "pool+lrn":
-                return ops.relu_pool_lrn(x, self.bias)
-            case "pool":
-                return ops.relu_pool(x, self.bias)
-            case "relu":
-                return F.relu(x)
-        return x
-
-    def _is_one_operator_faster(self, x: Tensor) -> bool:
-        """Return whether no gradient is needed and one operator for the whole stage is faster."""
-        if torch.is_grad_enabled() or x.shape[1] != self.weight.shape[1] * self.groups:
-            return False
-        return ops.conv_relu_pool_lrn_pays(x.dtype, x.device.type, self.weight.shape[1])
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        bias = None if self.pools else self.bias
-        if self.stage == 1 and x.shape[1] != 3:
-            return F.conv2d(x, weights_for_blocks(self.weight, self.stride), bias)
-        if self.groups == 2 and x.is_cuda:  # cuDNN is slow at groups in channels-last memory, oneDNN is not
-            return conv_in_halves(x, self.weight, bias, self.padding)
-        if self.pools:
-            return ops.conv2d_to_pool(x, self.weight, stride=self.stride, padding=self.padding, groups=self.groups)
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
-
-
-def conv_in_halves(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """Compute a convolution in two groups as two dense ones on halves of the channels."""
-    biases = bias.chunk(2) if bias is not None else (None, None)
-    parts = zip(x.chunk(2, 1), weight.chunk(2), biases, strict=True)
-    return torch.cat([F.conv2d(x, w, b, padding=padding) for x, w, b in parts], 1)
-
-
-def weights_for_blocks(weight: Tensor, block: int) -> Tensor:
-    """Return the weights of a convolution of stride `block`, for stride 1 on blocks of pixels turned into channels.
-
-    Args:
-        weight: (K, C, k, k).
-
-    Returns:
-        (K, block^2 * C, ceil(k / block), ceil(k / block)), channels in the order of `ops.augment`, zero where a block
-        reaches beyond the kernel's edge.
-    """
-    outputs, channels, kernel, _ = weight.shape
-    side = -(-kernel // block)
-    over = side * block - kernel
-    blocks = F.pad(weight, (0, over, 0, over)).reshape(outputs, channels, side, block, side, block)
-    blocks = blocks.permute(0, 3, 5, 1, 2, 4).reshape(outputs, block * block * channels, side, side)
-    return blocks.contiguous(memory_format=torch.channels_last)
 
 
 class CaffeNet(StagedNetwork):
@@ -130,9 +53,40 @@ class CaffeNet(StagedNetwork):
         """Return Caffe's name, e.g. conv1.weight."""
         return f"{LAYER_NAMES[stage - 1]}.{name}"
 
+    def gradients(
+        self, x: Tensor, labels: Tensor, draws: StepDraws, *, start: int, label_smoothing: float
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Compute them on a CPU stage by stage, without autograd: its bookkeeping is a fifth of a small network's step.
+
+        On a GPU a CUDA graph leaves none of it.
+        """
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.shape[1:] != self.geometry.cut_shape(start):
+            return super().gradients(x, labels, draws, start=start, label_smoothing=label_smoothing)
+        stages: list[Stage] = list(self.stages)[start:]
+        with torch.inference_mode():
+            passes = []
+            for stage in stages:
+                passes.append(stage.forward_pass(x, draws))
+                x = passes[-1].y
+            loss, gradient = _loss_and_gradient(x, labels, label_smoothing)
+            gradients: list[Tensor] = []
+            for stage in reversed(stages):
+                needs_dx = stage is not stages[0]
+                gradient, *of_weights = stage.backward_pass(gradient, passes.pop(), draws, needs_dx=needs_dx)
+                gradients[:0] = of_weights
+        return loss, gradients
+
     def rows(self, stage: int, batch: int) -> int:
         """Return a multiple of 64 for stage 6, whose bits depend on the batch where a thread's share is small."""
         return -(-batch // _ROWS) * _ROWS if stage == 6 else batch
+
+
+def _loss_and_gradient(logits: Tensor, labels: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of a batch, and its gradient by the logits, (N, outputs) float32."""
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    even = label_smoothing / logits.shape[1]
+    wanted = torch.full_like(logits, even).scatter_(1, labels[:, None], 1 - label_smoothing + even)
+    return loss, (logits.softmax(1) - wanted) / len(labels)
 
 
 @dataclass(frozen=True)

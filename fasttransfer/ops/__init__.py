@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fasttransfer.ops._augment import augment
 from fasttransfer.ops._conv2d_small_maps import conv2d_small_maps
+from fasttransfer.ops._conv_relu import conv_relu, conv_relu_backward
 from fasttransfer.ops._conv_relu_pool_lrn import conv_relu_pool_lrn, conv_relu_pool_lrn_pays
 from fasttransfer.ops._dropout import dropout
 from fasttransfer.ops._pack_features import PackedFeatures, pack_features, unpack_features
@@ -16,13 +17,16 @@ from fasttransfer.ops._relu_pool import relu_pool
 from fasttransfer.ops._relu_pool_lrn import relu_pool_lrn
 from fasttransfer.ops._resize import resize
 from fasttransfer.ops._sgd_step import sgd_step
-from fasttransfer.ops._sparse_conv_backward import conv2d_to_pool, sparse_conv_backward
+from fasttransfer.ops._sparse_conv_backward import conv2d_to_pool, conv2d_to_pool_backward, sparse_conv_backward
 
 __all__ = [
     "PackedFeatures",
     "augment",
     "conv2d_small_maps",
     "conv2d_to_pool",
+    "conv2d_to_pool_backward",
+    "conv_relu",
+    "conv_relu_backward",
     "conv_relu_pool_lrn",
     "conv_relu_pool_lrn_pays",
     "dropout",

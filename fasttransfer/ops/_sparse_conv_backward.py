@@ -38,6 +38,16 @@ def conv2d_to_pool(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int =
     return F.conv2d(x, weight, None, stride, padding, groups=groups)
 
 
+def conv2d_to_pool_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int, needs_dx: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Return the gradients of x, where it is needed, and of weight from that of `conv2d_to_pool`'s output."""
+    is_faster = _is_faster(x.dtype, x.device.type, weight.shape[1])
+    compute = sparse_conv_backward if is_faster else sparse_conv_backward_reference
+    dx, dweight = compute(gradient, x, weight, stride, padding, groups, needs_dx)
+    return dx if needs_dx else None, dweight
+
+
 def _is_faster(dtype: torch.dtype, device_type: str, channels: int) -> bool:
     return device_type == "cpu" and dtype in _FASTER_DTYPES and (dtype == torch.float32 or channels > _FEW_CHANNELS)
 
@@ -58,8 +68,10 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         stride, padding, groups = ctx.options
         needs_dx = ctx.needs_input_grad[0]
-        dx, dweight = sparse_conv_backward(gradients[0], x, weight, stride, padding, groups, needs_dx)
-        return dx if needs_dx else None, dweight, None, None, None
+        dx, dweight = conv2d_to_pool_backward(
+            gradients[0], x, weight, stride=stride, padding=padding, groups=groups, needs_dx=needs_dx
+        )
+        return dx, dweight, None, None, None
 
 
 def sparse_conv_backward(

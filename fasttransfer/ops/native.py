@@ -30,6 +30,13 @@ SCHEMAS = {
         "(Tensor[] shards, Tensor rows, Tensor mean, Tensor top, Tensor left, Tensor mirror, int crop, int block, "
         "int side, float scale, ScalarType dtype) -> Tensor"
     ),
+    # x: (N, C, H, W); weight: (K, C / groups, kernel, kernel); bias: (K,), all float32 -> y: (N, K, H', W')
+    "conv_relu": "(Tensor x, Tensor weight, Tensor bias, int padding, int groups) -> Tensor",
+    # gradient: like y -> dx: like x, without `input` it has no elements; dweight, dbias: like weight and bias
+    "conv_relu_backward": (
+        "(Tensor gradient, Tensor y, Tensor x, Tensor weight, int padding, int groups, bool input) "
+        "-> (Tensor dx, Tensor dweight, Tensor dbias)"
+    ),
     # x: (N, C, H, W); weight: (K, C / groups, kernel, kernel) of x's type; bias: (K,) float32 -> (N, K, PH, PW)
     "conv_relu_pool_lrn": "(Tensor x, Tensor weight, Tensor bias, int stride, int padding, int groups) -> Tensor",
     # x: any shape, contiguous; at: () int64 -> y: the same shape and type
@@ -66,7 +73,7 @@ SCHEMAS = {
     "unpack_features": "(Tensor mask, Tensor values, Tensor offsets, Tensor rows, SymInt elements) -> Tensor",
 }
 
-CPU_ONLY = {"resize", "sparse_conv_backward"}
+CPU_ONLY = {"conv_relu", "conv_relu_backward", "resize", "sparse_conv_backward"}
 """The operators that need no kernel for GPUs."""
 
 _FOLDER = Path(__file__).resolve().parent

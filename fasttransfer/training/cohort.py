@@ -224,6 +224,7 @@ class Cohort:
             self._compute, self._compute_key = self._processes.record(compute, self._device), key
         return self._compute
 
+    @torch.no_grad()
     def _cuts(
         self, batch: Mapping[str, Tensor], active: Sequence[TrainingCell], draws: StepDraws | None
     ) -> dict[tuple[str, int], Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fasttransfer.networks.architecture import StagedNetwork, StepDraws
@@ -73,6 +72,4 @@ class StageTrainer:
 
     def _gradients(self, x: Tensor, labels: Tensor, draws: StepDraws) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the batch's mean loss, and its gradients by the weights that the network reads."""
-        logits = self.net(x, start=self.start, draws=draws)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._label_smoothing)
-        return loss.detach(), torch.autograd.grad(loss, self._working)
+        return self.net.gradients(x, labels, draws, start=self.start, label_smoothing=self._label_smoothing)

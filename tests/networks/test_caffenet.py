@@ -9,9 +9,10 @@ import torch
 
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.core import randomness
-from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.architecture import StagedNetwork, StepDraws
 from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, CaffeNetArchitecture
 from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
+from fasttransfer.networks.precision import dtype_of
 
 # The paper README's layers: output channels, kernel, and standard deviation and bias of the initial values.
 PAPER = {
@@ -41,6 +42,40 @@ def test_forward_and_gradients_are_those_of_plain_pytorch(network: CaffeNetArchi
     wanted = torch.autograd.grad(expected.square().sum(), [p for m in plain.layers(net) for p in (m.weight, m.bias)])
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+ODD = CaffeNetArchitecture("odd", 40, 37, 5, 2, (6, 8, 10, 12, 14), (9, 7))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("start", range(8))
+@pytest.mark.parametrize("network", [CAFFENET, CAFFENET_MINI, ODD], ids=lambda network: network.name)
+def test_gradients_are_autograds(network: CaffeNetArchitecture, start: int, precision: str) -> None:
+    net = network.build(10, precision, torch.device("cpu"), start=start)
+    net.load(network.draw(10, "he", lambda stage: randomness.key(0, "test", stage)), start)
+    torch.manual_seed(0)
+    x = torch.randn(3, *network.cut_shape(start)).to(dtype_of(precision))
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    draws = StepDraws({7: 11, 8: 12}, torch.tensor(3), 0.5)
+    given = x, torch.tensor([1, 2, 9]), draws
+    loss, ours = net.gradients(*given, start=start, label_smoothing=0.1)
+    expected, autograds = StagedNetwork.gradients(net, *given, start=start, label_smoothing=0.1)
+    assert loss.grad_fn is None and not any(gradient.requires_grad for gradient in ours)
+    torch.testing.assert_close(loss, expected)
+    for one, other, weight in zip(ours, autograds, net.named_weights(start).values(), strict=True):
+        assert one.dtype == other.dtype and one.shape == weight.shape and one.stride() == weight.stride()
+        close = 1e-5 if precision == "fp32" else 1e-2
+        assert (one.double() - other.double()).norm() <= close * other.double().norm()
+
+
+def test_gradients_of_blocks_of_pixels() -> None:
+    """Stage 1 reads them on a GPU; on a CPU autograd computes the gradients."""
+    net = CAFFENET_MINI.build(10, "fp32", torch.device("cpu"))
+    net.load(CAFFENET_MINI.draw(10, "he", lambda stage: randomness.key(0, "test", stage)))
+    x = torch.randn(3, 27, 20, 20)
+    given = x, torch.tensor([1, 2, 9]), StepDraws({}, torch.tensor(3), 0.0)
+    _, gradients = net.gradients(*given, start=0, label_smoothing=0.0)
+    assert [g.shape for g in gradients] == [w.shape for w in net.named_weights().values()]
 
 
 def test_shapes_are_the_papers() -> None:

@@ -14,7 +14,8 @@ from fasttransfer import ops
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.core import randomness
 from fasttransfer.networks.architecture import Architecture, StepDraws
-from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, conv_in_halves, weights_for_blocks
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet
+from fasttransfer.networks.caffenet_stage import conv_in_halves, weights_for_blocks
 from fasttransfer.networks.geometry import LAYER_NAMES, Geometry
 from fasttransfer.networks.precision import dtype_of
 from fasttransfer.study.recipe import Recipe, load_recipe
