@@ -22,12 +22,11 @@ from fasttransfer.core import machine
 from fasttransfer.networks.architecture import StepDraws
 from fasttransfer.networks.caffenet import (
     CAFFENET,
+    CAFFENET_MINI,
     CaffeNet,
     CaffeNetArchitecture,
-    Stage,
-    conv_in_halves,
-    weights_for_blocks,
 )
+from fasttransfer.networks.caffenet_stage import Stage, conv_in_halves, weights_for_blocks
 from fasttransfer.networks.precision import dtype_of
 from fasttransfer.ops import augment
 from fasttransfer.pipelines.decode import decode
@@ -38,9 +37,14 @@ WHOLE = "all optimisations"
 CUTS = range(1, 8)
 
 
-def test_ablated_step(compare: Callable[..., Any], device: torch.device, quick: bool) -> None:
+@pytest.mark.parametrize("network", [CAFFENET, CAFFENET_MINI], ids=lambda network: network.name)
+def test_ablated_step(
+    compare: Callable[..., Any], network: CaffeNetArchitecture, device: torch.device, quick: bool
+) -> None:
     batch, precision = _size(device, quick)
-    calls = steps(CAFFENET, batch, precision, device)
+    if network is CAFFENET_MINI and device.type == "cpu":  # as its recipe trains it
+        batch, precision = 16, "fp32"
+    calls = steps(network, batch, precision, device)
     if quick:
         del calls["with torch.compile"]
     compare(calls, sample=0.1, work=batch, precision=precision)
@@ -70,7 +74,8 @@ def steps(network: CaffeNetArchitecture, batch: int, precision: str, device: tor
     """Return the step with all optimisations and without each that the device uses.
 
     Without space-to-depth the first convolution reads pixels, 11 x 11 with stride 4; without CUDA graphs the CPU
-    launches every kernel. A study does not use torch.compile (docs/decisions/compile.md).
+    launches every kernel. A study does not use torch.compile (docs/decisions/compile.md). On a CPU all but the first
+    compute gradients with autograd.
     """
     on_gpu = device.type == "cuda"
     images = step.random_images(network, batch, precision, device)
@@ -79,7 +84,7 @@ def steps(network: CaffeNetArchitecture, batch: int, precision: str, device: tor
         x: Tensor = images,
         *,
         stage: type[Stage] | None = None,
-        kind: type[StageTrainer] = StageTrainer,
+        kind: type[StageTrainer] = step.AutogradTrainer,
         change: Callable[[CaffeNet], None] = lambda net: None,
         recorded: bool = on_gpu,
     ) -> Call:
@@ -92,13 +97,16 @@ def steps(network: CaffeNetArchitecture, batch: int, precision: str, device: tor
         return step.stepping(trainer, x, recorded=recorded)
 
     found = {
-        WHOLE: made(),
+        WHOLE: made(kind=StageTrainer),
         "fused pooling and normalisation": made(stage=_Composite),
         "sparse gradients": made(stage=_Dense),
         "sgd_step": made(kind=_PlainUpdate),
         "channels-last": made(images.contiguous(), stage=_Planes, change=_in_planes),
         "with torch.compile": step.fast(network, batch, precision, device, compiled=True),
     }
+    if not on_gpu:
+        found["gradients without autograd"] = made()
+        found["convolutions on small maps"] = made(stage=_Padded)
     if precision == "bf16":
         found["bf16"] = step.fast(network, batch, "fp32", device)
     if on_gpu:
@@ -204,8 +212,10 @@ class _Planes(Stage):
             return F.conv2d(x, weights_for_blocks(self.weight, self.stride).contiguous(), None)
         bias = None if self.pools else self.bias
         if self.groups == 2 and x.is_cuda:
-            return conv_in_halves(x, self.weight, bias, self.padding)
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
+            y = conv_in_halves(x, self.weight, bias, self.padding)
+        else:
+            y = F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
+        return y if self.pools else F.relu(y)
 
 
 class _Dense(Stage):
@@ -217,14 +227,23 @@ class _Dense(Stage):
         return F.conv2d(x, self.weight, None, self.stride, self.padding, groups=self.groups)
 
 
+class _Padded(Stage):
+    """PyTorch's convolutions also on small maps."""
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        if self.pools:
+            return super()._convolve(x)
+        return F.relu(F.conv2d(x, self.weight, self.bias, padding=self.padding, groups=self.groups))
+
+
 class _Grouped(Stage):
     """Grouped convolutions, where a GPU gets two halves."""
 
     def _convolve(self, x: Tensor) -> Tensor:
         if self.groups == 1:
             return super()._convolve(x)
-        bias = None if self.pools else self.bias
-        return F.conv2d(x, self.weight, bias, self.stride, self.padding, groups=self.groups)
+        y = F.conv2d(x, self.weight, None if self.pools else self.bias, padding=self.padding, groups=self.groups)
+        return y if self.pools else F.relu(y)
 
 
 def _in_planes(net: CaffeNet) -> None:

@@ -1,6 +1,7 @@
 """Equal forms of the same convolutions, forward and backward: pixels or blocks of them, two groups or two halves.
 
-They decide `fasttransfer.networks.caffenet.CaffeNetArchitecture.input_form` and how `Stage` there convolves.
+They decide `fasttransfer.networks.caffenet.CaffeNetArchitecture.input_form` and how a stage convolves, see
+`fasttransfer.networks.caffenet_stage`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from fasttransfer.networks.caffenet import (
     CAFFENET,
     CAFFENET_MINI,
     CaffeNetArchitecture,
-    conv_in_halves,
-    weights_for_blocks,
 )
+from fasttransfer.networks.caffenet_stage import conv_in_halves, weights_for_blocks
 from fasttransfer.networks.geometry import layer_of
 
 BATCH = 64

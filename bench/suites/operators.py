@@ -17,8 +17,9 @@ from torch import Tensor
 from fasttransfer import ops
 from fasttransfer.bench.harness import CACHES, Call, emulates
 from fasttransfer.core import randomness
-from fasttransfer.networks.caffenet import CAFFENET
+from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI
 from fasttransfer.networks.geometry import layer_of
+from fasttransfer.ops._conv_relu import conv_relu_backward_reference
 from fasttransfer.ops._sparse_conv_backward import sparse_conv_backward_reference
 from fasttransfer.ops.native import CPU_ONLY
 
@@ -73,6 +74,7 @@ def cases() -> list[Case]:
             *(_behind_pooling(stage, dtype) for stage in KEPT_AT),
             *_dropout((4 * BATCH, 9216), dtype),
             *(_packing() if dtype == torch.bfloat16 else ()),
+            *(case for stage in (3, 4) if dtype == torch.float32 for case in _on_small_maps(stage)),
             _augment(dtype),
             _sgd(dtype),
         )
@@ -208,6 +210,42 @@ def _behind_pooling(stage: int, dtype: torch.dtype) -> Case:
     traffic = (result + products * (elements + torch.Size(weight_shape).numel())) * dtype.itemsize
     size = f"stage {stage}, batch {BATCH}, {KEPT_AT[stage]:.0%} not 0"
     return Case("sparse_conv_backward", size, dtype, "backward", traffic, variants, True)
+
+
+def _on_small_maps(stage: int) -> Iterator[Case]:
+    """A convolution of the small network, whose maps have 4 x 4 pixels, with the batch of its recipe."""
+    batch, layer = 16, layer_of(stage)
+    shape, weight_shape = (batch, *CAFFENET_MINI.cut_shape(stage - 1)), CAFFENET_MINI.weight_shapes(1)[stage - 1]
+    outputs = (batch, *CAFFENET_MINI.cut_shape(stage))
+
+    def make(device: torch.device) -> tuple[Callable[[int], Sequence[Tensor]], Tensor, Tensor]:
+        weight = 0.05 * _channels_last(weight_shape, torch.float32, device)
+        bias = torch.randn(weight_shape[0], device=device)
+
+        def inputs() -> Sequence[Tensor]:
+            return tuple(_channels_last(each, torch.float32, device) for each in (outputs, outputs, shape))
+
+        return _rotated(4 * (2 * after + before), inputs), weight, bias
+
+    def forward(device: torch.device) -> dict[str, Call]:
+        inputs, weight, bias = make(device)
+        both = _against(
+            lambda x: ops.conv_relu(x, weight, bias, padding=layer.padding, groups=layer.groups),
+            lambda x: F.relu(F.conv2d(x, weight, bias, padding=layer.padding, groups=layer.groups)),
+        )
+        return {k: torch.no_grad()(lambda i, f=f: f(inputs(i)[2])) for k, f in both.items()}
+
+    def backward(device: torch.device) -> dict[str, Call]:
+        inputs, weight, _ = make(device)
+        sizes = layer.padding, layer.groups
+        both = {"native": torch.ops.fasttransfer.conv_relu_backward, "eager": conv_relu_backward_reference}
+        return {k: lambda i, f=f: f(*inputs(i), weight, *sizes, True) for k, f in both.items()}  # type: ignore[misc]
+
+    before, after, weights = (torch.Size(each).numel() for each in (shape, outputs, weight_shape))
+    size = f"stage {stage} of {CAFFENET_MINI.name}, batch {batch}"
+    yield Case("conv_relu", size, torch.float32, "forward", 4 * (before + weights + after), forward, True)
+    traffic = 4 * (2 * after + 2 * before + 2 * weights)
+    yield Case("conv_relu_backward", size, torch.float32, "backward", traffic, backward, True)
 
 
 def _dropout(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Case]:

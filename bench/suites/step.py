@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from fasttransfer.bench.baselines import caffenet as plain
 from fasttransfer.bench.harness import Call, emulates
 from fasttransfer.core import randomness
-from fasttransfer.networks.architecture import StepDraws
+from fasttransfer.networks.architecture import StagedNetwork, StepDraws
 from fasttransfer.networks.caffenet import CaffeNet, CaffeNetArchitecture
 from fasttransfer.networks.geometry import DROPOUT_STAGES
 from fasttransfer.networks.precision import dtype_of
@@ -25,6 +25,15 @@ DROPOUT = 0.5
 PRODUCTS = "convolutions and products alone"
 
 
+class AutogradTrainer(StageTrainer):
+    """A trainer whose gradients come from autograd on every device, as those of a compiled network must."""
+
+    def _gradients(self, x: Tensor, labels: Tensor, draws: StepDraws) -> tuple[Tensor, Sequence[Tensor]]:
+        return StagedNetwork.gradients(
+            self.net, x, labels, draws, start=self.start, label_smoothing=self._label_smoothing
+        )
+
+
 def fast(
     network: CaffeNetArchitecture, batch: int, precision: str, device: torch.device, *, compiled: bool = False
 ) -> Call:
@@ -33,7 +42,7 @@ def fast(
     Args:
         compiled: put the network through torch.compile, as one graph.
     """
-    trainer = trainer_of(network, precision, device)
+    trainer = trainer_of(network, precision, device, kind=AutogradTrainer if compiled else StageTrainer)
     if compiled:
         trainer.net.compile(fullgraph=True, dynamic=False)
     return stepping(trainer, random_images(network, batch, precision, device), recorded=device.type == "cuda")

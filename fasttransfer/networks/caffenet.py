@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class CaffeNet(StagedNetwork):
         """
         if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.shape[1:] != self.geometry.cut_shape(start):
             return super().gradients(x, labels, draws, start=start, label_smoothing=label_smoothing)
-        stages: list[Stage] = list(self.stages)[start:]
+        stages = [cast(Stage, stage) for stage in self.stages][start:]
         with torch.inference_mode():
             passes = []
             for stage in stages:
@@ -72,8 +73,9 @@ class CaffeNet(StagedNetwork):
             gradients: list[Tensor] = []
             for stage in reversed(stages):
                 needs_dx = stage is not stages[0]
-                gradient, *of_weights = stage.backward_pass(gradient, passes.pop(), draws, needs_dx=needs_dx)
+                dx, *of_weights = stage.backward_pass(gradient, passes.pop(), draws, needs_dx=needs_dx)
                 gradients[:0] = of_weights
+                gradient = gradient if dx is None else dx
         return loss, gradients
 
     def rows(self, stage: int, batch: int) -> int:

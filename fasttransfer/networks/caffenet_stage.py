@@ -67,9 +67,9 @@ class Stage(nn.Module):
             y = F.linear(self._rows(x, draws), self.weight, self.bias)
             return F.relu(y) if self.after == "relu" else y
         if not self.pools:
-            return self._convolve_relu(x)
+            return self._convolve(x)
         pool = ops.relu_pool_lrn if self.after == "pool+lrn" else ops.relu_pool
-        return pool(self._convolve_to_pool(x), self.bias)
+        return pool(self._convolve(x), self.bias)
 
     def forward_pass(self, x: Tensor, draws: StepDraws) -> ForwardPass:
         """Compute the stage on a CPU in inference mode; `backward_pass` then does what autograd would."""
@@ -78,8 +78,8 @@ class Stage(nn.Module):
             y = F.linear(rows, self.weight, self.bias)
             return ForwardPass(F.relu(y) if self.after == "relu" else y, x, rows)
         if not self.pools:
-            return ForwardPass(self._convolve_relu(x), x)
-        convolved = self._convolve_to_pool(x).contiguous(memory_format=torch.channels_last)
+            return ForwardPass(self._convolve(x), x)
+        convolved = self._convolve(x).contiguous(memory_format=torch.channels_last)
         y, *kept = _OPERATORS[self.after][0](convolved, self.bias, True)
         return ForwardPass(y, x, None, tuple(convolved.shape[2:]), tuple(kept))
 
@@ -87,14 +87,18 @@ class Stage(nn.Module):
         self, gradient: Tensor, made: ForwardPass, draws: StepDraws, *, needs_dx: bool
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return the gradients of x, where it is needed, weight and bias from that of y."""
-        x, options = made.x, {"padding": self.padding, "groups": self.groups, "needs_dx": needs_dx}
         if made.rows is not None:
             return self._backward_of_linear(gradient, made, draws, needs_dx)
+        x, weight, padding, groups = made.x, self.weight, self.padding, self.groups
         if not self.pools:
-            return ops.conv_relu_backward(gradient, made.y, x, self.weight, **options)
+            return ops.conv_relu_backward(
+                gradient, made.y, x, weight, padding=padding, groups=groups, needs_dx=needs_dx
+            )
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         gradient, dbias = _OPERATORS[self.after][1](gradient, *made.kept, *made.sides)
-        dx, dweight = ops.conv2d_to_pool_backward(gradient, x, self.weight, stride=self.stride, **options)
+        dx, dweight = ops.conv2d_to_pool_backward(
+            gradient, x, weight, stride=self.stride, padding=padding, groups=groups, needs_dx=needs_dx
+        )
         return dx, dweight, dbias
 
     def _backward_of_linear(
@@ -124,21 +128,17 @@ class Stage(nn.Module):
             return False
         return ops.conv_relu_pool_lrn_pays(x.dtype, x.device.type, self.weight.shape[1])
 
-    def _convolve_relu(self, x: Tensor) -> Tensor:
-        if self._is_split(x):
-            return F.relu(conv_in_halves(x, self.weight, self.bias, self.padding))
-        return ops.conv_relu(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
-
-    def _convolve_to_pool(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Tensor:
+        """Return a convolution that is pooled next, or else one with bias and ReLU."""
         if self.stage == 1 and x.shape[1] != 3:
             return F.conv2d(x, weights_for_blocks(self.weight, self.stride))
-        if self._is_split(x):
-            return conv_in_halves(x, self.weight, None, self.padding)
-        return ops.conv2d_to_pool(x, self.weight, stride=self.stride, padding=self.padding, groups=self.groups)
-
-    def _is_split(self, x: Tensor) -> bool:
-        """Return whether two groups are two convolutions: cuDNN is slow at groups in channels-last memory."""
-        return self.groups == 2 and x.is_cuda
+        if self.groups == 2 and x.is_cuda:  # cuDNN is slow at groups in channels-last memory, oneDNN is not
+            bias = None if self.pools else self.bias
+            y = conv_in_halves(x, self.weight, bias, self.padding)
+            return y if self.pools else F.relu(y)
+        if self.pools:
+            return ops.conv2d_to_pool(x, self.weight, stride=self.stride, padding=self.padding, groups=self.groups)
+        return ops.conv_relu(x, self.weight, self.bias, padding=self.padding, groups=self.groups)
 
 
 def conv_in_halves(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
