@@ -74,14 +74,24 @@ def open_study(folder: Path, recipe: str, batch: int, classes: int, device: str)
 
 
 @pytest.fixture(params=["caffe", "mini"])
+def recipe(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def batch(recipe: str, device: torch.device) -> int:
+    return 256 if device.type == "cuda" and recipe == "caffe" else 32
+
+
+@pytest.fixture
 def context(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, quick: bool
+    recipe: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: torch.device, quick: bool
 ) -> Iterator[StudyContext]:
     """A study, its own cache, and this process configured like one of its workers."""
     monkeypatch.setenv("FASTTRANSFER_CACHE", str(tmp_path / "cache"))
-    batch = 256 if device.type == "cuda" and request.param == "caffe" else 32
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    made = open_study(tmp_path, request.param, batch, (2 if quick else 12) * batch, device.type)
+    images = 12 * batch if device.type == "cuda" else 12 * 32
+    made = open_study(tmp_path, recipe, batch, 2 * batch if quick else max(2 * batch, images), device.type)
     devices.configure_process(made.study.device, made.study.threads, 0)
     yield made
     torch.set_num_threads(threads)
@@ -118,7 +128,9 @@ def test_frozen_cells(compare: Compare, context: StudyContext, device: torch.dev
 
 
 @pytest.mark.parametrize("n", [3, 5, 7])
+@pytest.mark.parametrize(("recipe", "batch"), [("caffe", 256), ("mini", 16)], ids=["caffe", "mini"])
 def test_cached_cell(compare: Compare, context: StudyContext, device: torch.device, n: int) -> None:
+    """With each recipe's own batch: the smaller it is, the more of a step is the update of the weights, in both."""
     cached, live = cohort(context, [n], device, "cache"), cohort(context, [n], device)
     calls = {"cached": stepping(cached), "live": stepping(live)}
     compare(calls, sample=0.1, work=context.study.recipe.batch, precision=context.study.precision)

@@ -38,7 +38,7 @@ from fasttransfer.pipelines.decode import decode
 from fasttransfer.pipelines.layouts import Listing, list_images
 from fasttransfer.pipelines.memory_feed import MemoryFeed
 from fasttransfer.pipelines.prepare import prepare_into
-from fasttransfer.pipelines.store import JpegStorePart, Kind, Store
+from fasttransfer.pipelines.store import JpegStorePart, Kind, RawStorePart, Store
 from fasttransfer.pipelines.streams import Feed, Stream, TaskImages
 
 SIDE, CROP, BLOCK = CAFFENET.store, CAFFENET.crop, CAFFENET.stride
@@ -236,24 +236,33 @@ def preparations(source: JpegSource, folder: Path, threads: int, device: torch.d
 
 
 def feeds(source: JpegSource, folder: Path, threads: int, device: torch.device) -> dict[str, Call]:
-    """Return every way from the same stored images to training batches of `BATCH`, from side 256 to crops of 227.
+    """Return every way from the same images to training batches of `BATCH`, from side 256 to crops of 227.
 
-    This project's batches are bfloat16 in blocks of 4 x 4 pixels, less a mean image. The others, see `loaders`, read
-    the images of the jpeg store from a file each and do less: float32, no blocks, a mean colour.
+    This project's batches are bfloat16 in blocks of 4 x 4 pixels, less a mean image. The others, see `loaders`, do
+    less: float32, no blocks, a mean colour. Of PyTorch's DataLoaders two read the source's files and resize each image
+    for each batch; two read JPEGs of side 256, the images of the jpeg store in a file each; the fastest reads the
+    decoded images of the raw store from one array in memory.
     """
     raw, jpeg = (_store(source, folder / f"store-{kind}", kind) for kind in ("raw", "jpeg"))
-    assert isinstance(jpeg.train, JpegStorePart)
+    assert isinstance(jpeg.train, JpegStorePart) and isinstance(raw.train, RawStorePart)
     files = []
     for row in range(len(jpeg.train)):
         files.append(make_folder(folder / "files" / "all") / f"{row:06d}.jpg")
         files[-1].write_bytes(jpeg.train.read(row))
     workers = 0 if threads == 1 else threads
-    pillow = loaders.dataloader(files, loaders.with_pillow, CROP, BATCH, workers)
-    torchvision = loaders.dataloader(files, loaders.with_torchvision, CROP, BATCH, workers)
+    originals = [source.listing.source / image.path for image in source.listing.train + source.listing.val]
+    decoded = raw.train.gather(np.arange(len(raw.train)))
+    ways = {
+        "DataLoader as usual": loaders.as_usual(source.listing.source, SIDE, CROP, BATCH, workers),
+        "DataLoader + draft": loaders.dataloader(originals, partial(loaders.reduced, side=SIDE), CROP, BATCH, workers),
+        "DataLoader + Pillow": loaders.dataloader(files, loaders.with_pillow, CROP, BATCH, workers),
+        "DataLoader + torchvision": loaders.dataloader(files, loaders.with_torchvision, CROP, BATCH, workers),
+        "DataLoader + arrays": loaders.of_arrays(decoded, CROP, BATCH, workers),
+    }
     found = {"fasttransfer raw": training(raw, "raw", threads, device)}
     if has_dali():
         found["fasttransfer jpeg"] = training(jpeg, "jpeg", threads, device)
-    found |= {"DataLoader + Pillow": lambda i: next(pillow), "DataLoader + torchvision": lambda i: next(torchvision)}
+    found |= {name: lambda i, batches=batches: next(batches) for name, batches in ways.items()}  # type: ignore[misc]
     if has_dali():
         dali = loaders.dali(files, CROP, BATCH, threads, device)
         found["DALI"] = lambda i: dali()

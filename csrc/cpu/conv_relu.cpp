@@ -1,6 +1,6 @@
-// A convolution with bias and ReLU on small maps, forward and backward, in float32. The pixels of a tile are one place of
-// several images: all of them have the same neighbours inside of the map, and what the kernel would see of the padding
-// is left out. On a 4 x 4 map that is 31 % of a 3 x 3 kernel's products.
+// A convolution with bias and ReLU on small maps, forward and backward, in float32. The pixels of a tile are one place
+// of several images: all of them have the same neighbours inside of the map, and what the kernel would see of the
+// padding is left out. On a 4 x 4 map that is 31 % of a 3 x 3 kernel's products.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -153,15 +153,15 @@ void forward_place(const Sizes& s, const float* x, const float* weights, const f
   const int64_t channel = group * s.group_k() + first * kLanes;
   float* const to = y + place * s.k + channel;
   const int64_t step = s.out_pixels() * s.k;
-  const Tile<float> tile{nullptr,        static_cast<int64_t>(rows.x.size()), s.group_c(), s.c, 1,
-                         rows.weights.data(), s.group_k(),                         to,          step};
+  const Tile<float> tile{
+      nullptr, static_cast<int64_t>(rows.x.size()), s.group_c(), s.c, 1, rows.weights.data(), s.group_k(), to, step};
   run_tiles(tile, rows.x, vectors, s.n);
   dispatch(FT_FORM(add_bias_relu), to, bias + channel, s.n, step, vectors * kLanes);
 }
 
 // One place of all images' gradient, one block of a group's channels.
-void backward_place(const Sizes& s, const float* gradient, const float* weight, float* dx, int64_t group,
-                    int64_t first, int64_t vectors, int64_t place, Rows& rows) {
+void backward_place(const Sizes& s, const float* gradient, const float* weight, float* dx, int64_t group, int64_t first,
+                    int64_t vectors, int64_t place, Rows& rows) {
   rows.clear();
   for (int64_t tap = 0; tap < s.taps(); ++tap) {
     const int64_t seeing = s.seeing(place, tap);
@@ -170,8 +170,15 @@ void backward_place(const Sizes& s, const float* gradient, const float* weight, 
              weight + (group * s.group_k() * s.taps() + tap) * s.group_c() + first * kLanes);
   }
   float* const to = dx + place * s.c + group * s.group_c() + first * kLanes;
-  const Tile<float> tile{nullptr,        static_cast<int64_t>(rows.x.size()), s.group_k(), s.k, 1,
-                         rows.weights.data(), s.taps() * s.group_c(),               to,          s.pixels() * s.c};
+  const Tile<float> tile{nullptr,
+                         static_cast<int64_t>(rows.x.size()),
+                         s.group_k(),
+                         s.k,
+                         1,
+                         rows.weights.data(),
+                         s.taps() * s.group_c(),
+                         to,
+                         s.pixels() * s.c};
   run_tiles(tile, rows.x, vectors, s.n);
 }
 
@@ -186,8 +193,8 @@ void backward_tap(const Sizes& s, const float* gradient, const float* x, float* 
              x + seen * s.n * s.c + group * s.group_c() + first * kLanes);
   }
   float* const to = dweight + (group * s.group_k() * s.taps() + tap) * s.group_c() + first * kLanes;
-  const Tile<float> tile{nullptr,        static_cast<int64_t>(rows.x.size()), s.n, 1, s.k,
-                         rows.weights.data(), s.c,                                to,  s.taps() * s.group_c()};
+  const Tile<float> tile{
+      nullptr, static_cast<int64_t>(rows.x.size()), s.n, 1, s.k, rows.weights.data(), s.c, to, s.taps() * s.group_c()};
   run_tiles(tile, rows.x, vectors, s.group_k());
 }
 
@@ -209,8 +216,8 @@ Sizes sizes_of(const char* name, const Tensor& x, const Tensor& weight, int64_t 
                   " and ", weight.dim());
   STD_TORCH_CHECK(padding >= 0 && groups >= 1, name, ": padding must be at least 0 and groups at least 1, not ",
                   padding, " and ", groups);
-  Sizes s{x.size(0), x.size(1), x.size(2), x.size(3), weight.size(0), weight.size(2), weight.size(3), padding, groups,
-          0,         0};
+  Sizes s{x.size(0), x.size(1), x.size(2), x.size(3), weight.size(0), weight.size(2), weight.size(3),
+          padding,   groups,    0,         0};
   s.out_h = s.h + 2 * padding - s.kernel_h + 1;
   s.out_w = s.w + 2 * padding - s.kernel_w + 1;
   STD_TORCH_CHECK(s.k % groups == 0 && s.c % groups == 0 && weight.size(1) == s.group_c(), name, ": weight of ", s.k,
@@ -228,8 +235,8 @@ Sizes sizes_of(const char* name, const Tensor& x, const Tensor& weight, int64_t 
 }
 
 Tensor empty(std::initializer_list<int64_t> sizes, const Tensor& like) {
-  const auto format = sizes.size() == 4 ? torch::headeronly::MemoryFormat::ChannelsLast
-                                        : torch::headeronly::MemoryFormat::Contiguous;
+  const auto format =
+      sizes.size() == 4 ? torch::headeronly::MemoryFormat::ChannelsLast : torch::headeronly::MemoryFormat::Contiguous;
   return torch::stable::empty(sizes, ScalarType::Float, std::nullopt, like.device(), std::nullopt, format);
 }
 

@@ -19,7 +19,8 @@ namespace fasttransfer {
 constexpr int kLanes = 16;  // output channels in a vector, whatever the processor
 
 // Packed: float, or uint16_t for bfloat16, of which two neighbours are multiplied at once.
-// Sums of products of pixels' elements, `length` in each of some rows, with vectors of weights: [pixel][output channel].
+// Sums of products of pixels' elements, `length` in each of some rows, with vectors of weights: [pixel][output
+// channel].
 template <typename Packed>
 struct Tile {
   const Packed* const* rows;  // the first pixel's elements

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,8 @@ def test_images_are_decoded_prepared_and_fed(tmp_path: Path, monkeypatch: pytest
         "decode": ["Pillow", "torchvision", "DALI"],
         "resize": ["fasttransfer", "Pillow", "torchvision", "DALI"],
         "prepare": ["prepare raw", "prepare jpeg", "decode only, torchvision", "decode only, DALI"],
-        "feed": ["fasttransfer raw", "fasttransfer jpeg", "DataLoader + Pillow", "DataLoader + torchvision", "DALI",
+        "feed": ["fasttransfer raw", "fasttransfer jpeg", "DataLoader as usual", "DataLoader + draft",
+                 "DataLoader + Pillow", "DataLoader + torchvision", "DataLoader + arrays", "DALI",
                  "copy"],
     }  # fmt: skip
     entries = harness.read(out)["benchmarks"]
@@ -121,10 +123,15 @@ def test_decoders_do_the_same(decoders: Callable[..., dict[str, Callable[[int], 
 
 
 def test_loaders_give_crops_less_the_mean(tmp_path: Path) -> None:
-    grey = encoded(Image.new("RGB", (256, 256), (130, 120, 110)), "JPEG", quality=100)
-    files = sorted(write(tmp_path, {f"{i}.jpg": grey for i in range(4)}).iterdir())
+    grey = Image.new("RGB", (256, 256), (130, 120, 110))
+    jpegs = (encoded(grey.resize(size), "JPEG", quality=100) for size in ((256, 256), (800, 600)))
+    small, large = (write(tmp_path / str(i), {f"a/{i}.jpg": data for i in range(4)}) for i, data in enumerate(jpegs))
+    files, originals = (sorted((folder / "a").iterdir()) for folder in (small, large))
     reads = (loaders.with_pillow, loaders.with_torchvision)
     batches = [next(loaders.dataloader(files, read, 227, 4, 0)) for read in reads]
+    batches.append(next(loaders.dataloader(originals, partial(loaders.reduced, side=256), 227, 4, 0)))
+    batches.append(next(loaders.as_usual(large, 256, 227, 4, 0))[0])
+    batches.append(next(loaders.of_arrays(np.stack([np.asarray(grey)] * 4), 227, 4, 0)))
     (from_dali,) = loaders.dali(files, 227, 4, 1, CPU)()  # type: ignore[misc]
     batches.append(from_dlpack(from_dali.as_tensor()).clone())
     expected = torch.tensor([130.0, 120.0, 110.0]) - torch.tensor(loaders.MEAN)

@@ -1,7 +1,8 @@
-"""The usual ways from JPEG files to batches: PyTorch's DataLoader with two decoders, and DALI's plain pipeline.
+"""The usual ways from images to batches: PyTorch's DataLoader from slow to fast, and DALI's plain pipeline.
 
-Written as somebody writes them who knows how: what can be done on bytes is done on bytes, only on what the crop leaves,
-and the rest for a whole batch at a time. All of them subtract a mean colour and give (N, 3, crop, crop) float32.
+`as_usual` is what tutorials do. The others are written as somebody writes them who knows how: what can be done on bytes
+is done on bytes, only on what the crop leaves, and the rest for a whole batch at a time. They run without end, so that
+workers are never started anew. All subtract a mean colour and give (N, 3, crop, crop) float32.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 MEAN = (123.0, 117.0, 104.0)
@@ -25,6 +28,15 @@ def with_pillow(path: Path) -> Tensor:
     """(3, H, W) uint8."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def reduced(path: Path, side: int) -> Tensor:
+    """(3, side, side) uint8, from a file of any size; of a large one libjpeg decodes a half, a quarter or an eighth."""
+    with Image.open(path) as image:
+        image.draft("RGB", (side, side))
+        return torch.from_numpy(np.array(image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))).permute(
+            2, 0, 1
+        )
 
 
 def with_torchvision(path: Path) -> Tensor:
@@ -56,9 +68,54 @@ def dataloader(
     files: Sequence[Path], read: Callable[[Path], Tensor], crop: int, batch: int, workers: int
 ) -> Iterator[Tensor]:
     """Batches without end in random order."""
-    dataset = Jpegs(files, read, crop)
-    sampler = RandomSampler(dataset, replacement=True, num_samples=1 << 40)
-    return iter(DataLoader(dataset, batch, sampler=sampler, num_workers=workers, collate_fn=_batch))
+    return _without_end(Jpegs(files, read, crop), batch, workers, collate_fn=_batch)
+
+
+def as_usual(root: Path, side: int, crop: int, batch: int, workers: int) -> Iterator[Any]:
+    """Batches of torchvision's ImageFolder with its transforms, from files of any size."""
+    steps = [
+        transforms.Resize((side, side)),
+        transforms.RandomCrop(crop),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize([channel / 255 for channel in MEAN], [1 / 255] * 3),
+    ]
+    return _without_end(ImageFolder(str(root), transforms.Compose(steps)), batch, workers)
+
+
+class Arrays(Dataset[Tensor]):
+    """Random crops of decoded images in one array in memory, (N, side, side, 3) uint8, a whole batch at a time."""
+
+    def __init__(self, images: np.ndarray[Any, np.dtype[np.uint8]], crop: int) -> None:
+        self._images, self._crop = images, crop
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitems__(self, indices: Sequence[int]) -> Tensor:
+        crop = self._crop
+        views = np.empty((len(indices), crop, crop, 3), np.uint8)
+        for view, index in zip(views, indices, strict=True):
+            image = self._images[index]
+            top, left = (random.randint(0, side - crop) for side in image.shape[:2])
+            part = image[top : top + crop, left : left + crop]
+            view[:] = part[:, ::-1] if random.random() < 0.5 else part
+        # The result is channels-last, as the network wants it.
+        return torch.from_numpy(views).float().sub_(torch.tensor(MEAN)).permute(0, 3, 1, 2)
+
+
+def of_arrays(images: np.ndarray[Any, np.dtype[np.uint8]], crop: int, batch: int, workers: int) -> Iterator[Tensor]:
+    """Batches without end in random order of images that were decoded before."""
+    return _without_end(Arrays(images, crop), batch, workers, collate_fn=_unchanged)
+
+
+def _unchanged(batch: Tensor) -> Tensor:
+    return batch
+
+
+def _without_end(dataset: Dataset[Any], batch: int, workers: int, **how: Any) -> Iterator[Any]:
+    sampler = RandomSampler(dataset, replacement=True, num_samples=1 << 40)  # type: ignore[arg-type]
+    return iter(DataLoader(dataset, batch, sampler=sampler, num_workers=workers, **how))
 
 
 def dali(files: Sequence[Path], crop: int, batch: int, threads: int, device: torch.device) -> Callable[[], object]:
