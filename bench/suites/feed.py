@@ -239,8 +239,8 @@ def feeds(source: JpegSource, folder: Path, threads: int, device: torch.device) 
     """Return every way from the same images to training batches of `BATCH`, from side 256 to crops of 227.
 
     This project's batches are bfloat16 in blocks of 4 x 4 pixels, less a mean image. The others, see `loaders`, do
-    less: float32, no blocks, a mean colour. Of PyTorch's DataLoaders two read the source's files and resize each image
-    for each batch; two read JPEGs of side 256, the images of the jpeg store in a file each; the fastest reads the
+    less: float32, no blocks, a mean colour. Of PyTorch's DataLoaders three read the source's files and resize each
+    image for each batch; two read JPEGs of side 256, the images of the jpeg store in a file each; the fastest reads the
     decoded images of the raw store from one array in memory.
     """
     raw, jpeg = (_store(source, folder / f"store-{kind}", kind) for kind in ("raw", "jpeg"))
@@ -255,9 +255,12 @@ def feeds(source: JpegSource, folder: Path, threads: int, device: torch.device) 
     ways = {
         "DataLoader as usual": loaders.as_usual(source.listing.source, SIDE, CROP, BATCH, workers),
         "DataLoader + draft": loaders.dataloader(originals, partial(loaders.reduced, side=SIDE), CROP, BATCH, workers),
+        "DataLoader + v2 resize": loaders.dataloader(
+            originals, partial(loaders.resized, side=SIDE), CROP, BATCH, workers
+        ),
         "DataLoader + Pillow": loaders.dataloader(files, loaders.with_pillow, CROP, BATCH, workers),
         "DataLoader + torchvision": loaders.dataloader(files, loaders.with_torchvision, CROP, BATCH, workers),
-        "DataLoader + arrays": loaders.of_arrays(decoded, CROP, BATCH, workers),
+        "DataLoader + arrays": loaders.of_arrays(decoded, CROP, BATCH),
     }
     found = {"fasttransfer raw": training(raw, "raw", threads, device)}
     if has_dali():

@@ -95,8 +95,8 @@ def test_images_are_decoded_prepared_and_fed(tmp_path: Path, monkeypatch: pytest
         "resize": ["fasttransfer", "Pillow", "torchvision", "DALI"],
         "prepare": ["prepare raw", "prepare jpeg", "decode only, torchvision", "decode only, DALI"],
         "feed": ["fasttransfer raw", "fasttransfer jpeg", "DataLoader as usual", "DataLoader + draft",
-                 "DataLoader + Pillow", "DataLoader + torchvision", "DataLoader + arrays", "DALI",
-                 "copy"],
+                 "DataLoader + v2 resize", "DataLoader + Pillow", "DataLoader + torchvision", "DataLoader + arrays",
+                 "DALI", "copy"],
     }  # fmt: skip
     entries = harness.read(out)["benchmarks"]
     for name, entry in entries.items():
@@ -129,9 +129,11 @@ def test_loaders_give_crops_less_the_mean(tmp_path: Path) -> None:
     files, originals = (sorted((folder / "a").iterdir()) for folder in (small, large))
     reads = (loaders.with_pillow, loaders.with_torchvision)
     batches = [next(loaders.dataloader(files, read, 227, 4, 0)) for read in reads]
-    batches.append(next(loaders.dataloader(originals, partial(loaders.reduced, side=256), 227, 4, 0)))
+    for read in (loaders.reduced, loaders.resized):
+        batches.append(next(loaders.dataloader(originals, partial(read, side=256), 227, 4, 0)))
+    batches.append(next(loaders.of_arrays(np.stack([np.asarray(grey)] * 4), 227, 4)))
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
     batches.append(next(loaders.as_usual(large, 256, 227, 4, 0))[0])
-    batches.append(next(loaders.of_arrays(np.stack([np.asarray(grey)] * 4), 227, 4, 0)))
     (from_dali,) = loaders.dali(files, 227, 4, 1, CPU)()  # type: ignore[misc]
     batches.append(from_dlpack(from_dali.as_tensor()).clone())
     expected = torch.tensor([130.0, 120.0, 110.0]) - torch.tensor(loaders.MEAN)

@@ -22,6 +22,23 @@ def test_other_numbers_would_be_noticed() -> None:
     assert readme.table(changed) != written
 
 
+def test_the_fastest_data_loader_on_the_same_files_stands_beside_the_usual_one() -> None:
+    results = copy.deepcopy(readme.load("avx512"))
+    rows = [name for name in results if name.startswith("feed[feed-")]
+    for name in rows:  # an older result, of JPEGs of side 256 alone
+        seconds = results[name]["extra_info"]["seconds"]
+        for way in ("as usual", "+ draft", "+ v2 resize", "+ arrays"):
+            seconds.pop(f"DataLoader {way}", None)
+    row = next(row for row in readme.table({"avx512": results}).splitlines() if "raw store, one core" in row)
+    assert ": – / – / " in row and row.split(" | ")[2].endswith("x / –")
+    for name in rows:
+        seconds = results[name]["extra_info"]["seconds"]
+        for way, times in (("as usual", 40), ("+ draft", 30), ("+ v2 resize", 20)):
+            seconds[f"DataLoader {way}"] = [times * each for each in seconds["fasttransfer raw"]]
+    row = next(row for row in readme.table({"avx512": results}).splitlines() if "raw store, one core" in row)
+    assert ": 40.0x / 20.0x / " in row
+
+
 def test_what_was_not_measured_is_left_open() -> None:
     results = readme.load("avx512")
     del results["cells"]
