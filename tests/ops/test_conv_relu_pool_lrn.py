@@ -208,24 +208,27 @@ int check(const char* name) {
   for (int vectors = 1; vectors <= functions.vectors; ++vectors) {
     for (int pixels = 1; pixels <= functions.pixels[vectors - 1]; ++pixels, ++tiles) {
       const int rows = 3, length = 7, step = 5, width = vectors * kLanes, unit = functions.unit;
-      const int units = (length + unit - 1) / unit, pitch = step * pixels + length;
-      std::vector<Packed> x(rows * pitch), weights(rows * units * unit * width);
+      const int next = unit == 1 ? 2 : 1;  // pairs are neighbours
+      const int units = (length + unit - 1) / unit, pitch = step * pixels + length * next, pitch_w = width * unit + 4;
+      std::vector<Packed> x(rows * pitch), weights(rows * units * pitch_w);
       std::vector<int> plain_x(x.size()), plain_weights(weights.size());
       for (size_t i = 0; i < x.size(); ++i) put(plain_x[i] = int(i * 7 % 11) - 5, &x[i]);
       for (int row = 0; row < rows; ++row) for (int i = 0; i < length; ++i) for (int k = 0; k < width; ++k) {
-        const int at = (row * units + i / unit) * width * unit + k * unit + i % unit;
+        const int at = (row * units + i / unit) * pitch_w + k * unit + i % unit;
         put(plain_weights[at] = (row * 5 + i * 3 + k * 13) % 9 - 4, &weights[at]);
       }
-      std::vector<const Packed*> starts;
+      std::vector<const Packed*> starts, starts_w;
       for (int row = 0; row < rows; ++row) starts.push_back(x.data() + row * pitch);
+      for (int row = 0; row < rows; ++row) starts_w.push_back(weights.data() + row * units * pitch_w);
       const int pitch_y = width + 3;
       std::vector<float> sums((pixels + 1) * pitch_y, 1e9f);
-      functions.of[vectors - 1][pixels - 1]({starts.data(), rows, length, step, weights.data(), sums.data(), pitch_y});
+      functions.of[vectors - 1][pixels - 1](
+          {starts.data(), rows, length, step, next, starts_w.data(), pitch_w, sums.data(), pitch_y});
       for (int p = 0; p <= pixels; ++p) for (int k = 0; k < pitch_y; ++k) {
         int expected = 0;
         for (int row = 0; row < rows; ++row) for (int i = 0; i < length && p < pixels && k < width; ++i) {
-          expected += plain_x[row * pitch + p * step + i] *
-                      plain_weights[(row * units + i / unit) * width * unit + k * unit + i % unit];
+          expected += plain_x[row * pitch + p * step + i * next] *
+                      plain_weights[(row * units + i / unit) * pitch_w + k * unit + i % unit];
         }
         const float wanted = p < pixels && k < width ? float(expected) : 1e9f;  // beyond the tile nothing is written
         if (sums[p * pitch_y + k] != wanted) return std::printf("%s %d x %d is wrong\\n", name, vectors, pixels), 1;

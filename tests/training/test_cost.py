@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fasttransfer.networks import caffenet
 from fasttransfer.networks.caffenet import CAFFENET, CAFFENET_MINI, CaffeNet, CaffeNetArchitecture
+from fasttransfer.networks.caffenet_stage import Stage, conv_in_halves
 from fasttransfer.study.cells import Cell, base
 from fasttransfer.training import cost
 
@@ -50,13 +50,15 @@ def test_validation_is_one_forward_pass_with_prefixes_shared() -> None:
 def halved(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolve two groups as halves, as on a GPU: PyTorch counts the gradient of grouped weights twice."""
 
-    def convolution(stage: caffenet.Stage, x: Tensor) -> Tensor:
+    def convolution(stage: Stage, x: Tensor) -> Tensor:
         bias = None if stage.pools else stage.bias
         if stage.groups == 2:
-            return caffenet.conv_in_halves(x, stage.weight, bias, stage.padding)
-        return F.conv2d(x, stage.weight, bias, stage.stride, stage.padding)
+            y = conv_in_halves(x, stage.weight, bias, stage.padding)
+        else:
+            y = F.conv2d(x, stage.weight, bias, stage.stride, stage.padding)
+        return y if stage.pools else F.relu(y)
 
-    monkeypatch.setattr(caffenet.Stage, "_convolve", convolution)
+    monkeypatch.setattr(Stage, "_convolve", convolution)
 
 
 def counted(architecture: CaffeNetArchitecture, outputs: int, cells: list[Cell], images: int) -> int:
